@@ -1,0 +1,32 @@
+"""The one error that a user is meant to see, and how a command ends because of it."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something about the input is wrong. The text is one line: which file, what was found, what was expected."""
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Puts the file's name in front of every `UserError` raised inside."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 130 after Ctrl-C."""
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT

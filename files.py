@@ -1,0 +1,47 @@
+"""Writing so that nothing is lost: under a temporary name first, then renamed. What has its final name is whole."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import UserError
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or is removed after an error.
+
+    Makes the folder. Raises `UserError` where the file system refuses.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, which becomes `path` at the end, or is removed after an error.
+
+    Raises `UserError` when `path` exists and is not an empty folder, or where the file system refuses.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
