@@ -1,0 +1,110 @@
+"""What a synthetic point defect looks like and how it is painted: the classic recipe.
+
+A defect is a small Gaussian, centred on a pixel and zero outside its window of 3x3 or 3x5 pixels, added to the grey levels
+and clipped. Target gets all of them. One or two are in Target only: these are the defects to be found. Every other one is also in
+Ref1, in Ref2 or in both, and so is background.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+TARGET, REF1, REF2 = 0, 1, 2
+TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (TARGET,), (TARGET, REF1), (TARGET, REF2), (TARGET, REF1, REF2)
+
+SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))  # (height, width) in pixels, sigma (y, x) in pixels; half of the defects each
+AMPLITUDES = (-80.0, -60.0, 60.0, 80.0)  # grey levels of 255, equally often
+PAINTED_SHARE = 0.5  # of the training patches; the others stay as they are
+MAX_TARGET_ONLY = 2
+MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
+GREY_LEVELS = 255.0  # largest grey level; painting clips to 0..GREY_LEVELS
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A point defect: centre (y, x) in pixels, size (height, width) in pixels, sigma (y, x) in pixels, amplitude in grey levels."""
+
+    center: tuple[int, int]
+    size: tuple[int, int]
+    sigma: tuple[float, float]
+    amplitude: float
+
+
+@lru_cache(maxsize=64)
+def unit_gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
+    """The Gaussian's window, float32 of `size`, 1.0 in the middle. Read-only: it is shared."""
+    y, x = (np.arange(length) - length // 2 for length in size)
+    window = np.exp(-0.5 * ((y[:, None] / sigma[0]) ** 2 + (x[None, :] / sigma[1]) ** 2)).astype(np.float32)
+    window.flags.writeable = False
+    return window
+
+
+def paint(image: np.ndarray, defect: Defect) -> None:
+    """Add a defect to a grey image (H, W), in place, clipped to 0..255; float32 or uint8 (rounded).
+
+    The centre may lie anywhere in the image; what reaches beyond the border is cut off.
+    """
+    target, window = _overlap(image, defect)
+    painted = np.clip(target + defect.amplitude * window, 0.0, GREY_LEVELS)
+    target[...] = painted if np.issubdtype(image.dtype, np.floating) else np.rint(painted)
+
+
+def mark(mask: np.ndarray, defect: Defect) -> None:
+    """Set a mask (H, W) to 1, in place, where the defect's unit Gaussian exceeds MASK_LEVEL."""
+    target, window = _overlap(mask, defect)
+    target[window > MASK_LEVEL] = 1
+
+
+def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> Defect:
+    """A defect of random shape and amplitude anywhere in an image of `image_size` (height, width), border pixels included."""
+    height, width = image_size
+    size, sigma = SHAPES[generator.integers(len(SHAPES))]
+    amplitude = AMPLITUDES[generator.integers(len(AMPLITUDES))]
+    return Defect((int(generator.integers(height)), int(generator.integers(width))), size, sigma, amplitude)
+
+
+def allocate_channels(generator: np.random.Generator, count: int) -> list[tuple[int, ...]]:
+    """For each of `count` defects the channels that it is painted into, the target-only ones first.
+
+    One or two are target-only, but fewer than half of all; the rest is shared out evenly to Ref1, Ref2 and both, the
+    remainder to Ref1 first and then to Ref2. Seven defects may give 2 target-only, 2 with Ref1, 2 with Ref2, 1 with both.
+    Raises `ValueError` below three defects, where there is no such allocation.
+    """
+    if count < 3:
+        raise ValueError(f"found {count} defects, expected at least 3: fewer than half of them are target-only, and at least one")
+    target_only = int(generator.integers(1, min(MAX_TARGET_ONLY, (count - 1) // 2) + 1))
+    share, remainder = divmod(count - target_only, 3)
+    with_ref1, with_ref2 = share + (remainder >= 1), share + (remainder >= 2)
+    return [TARGET_ONLY] * target_only + [WITH_REF1] * with_ref1 + [WITH_REF2] * with_ref2 + [WITH_BOTH] * share
+
+
+def paint_defects(
+    image: np.ndarray, mask: np.ndarray, generator: np.random.Generator, count_range: tuple[int, int]
+) -> list[tuple[Defect, tuple[int, ...]]]:
+    """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask (H, W), both in place.
+
+    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most), both possible. Returns
+    every defect with the channels that it is in.
+    """
+    count = int(generator.integers(count_range[0], count_range[1] + 1))
+    painted = [(draw_defect(generator, mask.shape), channels) for channels in allocate_channels(generator, count)]
+    for defect, channels in painted:
+        for channel in channels:
+            paint(image[channel], defect)
+        if channels == TARGET_ONLY:
+            mark(mask, defect)
+    return painted
+
+
+def _overlap(image: np.ndarray, defect: Defect) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the image under the defect's window, as a view, and the part of the window over the image."""
+    slices = [_overlap_along(*axis) for axis in zip(defect.center, defect.size, image.shape)]
+    (image_y, window_y), (image_x, window_x) = slices
+    return image[image_y, image_x], unit_gaussian(defect.size, defect.sigma)[window_y, window_x]
+
+
+def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
+    first = center - size // 2
+    start, stop = max(first, 0), min(first + size, length)
+    return slice(start, stop), slice(start - first, stop - first)
