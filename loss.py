@@ -1,0 +1,50 @@
+"""The focal loss and how its gamma moves over the epochs."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+GAMMA_SCHEDULES = ("cosine", "linear", "exponential")
+
+
+class FocalLoss(nn.Module):
+    """Focal loss of two classes, from logits, on whatever device they are.
+
+    -alpha_c (1 - p)^gamma log p of the true class c, mean over all pixels: alpha on the defect class (1), 1 - alpha on the
+    background (0). The logarithm's target is smoothed: a share `label_smoothing` of it asks for the other class, so that the
+    logits stay finite. After Lin et al., "Focal Loss for Dense Object Detection", 2017 (arXiv:1708.02002).
+    """
+
+    def __init__(self, alpha: float = 0.75, label_smoothing: float = 1e-5):
+        super().__init__()
+        self.alpha = alpha
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Logits (B, 2, H, W) and mask (B, 1, H, W), float {0, 1}, to a scalar."""
+        margin = logits[:, 1:2] - logits[:, 0:1]
+        margin_of_true_class = torch.where(mask > 0.5, margin, -margin)
+        log_true = functional.logsigmoid(margin_of_true_class)
+        log_other = functional.logsigmoid(-margin_of_true_class)  # log(1 - p), exact where p is close to 1
+        cross_entropy = -(1 - self.label_smoothing) * log_true - self.label_smoothing * log_other
+        alpha = torch.where(mask > 0.5, self.alpha, 1 - self.alpha)
+        return (alpha * torch.exp(gamma * log_other) * cross_entropy).mean()
+
+
+def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = "cosine") -> float:
+    """Gamma of one epoch (0 to epochs - 1): exactly `start` in the first and `end` in the last; a single epoch uses `end`.
+
+    `exponential` is start * (end / start)^t and so needs both to be positive. Raises `ValueError` for an unknown schedule.
+    """
+    if schedule not in GAMMA_SCHEDULES:
+        raise ValueError(f"found gamma schedule {schedule!r}, expected one of {', '.join(GAMMA_SCHEDULES)}")
+    progress = epoch / (epochs - 1) if epochs > 1 else 1.0
+    if progress in (0.0, 1.0):
+        return end if progress else start
+    if schedule == "cosine":
+        return start + (end - start) * (1 - math.cos(math.pi * progress)) / 2
+    if schedule == "linear":
+        return start + (end - start) * progress
+    return start * (end / start) ** progress

@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from loss import FocalLoss, gamma_at
+
+
+def by_hand(logits, mask, gamma, alpha=0.75, smoothing=1e-5):
+    """The formula pixel by pixel in double precision, without any of the tricks."""
+    total, count = 0.0, 0
+    for pixel in range(mask.numel()):
+        exponentials = [math.exp(logits[0, channel].flatten()[pixel].item()) for channel in (0, 1)]
+        probabilities = [value / sum(exponentials) for value in exponentials]
+        true = int(mask.flatten()[pixel].item())
+        weight = alpha if true == 1 else 1 - alpha
+        smooth = -(1 - smoothing) * math.log(probabilities[true]) - smoothing * math.log(probabilities[1 - true])
+        total += weight * (1 - probabilities[true]) ** gamma * smooth
+        count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.3, 3.0])
+def test_against_the_formula(gamma):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(1, 2, 4, 5, dtype=torch.float64)
+    mask = (torch.rand(1, 1, 4, 5) > 0.6).double()
+    assert FocalLoss()(logits, mask, gamma).item() == pytest.approx(by_hand(logits, mask, gamma), rel=1e-9)
+
+
+def test_alpha_weighs_the_defect_class():
+    unsure = torch.zeros(1, 2, 1, 1)
+    on_defect = FocalLoss(alpha=0.75)(unsure, torch.ones(1, 1, 1, 1), 2.0)
+    on_background = FocalLoss(alpha=0.75)(unsure, torch.zeros(1, 1, 1, 1), 2.0)
+    assert (on_defect / on_background).item() == pytest.approx(3.0)
+
+
+def test_channel_one_is_the_defect():
+    sure_of_defect = torch.tensor([-4.0, 4.0]).reshape(1, 2, 1, 1)
+    assert FocalLoss()(sure_of_defect, torch.ones(1, 1, 1, 1), 1.0) < 1e-5
+    assert FocalLoss()(sure_of_defect, torch.zeros(1, 1, 1, 1), 1.0) > 1
+
+
+@pytest.mark.parametrize("margin", [0.0, 20.0, 200.0, 1e4])
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
+def test_value_and_gradient_are_finite_however_sure_the_network_is(margin, gamma):
+    for true in (0.0, 1.0):
+        logits = torch.tensor([-margin, margin]).reshape(1, 2, 1, 1).requires_grad_()
+        loss = FocalLoss()(logits, torch.full((1, 1, 1, 1), true), gamma)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
+def test_gamma_reaches_both_ends_and_only_rises(schedule):
+    values = [gamma_at(epoch, 30, 1.0, 3.0, schedule) for epoch in range(30)]
+    assert values[0] == 1.0 and values[-1] == 3.0
+    assert all(before < after for before, after in zip(values, values[1:]))
+    assert gamma_at(0, 1, 1.0, 3.0, schedule) == 3.0
+
+
+def test_gamma_halfway():
+    assert gamma_at(5, 11, 1.0, 3.0, "cosine") == pytest.approx(2.0)
+    assert gamma_at(5, 11, 1.0, 3.0, "linear") == pytest.approx(2.0)
+    assert gamma_at(5, 11, 1.0, 3.0, "exponential") == pytest.approx(math.sqrt(3))
+    assert gamma_at(1, 11, 1.0, 3.0, "cosine") < gamma_at(1, 11, 1.0, 3.0, "linear")
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="'step'"):
+        gamma_at(0, 1, 1.0, 3.0, "step")
