@@ -11,13 +11,19 @@ class UserError(Exception):
     """Something about the input is wrong. The text is one line: which file, what was found, what was expected."""
 
 
+def one_line(error: Exception, longest: int = 200) -> str:
+    """A library's error text on one line; the end of a long one, where most libraries put the reason."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"... {text[-longest:]}"
+
+
 @contextmanager
-def about(path: Path) -> Iterator[None]:
-    """Puts the file's name in front of every `UserError` raised inside."""
+def about(what: Path | str) -> Iterator[None]:
+    """Puts the name of a file (or flag) in front of every `UserError` raised inside."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{what}: {error}") from None
 
 
 def run_command(command: Callable[[], int | None]) -> int:

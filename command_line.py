@@ -1,0 +1,64 @@
+"""What the commands' flags have in common."""
+
+import argparse
+from pathlib import Path
+
+from dataset_folder import IMAGE_SUFFIXES
+from tiling import PATCH_SIZES
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that prints `description` as it is and takes flags by their whole names only."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=formatter, allow_abbrev=False)
+
+
+def true_or_false(text: str) -> bool:
+    """The value of a flag that takes True or False."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
+    return text.lower() == "true"
+
+
+def add_true_or_false(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
+    """A flag, True unless given, that takes True or False and alone means True."""
+    parser.add_argument(flag, type=true_or_false, nargs="?", const=True, default=True, metavar="{True,False}", help=help)
+
+
+def add_image_type(parser: argparse.ArgumentParser, default: str | None) -> None:
+    sizes = ", ".join(f"{name} {size}x{size}" for name, size in PATCH_SIZES.items())
+    parser.add_argument("--image_type", choices=PATCH_SIZES, default=default, help=f"patch size: {sizes}")
+
+
+def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument("--img_format", choices=IMAGE_SUFFIXES, default=default, help="files to read; default: %(default)s")
+
+
+def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
+    """The flags of a command that scores a folder of strips."""
+    parser.add_argument("--test_path", type=Path, help="folder of strips; default: test/ of the data set that the model is from")
+    parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="folder for scores, heatmaps and panels")
+    add_img_format(parser, default=None)
+    add_image_type(parser, default=None)
+    add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder; False: image figures only")
+
+
+def whole_number(lowest: int) -> type[int]:
+    """The type of a flag that takes whole numbers from `lowest` on."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"found {value}, expected at least {lowest}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def positive(text: str) -> float:
+    """The value of a flag that takes numbers above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    return value

@@ -1,0 +1,72 @@
+"""Every strip of a data set looked at once, before the work begins: what can be used, and what is wrong with the rest."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataloader import load_image, load_mask
+from dataset_folder import StripFile
+from errors import UserError, about
+from gaussian import GREY_LEVELS
+from tiling import tile_positions
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The strips that can be used, all of `image_size` (height, width), and one line about every other one."""
+
+    image_size: tuple[int, int]
+    usable: list[StripFile]
+    problems: list[str]
+
+
+def inspect_strips(
+    strips: list[StripFile], input_max: float, patch: int = 1, image_size: tuple[int, int] | None = None
+) -> Inspection:
+    """Load every strip and its mask, in parallel, without keeping them.
+
+    A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller than a patch, of another
+    size than `image_size` (None: than most), or shares its name but for the suffix with another one, and when it is defective
+    and lacks a mask while others have one. Raises `UserError` when no value in all usable strips exceeds 1 though `input_max` does.
+    """
+    names = Counter(strip.relative.with_suffix("") for strip in strips)
+    needs_mask = any(strip.mask for strip in strips)
+
+    def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
+        try:
+            image = load_image(strip.path, input_max)
+            with about(strip.path):
+                tile_positions(image.shape[1:], patch)
+                if names[strip.relative.with_suffix("")] > 1:
+                    raise UserError("found another image of that name, expected names that differ without their suffix")
+                if needs_mask and strip.is_defective and not strip.mask:
+                    raise UserError(f"found no mask {strip.path.stem}_mask, expected one as other defective strips have")
+            if strip.mask:
+                load_mask(strip.mask, image.shape[1:])
+        except UserError as error:
+            return error
+        return image.shape[1:], float(image.max())
+
+    with ThreadPoolExecutor() as pool:
+        looking = pool.map(inspect, strips)
+        answers = list(tqdm(looking, total=len(strips), desc="checking strips", unit="strip", disable=None, leave=False))
+    problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
+    facts = [(strip, *answer) for strip, answer in zip(strips, answers) if not isinstance(answer, UserError)]
+    sizes = Counter(size for _, size, _ in facts)
+    expected = image_size or (sizes.most_common(1)[0][0] if sizes else (0, 0))
+    problems += [f"{strip.path}: found {size} (height, width), expected {expected}" for strip, size, _ in facts if size != expected]
+    usable = [strip for strip, size, _ in facts if size == expected]
+    if facts:
+        _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / GREY_LEVELS, input_max, facts[0][0].path.parent)
+    return Inspection(expected, usable, problems)
+
+
+def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:
+    if highest <= 1 < input_max:
+        raise UserError(
+            f"{folder}: found no value above {highest:g} in the whole data set, expected 0 to {input_max:g}: "
+            "data of the range 0 to 1 need a training with --input_max 1"
+        )
