@@ -1,0 +1,107 @@
+"""The segmentation network and the two wrappers that turn it into what is exported.
+
+SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
+  SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
+    SegmentationNetworkONNXFullImage  whole strip: tiles, the same copy of the net for all of them, stitched
+
+PyTorch inference runs the last one as it is, so it and the ONNX file cannot disagree about tiles.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tiling import Tiling
+
+ENCODER_WIDTHS = (1, 2, 4, 8, 8, 8)  # times base_channels
+DECODER_WIDTHS = (8, 4, 2, 1, 1)
+
+
+def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    """3x3 convolution => batch norm => ReLU, same height and width."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def double_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
+    """(3x3 convolution => batch norm => ReLU) * 2."""
+    return nn.Sequential(convolution(in_channels, out_channels), convolution(out_channels, out_channels))
+
+
+class DecoderStage(nn.Module):
+    """Bilinear x2 => convolution => concatenate the encoder's features of that size => double convolution."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int):
+        super().__init__()
+        self.up = convolution(in_channels, out_channels)
+        self.merge = double_convolution(out_channels + skip_channels, out_channels)
+
+    def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        # align_corners=False: with True the sampling points, and so the answer, would depend on the patch size.
+        larger = functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.merge(torch.cat([self.up(larger), skip], dim=1))
+
+
+class SegmentationNetwork(nn.Module):
+    """UNet of six levels: (B, in_channels, h, w), values 0-1, to logits (B, out_channels, h, w).
+
+    Channel 1 of the logits is the defect, channel 0 the background. Height and width are multiples of 32.
+    After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded convolutions, batch norm and bilinear upsampling.
+    """
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
+        super().__init__()
+        encoder = [base_channels * width for width in ENCODER_WIDTHS]
+        decoder = [base_channels * width for width in DECODER_WIDTHS]
+        self.encoder = nn.ModuleList(map(double_convolution, [in_channels, *encoder[:-1]], encoder))
+        self.pool = nn.MaxPool2d(2)
+        self.decoder = nn.ModuleList(map(DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder))
+        self.head = nn.Conv2d(decoder[-1], out_channels, kernel_size=3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        levels = [self.encoder[0](images)]
+        for block in self.encoder[1:]:
+            levels.append(block(self.pool(levels[-1])))
+        features = levels.pop()
+        for stage in self.decoder:
+            features = stage(features, levels.pop())
+        return self.head(features)
+
+
+class SegmentationNetworkONNX(nn.Module):
+    """One patch: (B, 3, h, w), values 0-1, to (B, 3, h, w) = [defect probability 0-1, 0, 0]."""
+
+    def __init__(self, network: SegmentationNetwork):
+        super().__init__()
+        self.network = network
+
+    def defect_probability(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) to (B, 1, h, w): the softmax's second channel."""
+        return torch.softmax(self.network(patches), dim=1)[:, 1:2]
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return with_two_zero_channels(self.defect_probability(patches))
+
+
+class SegmentationNetworkONNXFullImage(nn.Module):
+    """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
+
+    All tiles of all strips go through one copy of the network as one batch. `image_size` is (height, width).
+    """
+
+    def __init__(self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int):
+        super().__init__()
+        self.patch_network = SegmentationNetworkONNX(network)
+        self.tiling = Tiling(image_size, patch)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        probabilities = self.patch_network.defect_probability(self.tiling.split(images))
+        return with_two_zero_channels(self.tiling.stitch(probabilities))
+
+
+def with_two_zero_channels(heatmap: torch.Tensor) -> torch.Tensor:
+    """(B, 1, h, w) to (B, 3, h, w): the output format that the production line reads."""
+    return functional.pad(heatmap, (0, 0, 0, 0, 0, 2))

@@ -1,0 +1,91 @@
+"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from dataloader import DEFAULT_INPUT_MAX, to_unit_range
+from errors import UserError, about, one_line
+from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
+
+ERRORS_ONLY = 3  # of ONNX Runtime's log severities
+
+
+class TorchPredictor:
+    """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
+
+    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device):
+        self.network = network.to(device)
+        self.patch = patch
+        self.device = device
+        self._full_image: SegmentationNetworkONNXFullImage | None = None
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        size = image.shape[1:]
+        if self._full_image is None or self._full_image.tiling.image_size != size:
+            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch).to(self.device)
+        was_training = self.network.training
+        self._full_image.eval()
+        strips = torch.from_numpy(to_unit_range(image))[None].to(self.device)
+        heatmap = self._full_image(strips)[0, 0].cpu().numpy()
+        self.network.train(was_training)
+        return heatmap
+
+
+class OnnxPredictor:
+    """A full-strip ONNX file in ONNX Runtime: one call per strip, on CUDA where there is one and on the CPU elsewhere.
+
+    Raises `UserError`, naming the file, for one that is missing or not of export_onnx_fullimage.py.
+    """
+
+    def __init__(self, path: Path):
+        with about(path):
+            self.session = open_session(path)
+            signature = [(node.name, len(node.shape)) for node in (*self.session.get_inputs(), *self.session.get_outputs())]
+            if signature != [("input", 4), ("output", 4)]:
+                raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
+        self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[2:])
+        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.input_max = float(self.metadata.get("input_max", DEFAULT_INPUT_MAX))
+        self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[1:] != self.image_size:
+            raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
+        return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+
+
+def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session. Raises `UserError`, without the path, for a file that is missing or not a model.
+
+    CUDA is asked for only where torch finds a GPU: asking in vain prints a long error. Importing torch has loaded its libraries.
+    """
+    if not path.is_file():
+        raise UserError("found no such file, expected an ONNX file written by export_onnx_fullimage.py")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    has_cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    providers = [("CUDAExecutionProvider", {"use_tf32": 0})] if use_cuda and has_cuda else []
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
+        raise UserError(f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file") from None
+
+
+def choose_device(gpu_id: int | None) -> torch.device:
+    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU. Raises `UserError` for an absent GPU.
+
+    Convolutions then run in full float32: TF32 would move heatmaps by about 1e-3 against the CPU's and ONNX Runtime's.
+    """
+    if gpu_id is None:
+        gpu_id = 0 if torch.cuda.is_available() else -1
+    if gpu_id == -1:
+        return torch.device("cpu")
+    if not 0 <= gpu_id < torch.cuda.device_count():
+        raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device("cuda", gpu_id)

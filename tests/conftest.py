@@ -1,0 +1,99 @@
+"""Small real parts: strips on disk, a small network, the commands as a user starts them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from checkpoint import save_checkpoint
+from demo_strips import make_strip
+from model import SegmentationNetwork
+from prepare_dataset import write_painted_strip, write_strip
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL_SIZE = (200, 150)  # (height, width): 2 x 2 tiles of 128, no multiple of anything
+BASE_CHANNELS = 4
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """A script of the repository, as a user starts it."""
+    words = [sys.executable, ROOT / command[0], *command[1:]]
+    return subprocess.run(list(map(str, words)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def make_network() -> Callable[..., SegmentationNetwork]:
+    """A network whose answers are not trivial: random weights and random batch norm statistics."""
+
+    def make(base_channels: int = BASE_CHANNELS, seed: int = 0) -> SegmentationNetwork:
+        torch.manual_seed(seed)
+        network = SegmentationNetwork(base_channels=base_channels)
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.normal_(0, 0.1)
+                if name.endswith("running_var"):
+                    buffer.uniform_(0.5, 1.5)
+            network.eval()
+            network.head.weight.mul_(2 / network(torch.rand(1, 3, 128, 128)).std())
+        return network
+
+    return make
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, make_network: Callable) -> Callable[..., Path]:
+    """A checkpoint of only the six required keys, and of what else is given."""
+
+    def make(name: str = "model_best.pth", size: tuple[int, int] = SMALL_SIZE, **extra: object) -> Path:
+        facts = {"img_height": size[0], "img_width": size[1], "image_type": "strip", "epoch": 1, "seed": 42}
+        save_checkpoint(tmp_path / name, {"model_state_dict": make_network().state_dict()} | facts | extra)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole data set of small strips: train, valid and test. Not to be changed: it is shared."""
+    root = tmp_path_factory.mktemp("data") / "strips"
+    for split, good, defective in (("train", 3, 0), ("valid", 2, 2), ("test", 2, 2)):
+        for number in range(good + defective):
+            generator = np.random.default_rng((len(split), number))
+            image = make_strip(generator, SMALL_SIZE)
+            if number < good:
+                write_strip(root / split / "good" / f"strip_{number}.tiff", image)
+            else:
+                write_painted_strip(root, split, f"strip_{number}.tiff", image, generator)
+    return root
+
+
+@pytest.fixture
+def strip_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes pixels to a TIFF file."""
+
+    def write(pixels: np.ndarray, name: str = "strip.tiff", photometric: str = "minisblack", **options: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, pixels, photometric=photometric, **options)
+        return path
+
+    return write

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from dataloader import to_unit_range
+from demo_strips import make_strip
+from model import SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from predictors import TorchPredictor
+from tests.conftest import SMALL_SIZE
+from tiling import calculate_kept_ranges, tile_positions
+
+
+def test_the_product_has_the_contract_s_widths():
+    network = SegmentationNetwork()
+    widths = [[layer.out_channels for layer in part.modules() if isinstance(layer, torch.nn.Conv2d)] for part in network.children()]
+    encoder, pool, decoder, head = widths
+    assert encoder == [64, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512] and not pool
+    assert decoder == [512] * 3 + [256] * 3 + [128] * 3 + [64] * 6 and head == [2]
+    assert 113 < sum(parameter.numel() for parameter in network.parameters()) * 4 / 1e6 < 115  # megabytes of float32
+
+
+@pytest.mark.parametrize("base_channels", [1, 4, 16])
+def test_shapes_follow_the_input(base_channels):
+    network = SegmentationNetwork(base_channels=base_channels).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(2, 3, 64, 96)).shape == (2, 2, 64, 96)
+
+
+def test_the_patch_wrapper_gives_probability_and_two_zero_channels(make_network):
+    network = make_network()
+    patches = torch.rand(2, 3, 128, 128)
+    with torch.inference_mode():
+        answer, logits = SegmentationNetworkONNX(network)(patches), network(patches)
+    assert torch.equal(answer[:, 0], torch.softmax(logits, 1)[:, 1])
+    assert answer.shape == (2, 3, 128, 128) and not answer[:, 1:].any()
+    assert answer.min() >= 0 and answer.max() <= 1 and answer[:, 0].std() > 0.02
+
+
+@pytest.mark.parametrize("size", [(976, 176), SMALL_SIZE, (128, 128)])
+def test_the_full_image_is_what_a_plain_double_loop_over_patches_gives(make_network, size):
+    network = make_network()
+    patch_network = SegmentationNetworkONNX(network)
+    image = make_strip(np.random.default_rng(0), size)
+    strips = torch.from_numpy(to_unit_range(image))[None]
+    expected = torch.zeros(size)
+    rows, columns = (calculate_kept_ranges(length, 128) for length in size)
+    with torch.inference_mode():
+        for number, (y, x) in enumerate(tile_positions(size, 128)):
+            (top, bottom), (left, right) = rows[number // len(columns)], columns[number % len(columns)]
+            tile = patch_network(strips[:, :, y : y + 128, x : x + 128])[0, 0]
+            expected[top:bottom, left:right] = tile[top - y : bottom - y, left - x : right - x]
+        answer = SegmentationNetworkONNXFullImage(network, size, 128).eval()(strips)[0, 0]
+    assert torch.allclose(answer, expected, atol=1e-6)
+    assert np.abs(TorchPredictor(network, 128, torch.device("cpu"))(image) - expected.numpy()).max() < 1e-6
+
+
+def test_batches_do_not_mix(make_network):
+    model = SegmentationNetworkONNXFullImage(make_network(), SMALL_SIZE, 128).eval()
+    strips = torch.rand(3, 3, *SMALL_SIZE)
+    with torch.inference_mode():
+        together = model(strips)
+        assert all(torch.allclose(together[number], model(strips[number : number + 1])[0], atol=1e-6) for number in range(3))
+
+
+def test_a_predictor_leaves_a_network_in_training_as_it_was(make_network):
+    network = make_network().train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    TorchPredictor(network, 128, torch.device("cpu"))(make_strip(np.random.default_rng(0), SMALL_SIZE))
+    assert network.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+class PerfectNetwork(torch.nn.Module):
+    """Says defect where Target exceeds both references by 40 grey levels: its answer is known for every pixel."""
+
+    def forward(self, images):
+        margin = (images[:, 0] - torch.maximum(images[:, 1], images[:, 2]) - 40 / 255) * 1000
+        return torch.stack([-margin, margin], dim=1)
+
+
+def test_a_defect_on_every_seam_and_every_corner_is_found_once_and_in_place():
+    size = (976, 176)
+    seams_y = [start for start, _ in calculate_kept_ranges(size[0], 128)[1:]]
+    seams_x = [start for start, _ in calculate_kept_ranges(size[1], 128)[1:]]
+    points = {(y, x) for y in (0, *seams_y, size[0] - 1) for x in (0, *seams_x, size[1] - 1)}
+    points |= {(y - 1, x) for y in seams_y for x in (20, *seams_x)} | {(y, x - 1) for x in seams_x for y in (30, *seams_y)}
+    image = np.full((3, *size), 100, np.float32)
+    for y, x in points:
+        image[0, y, x] = 180
+    heatmap = TorchPredictor(PerfectNetwork(), 128, torch.device("cpu"))(image)
+    assert {tuple(point) for point in np.argwhere(heatmap > 0.5).tolist()} == points
