@@ -1,0 +1,139 @@
+"""A predictor run over a folder: scores, figures and files. Both inference scripts and the trainer are thin around it."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from tqdm import tqdm
+
+from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
+from dataset_folder import GOOD, StripFile, list_strips
+from errors import UserError, about
+from files import replace_file
+from inspection import inspect_strips
+from metrics import PixelFigures, image_figures
+from visualize import save_panels
+
+Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
+
+
+@dataclass
+class Evaluation:
+    """What came out: a score for every strip that could be read, the figures, and a line for every one that could not."""
+
+    scores: list[tuple[StripFile, float]] = field(default_factory=list)
+    figures: dict[str, float | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    predictor: Predictor,
+    strips: list[StripFile],
+    input_max: float = DEFAULT_INPUT_MAX,
+    label: str = "scoring strips",
+    output_dir: Path | None = None,
+    pictures_per_kind: int | None = None,
+) -> Evaluation:
+    """Score every strip by its heatmap's maximum. What is wrong with one strip ends up in `problems`; the others go on.
+
+    With `output_dir` every strip's heatmap (float32 TIFF, probabilities) and seven panels (PNG; of the first
+    `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from.
+    """
+    result, pixels, seen = Evaluation(), PixelFigures(), Counter()
+    has_masks = any(strip.mask for strip in strips)
+    for strip in tqdm(strips, desc=label, unit="strip", disable=None, leave=False):
+        try:
+            image = load_image(strip.path, input_max)
+            mask = _mask_of(strip, image.shape[1:]) if has_masks else None
+            heatmap = _heatmap_of(strip, image, predictor)
+        except UserError as error:
+            result.problems.append(str(error))
+            continue
+        result.scores.append((strip, float(heatmap.max())))
+        seen[strip.kind] += 1
+        if mask is not None:
+            pixels.add(heatmap, mask)
+        if output_dir:
+            draw = pictures_per_kind is None or seen[strip.kind] <= pictures_per_kind
+            _write_strip(output_dir / strip.relative.with_suffix(""), strip, image, heatmap, mask, draw)
+    labelled = [(strip.is_defective, score) for strip, score in result.scores if strip.kind is not None]
+    result.figures = image_figures([label for label, _ in labelled], [score for _, score in labelled]) | pixels.figures()
+    return result
+
+
+def evaluate_folder(
+    predictor: Predictor,
+    folder: Path,
+    output_dir: Path,
+    img_format: str | None,
+    use_masks: bool,
+    input_max: float,
+    patch: int = 1,
+    image_size: tuple[int, int] | None = None,
+) -> int:
+    """Score a folder, write everything, print the figures and what could not be used. Returns the command's exit code.
+
+    Strips must be of `image_size` (None: of one size) and not smaller than a patch. Raises `UserError` when none can be used.
+    """
+    strips = list_strips(folder, img_format, use_masks)
+    inspection = inspect_strips(strips, input_max, patch, image_size)
+    result = evaluate(predictor, inspection.usable, input_max, output_dir=output_dir)
+    result.problems[:0] = inspection.problems
+    if not result.scores:
+        raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}")
+    write_results(output_dir, result)
+    for line in describe_figures(result.figures):
+        print(line)
+    for problem in result.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"{len(result.scores)} of {len(strips)} strips scored: scores.csv, metrics.json, heatmaps and panels are in {output_dir}")
+    return 1 if result.problems else 0
+
+
+def write_results(output_dir: Path, result: Evaluation) -> None:
+    """`scores.csv` (file, kind, score) and `metrics.json` (the figures and how many strips they rest on)."""
+    with replace_file(output_dir / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "kind", "score"))
+        writer.writerows((strip.relative.as_posix(), strip.kind or "", f"{score:.9g}") for strip, score in result.scores)
+    summary = result.figures | {"strips": len(result.scores), "problems": result.problems}
+    with replace_file(output_dir / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def describe_figures(figures: dict[str, float | None]) -> list[str]:
+    """One line a figure; one that needs what was not there says so."""
+    missing = {"image": "needs good and defective strips", "pixel": "needs strips with masks"}
+    return [
+        f"{name.replace('_', ' '):24}{f'{value:.4f}' if value is not None else 'not defined: ' + missing[name.split('_')[0]]}"
+        for name, value in figures.items()
+    ]
+
+
+def _mask_of(strip: StripFile, image_size: tuple[int, int]) -> np.ndarray | None:
+    """The strip's mask; nothing is marked on a good one; None where it is not known whether it is good."""
+    if strip.mask:
+        return load_mask(strip.mask, image_size)
+    return np.zeros(image_size, dtype=bool) if strip.kind == GOOD else None
+
+
+def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor) -> np.ndarray:
+    with about(strip.path):
+        heatmap = predictor(image)
+        if not np.isfinite(heatmap).all():
+            raise UserError("found a heatmap that is not finite, expected probabilities: the network's weights are broken")
+    return heatmap
+
+
+def _write_strip(stem: Path, strip: StripFile, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, draw: bool) -> None:
+    with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
+        tifffile.imwrite(temporary, heatmap)
+    if draw:
+        title = f"{strip.relative.as_posix()}   score {heatmap.max():.4f}"
+        save_panels(stem.with_name(f"{stem.name}_panels.png"), image, heatmap, mask, title)
