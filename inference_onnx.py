@@ -1,0 +1,39 @@
+"""Score a folder of strips with an ONNX file, one call of ONNX Runtime per strip.
+
+    python inference_onnx.py                                     # newest file, test strips of the data set that it is from
+    python inference_onnx.py --model_path onnx_models/RUN_best.onnx --test_path /data/strips/test --output_dir output/mine
+
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and scores.csv and metrics.json for all.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from checkpoint import ONNX_FOLDER, newest, require_image_type, test_folder
+from command_line import add_test_folder, command_parser
+from errors import run_command
+from evaluation import evaluate_folder
+from predictors import OnnxPredictor
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument("--model_path", type=Path, default=ONNX_FOLDER, help="ONNX file, or a folder for its newest one")
+    add_test_folder(parser, "./output/onnx")
+    return parser.parse_args(arguments)
+
+
+def infer(arguments: argparse.Namespace) -> int:
+    """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    path = newest(arguments.model_path, "*.onnx")
+    predictor = OnnxPredictor(path)
+    require_image_type(arguments.image_type, predictor.metadata.get("image_type", arguments.image_type), path)
+    folder = arguments.test_path or test_folder(predictor.metadata.get("training_dataset_path"), path)
+    print(f"{path} on {predictor.device}, strips of {folder}")
+    options = (arguments.img_format, arguments.use_ground_truth_mask, predictor.input_max)
+    return evaluate_folder(predictor, folder, arguments.output_dir, *options, image_size=predictor.image_size)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: infer(parse_args())))

@@ -1,0 +1,46 @@
+"""Score a folder of strips with a checkpoint.
+
+    python inference_pytorch.py                                     # newest best checkpoint, test strips of its data set
+    python inference_pytorch.py --model_path checkpoints/RUN_best.pth --test_path /data/strips/test --output_dir output/mine
+
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and scores.csv and metrics.json for all.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from checkpoint import BEST_SUFFIX, CHECKPOINT_FOLDER, build_network, load_checkpoint, newest, require_image_type, test_folder
+from command_line import add_test_folder, command_parser, whole_number
+from errors import run_command
+from evaluation import evaluate_folder
+from predictors import TorchPredictor, choose_device
+from tiling import PATCH_SIZES
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument(
+        "--model_path", type=Path, default=CHECKPOINT_FOLDER, help="checkpoint, or a folder for its newest best one"
+    )
+    parser.add_argument("--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU")
+    add_test_folder(parser, "./output/pytorch")
+    return parser.parse_args(arguments)
+
+
+def infer(arguments: argparse.Namespace) -> int:
+    """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    path = newest(arguments.model_path, f"*{BEST_SUFFIX}")
+    content = load_checkpoint(path)
+    require_image_type(arguments.image_type, content["image_type"], path)
+    patch = PATCH_SIZES[content["image_type"]]
+    device = choose_device(arguments.gpu_id)
+    predictor = TorchPredictor(build_network(content, path), patch, device)
+    folder = arguments.test_path or test_folder(content["training_dataset_path"], path)
+    print(f"{path} on {device}, strips of {folder}")
+    options = (arguments.img_format, arguments.use_ground_truth_mask, content["input_max"])
+    return evaluate_folder(predictor, folder, arguments.output_dir, *options, patch=patch)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: infer(parse_args())))
