@@ -2,9 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from tiling import tile_positions
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
+MAPS_KEPT = 1024  # memory-mapped strips; an operating system allows some ten thousand maps to a process
 CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises; an error is one line here
@@ -97,7 +99,7 @@ class StripPatches(Dataset):
         self.seed = seed
         self.input_max = input_max
         self.cache_size = cache_size
-        self._open: Callable[[Path], np.ndarray] | None = None
+        self._strips: OpenStrips | None = None
 
     def __len__(self) -> int:
         return len(self.paths) * len(self.positions)
@@ -113,16 +115,32 @@ class StripPatches(Dataset):
 
     def _crop(self, index: int) -> np.ndarray:
         """The patch as a new array of grey levels (3, h, w): cropped first, so that only its own pixels are ever read."""
+        if self._strips is None:
+            self._strips = OpenStrips(self.cache_size)
         strip, tile = divmod(index, len(self.positions))
         y, x = self.positions[tile]
-        channels = self._channels(self.paths[strip])
+        channels = self._strips[self.paths[strip]]
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
 
-    def _channels(self, path: Path) -> np.ndarray:
-        # The cache is made on first use, so each worker process has its own; memory-mapped strips share the file's pages.
-        if self._open is None:
-            self._open = lru_cache(self.cache_size)(open_channels) if self.cache_size else open_channels
-        return self._open(path)
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_strips": None}  # a worker process opens its own
+
+
+class OpenStrips:
+    """Strips opened before, the least recently used ones forgotten first.
+
+    A memory-mapped strip costs no memory of its own, whatever the number of worker processes; MAPS_KEPT of them stay open. Of
+    strips that had to be decoded, `decoded_kept` stay in memory, in each process its own.
+    """
+
+    def __init__(self, decoded_kept: int):
+        self._open = {True: lru_cache(MAPS_KEPT)(open_channels), False: lru_cache(decoded_kept)(open_channels)}
+        self._is_mapped: dict[Path, bool] = {}
+
+    def __getitem__(self, path: Path) -> np.ndarray:
+        if path not in self._is_mapped:
+            self._is_mapped[path] = isinstance(open_channels(path), np.memmap)
+        return self._open[self._is_mapped[path]](path)
 
 
 class EpochSampler(Sampler):

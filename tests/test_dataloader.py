@@ -1,3 +1,5 @@
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import tifffile
 import torch
 from torch.utils.data import DataLoader
 
+import dataloader
 from dataloader import EpochSampler, StripPatches, load_image, load_mask, to_unit_range
 from errors import UserError
 from tests.conftest import SMALL_SIZE
@@ -192,6 +195,29 @@ def test_any_number_of_workers_gives_the_same_batches(patches):
     for workers in (1, 3):
         together = list(epochs(patches(cache_size=1), workers))
         assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_data_set_in_use_can_be_sent_to_a_worker_process(patches):
+    samples = patches(cache_size=3)
+    before = samples[0]
+    sent = pickle.dumps(samples)
+    assert len(sent) < 5000  # no pixels travel
+    assert torch.equal(pickle.loads(sent)[0]["three_channel_input"], before["three_channel_input"])
+
+
+def test_only_strips_that_had_to_be_decoded_count_against_the_cache(strip_file, monkeypatch):
+    pixels = np.full((3, 128, 128), 90, np.float32)
+    mapped = [strip_file(pixels, f"mapped_{number}.tiff") for number in range(3)]
+    packed = [strip_file(pixels, f"packed_{number}.tiff", compression="zlib") for number in range(3)]
+    opened = []
+    monkeypatch.setattr(dataloader, "open_channels", lambda path, read=dataloader.open_channels: opened.append(path) or read(path))
+    strips = dataloader.OpenStrips(decoded_kept=1)
+    for path in [*mapped, *packed]:
+        assert strips[path].shape == (3, 128, 128)
+    opened.clear()
+    for path in [*mapped, packed[2], packed[2], packed[0], packed[2]]:
+        strips[path]
+    assert opened == [packed[0], packed[2]]
 
 
 def test_every_epoch_has_each_index_once_in_another_order():
