@@ -6,6 +6,7 @@ ROOT/ground_truth_valid/KIND/NAME_mask.EXT    masks of valid/
 ROOT/ground_truth/KIND/NAME_mask.EXT          masks of test/
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def list_strips(folder: Path, img_format: str | None = None, use_masks: bool = T
 
     `folder` may be the whole of `test/` or `valid/`, one kind in it, or any other folder. Raises `UserError` like `list_images`.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))  # links are not followed: the path as given tells the layout
     split = folder.parent if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS else folder
     mask_root = split.parent / MASK_FOLDERS.get(split.name, "ground_truth")
     masks = _masks_by_name(mask_root) if use_masks and mask_root.is_dir() else {}
@@ -66,7 +67,7 @@ def list_strips(folder: Path, img_format: str | None = None, use_masks: bool = T
 
 def split_beside(training_path: Path, split: str) -> Path | None:
     """`valid/` or `test/` of the data set whose `train/good` is `training_path`; None where there is none."""
-    path = training_path.resolve()
+    path = Path(os.path.abspath(training_path))
     if path.parts[-2:] != ("train", GOOD):
         return None
     folder = path.parent.parent / split

@@ -34,5 +34,5 @@ def run_command(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted: every file that has its final name is whole", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -20,6 +20,7 @@ from inspection import inspect_strips
 from metrics import PixelFigures, image_figures
 from visualize import save_panels
 
+ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
 
 
@@ -126,9 +127,10 @@ def _mask_of(strip: StripFile, image_size: tuple[int, int]) -> np.ndarray | None
 def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor) -> np.ndarray:
     with about(strip.path):
         heatmap = predictor(image)
-        if not np.isfinite(heatmap).all():
-            raise UserError("found a heatmap that is not finite, expected probabilities: the network's weights are broken")
-    return heatmap
+        lowest, highest = heatmap.min(), heatmap.max()
+        if not (lowest >= 0 and highest <= 1 + ROUNDING):
+            raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: the model's weights are broken")
+    return np.minimum(heatmap, 1)
 
 
 def _write_strip(stem: Path, strip: StripFile, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, draw: bool) -> None:

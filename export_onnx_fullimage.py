@@ -76,7 +76,7 @@ def export(arguments: argparse.Namespace) -> Path:
         add_metadata(temporary, describe_checkpoint(checkpoint_path, content, patch))
         report = inspect_file(temporary, arguments.opset_version)
         report |= compare(model, temporary, strips)
-        print("\n".join(f"{name:22}{value}" for name, value in report.items()))
+        print("\n".join(f"{name:26}{value}" for name, value in report.items()))
     return output_path
 
 

@@ -17,7 +17,7 @@ class TorchPredictor:
     """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
 
     def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device):
-        self.network = network.to(device)
+        self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
         self.patch = patch
         self.device = device
         self._full_image: SegmentationNetworkONNXFullImage | None = None

@@ -150,23 +150,23 @@ def build_mvtec(root: Path, arguments: argparse.Namespace) -> None:
     """Strips cut from good images. The category's own defects are left out: in three equal channels no one could find them."""
     for split in ("train", "test"):
         paths = list_images(arguments.source / split / GOOD, "png_jpg")
-        jobs = [(number, path) for number, path in enumerate(paths)]
+        jobs = [(split, number, path) for number, path in enumerate(paths)]
+        points = in_parallel(lambda job: cut_strips(root, arguments.seed, *job), jobs, f"cutting {split} strips")
+    write_points(root, "test", {file: found for strips in points for file, found in strips.items()})
 
-        def make(job: tuple[int, Path], split: str = split) -> dict[str, list[Point]]:
-            number, path = job
-            grey, points = read_grey(path).astype(np.float32), {}
-            for crop, strip in enumerate(side_by_side_crops(grey, path)):
-                image = np.stack([strip, strip, strip, np.zeros_like(strip)])
-                file = f"{path.stem}_{crop}.tiff"
-                write_strip(root / split / GOOD / file, image)
-                if split == "test":
-                    generator = np.random.default_rng((arguments.seed, number, crop))
-                    points[file] = write_painted_strip(root, split, file, image, generator)
-            return points
 
-        points = in_parallel(make, jobs, f"cutting {split} strips")
+def cut_strips(root: Path, seed: int, split: str, number: int, path: Path) -> dict[str, list[Point]]:
+    """Write an image's strips, of the channels Target, Ref1, Ref2 and an empty mask, and for the test painted copies of them.
+
+    Returns the painted defects by file name.
+    """
+    points = {}
+    for crop, grey in enumerate(side_by_side_crops(read_grey(path).astype(np.float32), path)):
+        file, image = f"{path.stem}_{crop}.tiff", np.stack([grey, grey, grey, np.zeros_like(grey)])
+        write_strip(root / split / GOOD / file, image)
         if split == "test":
-            write_points(root, split, {name: found for strips in points for name, found in strips.items()})
+            points[file] = write_painted_strip(root, split, file, image, np.random.default_rng((seed, number, crop)))
+    return points
 
 
 def side_by_side_crops(grey: np.ndarray, path: Path) -> list[np.ndarray]:

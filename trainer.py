@@ -67,7 +67,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
     parser.add_argument("--seed", type=number(0), default=42, help="the same seed gives the same run with any number of workers")
-    parser.add_argument("--cache_size", type=number(0), default=0, help="strips kept open by each worker; 0: none")
+    parser.add_argument(
+        "--cache_size", type=number(0), default=0, help="decoded strips kept by each worker; uncompressed TIFFs need none"
+    )
     parser.add_argument("--gamma_start", type=positive, default=1.0, help="focal loss gamma of the first epoch")
     parser.add_argument("--gamma_end", type=positive, default=3.0, help="focal loss gamma of the last epoch")
     parser.add_argument("--num_workers", type=number(0), default=None, help="loader processes; default: 4 on a GPU, 0 on the CPU")
@@ -101,7 +103,7 @@ class Training:
         self.loader = training_loader(arguments, self.patches, self.sampler, device)
         torch.manual_seed(arguments.seed)
         network = SegmentationNetwork(base_channels=arguments.base_channels)
-        self.network = network.to(device, memory_format=torch.channels_last)  # faster than channels first, on the CPU too
+        self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
         self.optimizer = torch.optim.Adam(network.parameters(), lr=arguments.lr)
         drops = [math.ceil(arguments.epochs * share) for share in LR_DROPS]
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, drops, LR_FACTOR)
@@ -180,7 +182,7 @@ class Training:
         save_curves(self.file("_curves.png"), self.history)
 
     def _checkpoint(self) -> dict[str, Any]:
-        flags = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in vars(self.arguments).items()}
+        flags = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(self.arguments).items()}
         return flags | {
             "network": NETWORK_NAME,
             "model_state_dict": self.network.state_dict(),

@@ -3,14 +3,10 @@
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
 
 from files import replace_file
-
-matplotlib.use("Agg")  # servers have no display
-
-from matplotlib import pyplot
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
 DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
@@ -49,7 +45,8 @@ def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
     """Training curves as a PNG: loss, gamma and learning rate, and the validation figures where there are some, over the epochs."""
     epochs = [entry["epoch"] for entry in history]
     figures = [name for name in history[-1] if name.startswith("valid_")]
-    figure, axes = pyplot.subplots(1, 3 if figures else 2, figsize=(15 if figures else 10, 4), constrained_layout=True)
+    figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
+    axes = figure.subplots(1, 3 if figures else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
     axes[0].set(title="training loss (its gamma changes)", yscale="log")
     axes[1].plot(epochs, [entry["gamma"] for entry in history], marker=".", label="gamma")
@@ -69,7 +66,6 @@ def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
         axis.grid(alpha=0.3)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
-    pyplot.close(figure)
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:

@@ -225,4 +225,4 @@ def test_a_heatmap_that_is_not_finite_is_a_problem_of_its_strip(dataset):
         return np.full(image.shape[1:], np.nan if len(calls) == 2 else 0.5, np.float32)
 
     result = evaluate(predictor, list_strips(dataset / "test"))
-    assert len(result.scores) == 3 and len(result.problems) == 1 and "not finite" in result.problems[0]
+    assert len(result.scores) == 3 and len(result.problems) == 1 and "found a heatmap from nan to nan" in result.problems[0]

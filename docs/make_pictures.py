@@ -1,0 +1,101 @@
+"""Draw the pictures of the documents, after `bash train.sh`.
+
+python docs/make_pictures.py --run checkpoints/BgRemoval_lr0.001_ep10_bs16_976x176_strip
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from checkpoint import CHECKPOINT_FOLDER, build_network, load_checkpoint, newest
+from dataloader import load_image, load_mask
+from demo_strips import STRIP_SIZE, make_strip
+from predictors import TorchPredictor, choose_device
+from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
+from visualize import save_panels
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "docs" / "pictures"
+JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
+PATCH = PATCH_SIZES["strip"]
+EXAMPLE = "strip_031"  # a defective demo test strip
+EXAMPLE_ROWS = slice(110, 410)
+
+
+def save_jpg(name: str, picture: np.ndarray) -> None:
+    cv2.imwrite(str(PICTURES / name), picture.astype(np.uint8), JPEG_QUALITY)
+
+
+def draw_panels(run: Path, dataset: Path) -> None:
+    path = Path(f"{run}_best.pth")
+    content = load_checkpoint(path)
+    predictor = TorchPredictor(build_network(content, path), PATCH_SIZES[content["image_type"]], choose_device(-1))
+    image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
+    mask = load_mask(dataset / "ground_truth" / "bright_spots" / f"{EXAMPLE}_mask.png", image.shape[1:])
+    heatmap = predictor(image)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "panels.png"
+        title = f"rows {EXAMPLE_ROWS.start} to {EXAMPLE_ROWS.stop} of a demo test strip"
+        save_panels(whole, image[:, EXAMPLE_ROWS], heatmap[EXAMPLE_ROWS], mask[EXAMPLE_ROWS], title)
+        save_jpg("panels.jpg", cv2.imread(str(whole)))
+
+
+def draw_demo_strips() -> None:
+    strips = [make_strip(np.random.default_rng((1, number)))[0, :500] for number in range(8)]
+    save_jpg("demo.jpg", np.concatenate([np.pad(strip, ((0, 0), (0, 8))) for strip in strips], axis=1))
+
+
+def draw_samples(run: Path) -> None:
+    picture = cv2.imread(f"{run}_samples.png")
+    save_jpg("samples.jpg", picture[: picture.shape[0] // 3])  # two rows of six
+
+
+def draw_tiling() -> None:
+    height, width = STRIP_SIZE
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(make_strip(np.random.default_rng((1, 3)))[0].T, cmap="gray", alpha=0.6)
+    positions = tile_positions(STRIP_SIZE, PATCH)
+    for y, x in positions:
+        axes.add_patch(Rectangle((y, x), PATCH, PATCH, fill=False, edgecolor="white", linewidth=0.8))
+    for number, color in ((6, "tab:blue"), (8, "tab:orange")):  # neighbours along the strip
+        y, x = positions[number]
+        axes.add_patch(Rectangle((y, x), PATCH, PATCH, facecolor=color, edgecolor=color, alpha=0.45, linewidth=2))
+    for start, _ in calculate_kept_ranges(height, PATCH)[1:]:
+        axes.axvline(start - 0.5, color="yellow", linestyle="--", linewidth=1)
+    for start, _ in calculate_kept_ranges(width, PATCH)[1:]:
+        axes.axhline(start - 0.5, color="yellow", linestyle="--", linewidth=1)
+    axes.set(
+        xlabel="y, along the strip (px)",
+        ylabel="x (px)",
+        title="tiles (white), two of them filled, and the seams between what each one keeps (dashed)",
+    )
+    figure.savefig(PICTURES / "tiling.png", dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="path of a run without its endings; default: the newest in checkpoints/")
+    parser.add_argument("--dataset", type=Path, default=ROOT / "dataset" / "demo")
+    arguments = parser.parse_args()
+    run = arguments.run or Path(str(newest(CHECKPOINT_FOLDER, "*_best.pth")).removesuffix("_best.pth"))
+    PICTURES.mkdir(exist_ok=True)
+    draw_panels(run, arguments.dataset)
+    draw_demo_strips()
+    draw_samples(run)
+    draw_tiling()
+    shutil.copy(f"{run}_curves.png", PICTURES / "curves.png")
+    print(f"the pictures are in {PICTURES}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the documents say against what the code does: links, flags, defaults, commands."""
+
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
+SCRIPT_OF_WRAPPER = {"train.sh": "trainer", "inference_pytorch.sh": "inference_pytorch", "inference_onnx.sh": "inference_onnx"}
+
+
+class Caught(Exception):
+    """Carries a parser out of a script's `parse_args`."""
+
+
+def parser_of(script, monkeypatch):
+    def catch(parser, arguments=None):
+        raise Caught(parser)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        with pytest.raises(Caught) as caught:
+            importlib.import_module(script).parse_args([])
+    return caught.value.args[0]
+
+
+def flags_of(parser):
+    """Flag to its action, sub-commands' flags included."""
+    flags = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                flags |= flags_of(command)
+        elif not isinstance(action, argparse._HelpAction):
+            flags[action.option_strings[0]] = action
+    return flags
+
+
+def commands_in(text):
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    section = text.split(f"## {script}.py\n")[1].split("\n## ")[0]
+    rows = {flag: default.strip() for flag, default in re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section, flags=re.MULTILINE)}
+    flags = flags_of(parser_of(script, monkeypatch))
+    assert rows.keys() == flags.keys()
+    for flag, action in flags.items():
+        values = action.default if isinstance(action.default, list) else [action.default]
+        if action.default is not None and not isinstance(action, argparse._StoreTrueAction):
+            assert rows[flag].strip("`") == " ".join(map(str, values)), flag
+        assert ("required" in rows[flag]) == action.required
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_the_documents_can_be_parsed(document):
+    for command in commands_in(document.read_text()):
+        words = shlex.split(command)
+        assert words[0] in ("bash", "python", "source"), command
+        if words[0] == "source" or words[1] == "tests/run.sh":
+            continue
+        assert (ROOT / words[1]).is_file(), command
+        script = SCRIPT_OF_WRAPPER.get(words[1], words[1].removesuffix(".py"))
+        if script in SCRIPTS:
+            required = ["--training_dataset_path", "demo"] if script == "trainer" else []
+            importlib.import_module(script).parse_args([*words[2:], *required])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_and_picture_is_there(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if not target.startswith("https://"):
+            assert (document.parent / target).is_file(), target
+
+
+def test_both_readmes_have_the_same_commands_pictures_links_and_figures():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-TW.md"))
+    assert commands_in(english) == commands_in(chinese) and len(commands_in(english)) == 4
+    assert re.findall(r"```bash\n(.*?)```", english, re.DOTALL) == re.findall(r"```bash\n(.*?)```", chinese, re.DOTALL)
+    for pattern in (r"\(docs/[^)]*\)", r"`bash [^`]*`"):
+        assert re.findall(pattern, english) == re.findall(pattern, chinese)
+
+
+def test_the_python_example_runs(make_checkpoint, dataset, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    from export_onnx_fullimage import export, parse_args
+
+    text = (ROOT / "docs" / "how-to" / "call-the-onnx-file.md").read_text()
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    export(parse_args(["--checkpoint_path", str(make_checkpoint())]))
+    shutil.copy(dataset / "test" / "bright_spots" / "strip_2.tiff", "strip.tiff")
+    capsys.readouterr()
+    exec(compile(example, "example", "exec"), {})
+    assert 0 < float(capsys.readouterr().out.split()[0]) <= 1
+
+
+def test_nothing_of_another_machine_is_in_the_repository():
+    for path in [*DOCUMENTS, *ROOT.glob("*.py"), *ROOT.glob("*.sh")]:
+        assert not re.search(r"/home/\w|/root/|/tmp/\w", path.read_text()), path
+    assert not list(Path(ROOT).glob("*.pth"))

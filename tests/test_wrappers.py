@@ -1,0 +1,81 @@
+"""The shell wrappers, in a copy of the repository whose path has a space, from another folder."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash wrappers")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The repository as if its packages were installed already, by the interpreter that runs the tests."""
+    folder = tmp_path_factory.mktemp("a new user") / "the tool"
+    folder.mkdir()
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"):
+        shutil.copy(path, folder)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    interpreter = folder / ".venv" / "bin" / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    shutil.copy(ROOT / "requirements.txt", folder / ".venv" / "installed-requirements.txt")
+    return folder
+
+
+def bash(script, *arguments, cwd, expected=0):
+    done = subprocess.run(["bash", script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == expected, done.stderr
+    return done
+
+
+def scores(folder):
+    with (folder / "scores.csv").open() as file:
+        return {row["file"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def test_train_then_both_inferences_without_arguments(copy, dataset, tmp_path):
+    small = ("--base_channels", 4, "--bs", 4, "--epochs", 1, "--gpu_id", -1)
+    relative = os.path.relpath(dataset / "train" / "good", tmp_path)
+    bash(copy / "train.sh", "--training_dataset_path", relative, *small, cwd=tmp_path)
+    assert len(list((copy / "checkpoints").glob("*_best.pth"))) == 1
+    bash(copy / "inference_pytorch.sh", "--gpu_id", -1, cwd=tmp_path)
+    first = bash(copy / "inference_onnx.sh", cwd=tmp_path)
+    assert "ONNX Runtime - PyTorch" in first.stdout
+    outputs = [copy / "output" / kind for kind in ("pytorch", "onnx")]
+    assert scores(outputs[0]).keys() == scores(outputs[1]).keys() and len(scores(outputs[0])) == 4
+    for path in outputs[0].rglob("*_heatmap.tiff"):
+        other = tifffile.imread(outputs[1] / path.relative_to(outputs[0]))
+        assert np.abs(tifffile.imread(path) - other).max() < 1e-4
+    again = bash(copy / "inference_onnx.sh", "--output_dir", tmp_path / "elsewhere", cwd=tmp_path)
+    assert "ONNX Runtime - PyTorch" not in again.stdout  # the file holds this checkpoint already
+    assert scores(tmp_path / "elsewhere") == scores(outputs[1])
+
+    bash(copy / "train.sh", f"--training_dataset_path={relative}", *small, "--seed", 7, cwd=tmp_path)
+    retrained = bash(copy / "inference_onnx.sh", cwd=tmp_path)
+    assert "ONNX Runtime - PyTorch" in retrained.stdout
+    assert scores(outputs[1]) != scores(tmp_path / "elsewhere")
+
+
+def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
+    done = bash(copy / "inference_pytorch.sh", "--model_path", "missing.pth", cwd=tmp_path, expected=1)
+    assert done.stderr.startswith("error: missing.pth: found no such file") and done.stderr.count("\n") == 1
+
+
+def test_signals_reach_the_training(copy, dataset, tmp_path):
+    arguments = ["--training_dataset_path", dataset / "train" / "good", "--base_channels", "4", "--bs", "4", "--epochs", "100000"]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(["bash", copy / "train.sh", *arguments], cwd=tmp_path, **output)
+    while "epoch   1" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in printed and "interrupted" in printed
