@@ -1,14 +1,12 @@
 """What a training leaves behind: written whole, read back without running anything that is in the file."""
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataloader import DEFAULT_INPUT_MAX
-from dataset_folder import split_beside
 from errors import UserError, about, one_line
 from files import replace_file
 from model import SegmentationNetwork
@@ -18,7 +16,6 @@ NETWORK_NAME = SegmentationNetwork.__name__
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {"network": NETWORK_NAME, "input_max": DEFAULT_INPUT_MAX, "training_dataset_path": None}
 BEST_SUFFIX = "_best.pth"
-CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -40,11 +37,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, OSError):
+        except Exception:  # torch and pickle raise whatever they ran into
             raise UserError("found no readable checkpoint (or one that needs pickled code), expected one of trainer.py") from None
         missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
         if missing:
             raise UserError(f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py")
+        weights = content["model_state_dict"]
+        if not (isinstance(weights, dict) and weights and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())):
+            raise UserError("found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py")
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
         return DEFAULTS | content
@@ -60,41 +60,14 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
         if content["network"] != NETWORK_NAME:
             raise UserError(f"found weights of the network {content['network']!r}, expected {NETWORK_NAME!r}")
         if "head.weight" not in weights:
-            first = next(iter(weights), "nothing")
+            first = next(iter(weights))
             raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {NETWORK_NAME}")
         try:
             network = SegmentationNetwork(base_channels=weights["head.weight"].shape[1])
             network.load_state_dict(weights)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise UserError(f"found weights that do not fit {NETWORK_NAME} ({one_line(error)})") from None
     return network.eval()
-
-
-def newest(path: Path, pattern: str) -> Path:
-    """`path` itself, or if it is a folder the file in it that fits `pattern` and was written last.
-
-    Raises `UserError` for a folder without such a file.
-    """
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob(pattern), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise UserError(f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it")
-    return files[-1]
-
-
-def test_folder(training_path: str | None, path: Path) -> Path:
-    """`test/` of the data set that the model in `path` was trained on. Raises `UserError` when there is none."""
-    folder = split_beside(Path(training_path), "test") if training_path else None
-    if folder is None:
-        raise UserError(f"{path}: found no test/ beside the strips that it was trained on ({training_path}), expected --test_path")
-    return folder
-
-
-def require_image_type(asked: str | None, found: str, path: Path) -> None:
-    """Raise `UserError` when a command line asks for another image type than the model in `path` was trained with."""
-    if asked not in (None, found):
-        raise UserError(f"{path}: found a model of --image_type {found}, expected {asked}")
 
 
 def file_hash(path: Path) -> str:

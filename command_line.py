@@ -1,10 +1,13 @@
-"""What the commands' flags have in common."""
+"""What the commands' flags have in common, and what stands in for those that were not given."""
 
 import argparse
 from pathlib import Path
 
-from dataset_folder import IMAGE_SUFFIXES
+from dataset_folder import IMAGE_SUFFIXES, split_beside
+from errors import UserError
 from tiling import PATCH_SIZES
+
+CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
@@ -62,3 +65,30 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
     return value
+
+
+def newest(path: Path, pattern: str) -> Path:
+    """`path` itself, or if it is a folder the file in it that fits `pattern` and was written last.
+
+    Raises `UserError` for a folder without such a file.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(pattern), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise UserError(f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it")
+    return files[-1]
+
+
+def default_test_path(training_path: str | None, path: Path) -> Path:
+    """`test/` of the data set that the model in `path` was trained on. Raises `UserError` when there is none."""
+    folder = split_beside(Path(training_path), "test") if training_path else None
+    if folder is None:
+        raise UserError(f"{path}: found no test/ beside the strips that it was trained on ({training_path}), expected --test_path")
+    return folder
+
+
+def require_image_type(asked: str | None, found: str, path: Path) -> None:
+    """Raise `UserError` when a command line asks for another image type than the model in `path` was trained with."""
+    if asked not in (None, found):
+        raise UserError(f"{path}: found a model of --image_type {found}, expected {asked}")

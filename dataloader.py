@@ -20,7 +20,9 @@ from tiling import tile_positions
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
-MAPS_KEPT = 1024  # memory-mapped strips; an operating system allows some ten thousand maps to a process
+MAPS_KEPT = 256  # memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
+END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}  # how a whole file ends,
+LONGEST_TRAILER = 1024  # or nearly so: some programs append a few bytes
 CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises; an error is one line here
@@ -46,7 +48,8 @@ def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
             mask = mask[:, :, :3].any(axis=2)
         if mask.shape != tuple(image_size):
             raise UserError(f"found a mask of {mask.shape}, expected {tuple(image_size)} (height, width) like its strip")
-        return np.asarray(mask != 0)
+        # JPG smears a mask's edges, so there a defect is what is nearer to its largest value than to 0.
+        return np.asarray(mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0)
 
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
@@ -69,7 +72,7 @@ def open_channels(path: Path) -> np.ndarray:
     pixels, channel_axis = _read_file(path)
     if pixels.ndim != 3:
         raise UserError(f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels")
-    if not (np.issubdtype(pixels.dtype, np.floating) or pixels.dtype in (np.uint8, np.uint16)):
+    if not (np.issubdtype(pixels.dtype, np.floating) or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)):
         raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
     return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)[:3]
 
@@ -187,8 +190,9 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
 
 def _read_png_or_jpg(path: Path) -> np.ndarray:
     """(H, W, C) in OpenCV's order: Target is the blue channel, Ref1 the green and Ref2 the red one."""
-    encoded = np.fromfile(path, np.uint8)
-    pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    encoded = path.read_bytes()
+    is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]  # a decoder may fill up what is missing
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
     if pixels is None:
         raise UserError("found no readable image, expected a whole PNG or JPG file")
     return pixels

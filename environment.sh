@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the wrappers. Makes the virtual environment .venv beside this file, once for each version of requirements.txt, and
 # leaves its interpreter in $python and this folder in $here.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,6 +14,9 @@ given() {
     done
     return 1
 }
+
+# asks_for_help ARGUMENT...: then nothing should be built first.
+asks_for_help() { given --help "$@" || given -h "$@"; }
 
 # Prints the first interpreter that is new enough.
 find_python() {
@@ -34,7 +38,10 @@ require_packages() {
     echo "installing the packages of $1 into $here/.venv (some minutes, once)" >&2
     if ! [ -x "$python" ]; then
         interpreter=$(find_python)
-        "$interpreter" -m venv "$here/.venv"
+        if ! "$interpreter" -m venv "$here/.venv"; then
+            rm -rf "$here/.venv" # without pip it would look complete the next time
+            return 1
+        fi
     fi
     "$python" -m pip install --quiet --disable-pip-version-check -r "$here/$1"
     cp "$here/$1" "$stamp"

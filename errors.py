@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something about the input is wrong. The text is one line: which file, what was found, what was expected."""
+    """Something about the input is wrong. The text is one line for each bad file: which one, what was found, what was expected."""
 
 
 def one_line(error: Exception, longest: int = 200) -> str:

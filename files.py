@@ -23,7 +23,7 @@ def replace_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise _explain(error, path, temporary) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,6 +34,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises `UserError` when `path` exists and is not an empty folder, or where the file system refuses.
     """
+    path = path.absolute()  # "." has no name to put a suffix on
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -42,6 +43,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise _explain(error, path, temporary) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
+    """The error of the file that it is about: `path`, unless another one could not be read while it was being written."""
+    culprit = Path(error.filename) if error.filename else temporary
+    if culprit != temporary and temporary not in culprit.parents and culprit != path and culprit not in path.parents:
+        return UserError(f"{culprit}: cannot be read ({error.strerror})")
+    return UserError(f"{path}: cannot be written ({error.strerror or error})")

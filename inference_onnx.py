@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from checkpoint import ONNX_FOLDER, newest, require_image_type, test_folder
-from command_line import add_test_folder, command_parser
+from command_line import ONNX_FOLDER, add_test_folder, command_parser, default_test_path, newest, require_image_type
 from errors import run_command
 from evaluation import evaluate_folder
 from predictors import OnnxPredictor
@@ -28,8 +27,8 @@ def infer(arguments: argparse.Namespace) -> int:
     """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
     path = newest(arguments.model_path, "*.onnx")
     predictor = OnnxPredictor(path)
-    require_image_type(arguments.image_type, predictor.metadata.get("image_type", arguments.image_type), path)
-    folder = arguments.test_path or test_folder(predictor.metadata.get("training_dataset_path"), path)
+    require_image_type(arguments.image_type, predictor.metadata["image_type"], path)
+    folder = arguments.test_path or default_test_path(predictor.metadata["training_dataset_path"], path)
     print(f"{path} on {predictor.device}, strips of {folder}")
     options = (arguments.img_format, arguments.use_ground_truth_mask, predictor.input_max)
     return evaluate_folder(predictor, folder, arguments.output_dir, *options, image_size=predictor.image_size)

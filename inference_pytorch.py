@@ -10,8 +10,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from checkpoint import BEST_SUFFIX, CHECKPOINT_FOLDER, build_network, load_checkpoint, newest, require_image_type, test_folder
-from command_line import add_test_folder, command_parser, whole_number
+from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
+from command_line import (
+    CHECKPOINT_FOLDER,
+    add_test_folder,
+    command_parser,
+    default_test_path,
+    newest,
+    require_image_type,
+    whole_number,
+)
 from errors import run_command
 from evaluation import evaluate_folder
 from predictors import TorchPredictor, choose_device
@@ -36,7 +44,7 @@ def infer(arguments: argparse.Namespace) -> int:
     patch = PATCH_SIZES[content["image_type"]]
     device = choose_device(arguments.gpu_id)
     predictor = TorchPredictor(build_network(content, path), patch, device)
-    folder = arguments.test_path or test_folder(content["training_dataset_path"], path)
+    folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
     print(f"{path} on {device}, strips of {folder}")
     options = (arguments.img_format, arguments.use_ground_truth_mask, content["input_max"])
     return evaluate_folder(predictor, folder, arguments.output_dir, *options, patch=patch)

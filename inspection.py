@@ -13,12 +13,14 @@ from errors import UserError, about
 from gaussian import GREY_LEVELS
 from tiling import tile_positions
 
+ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels and back
+
 
 @dataclass(frozen=True)
 class Inspection:
-    """The strips that can be used, all of `image_size` (height, width), and one line about every other one."""
+    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one."""
 
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     usable: list[StripFile]
     problems: list[str]
 
@@ -56,7 +58,7 @@ def inspect_strips(
     problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
     facts = [(strip, *answer) for strip, answer in zip(strips, answers) if not isinstance(answer, UserError)]
     sizes = Counter(size for _, size, _ in facts)
-    expected = image_size or (sizes.most_common(1)[0][0] if sizes else (0, 0))
+    expected = image_size or (sizes.most_common(1)[0][0] if sizes else None)
     problems += [f"{strip.path}: found {size} (height, width), expected {expected}" for strip, size, _ in facts if size != expected]
     usable = [strip for strip, size, _ in facts if size == expected]
     if facts:
@@ -65,7 +67,7 @@ def inspect_strips(
 
 
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:
-    if highest <= 1 < input_max:
+    if highest <= 1 + ROUNDING and input_max > 1:
         raise UserError(
             f"{folder}: found no value above {highest:g} in the whole data set, expected 0 to {input_max:g}: "
             "data of the range 0 to 1 need a training with --input_max 1"

@@ -1,15 +1,17 @@
 """What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 
-from dataloader import DEFAULT_INPUT_MAX, to_unit_range
+from dataloader import to_unit_range
 from errors import UserError, about, one_line
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
+REQUIRED_METADATA = ("input_max", "image_type", "training_dataset_path")
 ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 
 
@@ -30,7 +32,8 @@ class TorchPredictor:
         was_training = self.network.training
         self._full_image.eval()
         strips = torch.from_numpy(to_unit_range(image))[None].to(self.device)
-        heatmap = self._full_image(strips)[0, 0].cpu().numpy()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would move heatmaps by about 1e-3
+            heatmap = self._full_image(strips)[0, 0].cpu().numpy()
         self.network.train(was_training)
         return heatmap
 
@@ -47,9 +50,12 @@ class OnnxPredictor:
             signature = [(node.name, len(node.shape)) for node in (*self.session.get_inputs(), *self.session.get_outputs())]
             if signature != [("input", 4), ("output", 4)]:
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
+            self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+            missing = [key for key in REQUIRED_METADATA if key not in self.metadata]
+            if missing:
+                raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
         self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[2:])
-        self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-        self.input_max = float(self.metadata.get("input_max", DEFAULT_INPUT_MAX))
+        self.input_max = float(self.metadata["input_max"])
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -70,15 +76,18 @@ def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSess
     has_cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     providers = [("CUDAExecutionProvider", {"use_tf32": 0})] if use_cuda and has_cuda else []
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
         raise UserError(f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file") from None
+    if providers and "CUDAExecutionProvider" not in session.get_providers():
+        print("warning: torch finds a GPU but ONNX Runtime cannot use it; running on the CPU", file=sys.stderr)
+    return session
 
 
 def choose_device(gpu_id: int | None) -> torch.device:
-    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU. Raises `UserError` for an absent GPU.
+    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU.
 
-    Convolutions then run in full float32: TF32 would move heatmaps by about 1e-3 against the CPU's and ONNX Runtime's.
+    Raises `UserError` for a GPU that is not there.
     """
     if gpu_id is None:
         gpu_id = 0 if torch.cuda.is_available() else -1
@@ -86,6 +95,4 @@ def choose_device(gpu_id: int | None) -> torch.device:
         return torch.device("cpu")
     if not 0 <= gpu_id < torch.cuda.device_count():
         raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda", gpu_id)

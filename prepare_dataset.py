@@ -148,11 +148,13 @@ def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
 
 def build_mvtec(root: Path, arguments: argparse.Namespace) -> None:
     """Strips cut from good images. The category's own defects are left out: in three equal channels no one could find them."""
+    points = {}
     for split in ("train", "test"):
         paths = list_images(arguments.source / split / GOOD, "png_jpg")
         jobs = [(split, number, path) for number, path in enumerate(paths)]
-        points = in_parallel(lambda job: cut_strips(root, arguments.seed, *job), jobs, f"cutting {split} strips")
-    write_points(root, "test", {file: found for strips in points for file, found in strips.items()})
+        for painted in in_parallel(lambda job: cut_strips(root, arguments.seed, *job), jobs, f"cutting {split} strips"):
+            points |= painted
+    write_points(root, "test", points)
 
 
 def cut_strips(root: Path, seed: int, split: str, number: int, path: Path) -> dict[str, list[Point]]:
@@ -214,7 +216,9 @@ def write_painted_strip(
     mask = np.zeros(image.shape[1:], np.uint8)
     points = paint_defects(image, mask, generator, NUM_DEFECTS_RANGE)
     pixels = image * (input_max / GREY_LEVELS)
-    write_strip(root / split / KIND / file, (pixels if pixel_type == np.float32 else np.rint(pixels)).astype(pixel_type))
+    write_strip(
+        root / split / KIND / file, (pixels if np.issubdtype(pixel_type, np.floating) else np.rint(pixels)).astype(pixel_type)
+    )
     write_mask(mask_path(root, split, KIND, Path(file).stem), mask)
     return points
 
@@ -260,10 +264,12 @@ def in_parallel(make: Callable, jobs: list, label: str) -> list:
 def main() -> int:
     arguments = parse_args()
     prepare(arguments)
-    trains = (arguments.output / "train").is_dir()
-    following = f"bash train.sh --training_dataset_path '{arguments.output}/train/good'"
-    scoring = f"bash inference_pytorch.sh --test_path '{arguments.output}/test'"
-    print(f"the data set is in {arguments.output}; next: {following if trains else scoring}")
+    if arguments.command == "testset":
+        following = f"bash inference_pytorch.sh --test_path '{arguments.output}/test'"
+    else:
+        more = " --img_format png_jpg" if arguments.command == "deeppcb" else ""
+        following = f"bash train.sh --training_dataset_path '{arguments.output}/train/good'{more}"
+    print(f"the data set is in {arguments.output}; next: {following}")
     return 0
 
 

@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 make_demo_strips() {
-    [ -d "$here/dataset/demo" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
+    [ -d "$here/dataset/demo/train/good" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
 }
 
 settings=(--checkpoint_path "$here/checkpoints" --image_type strip --img_format tiff --bs 16 --lr 0.001
@@ -15,7 +15,7 @@ if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
 else
     settings+=(--base_channels 16 --epochs 10)
 fi
-if ! given --training_dataset_path "$@"; then
+if ! given --training_dataset_path "$@" && ! asks_for_help "$@"; then
     locked make_demo_strips
     settings+=(--training_dataset_path "$here/dataset/demo/train/good")
 fi

@@ -185,9 +185,9 @@ class Training:
         flags = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(self.arguments).items()}
         return flags | {
             "network": NETWORK_NAME,
-            "model_state_dict": self.network.state_dict(),
+            "model_state_dict": dict(self.network.state_dict()),
             "optimizer_state_dict": self.optimizer.state_dict(),
-            "scheduler_state_dict": self.schedule.state_dict(),
+            "scheduler_state_dict": self.schedule.state_dict() | {"milestones": dict(self.schedule.milestones)},
             "epoch": len(self.history),
             "img_height": self.dataset.image_size[0],
             "img_width": self.dataset.image_size[1],
@@ -271,8 +271,10 @@ def score_test_strips(best_path: Path, strips: list[StripFile], arguments: argpa
     result = evaluate(predictor, strips, arguments.input_max, "test", folder, TEST_PICTURES_PER_KIND)
     write_results(folder, result)
     print(f"{best_path.name} on {len(result.scores)} test strips, which it has never seen:")
-    for line in [*describe_figures(result.figures), *result.problems, f"pictures and scores are in {folder}"]:
+    for line in [*describe_figures(result.figures), f"pictures and scores are in {folder}"]:
         print(f"  {line}")
+    if result.problems:  # every strip was fine before the first epoch
+        raise UserError("\n".join(result.problems))
 
 
 def describe_epoch(entry: dict[str, float | None]) -> str:

@@ -16,7 +16,8 @@ from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checkpoint import CHECKPOINT_FOLDER, build_network, load_checkpoint, newest
+from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
+from command_line import CHECKPOINT_FOLDER, newest
 from dataloader import load_image, load_mask
 from demo_strips import STRIP_SIZE, make_strip
 from predictors import TorchPredictor, choose_device
@@ -36,7 +37,7 @@ def save_jpg(name: str, picture: np.ndarray) -> None:
 
 
 def draw_panels(run: Path, dataset: Path) -> None:
-    path = Path(f"{run}_best.pth")
+    path = Path(f"{run}{BEST_SUFFIX}")
     content = load_checkpoint(path)
     predictor = TorchPredictor(build_network(content, path), PATCH_SIZES[content["image_type"]], choose_device(-1))
     image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="path of a run without its endings; default: the newest in checkpoints/")
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset" / "demo")
     arguments = parser.parse_args()
-    run = arguments.run or Path(str(newest(CHECKPOINT_FOLDER, "*_best.pth")).removesuffix("_best.pth"))
+    run = arguments.run or Path(str(newest(CHECKPOINT_FOLDER, f"*{BEST_SUFFIX}")).removesuffix(BEST_SUFFIX))
     PICTURES.mkdir(exist_ok=True)
     draw_panels(run, arguments.dataset)
     draw_demo_strips()

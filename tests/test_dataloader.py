@@ -1,4 +1,6 @@
+import os
 import pickle
+import resource
 
 import cv2
 import numpy as np
@@ -33,9 +35,11 @@ def test_every_tiff_layout_gives_the_same_strip(strip_file, pixel_type, channels
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_both_byte_orders(strip_file, byteorder):
-    pixels = numbered(3, 40, 20)
-    assert np.array_equal(load_image(strip_file(pixels, byteorder=byteorder)), pixels)
+@pytest.mark.parametrize("pixel_type", [np.float32, np.uint16])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_both_byte_orders(strip_file, byteorder, pixel_type, compression):
+    pixels = numbered(3, 40, 20, pixel_type)
+    assert np.array_equal(load_image(strip_file(pixels, byteorder=byteorder, compression=compression)), pixels)
 
 
 @pytest.mark.parametrize("rows", [3, 4])
@@ -133,6 +137,9 @@ def test_masks(tmp_path):
     tifffile.imwrite(tmp_path / "float.tiff", mask.astype(np.float32) / 255)
     for name in ("grey.png", "colour.png", "float.tiff"):
         assert np.argwhere(load_mask(tmp_path / name, (40, 20))).tolist() == [[3, 4]]
+    smeared = cv2.imencode(".jpg", cv2.resize(mask, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST))[1].tobytes()
+    (tmp_path / "smeared.jpg").write_bytes(smeared)
+    assert load_mask(tmp_path / "smeared.jpg", (120, 60)).sum() == 9
     with pytest.raises(UserError, match=r"grey.png: found a mask of \(40, 20\), expected \(20, 40\)"):
         load_mask(tmp_path / "grey.png", (20, 40))
 
@@ -218,6 +225,28 @@ def test_only_strips_that_had_to_be_decoded_count_against_the_cache(strip_file, 
     for path in [*mapped, packed[2], packed[2], packed[0], packed[2]]:
         strips[path]
     assert opened == [packed[0], packed[2]]
+
+
+def test_painting_leaves_a_cached_strip_as_it_was(strip_file):
+    path = strip_file(np.full((3, 128, 128), 90, np.float32), compression="zlib")
+    samples = StripPatches([path], (128, 128), 128, (3, 8), cache_size=1)
+    fresh = [samples[epoch, 0]["three_channel_input"] for epoch in range(8)]
+    assert len({sample.numpy().tobytes() for sample in fresh}) > 2  # some are painted
+    again = [samples[epoch, 0]["three_channel_input"] for epoch in range(8)]
+    assert all(torch.equal(one, other) for one, other in zip(fresh, again))
+
+
+def test_more_strips_than_files_that_may_be_open(strip_file):
+    pixels = np.full((3, 128, 128), 90, np.uint8)
+    paths = [strip_file(pixels, f"{number}.tiff") for number in range(dataloader.MAPS_KEPT + 60)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + dataloader.MAPS_KEPT + 20, limits[1]))
+    try:
+        samples = StripPatches(paths, (128, 128), 128, (3, 8))
+        assert all(samples[index]["three_channel_input"].max() > 0 for index in range(len(paths)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_every_epoch_has_each_index_once_in_another_order():

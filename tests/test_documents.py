@@ -4,11 +4,13 @@ import argparse
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from export_onnx_fullimage import export, parse_args
+from tests.conftest import ROOT, run
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
@@ -82,19 +84,35 @@ def test_every_link_and_picture_is_there(document):
             assert (document.parent / target).is_file(), target
 
 
+def test_a_room_imports_only_rooms_above_it_and_every_room_is_listed():
+    text = (ROOT / "docs" / "explanation" / "rooms.md").read_text()
+    order = re.findall(r"`(\w+)\.py`", text)
+    assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
+    for number, room in enumerate(order):
+        imported = re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{room}.py").read_text(), flags=re.MULTILINE)
+        assert set(imported) & set(order) <= set(order[:number]), room
+
+
+def test_the_loader_benchmark_runs():
+    done = run(Path("benchmarks") / "loader.py", "--strips", "2", "--rounds", "1", "--seconds", "0.05")
+    assert done.returncode == 0 and re.search(r"\| this loader \| [\d,]+ \| [\d,]+ \|", done.stdout), done.stderr
+
+
+@pytest.mark.long
+def test_the_export_benchmark_runs():
+    done = run(Path("benchmarks") / "export.py", "--base_channels", "2", "--rounds", "1")
+    assert done.returncode == 0 and done.stdout.count("| CPU |") == 3, done.stderr
+
+
 def test_both_readmes_have_the_same_commands_pictures_links_and_figures():
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-TW.md"))
     assert commands_in(english) == commands_in(chinese) and len(commands_in(english)) == 4
     assert re.findall(r"```bash\n(.*?)```", english, re.DOTALL) == re.findall(r"```bash\n(.*?)```", chinese, re.DOTALL)
-    for pattern in (r"\(docs/[^)]*\)", r"`bash [^`]*`"):
+    for pattern in (r"\(docs/[^)]*\)", r"`bash [^`]*`", r"\d+(?= min| 分鐘)", r"(?:AUROC|AP) [\d.]+"):
         assert re.findall(pattern, english) == re.findall(pattern, chinese)
 
 
 def test_the_python_example_runs(make_checkpoint, dataset, tmp_path, monkeypatch, capsys):
-    import shutil
-
-    from export_onnx_fullimage import export, parse_args
-
     text = (ROOT / "docs" / "how-to" / "call-the-onnx-file.md").read_text()
     example = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)

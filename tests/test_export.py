@@ -122,8 +122,9 @@ def test_skip_existing_exports_again_only_for_another_checkpoint(make_checkpoint
     export_file(checkpoint, output, "--skip_existing")
     assert capsys.readouterr().out == "" and output.read_bytes() == first
     make_checkpoint(epoch=2)
-    export_file(checkpoint, output, "--skip_existing")
-    assert "opset" in capsys.readouterr().out and output.read_bytes() != first
+    for more in ((), ("--opset_version", 20), ("--image_size", 150, 200)):  # each of another kind than what is there
+        export_file(checkpoint, output, "--skip_existing", *more)
+        assert "opset" in capsys.readouterr().out and output.read_bytes() != first
     output.write_bytes(first[:1000])
     export_file(checkpoint, output, "--skip_existing")
     assert "opset" in capsys.readouterr().out

@@ -12,8 +12,9 @@ import torch
 
 import inference_onnx
 import inference_pytorch
+from checkpoint import load_checkpoint
 from dataset_folder import list_strips
-from errors import run_command
+from errors import UserError, run_command
 from evaluation import evaluate
 from tests.conftest import SMALL_SIZE, run
 
@@ -157,10 +158,13 @@ def test_png_strips(make_checkpoint, dataset, tmp_path):
     assert done.returncode == 0 and "2 of 2 strips scored" in done.stdout
 
 
-@pytest.mark.parametrize("content", ["text", "half"])
-def test_a_file_that_is_no_checkpoint(make_checkpoint, tmp_path, dataset, content):
+def test_a_file_that_is_no_checkpoint(make_checkpoint, tmp_path, dataset, capsys):
     whole = make_checkpoint().read_bytes()
-    (tmp_path / "model.pth").write_bytes(b"no checkpoint" if content == "text" else whole[: len(whole) // 2])
+    noise = [np.random.default_rng(seed).bytes(seed + 1) for seed in range(300)]
+    for content in [b"no checkpoint", b"some notes", b"epoch: 3", b"a", b"", whole[: len(whole) // 2], *noise]:
+        (tmp_path / "model.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.pth: found no readable checkpoint"):
+            load_checkpoint(tmp_path / "model.pth")
     for script, flag in (("inference_pytorch.py", "--model_path"), ("export_onnx_fullimage.py", "--checkpoint_path")):
         done = run(script, flag, "model.pth", "--test_path", dataset / "test", cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "model.pth: found no readable checkpoint" in done.stderr
@@ -174,6 +178,8 @@ def test_checkpoints_of_other_networks_are_refused_by_name(make_checkpoint, make
         "named.pth": (good | {"network": "Autoencoder"}, "the network 'Autoencoder', expected 'SegmentationNetwork'"),
         "ancestor.pth": (good | {"model_state_dict": renamed}, "begin with 'down_blocks.0.0.0.weight'"),
         "partly.pth": (good | {"model_state_dict": dict(list(weights.items())[-4:])}, "do not fit SegmentationNetwork"),
+        "empty.pth": (good | {"model_state_dict": None}, "does not hold tensors by name"),
+        "flat.pth": (good | {"model_state_dict": {"head.weight": torch.zeros(())}}, "do not fit SegmentationNetwork"),
         "bare.pth": (weights, "without model_state_dict, img_height"),
         "list.pth": ([1, 2, 3], "without model_state_dict"),
         "round.pth": (good | {"image_type": "round"}, "image type 'round', expected one of strip"),
@@ -196,12 +202,16 @@ def test_models_that_are_missing_or_no_onnx_file(onnx_model, dataset, tmp_path, 
     onnx.save(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), tmp_path / "other.onnx"
     )
+    silent = onnx.load(onnx_model)
+    del silent.metadata_props[:]
+    onnx.save(silent, tmp_path / "silent.onnx")
     (tmp_path / "empty").mkdir()
     cases = {
         "missing.onnx": "found no such file",
         "text.onnx": "found no model that ONNX Runtime can load",
         "half.onnx": "found no model that ONNX Runtime can load",
         "other.onnx": "expected a file of export_onnx_fullimage.py",
+        "silent.onnx": "found no input_max, image_type, training_dataset_path in its metadata",
         "empty": "found no *.onnx",
     }
     for name, complaint in cases.items():

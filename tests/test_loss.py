@@ -28,6 +28,12 @@ def test_against_the_formula(gamma):
     assert FocalLoss()(logits, mask, gamma).item() == pytest.approx(by_hand(logits, mask, gamma), rel=1e-9)
 
 
+def test_the_loss_stays_on_the_device():
+    """Tensors on the meta device have no values: whatever takes them to the CPU fails."""
+    loss = FocalLoss()(torch.zeros(2, 2, 8, 8, device="meta"), torch.zeros(2, 1, 8, 8, device="meta"), 2.0)
+    assert loss.device.type == "meta" and loss.shape == ()
+
+
 def test_alpha_weighs_the_defect_class():
     unsure = torch.zeros(1, 2, 1, 1)
     on_defect = FocalLoss(alpha=0.75)(unsure, torch.ones(1, 1, 1, 1), 2.0)

@@ -4,7 +4,7 @@ import torch
 
 from dataloader import to_unit_range
 from demo_strips import make_strip
-from model import SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from model import DecoderStage, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
 from predictors import TorchPredictor
 from tests.conftest import SMALL_SIZE
 from tiling import calculate_kept_ranges, tile_positions
@@ -52,6 +52,16 @@ def test_the_full_image_is_what_a_plain_double_loop_over_patches_gives(make_netw
         answer = SegmentationNetworkONNXFullImage(network, size, 128).eval()(strips)[0, 0]
     assert torch.allclose(answer, expected, atol=1e-6)
     assert np.abs(TorchPredictor(network, 128, torch.device("cpu"))(image) - expected.numpy()).max() < 1e-6
+
+
+def test_upsampling_does_not_depend_on_the_patch_size():
+    """The ancestor aligned corners: then the sampling points move with the size. 0 0 4 4 must become 0 0 0 1 3 4 4 4."""
+    seen = []
+    stage = DecoderStage(1, 1, 1).eval()
+    stage.up.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    ramp = torch.tensor([0.0, 0.0, 4.0, 4.0]).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
+    stage(ramp, torch.zeros(1, 1, 8, 8))
+    assert seen[0][0, 0, 3].tolist() == [0, 0, 0, 1, 3, 4, 4, 4]
 
 
 def test_batches_do_not_mix(make_network):

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tifffile
 
+import demo_strips
 import prepare_dataset
 from dataloader import load_image, load_mask
 from dataset_folder import list_strips
-from demo_strips import make_strip
+from demo_strips import FINE, MARGIN, shoot
 from errors import UserError
 from gaussian import AMPLITUDES, Defect, paint
 from prepare_dataset import parse_args, prepare
@@ -67,12 +68,36 @@ def test_demo_masks_and_points_tell_the_same_defects(tmp_path, few_demo_strips):
         assert mask.any() and np.array_equal(mask, expected > 10)
 
 
-def test_the_three_shots_differ_as_promised():
-    strips = [make_strip(np.random.default_rng(seed)) for seed in range(12)]
-    ratios = [strip[channel].mean() / strip[0].mean() for strip in strips for channel in (1, 2)]
-    assert 0.75 < min(ratios) < 0.97 and 1.03 < max(ratios) < 1.3
-    fine = [np.diff(strip[0], n=2, axis=1) for strip in strips]
-    assert all(np.abs(rows).mean() > 1.5 for rows in fine)
+def test_a_shot_has_the_gain_offset_illumination_and_noise_that_are_promised():
+    size = (300, 100)
+    pattern = np.full([(length + 2 * MARGIN) * FINE for length in size], 100, np.float32)
+    shots = [shoot(pattern, np.random.default_rng(seed), size, (0.0, 0.0)) for seed in range(200)]
+    noise = [np.diff(shot, n=2, axis=1).std() / np.sqrt(6) for shot in shots]  # a second difference knows no slope
+    assert 1.4 < min(noise) < 1.7 and 2.8 < max(noise) < 3.1
+    means = [shot.mean() for shot in shots]  # gain 92-108, offset 6, a wave's mean of up to 2.5
+    assert 83 < min(means) < 91 and 109 < max(means) < 117
+    slow = [np.ptp(cv2.GaussianBlur(shot, (0, 0), 8)) for shot in shots]
+    assert 6 < np.median(slow) < 12 and max(slow) < 16
+
+
+def test_a_shot_is_moved_by_its_shift():
+    size = (60, 50)
+    y, x = np.indices([(length + 2 * MARGIN) * FINE for length in size], np.float32) / FINE
+    for axis, ramp in enumerate((y, x)):
+        shift = [0.0, 0.0]
+        shift[axis] = 0.4
+        moved, still = (shoot(2 * ramp, np.random.default_rng(1), size, by).mean() for by in (shift, (0.0, 0.0)))
+        assert 0.7 < still - moved < 0.9  # 0.4 px of a slope of 2 grey levels, times the gain
+
+
+def test_references_are_shifted_against_the_target(monkeypatch):
+    shifts = []
+    monkeypatch.setattr(demo_strips, "shoot", lambda pattern, generator, size, shift: shifts.append(shift) or np.zeros(size))
+    for seed in range(40):
+        demo_strips.make_strip(np.random.default_rng(seed), (150, 140))
+    assert all(tuple(shift) == (0.0, 0.0) for shift in shifts[::3])
+    amounts = np.abs([shift for number, shift in enumerate(shifts) if number % 3])
+    assert amounts.max() <= 0.4 and (amounts.max(axis=0) > 0.35).all()
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path, few_demo_strips):
@@ -92,7 +117,9 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, few_demo_strips, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("pixel_type, input_max", [(np.float32, 255), (np.uint8, 255), (np.uint16, 4095)])
+@pytest.mark.parametrize(
+    "pixel_type, input_max", [(np.float32, 255), (np.float32, 1), (np.float64, 255), (np.uint8, 255), (np.uint16, 4095)]
+)
 def test_a_test_set_keeps_good_strips_and_their_pixel_type(tmp_path, strip_file, pixel_type, input_max):
     pixels = np.random.default_rng(0).uniform(0.3 * input_max, 0.7 * input_max, (2, 3, 150, 140)).astype(pixel_type)
     for number, strip in enumerate(pixels):
@@ -155,6 +182,17 @@ def test_mvtec_strips_lie_side_by_side_with_a_zero_mask_channel(tmp_path):
         for channel in stored[:3]:
             assert np.array_equal(channel, picture[:976, crop * 176 : (crop + 1) * 176])
     assert sum(strip.mask is not None for strip in list_strips(tmp_path / "set" / "test")) == 5
+
+
+def test_the_next_command_fits_the_files(tmp_path, deeppcb):
+    done = run("prepare_dataset.py", "deeppcb", "--source", deeppcb, "--output", tmp_path / "set")
+    assert done.stdout.endswith(f"next: bash train.sh --training_dataset_path '{tmp_path}/set/train/good' --img_format png_jpg\n")
+
+
+def test_an_empty_folder_may_be_the_output(tmp_path, few_demo_strips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build("demo", "--output", ".")
+    assert (tmp_path / "train" / "good" / "strip_000.tiff").is_file()
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,15 @@ def test_all_bad_files_are_named_before_the_first_epoch(dataset, tmp_path):
     assert "Traceback" not in done.stderr and "epoch" not in done.stdout
 
 
+def test_when_no_training_strip_is_good_only_those_are_named(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "data")
+    for path in (tmp_path / "data" / "train" / "good").iterdir():
+        path.write_text("no image")
+    with pytest.raises(UserError, match="3 files cannot be used") as error:
+        train(parse_args(arguments_for(tmp_path / "data", tmp_path / "out")))
+    assert "valid" not in str(error.value)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoints(dataset, tmp_path):
     with pytest.raises(UserError, match="the loss became nan in epoch"):
         train(parse_args(arguments_for(dataset, tmp_path, "--lr", 1e30)))

@@ -1,6 +1,7 @@
 """The shell wrappers, in a copy of the repository whose path has a space, from another folder."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from tests.conftest import ROOT
 
@@ -31,8 +33,8 @@ def copy(tmp_path_factory):
     return folder
 
 
-def bash(script, *arguments, cwd, expected=0):
-    done = subprocess.run(["bash", script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=600)
+def bash(script, *arguments, cwd, expected=0, timeout=600):
+    done = subprocess.run(["bash", script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == expected, done.stderr
     return done
 
@@ -63,6 +65,30 @@ def test_train_then_both_inferences_without_arguments(copy, dataset, tmp_path):
     retrained = bash(copy / "inference_onnx.sh", cwd=tmp_path)
     assert "ONNX Runtime - PyTorch" in retrained.stdout
     assert scores(outputs[1]) != scores(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("script", ["train.sh", "inference_pytorch.sh", "inference_onnx.sh"])
+def test_help_builds_nothing(copy, tmp_path, script):
+    before = sorted(copy.rglob("*"))
+    assert "--image_type" in bash(copy / script, "--help", cwd=tmp_path).stdout
+    assert [path for path in sorted(copy.rglob("*")) if path not in before and "__pycache__" not in path.parts] in (
+        [],
+        [copy / ".setup.lock"],
+    )
+
+
+@pytest.mark.long
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the figures are those of the small preset")
+def test_training_without_arguments_reaches_its_figures(copy, tmp_path):
+    bash(copy / "train.sh", cwd=tmp_path, timeout=1800)
+    (summary,) = (copy / "checkpoints").glob("*_ep10_*_test/metrics.json")
+    figures = json.loads(summary.read_text())
+    assert figures["image_auroc"] >= 0.98 and figures["pixel_average_precision"] >= 0.5 and figures["strips"] == 80
+    bash(copy / "inference_onnx.sh", cwd=tmp_path)
+    bash(copy / "inference_pytorch.sh", cwd=tmp_path)
+    outputs = [copy / "output" / kind for kind in ("pytorch", "onnx")]
+    for path in outputs[0].rglob("*_heatmap.tiff"):
+        assert np.abs(tifffile.imread(path) - tifffile.imread(outputs[1] / path.relative_to(outputs[0]))).max() < 1e-4
 
 
 def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
