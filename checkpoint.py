@@ -15,6 +15,16 @@ from tiling import PATCH_SIZES
 NETWORK_NAME = SegmentationNetwork.__name__
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {"network": NETWORK_NAME, "input_max": DEFAULT_INPUT_MAX, "training_dataset_path": None}
+KEY_TYPES = {
+    "img_height": int,
+    "img_width": int,
+    "image_type": str,
+    "epoch": int,
+    "seed": int,
+    "network": str,
+    "input_max": (int, float),
+    "training_dataset_path": (str, type(None)),
+}
 BEST_SUFFIX = "_best.pth"
 
 
@@ -24,7 +34,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(one_line(error)) from None
+            raise OSError(f"{one_line(error)}; is the disk full?") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,9 +55,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         weights = content["model_state_dict"]
         if not (isinstance(weights, dict) and weights and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())):
             raise UserError("found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py")
+        content = DEFAULTS | content
+        wrong = [key for key, kinds in KEY_TYPES.items() if not isinstance(content[key], kinds)]
+        if wrong:
+            raise UserError(f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py")
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
-        return DEFAULTS | content
+        if not content["input_max"] > 0:
+            raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
+        return content
 
 
 def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:

@@ -1,12 +1,14 @@
 """What the commands' flags have in common, and what stands in for those that were not given."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from dataset_folder import IMAGE_SUFFIXES, split_beside
 from errors import UserError
 from tiling import PATCH_SIZES
 
+LARGEST_SEED = 2**63 - 1  # that every generator takes
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
@@ -46,13 +48,14 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder; False: image figures only")
 
 
-def whole_number(lowest: int) -> type[int]:
-    """The type of a flag that takes whole numbers from `lowest` on."""
+def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers from `lowest` on, up to `highest`."""
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"found {value}, expected at least {lowest}")
+        if value < lowest or (highest is not None and value > highest):
+            limits = f"at least {lowest}" if highest is None else f"{lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"found {value}, expected {limits}")
         return value
 
     parse.__name__ = "whole number"
@@ -72,9 +75,11 @@ def newest(path: Path, pattern: str) -> Path:
 
     Raises `UserError` for a folder without such a file.
     """
+    if not path.exists():
+        raise UserError(f"{path}: found no such file or folder, expected a model: bash train.sh makes one")
     if not path.is_dir():
         return path
-    files = sorted(path.glob(pattern), key=lambda file: file.stat().st_mtime)
+    files = sorted((file for file in path.glob(pattern) if file.is_file()), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UserError(f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it")
     return files[-1]

@@ -122,7 +122,8 @@ class StripPatches(Dataset):
             self._strips = OpenStrips(self.cache_size)
         strip, tile = divmod(index, len(self.positions))
         y, x = self.positions[tile]
-        channels = self._strips[self.paths[strip]]
+        with about(self.paths[strip]):
+            channels = self._strips[self.paths[strip]]
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
 
     def __getstate__(self) -> dict[str, Any]:

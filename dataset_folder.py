@@ -80,7 +80,16 @@ def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png"
 
 
 def _files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
+    """Linked folders are walked, too, each once. A link that leads nowhere is listed: it is an error, not nothing."""
+    found, seen = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        identity = os.path.realpath(parent)
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        found += [Path(parent) / file for file in files if Path(file).suffix.lower() in suffixes]
+    return found
 
 
 def _kind(path_in_split: Path) -> str | None:

@@ -1,14 +1,22 @@
-"""The one error that a user is meant to see, and how a command ends because of it."""
+"""The one error that a user is meant to see, and how a command ends: with a line, an exit code, and nothing half-written."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+STOPPED = "interrupted: every file that has its final name is whole"
 
 
 class UserError(Exception):
     """Something about the input is wrong. The text is one line for each bad file: which one, what was found, what was expected."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; holds the signal's number. Whatever is open is cleaned up on its way out."""
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
@@ -27,12 +35,26 @@ def about(what: Path | str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 130 after Ctrl-C."""
+    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM."""
+    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: every file that has its final name is whole", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except Stopped as stopped:
+        print(STOPPED, file=sys.stderr)
+        return 128 + stopped.args[0]
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

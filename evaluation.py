@@ -82,6 +82,8 @@ def evaluate_folder(
 
     Strips must be of `image_size` (None: of one size) and not smaller than a patch. Raises `UserError` when none can be used.
     """
+    if folder.absolute() in (output_dir.absolute(), *output_dir.absolute().parents):
+        raise UserError(f"{output_dir}: found an output folder among the strips of {folder}, expected one elsewhere")
     strips = list_strips(folder, img_format, use_masks)
     inspection = inspect_strips(strips, input_max, patch, image_size)
     result = evaluate(predictor, inspection.usable, input_max, output_dir=output_dir)
@@ -99,7 +101,10 @@ def evaluate_folder(
 
 def write_results(output_dir: Path, result: Evaluation) -> None:
     """`scores.csv` (file, kind, score) and `metrics.json` (the figures and how many strips they rest on)."""
-    with replace_file(output_dir / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replace_file(output_dir / "scores.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(("file", "kind", "score"))
         writer.writerows((strip.relative.as_posix(), strip.kind or "", f"{score:.9g}") for strip, score in result.scores)

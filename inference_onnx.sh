@@ -2,7 +2,7 @@
 # Score strips with the ONNX file of the newest best checkpoint, which is exported first where that has not been done yet. Every flag
 # of inference_onnx.py may follow and wins.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 if ! given --model_path "$@" && ! asks_for_help "$@"; then
     "$python" "$here/export_onnx_fullimage.py" --skip_existing \

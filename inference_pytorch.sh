@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Score strips with the newest best checkpoint. Every flag of inference_pytorch.py may follow and wins.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 exec "$python" "$here/inference_pytorch.py" --model_path "$here/checkpoints" --output_dir "$here/output/pytorch" "$@"

@@ -47,14 +47,17 @@ class OnnxPredictor:
     def __init__(self, path: Path):
         with about(path):
             self.session = open_session(path)
-            signature = [(node.name, len(node.shape)) for node in (*self.session.get_inputs(), *self.session.get_outputs())]
-            if signature != [("input", 4), ("output", 4)]:
+            nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
+            signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
+            height, width = signature[0][-2:]
+            expected = [(name, "tensor(float)", 3, height, width) for name in ("input", "output")]
+            if signature != expected or not all(isinstance(length, int) for length in (height, width)):
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
             self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
             missing = [key for key in REQUIRED_METADATA if key not in self.metadata]
             if missing:
                 raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
-        self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[2:])
+        self.image_size: tuple[int, int] = (height, width)
         self.input_max = float(self.metadata["input_max"])
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 

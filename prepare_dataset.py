@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from command_line import add_img_format, command_parser, positive, whole_number
+from command_line import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
 from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
 from dataset_folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from demo_strips import STRIP_SIZE, make_strip
@@ -52,7 +52,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, text in about.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--output", type=Path, required=True, help="new folder for the data set")
-        command.add_argument("--seed", type=whole_number(0), default=42)
+        command.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=42)
         if name != "demo":
             command.add_argument("--source", type=Path, required=True, help="folder to read")
         if name == "testset":
@@ -96,11 +96,7 @@ def demo_file(number: int) -> str:
 
 def build_testset(root: Path, arguments: argparse.Namespace) -> None:
     paths = list_images(arguments.source, arguments.img_format)
-    names = ["_".join(path.relative_to(arguments.source).with_suffix("").parts) for path in paths]
-    if len(set(names)) < len(names):
-        raise UserError(
-            f"{arguments.source}: found images whose names differ only in their suffix or folder, expected unique names"
-        )
+    names = flat_names(paths, arguments.source)
 
     def make(job: tuple[int, Path]) -> tuple[str, list[Point]]:
         number, path = job
@@ -114,6 +110,14 @@ def build_testset(root: Path, arguments: argparse.Namespace) -> None:
 
     points = in_parallel(make, list(enumerate(paths)), "painting strips")
     write_points(root, "test", dict(points))
+
+
+def flat_names(paths: list[Path], source: Path) -> list[str]:
+    """Names without suffix for files that will lie in one folder. Raises `UserError` when two would be the same."""
+    names = ["_".join(path.relative_to(source).with_suffix("").parts) for path in paths]
+    if len(set(names)) < len(names):
+        raise UserError(f"{source}: found two images of one name but for folder or suffix, expected names that differ")
+    return names
 
 
 def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
@@ -138,7 +142,10 @@ def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
         write_strip(root / split / GOOD / f"{name}.png", np.stack([template] * 3))
         if split == "train":
             return
-        board = read_grey(template_path.with_name(f"{name}_test.jpg"))
+        board_path = template_path.with_name(f"{name}_test.jpg")
+        board = read_grey(board_path)
+        if board.shape != template.shape:
+            raise UserError(f"{board_path}: found {board.shape} (height, width), expected {template.shape} like its template")
         boxes = template_path.parent.with_name(f"{template_path.parent.name}_not") / f"{name}.txt"
         write_strip(root / split / "pcb_defects" / f"{name}.png", np.stack([board, template, template]))
         write_mask(mask_path(root, split, "pcb_defects", name), mask_of_boxes(boxes, board.shape))
@@ -151,20 +158,21 @@ def build_mvtec(root: Path, arguments: argparse.Namespace) -> None:
     points = {}
     for split in ("train", "test"):
         paths = list_images(arguments.source / split / GOOD, "png_jpg")
-        jobs = [(split, number, path) for number, path in enumerate(paths)]
+        names = flat_names(paths, arguments.source / split / GOOD)
+        jobs = [(split, number, name, path) for number, (name, path) in enumerate(zip(names, paths))]
         for painted in in_parallel(lambda job: cut_strips(root, arguments.seed, *job), jobs, f"cutting {split} strips"):
             points |= painted
     write_points(root, "test", points)
 
 
-def cut_strips(root: Path, seed: int, split: str, number: int, path: Path) -> dict[str, list[Point]]:
+def cut_strips(root: Path, seed: int, split: str, number: int, name: str, path: Path) -> dict[str, list[Point]]:
     """Write an image's strips, of the channels Target, Ref1, Ref2 and an empty mask, and for the test painted copies of them.
 
     Returns the painted defects by file name.
     """
     points = {}
     for crop, grey in enumerate(side_by_side_crops(read_grey(path).astype(np.float32), path)):
-        file, image = f"{path.stem}_{crop}.tiff", np.stack([grey, grey, grey, np.zeros_like(grey)])
+        file, image = f"{name}_{crop}.tiff", np.stack([grey, grey, grey, np.zeros_like(grey)])
         write_strip(root / split / GOOD / file, image)
         if split == "test":
             points[file] = write_painted_strip(root, split, file, image, np.random.default_rng((seed, number, crop)))
@@ -194,7 +202,8 @@ def mask_of_boxes(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 def read_grey(path: Path) -> np.ndarray:
     """(H, W) uint8. Raises `UserError` for a file that is not an image."""
-    grey = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+    encoded = path.read_bytes() if path.is_file() else b""
+    grey = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE) if encoded else None
     if grey is None:
         raise UserError(f"{path}: found no readable image, expected a grey PNG or JPG file")
     return grey

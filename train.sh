@@ -2,7 +2,7 @@
 # Train: on --training_dataset_path FOLDER, or on demo strips that are made first. With CUDA the full preset, without it the small
 # one. Every flag of trainer.py may follow and wins.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 make_demo_strips() {
     [ -d "$here/dataset/demo/train/good" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"

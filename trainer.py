@@ -11,6 +11,7 @@ test strips, the best checkpoint's scores and pictures of them in {run}_test/.
 import argparse
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from checkpoint import BEST_SUFFIX, NETWORK_NAME, build_network, load_checkpoint, save_checkpoint
-from command_line import add_image_type, add_img_format, add_true_or_false, command_parser, positive, whole_number
+from command_line import (
+    CHECKPOINT_FOLDER,
+    LARGEST_SEED,
+    add_image_type,
+    add_img_format,
+    add_true_or_false,
+    command_parser,
+    positive,
+    whole_number,
+)
 from dataloader import DEFAULT_INPUT_MAX, EpochSampler, StripPatches
 from dataset_folder import StripFile, list_strips, split_beside
 from errors import UserError, run_command
@@ -55,7 +65,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     number = whole_number
     parser.add_argument("--training_dataset_path", type=Path, required=True, help="folder of good strips, usually ROOT/train/good")
-    parser.add_argument("--checkpoint_path", type=Path, default=Path("./checkpoints"), help="folder for what the run leaves")
+    parser.add_argument("--checkpoint_path", type=Path, default=CHECKPOINT_FOLDER, help="folder for what the run leaves")
     parser.add_argument("--bs", type=number(1), default=16, help="patches per step")
     parser.add_argument("--lr", type=positive, default=0.001, help="learning rate of Adam; x0.2 at 80 %% and 90 %% of the epochs")
     parser.add_argument("--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once")
@@ -66,7 +76,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--num_defects_range", type=number(3), nargs=2, default=[3, 8], metavar=("MIN", "MAX"), help="painted per patch"
     )
     add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
-    parser.add_argument("--seed", type=number(0), default=42, help="the same seed gives the same run with any number of workers")
+    parser.add_argument(
+        "--seed", type=number(0, LARGEST_SEED), default=42, help="the same seed gives the same run with any number of workers"
+    )
     parser.add_argument(
         "--cache_size", type=number(0), default=0, help="decoded strips kept by each worker; uncompressed TIFFs need none"
     )
@@ -143,7 +155,7 @@ class Training:
         self.sampler.epoch = epoch
         self.network.train()
         total = torch.zeros((), device=self.device)
-        for step, batch in enumerate(self.loader, start=1):
+        for step, batch in enumerate(batches(self.loader), start=1):
             total += self._step(batch, gamma)
             if step % STEPS_PER_READING == 0:
                 progress.set_postfix(loss=f"{total.item() / step:.2e}", refresh=False)
@@ -211,7 +223,7 @@ def find_dataset(arguments: argparse.Namespace) -> Dataset:
         problems += inspection.problems
     if problems:
         listed = "\n  ".join(problems)
-        raise UserError(f"{len(problems)} files cannot be used:\n  {listed}")
+        raise UserError(f"files that cannot be used: {len(problems)}\n  {listed}")
     return Dataset(size, **groups)
 
 
@@ -255,6 +267,14 @@ def training_loader(
     )
 
 
+def batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    """The loader's batches. A `UserError` from a worker process comes with that process's traceback: here without it."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("errors.UserError: ")) from None
+
+
 def selection_metric(dataset: Dataset) -> str | None:
     """The figure that the best checkpoint has most of: as close to the job as the validation strips allow."""
     kinds = {strip.is_defective for strip in dataset.valid}
@@ -289,7 +309,8 @@ def readable(name: str) -> str:
 def main() -> int:
     best_path = train(parse_args())
     print(f"best checkpoint: {best_path}")
-    print(f"next: bash inference_onnx.sh, or python export_onnx_fullimage.py --checkpoint_path '{best_path}'")
+    is_default = best_path.absolute().parent == Path(__file__).absolute().parent / CHECKPOINT_FOLDER
+    print(f"next: {'bash inference_onnx.sh' if is_default else f'python export_onnx_fullimage.py --checkpoint_path {best_path}'}")
     return 0
 
 

@@ -101,4 +101,5 @@ def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: st
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
+    text = text.encode("utf-8", "replace").decode()  # a file name that is no text would end the process
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

@@ -1,7 +1,10 @@
 import csv
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -16,7 +19,7 @@ from checkpoint import load_checkpoint
 from dataset_folder import list_strips
 from errors import UserError, run_command
 from evaluation import evaluate
-from tests.conftest import SMALL_SIZE, run
+from tests.conftest import ROOT, SMALL_SIZE, run
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,31 @@ def test_one_bad_file_among_many(make_checkpoint, onnx_model, dataset, tmp_path)
         assert len(problems) == 3 and (tmp_path / "out" / "good" / "strip_1_panels.png").is_file()
 
 
+def test_names_that_are_no_text(make_checkpoint, strip_file, tmp_path):
+    path = strip_file(np.full((3, *SMALL_SIZE), 90, np.float32), "strips/條 帶, 1.tiff")
+    path.rename(path.with_name(os.fsdecode(b"a\xff.tiff")))
+    strip_file(np.full((3, *SMALL_SIZE), 90, np.float32), "strips/條 帶, 1.tiff")
+    done = run("inference_pytorch.py", "--model_path", make_checkpoint(), "--test_path", tmp_path / "strips", cwd=tmp_path)
+    assert done.returncode == 0 and "2 of 2 strips scored" in done.stdout, done.stderr
+    assert (tmp_path / "output" / "pytorch" / "scores.csv").read_bytes().count(b"a\xff.tiff") == 1
+
+
+def test_outputs_that_cannot_be(make_checkpoint, dataset, tmp_path):
+    (tmp_path / "afile").touch()
+    shutil.copytree(dataset / "test", tmp_path / "strips")
+    for output, complaint in (("afile", "cannot be written"), ("strips/out", "expected one elsewhere")):
+        flags = ("--model_path", make_checkpoint(), "--test_path", "strips", "--output_dir", output)
+        done = run("inference_pytorch.py", *flags, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1) and complaint in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error_of_ours(make_checkpoint, dataset, tmp_path):
+    command = [sys.executable, ROOT / "inference_pytorch.py", "--model_path", make_checkpoint(), "--test_path", dataset / "test"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) == 1
+
+
 def test_a_model_for_another_size_says_so(onnx_model, tmp_path, strip_file):
     strip_file(np.full((3, 640, 640), 90, np.float32), "test/good/square.tiff")
     done = run("inference_onnx.py", "--model_path", onnx_model, "--test_path", tmp_path / "test", cwd=tmp_path)
@@ -180,6 +208,8 @@ def test_checkpoints_of_other_networks_are_refused_by_name(make_checkpoint, make
         "partly.pth": (good | {"model_state_dict": dict(list(weights.items())[-4:])}, "do not fit SegmentationNetwork"),
         "empty.pth": (good | {"model_state_dict": None}, "does not hold tensors by name"),
         "flat.pth": (good | {"model_state_dict": {"head.weight": torch.zeros(())}}, "do not fit SegmentationNetwork"),
+        "listed.pth": (good | {"image_type": ["strip"]}, "image_type ['strip']"),
+        "ranged.pth": (good | {"input_max": -1}, "input_max -1"),
         "bare.pth": (weights, "without model_state_dict, img_height"),
         "list.pth": ([1, 2, 3], "without model_state_dict"),
         "round.pth": (good | {"image_type": "round"}, "image type 'round', expected one of strip"),
@@ -202,6 +232,12 @@ def test_models_that_are_missing_or_no_onnx_file(onnx_model, dataset, tmp_path, 
     onnx.save(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), tmp_path / "other.onnx"
     )
+    node = onnx.helper.make_node("Identity", ["input"], ["output"])
+    for name, size in (("grey.onnx", ["b", 1, 200, 150]), ("open.onnx", ["b", 3, "h", "w"])):
+        values = [onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, size) for value in ("input", "output")]
+        graph = onnx.helper.make_graph([node], "foreign", values[:1], values[1:])
+        foreign = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save(foreign, tmp_path / name)
     silent = onnx.load(onnx_model)
     del silent.metadata_props[:]
     onnx.save(silent, tmp_path / "silent.onnx")
@@ -211,6 +247,8 @@ def test_models_that_are_missing_or_no_onnx_file(onnx_model, dataset, tmp_path, 
         "text.onnx": "found no model that ONNX Runtime can load",
         "half.onnx": "found no model that ONNX Runtime can load",
         "other.onnx": "expected a file of export_onnx_fullimage.py",
+        "grey.onnx": "expected a file of export_onnx_fullimage.py",
+        "open.onnx": "expected a file of export_onnx_fullimage.py",
         "silent.onnx": "found no input_max, image_type, training_dataset_path in its metadata",
         "empty": "found no *.onnx",
     }

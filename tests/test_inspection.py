@@ -38,6 +38,18 @@ def test_valid_and_test_are_looked_up_only_beside_train_good(dataset):
     assert split_beside(dataset / "test" / "good", "valid") is None
 
 
+def test_linked_folders_are_walked_once_and_broken_links_are_errors(tmp_path, strip_file):
+    strip_file(GOOD, "elsewhere/b.tiff")
+    strip_file(GOOD, "strips/a.tiff")
+    (tmp_path / "strips" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "strips")
+    (tmp_path / "strips" / "broken.tiff").symlink_to(tmp_path / "nowhere.tiff")
+    strips = list_strips(tmp_path / "strips")
+    assert [strip.relative.as_posix() for strip in strips] == ["a.tiff", "broken.tiff", "linked/b.tiff"]
+    inspection = inspect_strips(strips, 255, 128)
+    assert len(inspection.usable) == 2 and "broken.tiff: found no readable image (No such file" in inspection.problems[0]
+
+
 def test_folders_without_images_are_refused(tmp_path, strip_file):
     with pytest.raises(UserError, match="no such path"):
         list_images(tmp_path / "missing")

@@ -184,6 +184,25 @@ def test_mvtec_strips_lie_side_by_side_with_a_zero_mask_channel(tmp_path):
     assert sum(strip.mask is not None for strip in list_strips(tmp_path / "set" / "test")) == 5
 
 
+def test_mvtec_images_of_one_name_are_refused(tmp_path):
+    for folder, suffix in (("train", ".png"), ("train", ".jpg"), ("test", ".png")):
+        (tmp_path / "grid" / folder / "good").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "grid" / folder / "good" / f"000{suffix}"), np.full((1024, 1024), 90, np.uint8))
+    with pytest.raises(UserError, match="two images of one name"):
+        build("mvtec", "--source", tmp_path / "grid", "--output", tmp_path / "set")
+    (tmp_path / "grid" / "train" / "good" / "000.jpg").write_bytes(b"")
+    (tmp_path / "grid" / "train" / "good" / "000.png").unlink()
+    with pytest.raises(UserError, match=r"000\.jpg: found no readable image"):
+        build("mvtec", "--source", tmp_path / "grid", "--output", tmp_path / "set")
+
+
+def test_boards_and_templates_must_be_of_one_size(tmp_path, deeppcb):
+    for path in deeppcb.glob("*/*/*_test.jpg"):
+        cv2.imwrite(str(path), np.zeros((100, 160), np.uint8))
+    with pytest.raises(UserError, match=r"_test\.jpg: found \(100, 160\).* expected \(160, 160\)"):
+        build("deeppcb", "--source", deeppcb, "--output", tmp_path / "set")
+
+
 def test_the_next_command_fits_the_files(tmp_path, deeppcb):
     done = run("prepare_dataset.py", "deeppcb", "--source", deeppcb, "--output", tmp_path / "set")
     assert done.stdout.endswith(f"next: bash train.sh --training_dataset_path '{tmp_path}/set/train/good' --img_format png_jpg\n")

@@ -8,7 +8,7 @@ import torch
 from checkpoint import load_checkpoint
 from errors import UserError
 from tests.conftest import SMALL_SIZE, run
-from trainer import parse_args, train
+from trainer import Training, find_dataset, parse_args, train
 
 RUN = "BgRemoval_lr0.001_ep3_bs4_200x150_strip"
 
@@ -35,7 +35,9 @@ def test_a_training_leaves_what_it_promises(finished):
     assert (folder / f"{RUN}_test" / "scores.csv").read_text().count("\n") == 5
     assert cv2.imread(str(folder / f"{RUN}_samples.png")).shape[1] > 4 * 256
     assert "3 good ones to train on, 4 to validate, 4 to test" in done.stdout and "12 patches per epoch" in done.stdout
-    assert "pixel average precision" in done.stdout and done.stdout.splitlines()[-1].startswith("next: bash inference_onnx.sh")
+    assert "pixel average precision" in done.stdout and done.stdout.splitlines()[-1].startswith(
+        "next: python export_onnx_fullimage.py"
+    )
 
 
 def test_the_checkpoint_holds_all_that_is_needed_and_nothing_that_runs(finished):
@@ -112,7 +114,7 @@ def test_all_bad_files_are_named_before_the_first_epoch(dataset, tmp_path):
     cv2.imwrite(str(tmp_path / "data" / "ground_truth_valid" / "bright_spots" / "strip_2_mask.png"), np.zeros((9, 9), np.uint8))
     done = run("trainer.py", *arguments_for(tmp_path / "data", tmp_path / "out"))
     assert done.returncode == 1 and not (tmp_path / "out").exists()
-    assert "3 files cannot be used" in done.stderr
+    assert "files that cannot be used: 3" in done.stderr
     assert all(name in done.stderr for name in ("text.tiff", "good/strip_0.tiff", "strip_2_mask.png"))
     assert "Traceback" not in done.stderr and "epoch" not in done.stdout
 
@@ -121,9 +123,21 @@ def test_when_no_training_strip_is_good_only_those_are_named(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "data")
     for path in (tmp_path / "data" / "train" / "good").iterdir():
         path.write_text("no image")
-    with pytest.raises(UserError, match="3 files cannot be used") as error:
+    with pytest.raises(UserError, match="files that cannot be used: 3") as error:
         train(parse_args(arguments_for(tmp_path / "data", tmp_path / "out")))
     assert "valid" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_strip_that_goes_away_during_the_training_is_named(dataset, tmp_path, workers):
+    shutil.copytree(dataset, tmp_path / "data")
+    settings = parse_args(arguments_for(tmp_path / "data", tmp_path / "out", "--num_workers", workers))
+    training = Training(settings, find_dataset(settings), torch.device("cpu"))
+    lost = tmp_path / "data" / "train" / "good" / "strip_1.tiff"
+    lost.unlink()
+    with pytest.raises(UserError) as error:
+        training.run()
+    assert str(error.value).startswith(f"{lost}: found no readable image (No such file") and "\n" not in str(error.value)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoints(dataset, tmp_path):

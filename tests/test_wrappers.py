@@ -91,17 +91,23 @@ def test_training_without_arguments_reaches_its_figures(copy, tmp_path):
         assert np.abs(tifffile.imread(path) - tifffile.imread(outputs[1] / path.relative_to(outputs[0]))).max() < 1e-4
 
 
+def test_a_wrapper_can_be_called_through_a_link(copy, tmp_path):
+    (tmp_path / "score").symlink_to(copy / "inference_pytorch.sh")
+    assert "--image_type" in bash(tmp_path / "score", "--help", cwd=tmp_path).stdout
+
+
 def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
     done = bash(copy / "inference_pytorch.sh", "--model_path", "missing.pth", cwd=tmp_path, expected=1)
     assert done.stderr.startswith("error: missing.pth: found no such file") and done.stderr.count("\n") == 1
 
 
-def test_signals_reach_the_training(copy, dataset, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_reach_the_training(copy, dataset, tmp_path, number, code):
     arguments = ["--training_dataset_path", dataset / "train" / "good", "--base_channels", "4", "--bs", "4", "--epochs", "100000"]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(["bash", copy / "train.sh", *arguments], cwd=tmp_path, **output)
     while "epoch   1" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in printed and "interrupted" in printed
+    assert process.returncode == code and "Traceback" not in printed and "interrupted" in printed
