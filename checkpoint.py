@@ -1,13 +1,13 @@
 """What a training leaves behind: written whole, read back without running anything that is in the file."""
 
 import hashlib
+from errors import UserError, about, one_line
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dataloader import DEFAULT_INPUT_MAX
-from errors import UserError, about, one_line
 from files import replace_file
 from model import SegmentationNetwork
 from tiling import PATCH_SIZES

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from errors import UserError
 from pathlib import Path
 
 from dataset_folder import IMAGE_SUFFIXES, split_beside
-from errors import UserError
 from tiling import PATCH_SIZES
 
 LARGEST_SEED = 2**63 - 1  # that every generator takes

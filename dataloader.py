@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from errors import UserError, about, one_line
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dataset_folder import IMAGE_SUFFIXES
-from errors import UserError, about, one_line
 from gaussian import GREY_LEVELS, PAINTED_SHARE, paint_defects
 from tiling import tile_positions
 

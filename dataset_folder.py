@@ -8,9 +8,8 @@ ROOT/ground_truth/KIND/NAME_mask.EXT          masks of test/
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
-
 from errors import UserError
+from pathlib import Path
 
 IMAGE_SUFFIXES = {"tiff": (".tif", ".tiff"), "png_jpg": (".png", ".jpg", ".jpeg")}  # --img_format: file suffixes
 GOOD = "good"

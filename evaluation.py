@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from errors import UserError, about
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
 from dataset_folder import GOOD, StripFile, list_strips
-from errors import UserError, about
 from files import replace_file
 from inspection import inspect_strips
 from metrics import PixelFigures, image_figures

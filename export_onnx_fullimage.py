@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errors import UserError, about, one_line, run_command
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest,
 from dataloader import load_image, to_unit_range
 from dataset_folder import list_images
 from demo_strips import make_strip
-from errors import UserError, about, one_line, run_command
 from files import replace_file
 from gaussian import paint_defects
 from model import SegmentationNetworkONNXFullImage

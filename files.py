@@ -4,9 +4,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-
 from errors import UserError
+from pathlib import Path
 
 
 @contextmanager

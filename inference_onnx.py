@@ -8,10 +8,10 @@ Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels,
 
 import argparse
 import sys
+from errors import run_command
 from pathlib import Path
 
 from command_line import ONNX_FOLDER, add_test_folder, command_parser, default_test_path, newest, require_image_type
-from errors import run_command
 from evaluation import evaluate_folder
 from predictors import OnnxPredictor
 

@@ -8,6 +8,7 @@ Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels,
 
 import argparse
 import sys
+from errors import run_command
 from pathlib import Path
 
 from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
@@ -20,7 +21,6 @@ from command_line import (
     require_image_type,
     whole_number,
 )
-from errors import run_command
 from evaluation import evaluate_folder
 from predictors import TorchPredictor, choose_device
 from tiling import PATCH_SIZES

@@ -3,13 +3,13 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from errors import UserError, about
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dataloader import load_image, load_mask
 from dataset_folder import StripFile
-from errors import UserError, about
 from gaussian import GREY_LEVELS
 from tiling import tile_positions
 

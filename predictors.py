@@ -1,6 +1,7 @@
 """What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
 
 import sys
+from errors import UserError, about, one_line
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import onnxruntime
 import torch
 
 from dataloader import to_unit_range
-from errors import UserError, about, one_line
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
 REQUIRED_METADATA = ("input_max", "image_type", "training_dataset_path")

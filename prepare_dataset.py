@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from errors import UserError, run_command
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,6 @@ from command_line import LARGEST_SEED, add_img_format, command_parser, positive,
 from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
 from dataset_folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from demo_strips import STRIP_SIZE, make_strip
-from errors import UserError, run_command
 from files import new_folder
 from gaussian import GREY_LEVELS, Defect, paint_defects
 

@@ -8,10 +8,10 @@ whole positions from 0 to L - p, so neighbours overlap by at least an eighth of 
 half: what a network says close to a patch border is worth less, and every pixel is written exactly once.
 """
 
+from errors import UserError
+
 import torch
 from torch import nn
-
-from errors import UserError
 
 PATCH_SIZES = {"strip": 128, "square": 256, "mvtec": 256}  # --image_type: patch height and width in pixels
 

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from errors import UserError, run_command
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from command_line import (
 )
 from dataloader import DEFAULT_INPUT_MAX, EpochSampler, StripPatches
 from dataset_folder import StripFile, list_strips, split_beside
-from errors import UserError, run_command
 from evaluation import describe_figures, evaluate, write_results
 from inspection import inspect_strips
 from loss import FocalLoss, gamma_at

@@ -1,6 +1,7 @@
 import os
 import pickle
 import resource
+from errors import UserError
 
 import cv2
 import numpy as np
@@ -11,7 +12,6 @@ from torch.utils.data import DataLoader
 
 import dataloader
 from dataloader import EpochSampler, StripPatches, load_image, load_mask, to_unit_range
-from errors import UserError
 from tests.conftest import SMALL_SIZE
 from tiling import tile_positions
 

@@ -1,3 +1,5 @@
+from errors import UserError
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -6,7 +8,6 @@ import torch
 
 import export_onnx_fullimage
 from checkpoint import build_network, load_checkpoint
-from errors import UserError
 from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetworkONNX
 from tests.conftest import SMALL_SIZE, run

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from errors import UserError, run_command
 
 import cv2
 import numpy as np
@@ -17,7 +18,6 @@ import inference_onnx
 import inference_pytorch
 from checkpoint import load_checkpoint
 from dataset_folder import list_strips
-from errors import UserError, run_command
 from evaluation import evaluate
 from tests.conftest import ROOT, SMALL_SIZE, run
 

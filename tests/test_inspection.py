@@ -1,8 +1,9 @@
+from errors import UserError
+
 import numpy as np
 import pytest
 
 from dataset_folder import list_images, list_strips, split_beside
-from errors import UserError
 from inspection import inspect_strips
 
 GOOD = np.full((3, 150, 140), 100, np.float32)

@@ -1,4 +1,5 @@
 import csv
+from errors import UserError
 
 import cv2
 import numpy as np
@@ -10,7 +11,6 @@ import prepare_dataset
 from dataloader import load_image, load_mask
 from dataset_folder import list_strips
 from demo_strips import FINE, MARGIN, shoot
-from errors import UserError
 from gaussian import AMPLITUDES, Defect, paint
 from prepare_dataset import parse_args, prepare
 from tests.conftest import run

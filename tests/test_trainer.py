@@ -1,4 +1,5 @@
 import shutil
+from errors import UserError
 
 import cv2
 import numpy as np
@@ -6,7 +7,6 @@ import pytest
 import torch
 
 from checkpoint import load_checkpoint
-from errors import UserError
 from tests.conftest import SMALL_SIZE, run
 from trainer import Training, find_dataset, parse_args, train
 
