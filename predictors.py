@@ -57,8 +57,11 @@ class OnnxPredictor:
             missing = [key for key in REQUIRED_METADATA if key not in self.metadata]
             if missing:
                 raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
+            try:
+                self.input_max = float(self.metadata["input_max"])
+            except ValueError:
+                raise UserError(f"found input_max {self.metadata['input_max']!r} in its metadata, expected a number") from None
         self.image_size: tuple[int, int] = (height, width)
-        self.input_max = float(self.metadata["input_max"])
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -250,7 +250,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None:
     """`points.csv` beside the masks: every painted defect, and 1 or 0 for each channel that it is or is not in."""
     path = mask_path(root, split, KIND, "").with_name("points.csv")
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(POINT_COLUMNS)
         for name, found in sorted(points.items()):
