@@ -28,7 +28,7 @@ from dataloader import load_image, to_unit_range
 from dataset_folder import list_images
 from demo_strips import make_strip
 from files import replace_file
-from gaussian import paint_defects
+from gaussian import STRIP_DEFECTS_RANGE, paint_defects
 from model import SegmentationNetworkONNXFullImage
 from predictors import open_session
 from tiling import PATCH_SIZES
@@ -39,7 +39,6 @@ FIRST_DYNAMO_OPSET = 18  # torch's newer exporter writes this and above, its Tor
 TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
 PARITY_BATCHES = (1, 3)
 PARITY_SEED = 0
-NUM_DEFECTS_RANGE = (4, 10)  # painted into the strips that parity is shown on, so that heatmaps are not all zero
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -188,7 +187,7 @@ def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max
         generator = np.random.default_rng(PARITY_SEED)
         strips = [make_strip(generator, image_size) for _ in range(count)]
         for strip in strips:
-            paint_defects(strip, np.zeros(image_size, np.uint8), generator, NUM_DEFECTS_RANGE)
+            paint_defects(strip, np.zeros(image_size, np.uint8), generator, STRIP_DEFECTS_RANGE)
         return to_unit_range(np.stack(strips))
     paths = list_images(test_path)
     strips = []

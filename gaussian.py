@@ -16,6 +16,7 @@ TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (TARGET,), (TARGET, REF1), (TARGE
 SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))  # (height, width) in pixels, sigma (y, x) in pixels; half of the defects each
 AMPLITUDES = (-80.0, -60.0, 60.0, 80.0)  # grey levels of 255, equally often
 PAINTED_SHARE = 0.5  # of the training patches; the others stay as they are
+STRIP_DEFECTS_RANGE = (4, 10)  # fewest and most defects painted into a whole strip, for a test or a comparison
 MAX_TARGET_ONLY = 2
 MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
 GREY_LEVELS = 255.0  # largest grey level; painting clips to 0..GREY_LEVELS

@@ -27,10 +27,9 @@ from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
 from dataset_folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from demo_strips import STRIP_SIZE, make_strip
 from files import new_folder
-from gaussian import GREY_LEVELS, Defect, paint_defects
+from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"
-NUM_DEFECTS_RANGE = (4, 10)
 DEMO_COUNTS = {"train": (60, 0), "valid": (30, 30), "test": (40, 40)}  # good and defective strips
 MVTEC_CROPS = 5  # side by side: 5 x 176 of 1024 columns
 DEEPPCB_VALID_EVERY = 5  # of the training groups' boards, one in so many validates
@@ -223,7 +222,7 @@ def write_painted_strip(
     Returns the defects, each with the channels that it is in.
     """
     mask = np.zeros(image.shape[1:], np.uint8)
-    points = paint_defects(image, mask, generator, NUM_DEFECTS_RANGE)
+    points = paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
     pixels = image * (input_max / GREY_LEVELS)
     write_strip(
         root / split / KIND / file, (pixels if np.issubdtype(pixel_type, np.floating) else np.rint(pixels)).astype(pixel_type)

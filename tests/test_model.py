@@ -55,7 +55,7 @@ def test_the_full_image_is_what_a_plain_double_loop_over_patches_gives(make_netw
 
 
 def test_upsampling_does_not_depend_on_the_patch_size():
-    """The ancestor aligned corners: then the sampling points move with the size. 0 0 4 4 must become 0 0 0 1 3 4 4 4."""
+    """With aligned corners the sampling points would move with the size. 0 0 4 4 must become 0 0 0 1 3 4 4 4."""
     seen = []
     stage = DecoderStage(1, 1, 1).eval()
     stage.up.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
