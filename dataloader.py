@@ -2,9 +2,9 @@
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from errors import UserError, about, one_line
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +138,20 @@ class OpenStrips:
     """
 
     def __init__(self, decoded_kept: int):
-        self._open = {True: lru_cache(MAPS_KEPT)(open_channels), False: lru_cache(decoded_kept)(open_channels)}
-        self._is_mapped: dict[Path, bool] = {}
+        self._most = {True: MAPS_KEPT, False: decoded_kept}  # by whether they are memory-mapped
+        self._kept: dict[bool, OrderedDict[Path, np.ndarray]] = {True: OrderedDict(), False: OrderedDict()}
 
     def __getitem__(self, path: Path) -> np.ndarray:
-        if path not in self._is_mapped:
-            self._is_mapped[path] = isinstance(open_channels(path), np.memmap)
-        return self._open[self._is_mapped[path]](path)
+        for kept in self._kept.values():
+            if path in kept:
+                kept.move_to_end(path)
+                return kept[path]
+        channels = open_channels(path)
+        is_mapped = isinstance(channels, np.memmap)
+        self._kept[is_mapped][path] = channels
+        if len(self._kept[is_mapped]) > self._most[is_mapped]:
+            self._kept[is_mapped].popitem(last=False)
+        return channels
 
 
 class EpochSampler(Sampler):

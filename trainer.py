@@ -310,7 +310,8 @@ def main() -> int:
     best_path = train(parse_args())
     print(f"best checkpoint: {best_path}")
     is_default = best_path.absolute().parent == Path(__file__).absolute().parent / CHECKPOINT_FOLDER
-    print(f"next: {'bash inference_onnx.sh' if is_default else f'python export_onnx_fullimage.py --checkpoint_path {best_path}'}")
+    exporting = f"python export_onnx_fullimage.py --checkpoint_path '{best_path}'"
+    print(f"next: {'bash inference_onnx.sh' if is_default else exporting}")
     return 0
 
 
