@@ -9,12 +9,12 @@ import torch
 
 from dataloader import DEFAULT_INPUT_MAX
 from files import replace_file
-from model import SegmentationNetwork
+from model import ARCHITECTURES, SegmentationNetwork
 from tiling import PATCH_SIZES
 
-NETWORK_NAME = SegmentationNetwork.__name__
+NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
-DEFAULTS = {"network": NETWORK_NAME, "input_max": DEFAULT_INPUT_MAX, "training_dataset_path": None}
+DEFAULTS = {"network": SegmentationNetwork.__name__, "input_max": DEFAULT_INPUT_MAX, "training_dataset_path": None}
 KEY_TYPES = {
     "img_height": int,
     "img_width": int,
@@ -73,16 +73,17 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
     """
     weights = content["model_state_dict"]
     with about(path):
-        if content["network"] != NETWORK_NAME:
-            raise UserError(f"found weights of the network {content['network']!r}, expected {NETWORK_NAME!r}")
+        name = content["network"]
+        if name not in NETWORKS:
+            raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORKS)}")
         if "head.weight" not in weights:
             first = next(iter(weights))
-            raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {NETWORK_NAME}")
+            raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
         try:
-            network = SegmentationNetwork(base_channels=weights["head.weight"].shape[1])
+            network = NETWORKS[name](base_channels=weights["head.weight"].shape[1])
             network.load_state_dict(weights)
         except (RuntimeError, IndexError) as error:
-            raise UserError(f"found weights that do not fit {NETWORK_NAME} ({one_line(error)})") from None
+            raise UserError(f"found weights that do not fit {name} ({one_line(error)})") from None
     return network.eval()
 
 

@@ -70,6 +70,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """The value of a flag that takes numbers between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number between 0 and 1")
+    return value
+
+
 def newest(path: Path, pattern: str) -> Path:
     """`path` itself, or if it is a folder the file in it that fits `pattern` and was written last.
 

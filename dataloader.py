@@ -2,6 +2,8 @@
 
 import logging
 import math
+import mmap
+import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator
 from errors import UserError, about, one_line
@@ -96,13 +98,12 @@ class StripPatches(Dataset):
         cache_size: int = 0,
     ):
         self.paths = paths
+        self.strips = OpenStrips(paths, cache_size)
         self.patch = patch
         self.positions = tile_positions(image_size, patch)
         self.num_defects_range = num_defects_range
         self.seed = seed
         self.input_max = input_max
-        self.cache_size = cache_size
-        self._strips: OpenStrips | None = None
 
     def __len__(self) -> int:
         return len(self.paths) * len(self.positions)
@@ -116,61 +117,125 @@ class StripPatches(Dataset):
             paint_defects(image, mask[0], generator, self.num_defects_range)
         return {"three_channel_input": torch.from_numpy(to_unit_range(image)), "target_mask": torch.from_numpy(mask)}
 
+    def place(self, index: int) -> tuple[Path, tuple[int, int]]:
+        """The strip that a patch is cut from, and where (y, x) in it the patch begins."""
+        strip, tile = divmod(index, len(self.positions))
+        return self.paths[strip], self.positions[tile]
+
     def _crop(self, index: int) -> np.ndarray:
         """The patch as a new array of grey levels (3, h, w): cropped first, so that only its own pixels are ever read."""
-        if self._strips is None:
-            self._strips = OpenStrips(self.cache_size)
         strip, tile = divmod(index, len(self.positions))
         y, x = self.positions[tile]
         with about(self.paths[strip]):
-            channels = self._strips[self.paths[strip]]
+            channels = self.strips[strip]
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_strips": None}  # a worker process opens its own
 
 
 class OpenStrips:
-    """Strips opened before, the least recently used ones forgotten first.
+    """The strips of a data set by their number, opened when they are first asked for.
 
     A memory-mapped strip costs no memory of its own, whatever the number of worker processes; MAPS_KEPT of them stay open. Of
-    strips that had to be decoded, `decoded_kept` stay in memory, in each process its own.
+    strips that have to be decoded the first `decoded_kept` of the data set stay in memory, once for all worker processes.
     """
 
-    def __init__(self, decoded_kept: int):
-        self._most = {True: MAPS_KEPT, False: decoded_kept}  # by whether they are memory-mapped
-        self._kept: dict[bool, OrderedDict[Path, np.ndarray]] = {True: OrderedDict(), False: OrderedDict()}
+    def __init__(self, paths: list[Path], decoded_kept: int):
+        self.paths = paths
+        self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._decoded = SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
 
-    def __getitem__(self, path: Path) -> np.ndarray:
-        for kept in self._kept.values():
-            if path in kept:
-                kept.move_to_end(path)
-                return kept[path]
-        channels = open_channels(path)
-        is_mapped = isinstance(channels, np.memmap)
-        self._kept[is_mapped][path] = channels
-        if len(self._kept[is_mapped]) > self._most[is_mapped]:
-            self._kept[is_mapped].popitem(last=False)
+    def __getitem__(self, number: int) -> np.ndarray:
+        if number in self._mapped:
+            self._mapped.move_to_end(number)
+            return self._mapped[number]
+        kept = self._decoded[number] if self._decoded else None
+        if kept is not None:
+            return kept
+        channels = open_channels(self.paths[number])
+        if isinstance(channels, np.memmap):
+            self._keep_mapped(number, channels)
+        elif self._decoded:
+            self._decoded.keep(number, channels)
         return channels
 
+    def _keep_mapped(self, number: int, channels: np.ndarray) -> None:
+        self._mapped[number] = channels
+        if len(self._mapped) > MAPS_KEPT:
+            self._mapped.popitem(last=False)
 
-class EpochSampler(Sampler):
-    """All indices of a data set in an order drawn from (seed, epoch), each as (epoch, index).
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}  # a process that is not forked opens its own
 
-    The index carries the epoch because workers that outlive an epoch never hear of an attribute set on the data set.
+
+class SharedStrips:
+    """Memory for `count` decoded strips like the one in `example`, shared with every process that is forked from this one.
+
+    It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones serves as well as keeping the
+    last ones used, and no process ever has to make room.
     """
 
-    def __init__(self, length: int, seed: int):
-        self.length = length
-        self.seed = seed
+    def __init__(self, count: int, example: Path):
+        with about(example):
+            channels = open_channels(example)
+        if isinstance(channels, np.memmap):
+            count = 0  # the data set needs no decoding
+        self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(count, *channels.shape)
+        self._is_filled = self._shared(count, np.dtype(bool))
+        self._lock = multiprocessing.Lock()  # who sees a strip marked as filled must also see its pixels
+
+    @staticmethod
+    def _shared(size: int, kind: np.dtype) -> np.ndarray:
+        return np.frombuffer(mmap.mmap(-1, max(size, mmap.PAGESIZE)), kind, count=size // kind.itemsize)
+
+    def __getitem__(self, number: int) -> np.ndarray | None:
+        if number >= len(self._pixels):
+            return None
+        with self._lock:
+            is_filled = self._is_filled[number]
+        return self._pixels[number] if is_filled else None
+
+    def keep(self, number: int, channels: np.ndarray) -> None:
+        if number >= len(self._pixels) or (channels.shape, channels.dtype) != (self._pixels.shape[1:], self._pixels.dtype):
+            return
+        self._pixels[number] = channels
+        with self._lock:
+            self._is_filled[number] = True
+
+
+class EpochBatches(Sampler):
+    """The batches of an epoch: all indices of a data set in an order drawn from (seed, epoch), each as (epoch, index).
+
+    With `processes` each takes its part of every batch, of `batch_size` indices; `rank` says which. All parts are equally
+    long: where the last batch cannot be divided, its first indices come twice. Iteration begins with batch `first`, where a
+    resumed epoch goes on. The index carries the epoch because workers that outlive an epoch never hear of an attribute set
+    on the data set.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+        self.length, self.batch_size, self.seed, self.rank, self.processes = length, batch_size, seed, rank, processes
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
-        return self.length
+        return math.ceil(self.length / (self.batch_size * self.processes))
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter([(self.epoch, index) for index in order.tolist()])
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self._order(self.epoch)
+        for number in range(self.first, len(self)):
+            together = order[self._places(number)]
+            share = math.ceil(len(together) / self.processes)
+            even = np.resize(together, share * self.processes)
+            yield [(self.epoch, index) for index in even[self.rank * share : (self.rank + 1) * share].tolist()]
+
+    def of_all_processes(self, epoch: int, number: int) -> list[int]:
+        """The indices of one batch, of all processes together."""
+        return self._order(epoch)[self._places(number)].tolist()
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.length)
+
+    def _places(self, number: int) -> slice:
+        size = self.batch_size * self.processes
+        return slice(number * size, (number + 1) * size)
 
 
 def _read_file(path: Path) -> tuple[np.ndarray, int | None]:

@@ -18,12 +18,16 @@ MASK_FOLDERS = {"valid": "ground_truth_valid", "test": "ground_truth"}
 
 @dataclass(frozen=True)
 class StripFile:
-    """One strip to be scored: its path, its path below the scored folder, its kind (None: unknown) and its mask (None: no mask)."""
+    """One strip: its path, its path below the scored folder, its kind (None: unknown) and its mask (None: no mask).
+
+    `painted_with` is the seed of the defects that are painted into it whenever it is read (None: it is read as it is).
+    """
 
     path: Path
     relative: Path
     kind: str | None
     mask: Path | None
+    painted_with: tuple[int, ...] | None = None
 
     @property
     def is_defective(self) -> bool | None:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -17,6 +18,32 @@ class UserError(Exception):
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; holds the signal's number. Whatever is open is cleaned up on its way out."""
+
+
+@dataclass
+class HeldSignal:
+    """The number of the signal that arrived while signals were held, 0 for none."""
+
+    number: int = 0
+
+
+_held: HeldSignal | None = None  # while signals are held
+
+
+@contextmanager
+def hold_signals() -> Iterator[HeldSignal]:
+    """Ctrl-C and SIGTERM wait until the end of the (outermost) block: what is inside happens whole or not at all."""
+    global _held
+    if _held is not None:
+        yield _held
+        return
+    _held = held = HeldSignal()
+    try:
+        yield held
+    finally:
+        _held = None
+    if held.number:
+        raise Stopped(held.number)
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
@@ -68,4 +95,6 @@ sys.excepthook = _quiet_interruption
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    if _held is None:
+        raise Stopped(number)
+    _held.number = number

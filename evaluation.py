@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
 from dataset_folder import GOOD, StripFile, list_strips
+from distributed import ALONE, Processes
 from files import replace_file
+from gaussian import STRIP_DEFECTS_RANGE, paint_defects
 from inspection import inspect_strips
 from metrics import PixelFigures, image_figures
 from visualize import save_panels
@@ -40,29 +42,36 @@ def evaluate(
     label: str = "scoring strips",
     output_dir: Path | None = None,
     pictures_per_kind: int | None = None,
+    use_masks: bool = True,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Score every strip by its heatmap's maximum. What is wrong with one strip ends up in `problems`; the others go on.
 
     With `output_dir` every strip's heatmap (float32 TIFF, probabilities) and seven panels (PNG; of the first
-    `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from.
+    `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from. With several
+    `processes` each scores its share, and all of them get the whole result.
     """
     result, pixels, seen = Evaluation(), PixelFigures(), Counter()
-    has_masks = any(strip.mask for strip in strips)
-    for strip in tqdm(strips, desc=label, unit="strip", disable=None, leave=False):
+    has_masks = use_masks and any(strip.mask or strip.painted_with for strip in strips)
+    quiet = None if processes.is_first else True
+    for strip in tqdm(processes.share(strips), desc=label, unit="strip", disable=quiet, leave=False):
         try:
-            image = load_image(strip.path, input_max)
-            mask = _mask_of(strip, image.shape[1:]) if has_masks else None
+            image, mask = read_strip(strip, input_max)
             heatmap = _heatmap_of(strip, image, predictor)
         except UserError as error:
             result.problems.append(str(error))
             continue
         result.scores.append((strip, float(heatmap.max())))
         seen[strip.kind] += 1
+        mask = mask if has_masks else None
         if mask is not None:
             pixels.add(heatmap, mask)
         if output_dir:
             draw = pictures_per_kind is None or seen[strip.kind] <= pictures_per_kind
             _write_strip(output_dir / strip.relative.with_suffix(""), strip, image, heatmap, mask, draw)
+    result.scores = [score for scores in processes.gather(result.scores) for score in scores]
+    result.problems = [problem for problems in processes.gather(result.problems) for problem in problems]
+    pixels.counts = sum(processes.gather(pixels.counts))
     labelled = [(strip.is_defective, score) for strip, score in result.scores if strip.kind is not None]
     result.figures = image_figures([label for label, _ in labelled], [score for _, score in labelled]) | pixels.figures()
     return result
@@ -122,11 +131,15 @@ def describe_figures(figures: dict[str, float | None]) -> list[str]:
     ]
 
 
-def _mask_of(strip: StripFile, image_size: tuple[int, int]) -> np.ndarray | None:
-    """The strip's mask; nothing is marked on a good one; None where it is not known whether it is good."""
+def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """The strip, (3, H, W) grey levels 0-255, and its mask, (H, W) bool; None where it is not known what is a defect."""
+    image = load_image(strip.path, input_max)
     if strip.mask:
-        return load_mask(strip.mask, image_size)
-    return np.zeros(image_size, dtype=bool) if strip.kind == GOOD else None
+        return image, load_mask(strip.mask, image.shape[1:])
+    mask = np.zeros(image.shape[1:], dtype=np.float32)
+    if strip.painted_with:
+        paint_defects(image, mask, np.random.default_rng(strip.painted_with), STRIP_DEFECTS_RANGE)
+    return image, mask > 0 if strip.painted_with or strip.kind == GOOD else None
 
 
 def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor) -> np.ndarray:

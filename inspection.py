@@ -1,7 +1,10 @@
 """Every strip of a data set looked at once, before the work begins: what can be used, and what is wrong with the rest."""
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from errors import UserError, about
 from pathlib import Path
@@ -10,6 +13,7 @@ from tqdm import tqdm
 
 from dataloader import load_image, load_mask
 from dataset_folder import StripFile
+from files import replace_file
 from gaussian import GREY_LEVELS
 from tiling import tile_positions
 
@@ -18,17 +22,63 @@ ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels a
 
 @dataclass(frozen=True)
 class Inspection:
-    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one."""
+    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one.
+
+    `unchanged` files, masks included, were found good before and not read again.
+    """
 
     image_size: tuple[int, int] | None
     usable: list[StripFile]
     problems: list[str]
+    unchanged: int
+
+
+class GoodFiles:
+    """What is known of files that were read without a problem: valid while path, size and time of change stay the same.
+
+    It is kept in the JSON file `path` (None: in memory only). One that cannot be read is begun anew.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.unchanged: set[str] = set()
+        self._facts: dict[str, list] = {}
+        if path:
+            with suppress(OSError, ValueError):
+                content = json.loads(path.read_text())
+                self._facts = content if isinstance(content, dict) else {}
+
+    def facts(self, path: Path, asked: str, read: Callable[[], list]) -> list:
+        """What `read` says about the file, from memory where it was asked the same of the same file before."""
+        with about(path):
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise UserError(f"found no readable image ({error.strerror}), expected a whole TIFF, PNG or JPG file") from None
+        state = [status.st_size, status.st_mtime_ns, asked]
+        before = self._facts.get(str(path))
+        if isinstance(before, list) and before[:3] == state:
+            self.unchanged.add(str(path))
+            return before[3:]
+        facts = read()
+        self._facts[str(path)] = state + facts
+        return facts
+
+    def save(self) -> None:
+        """Raises `UserError` where the file system refuses."""
+        if self.path:
+            with replace_file(self.path) as temporary:
+                temporary.write_text(json.dumps(self._facts))
 
 
 def inspect_strips(
-    strips: list[StripFile], input_max: float, patch: int = 1, image_size: tuple[int, int] | None = None
+    strips: list[StripFile],
+    input_max: float,
+    patch: int = 1,
+    image_size: tuple[int, int] | None = None,
+    memory: Path | None = None,
 ) -> Inspection:
-    """Load every strip and its mask, in parallel, without keeping them.
+    """Load every strip and its mask, in parallel, without keeping them; not those that the file `memory` knows to be good.
 
     A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller than a patch, of another
     size than `image_size` (None: than most), or shares its name but for the suffix with another one, and when it is defective
@@ -36,25 +86,31 @@ def inspect_strips(
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_mask = any(strip.mask for strip in strips)
+    good_files = GoodFiles(memory)
+
+    def read(path: Path) -> list:
+        image = load_image(path, input_max)
+        return [*image.shape[1:], float(image.max())]
 
     def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
         try:
-            image = load_image(strip.path, input_max)
+            height, width, highest = good_files.facts(strip.path, f"input_max {input_max:g}", lambda: read(strip.path))
             with about(strip.path):
-                tile_positions(image.shape[1:], patch)
+                tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
                     raise UserError("found another image of that name, expected names that differ without their suffix")
                 if needs_mask and strip.is_defective and not strip.mask:
                     raise UserError(f"found no mask {strip.path.stem}_mask, expected one as other defective strips have")
             if strip.mask:
-                load_mask(strip.mask, image.shape[1:])
+                good_files.facts(strip.mask, f"mask {height}x{width}", lambda: list(load_mask(strip.mask, (height, width)).shape))
         except UserError as error:
             return error
-        return image.shape[1:], float(image.max())
+        return (height, width), highest
 
     with ThreadPoolExecutor() as pool:
         looking = pool.map(inspect, strips)
         answers = list(tqdm(looking, total=len(strips), desc="checking strips", unit="strip", disable=None, leave=False))
+    good_files.save()
     problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
     facts = [(strip, *answer) for strip, answer in zip(strips, answers) if not isinstance(answer, UserError)]
     sizes = Counter(size for _, size, _ in facts)
@@ -63,7 +119,7 @@ def inspect_strips(
     usable = [strip for strip, size, _ in facts if size == expected]
     if facts:
         _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / GREY_LEVELS, input_max, facts[0][0].path.parent)
-    return Inspection(expected, usable, problems)
+    return Inspection(expected, usable, problems, len(good_files.unchanged))
 
 
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:

@@ -1,12 +1,8 @@
-"""The focal loss and how its gamma moves over the epochs."""
-
-import math
+"""The focal loss."""
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-GAMMA_SCHEDULES = ("cosine", "linear", "exponential")
 
 
 class FocalLoss(nn.Module):
@@ -31,20 +27,3 @@ class FocalLoss(nn.Module):
         cross_entropy = -(1 - self.label_smoothing) * log_true - self.label_smoothing * log_other
         alpha = torch.where(mask > 0.5, self.alpha, 1 - self.alpha)
         return (alpha * torch.exp(gamma * log_other) * cross_entropy).mean()
-
-
-def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = "cosine") -> float:
-    """Gamma of one epoch (0 to epochs - 1): exactly `start` in the first and `end` in the last; a single epoch uses `end`.
-
-    `exponential` is start * (end / start)^t and so needs both to be positive. Raises `ValueError` for an unknown schedule.
-    """
-    if schedule not in GAMMA_SCHEDULES:
-        raise ValueError(f"found gamma schedule {schedule!r}, expected one of {', '.join(GAMMA_SCHEDULES)}")
-    progress = epoch / (epochs - 1) if epochs > 1 else 1.0
-    if progress in (0.0, 1.0):
-        return end if progress else start
-    if schedule == "cosine":
-        return start + (end - start) * (1 - math.cos(math.pi * progress)) / 2
-    if schedule == "linear":
-        return start + (end - start) * progress
-    return start * (end / start) ** progress

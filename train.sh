@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train: on --training_dataset_path FOLDER, or on demo strips that are made first. With CUDA the full preset, without it the small
-# one. Every flag of trainer.py may follow and wins.
+# one. Every flag of trainer.py may follow and wins. NPROC=8 bash train.sh trains on eight GPUs; --resume goes on with the last run.
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
@@ -8,15 +8,21 @@ make_demo_strips() {
     [ -d "$here/dataset/demo/train/good" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
 }
 
-settings=(--checkpoint_path "$here/checkpoints" --image_type strip --img_format tiff --bs 16 --lr 0.001
-    --num_defects_range 4 10 --cache_size 100 --seed 42)
-if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    settings+=(--base_channels 64 --epochs 30)
-else
-    settings+=(--base_channels 16 --epochs 10)
+settings=(--checkpoint_path "$here/checkpoints")
+if ! given --resume "$@"; then # a resumed run keeps its own settings
+    settings+=(--image_type strip --img_format tiff --bs 16 --lr 0.001 --num_defects_range 4 10 --cache_size 100 --seed 42)
+    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        settings+=(--base_channels 64 --epochs 30 --amp)
+    else
+        settings+=(--base_channels 16 --epochs 10)
+    fi
+    if ! given --training_dataset_path "$@" && ! asks_for_help "$@"; then
+        locked make_demo_strips
+        settings+=(--training_dataset_path "$here/dataset/demo/train/good")
+    fi
 fi
-if ! given --training_dataset_path "$@" && ! asks_for_help "$@"; then
-    locked make_demo_strips
-    settings+=(--training_dataset_path "$here/dataset/demo/train/good")
+launcher=()
+if [ "${NPROC:-1}" != 1 ]; then
+    launcher=("$here/launch.py" "$NPROC")
 fi
-exec "$python" "$here/trainer.py" "${settings[@]}" "$@"
+exec "$python" "${launcher[@]}" "$here/trainer.py" "${settings[@]}" "$@"

@@ -24,21 +24,27 @@ def save_panels(path: Path, image: np.ndarray, heatmap: np.ndarray, mask: np.nda
     differences = [np.abs(target - ref1), np.abs(target - ref2)]
     differences.append(np.minimum(*differences))
     panels = [_grey(channel) for channel in image] + [_grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences]
-    panels.append(cv2.applyColorMap(np.clip(heatmap * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO))
+    panels.append(_heat(heatmap))
     if mask is not None:
         for panel in (panels[0], panels[-1]):
             _ring_defects(panel, mask)
     save_png(path, _side_by_side(panels, PANELS, title))
 
 
-def save_samples(path: Path, samples: list[dict[str, np.ndarray]]) -> None:
-    """Training samples, as the training set gives them, as a PNG: one a row, its three channels and its mask, twice as large."""
+def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None) -> np.ndarray:
+    """Training samples, as the training set gives them, one a row, twice as large: three channels, mask and, if given, heatmap.
+
+    Heatmaps are (N, h, w) 0-1. Returns a picture for `save_png`.
+    """
+    captions = ("Target", "Ref1", "Ref2", "mask: in Target only", "heatmap")
     rows = []
-    for sample in samples:
-        planes = [*sample["three_channel_input"], *sample["target_mask"]]
-        doubled = [cv2.resize(_grey(plane * 255), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for plane in planes]
-        rows.append(_side_by_side(doubled, ("Target", "Ref1", "Ref2", "mask: in Target only"), ""))
-    save_png(path, np.concatenate(rows))
+    for number, sample in enumerate(samples):
+        panels = [_grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])]
+        if heatmaps is not None:
+            panels.append(_heat(heatmaps[number]))
+        doubled = [cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels]
+        rows.append(_side_by_side(doubled, captions[: len(panels)], ""))
+    return np.concatenate(rows)
 
 
 def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
@@ -77,6 +83,11 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 def _grey(plane: np.ndarray) -> np.ndarray:
     """(H, W) grey levels, clipped to 0-255, to a colour picture that can be drawn on."""
     return cv2.cvtColor(np.clip(plane, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
+def _heat(heatmap: np.ndarray) -> np.ndarray:
+    """(H, W) probabilities to a colour picture."""
+    return cv2.applyColorMap(np.clip(heatmap * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 
 
 def _ring_defects(panel: np.ndarray, mask: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 
-from checkpoint import save_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
 from demo_strips import make_strip
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
@@ -37,6 +37,20 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subproces
     """A script of the repository, as a user starts it."""
     words = [sys.executable, ROOT / command[0], *command[1:]]
     return subprocess.run(list(map(str, words)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+
+
+RUN = "BgRemoval_lr0.001_ep3_bs4_200x150_strip"
+
+
+def arguments_for(dataset: Path, folder: Path, *more: object) -> list[str]:
+    """Flags of a short training on the small strips; what follows wins."""
+    flags = ["--training_dataset_path", dataset / "train" / "good", "--checkpoint_path", folder, "--base_channels", 4]
+    return [str(flag) for flag in [*flags, "--bs", 4, "--epochs", 3, "--gpu_id", -1, *more]]
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    """A checkpoint's weights, bit for bit."""
+    return {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(path)["model_state_dict"].items()}
 
 
 @pytest.fixture

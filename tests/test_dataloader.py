@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import dataloader
-from dataloader import EpochSampler, StripPatches, load_image, load_mask, to_unit_range
+from dataloader import EpochBatches, StripPatches, load_image, load_mask, to_unit_range
 from tests.conftest import SMALL_SIZE
 from tiling import tile_positions
 
@@ -188,10 +188,10 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(patches):
 
 def epochs(patches, workers):
     """Two epochs as a training sees them, from workers that outlive the first."""
-    sampler = EpochSampler(len(patches), seed=42)
-    loader = DataLoader(patches, 5, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    batches = EpochBatches(len(patches), 5, seed=42)
+    loader = DataLoader(patches, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
     for epoch in range(2):
-        sampler.epoch = epoch
+        batches.epoch = epoch
         for batch in loader:
             yield torch.cat([batch["three_channel_input"], batch["target_mask"]], dim=1)
 
@@ -212,19 +212,27 @@ def test_a_data_set_in_use_can_be_sent_to_a_worker_process(patches):
     assert torch.equal(pickle.loads(sent)[0]["three_channel_input"], before["three_channel_input"])
 
 
-def test_only_strips_that_had_to_be_decoded_count_against_the_cache(strip_file, monkeypatch):
+def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip_file, monkeypatch):
     pixels = np.full((3, 128, 128), 90, np.float32)
     mapped = [strip_file(pixels, f"mapped_{number}.tiff") for number in range(3)]
     packed = [strip_file(pixels, f"packed_{number}.tiff", compression="zlib") for number in range(3)]
     opened = []
     monkeypatch.setattr(dataloader, "open_channels", lambda path, read=dataloader.open_channels: opened.append(path) or read(path))
-    strips = dataloader.OpenStrips(decoded_kept=1)
-    for path in [*mapped, *packed]:
-        assert strips[path].shape == (3, 128, 128)
-    opened.clear()
-    for path in [*mapped, packed[2], packed[2], packed[0], packed[2]]:
-        strips[path]
-    assert opened == [packed[0], packed[2]]
+    for paths, read_again in ((mapped, []), (packed, packed[2:]), ([*packed, *mapped], packed[2:])):
+        strips = dataloader.OpenStrips(paths, decoded_kept=2)
+        first = [np.array(strips[number]) for number in range(len(paths))]
+        opened.clear()
+        assert all(np.array_equal(strips[number], first[number]) for number in range(len(paths)))
+        assert opened == read_again
+
+
+def test_decoded_strips_are_shared_with_worker_processes(strip_file, monkeypatch):
+    paths = [strip_file(np.full((3, 128, 128), number, np.uint8), f"{number}.tiff", compression="zlib") for number in range(4)]
+    samples = StripPatches(paths, (128, 128), 128, (3, 8), cache_size=4)
+    loader = DataLoader(samples, batch_sampler=EpochBatches(4, 1, seed=0), num_workers=3, multiprocessing_context="fork")
+    assert len(list(loader)) == 4  # decoded in the workers,
+    monkeypatch.setattr(dataloader, "open_channels", None)  # and so there is nothing left to be opened here
+    assert [int(samples.strips[number].max()) for number in range(4)] == [0, 1, 2, 3]
 
 
 def test_painting_leaves_a_cached_strip_as_it_was(strip_file):
@@ -249,12 +257,36 @@ def test_more_strips_than_files_that_may_be_open(strip_file):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def keys_of(processes, epoch=0, length=50, first=0):
+    """For each process its batches of 4."""
+    every = [EpochBatches(length, 4, 1, rank, processes) for rank in range(processes)]
+    for batches in every:
+        batches.epoch, batches.first = epoch, first
+    return [list(batches) for batches in every]
+
+
 def test_every_epoch_has_each_index_once_in_another_order():
-    sampler = EpochSampler(50, seed=1)
     orders = []
     for epoch in range(3):
-        sampler.epoch = epoch
-        keys = list(sampler)
+        keys = [key for batch in keys_of(1, epoch)[0] for key in batch]
         assert {key[0] for key in keys} == {epoch} and sorted(key[1] for key in keys) == list(range(50))
         orders.append([key[1] for key in keys])
     assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("processes, length", [(2, 50), (3, 50), (8, 50), (8, 3)])
+def test_processes_share_each_batch_evenly(processes, length):
+    shares = keys_of(processes, length=length)
+    together = EpochBatches(length, 4 * processes, 1)
+    for number, whole in enumerate(together):
+        parts = [share[number] for share in shares]
+        assert len({len(part) for part in parts}) == 1
+        assert {key for part in parts for key in part} == set(whole)
+        assert sum(map(len, parts)) < len(whole) + processes
+        assert EpochBatches(length, 4, 1, 0, processes).of_all_processes(0, number) == [index for _, index in whole]
+    assert all(len(share) == len(together) for share in shares)
+
+
+def test_a_resumed_epoch_goes_on_where_it_was():
+    whole = keys_of(1)[0]
+    assert keys_of(1, first=5)[0] == whole[5:] and keys_of(1, first=len(whole))[0] == []

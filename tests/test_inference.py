@@ -203,7 +203,7 @@ def test_checkpoints_of_other_networks_are_refused_by_name(make_checkpoint, make
     weights = good["model_state_dict"]
     renamed = {name.replace("encoder", "down_blocks").replace("head", "out"): tensor for name, tensor in weights.items()}
     cases = {
-        "named.pth": (good | {"network": "Autoencoder"}, "the network 'Autoencoder', expected 'SegmentationNetwork'"),
+        "named.pth": (good | {"network": "Autoencoder"}, "the network 'Autoencoder', expected one of SegmentationNetwork, Mobile"),
         "earlier.pth": (good | {"model_state_dict": renamed}, "begin with 'down_blocks.0.0.0.weight'"),
         "partly.pth": (good | {"model_state_dict": dict(list(weights.items())[-4:])}, "do not fit SegmentationNetwork"),
         "empty.pth": (good | {"model_state_dict": None}, "does not hold tensors by name"),

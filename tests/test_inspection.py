@@ -1,8 +1,11 @@
+import os
 from errors import UserError
 
 import numpy as np
 import pytest
 
+import inspection
+from dataloader import load_image
 from dataset_folder import list_images, list_strips, split_beside
 from inspection import inspect_strips
 
@@ -107,6 +110,32 @@ def test_masks_that_are_wrong_or_missing_are_problems(tmp_path, strip_file):
     assert [strip.path.name for strip in inspection.usable] == ["right.tiff"]
     assert "missing.tiff: found no mask missing_mask" in inspection.problems[0]
     assert "wrong_mask.tif: found a mask of (140, 150), expected (150, 140)" in inspection.problems[1]
+
+
+def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_file, monkeypatch):
+    paths = [strip_file(GOOD, f"test/scratch/{name}.tiff") for name in "abc"]
+    for name in "abc":
+        strip_file(np.zeros((150, 140), np.uint8), f"ground_truth/scratch/{name}_mask.tif")
+    bad = tmp_path / "test" / "scratch" / "bad.tiff"
+    bad.write_text("no image")
+    strips, memory = list_strips(tmp_path / "test"), tmp_path / "memory.json"
+    read = []
+    monkeypatch.setattr(inspection, "load_image", lambda path, most: read.append(path) or load_image(path, most))
+
+    def look(input_max=255.0):
+        read.clear()
+        return inspect_strips(strips, input_max, 128, memory=memory)
+
+    first, again = look(), look()
+    assert first.unchanged == 0 and again.unchanged == 6 and read == [bad]
+    assert (again.usable, again.problems, again.image_size) == (first.usable, first.problems, first.image_size)
+    os.utime(paths[0], ns=(1, 1))
+    look()
+    assert sorted(read) == sorted([paths[0], bad])
+    look(input_max=300.0)
+    assert len(read) == 4
+    memory.write_text("[damaged")
+    assert look().unchanged == 0 and len(read) == 4
 
 
 def test_names_that_differ_only_in_the_suffix_are_problems(tmp_path, strip_file):

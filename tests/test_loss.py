@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from loss import FocalLoss, gamma_at
+from loss import FocalLoss
 
 
 def by_hand(logits, mask, gamma, alpha=0.75, smoothing=1e-5):
@@ -55,23 +55,3 @@ def test_value_and_gradient_are_finite_however_sure_the_network_is(margin, gamma
         loss = FocalLoss()(logits, torch.full((1, 1, 1, 1), true), gamma)
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
-def test_gamma_reaches_both_ends_and_only_rises(schedule):
-    values = [gamma_at(epoch, 30, 1.0, 3.0, schedule) for epoch in range(30)]
-    assert values[0] == 1.0 and values[-1] == 3.0
-    assert all(before < after for before, after in zip(values, values[1:]))
-    assert gamma_at(0, 1, 1.0, 3.0, schedule) == 3.0
-
-
-def test_gamma_halfway():
-    assert gamma_at(5, 11, 1.0, 3.0, "cosine") == pytest.approx(2.0)
-    assert gamma_at(5, 11, 1.0, 3.0, "linear") == pytest.approx(2.0)
-    assert gamma_at(5, 11, 1.0, 3.0, "exponential") == pytest.approx(math.sqrt(3))
-    assert gamma_at(1, 11, 1.0, 3.0, "cosine") < gamma_at(1, 11, 1.0, 3.0, "linear")
-
-
-def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="'step'"):
-        gamma_at(0, 1, 1.0, 3.0, "step")

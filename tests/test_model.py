@@ -4,7 +4,14 @@ import torch
 
 from dataloader import to_unit_range
 from demo_strips import make_strip
-from model import DecoderStage, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from model import (
+    ARCHITECTURES,
+    DecoderStage,
+    SegmentationNetwork,
+    SegmentationNetworkONNX,
+    SegmentationNetworkONNXFullImage,
+    convolution,
+)
 from predictors import TorchPredictor
 from tests.conftest import SMALL_SIZE
 from tiling import calculate_kept_ranges, tile_positions
@@ -19,9 +26,18 @@ def test_the_product_has_the_contract_s_widths():
     assert 113 < sum(parameter.numel() for parameter in network.parameters()) * 4 / 1e6 < 115  # megabytes of float32
 
 
+def test_the_mobile_network_has_an_eighth_of_the_weights_and_the_same_levels():
+    unet, mobile = (network(base_channels=16) for network in ARCHITECTURES.values())
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (unet, mobile)]
+    assert 7 < sizes[0] / sizes[1] < 9
+    depthwise = [layer for layer in mobile.modules() if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1]
+    assert len(depthwise) == 26 and all(layer.groups == layer.in_channels == layer.out_channels for layer in depthwise)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values())
 @pytest.mark.parametrize("base_channels", [1, 4, 16])
-def test_shapes_follow_the_input(base_channels):
-    network = SegmentationNetwork(base_channels=base_channels).eval()
+def test_shapes_follow_the_input(architecture, base_channels):
+    network = architecture(base_channels=base_channels).eval()
     with torch.inference_mode():
         assert network(torch.rand(2, 3, 64, 96)).shape == (2, 2, 64, 96)
 
@@ -57,7 +73,7 @@ def test_the_full_image_is_what_a_plain_double_loop_over_patches_gives(make_netw
 def test_upsampling_does_not_depend_on_the_patch_size():
     """With aligned corners the sampling points would move with the size. 0 0 4 4 must become 0 0 0 1 3 4 4 4."""
     seen = []
-    stage = DecoderStage(1, 1, 1).eval()
+    stage = DecoderStage(1, 1, 1, convolution).eval()
     stage.up.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     ramp = torch.tensor([0.0, 0.0, 4.0, 4.0]).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
     stage(ramp, torch.zeros(1, 1, 8, 8))

@@ -33,8 +33,8 @@ def copy(tmp_path_factory):
     return folder
 
 
-def bash(script, *arguments, cwd, expected=0, timeout=600):
-    done = subprocess.run(["bash", script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+def bash(script, *arguments, cwd, expected=0, timeout=600, env=None):
+    done = subprocess.run(["bash", script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env)
     assert done.returncode == expected, done.stderr
     return done
 
@@ -61,7 +61,7 @@ def test_train_then_both_inferences_without_arguments(copy, dataset, tmp_path):
     assert "ONNX Runtime - PyTorch" not in again.stdout  # the file holds this checkpoint already
     assert scores(tmp_path / "elsewhere") == scores(outputs[1])
 
-    bash(copy / "train.sh", f"--training_dataset_path={relative}", *small, "--seed", 7, cwd=tmp_path)
+    bash(copy / "train.sh", f"--training_dataset_path={relative}", *small, "--seed", 7, "--overwrite", cwd=tmp_path)
     retrained = bash(copy / "inference_onnx.sh", cwd=tmp_path)
     assert "ONNX Runtime - PyTorch" in retrained.stdout
     assert scores(outputs[1]) != scores(tmp_path / "elsewhere")
@@ -101,9 +101,19 @@ def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
     assert done.stderr.startswith("error: missing.pth: found no such file") and done.stderr.count("\n") == 1
 
 
+def test_nproc_trains_in_several_processes_and_resume_goes_on(copy, dataset, tmp_path):
+    small = ("--base_channels", 4, "--bs", 2, "--epochs", 1, "--gpu_id", -1, "--checkpoint_path", tmp_path)
+    environment = os.environ | {"NPROC": "2"}
+    together = bash(copy / "train.sh", "--training_dataset_path", dataset / "train" / "good", *small, cwd=tmp_path, env=environment)
+    assert "4 patches per step (1 batches of 2 in each of 2 processes)" in together.stdout
+    resumed = bash(copy / "train.sh", "--resume", tmp_path, "--epochs", 2, cwd=tmp_path, env=environment)
+    assert "now of 2 epochs" in resumed.stdout and "epoch   2:" in resumed.stdout
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_reach_the_training(copy, dataset, tmp_path, number, code):
     arguments = ["--training_dataset_path", dataset / "train" / "good", "--base_channels", "4", "--bs", "4", "--epochs", "100000"]
+    arguments.append("--overwrite")
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(["bash", copy / "train.sh", *arguments], cwd=tmp_path, **output)
     while "epoch   1" not in process.stdout.readline():

@@ -1,0 +1,77 @@
+"""What --resume means: which checkpoint a run goes on from, and which settings it goes on with."""
+
+import argparse
+from errors import UserError
+from pathlib import Path
+from typing import Any
+
+from checkpoint import BEST_SUFFIX
+from run_folder import NOT_FINITE_SUFFIX
+from training_data import Dataset
+
+RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
+RESUME_KEYS = ("optimizer_state_dict", "history", "step", "loss_sum", "loss_count", "processes", "strips_sha256")
+# Flags that a resumed run may be given anew. Every other one is part of what the run is, and stays as it was.
+FREE_ON_RESUME = ("training_dataset_path", "checkpoint_path", "epochs", "gpu_id", "cache_size", "num_workers", "save_every")
+FREE_ON_RESUME += ("patience", "compile", "deterministic", "resume", "overwrite")
+
+
+def run_name(arguments: argparse.Namespace, image_size: tuple[int, int]) -> str:
+    height, width = image_size
+    return RUN_NAME.format(height=height, width=width, **vars(arguments))
+
+
+def find_last(arguments: argparse.Namespace) -> Path:
+    """The checkpoint that --resume means. Raises `UserError` when a folder has none of a run like the one that was asked for."""
+    place = arguments.checkpoint_path if arguments.resume is True else arguments.resume
+    if not place.is_dir():
+        return place
+    lr, bs, image_type = (getattr(arguments, name) if name in arguments.given else "*" for name in ("lr", "bs", "image_type"))
+    pattern = RUN_NAME.format(lr=lr, epochs="*", bs=bs, height="*", width="*", image_type=image_type)
+    others = (BEST_SUFFIX, NOT_FINITE_SUFFIX)
+    found = [path for path in place.glob(f"{pattern}.pth") if not path.name.endswith(others)]
+    if not found:
+        raise UserError(f"{place}: found no {pattern}.pth, expected the last checkpoint of a run to go on with")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], folder: Path, processes: int) -> argparse.Namespace:
+    """The settings of the run, from its checkpoint's content, and those that were given anew.
+
+    Raises `UserError`, without the path, when the checkpoint cannot be resumed, or not as asked.
+    """
+    missing = [key for key in RESUME_KEYS if key not in content]
+    if missing:
+        raise UserError(f"found no {missing[0]}, expected a checkpoint of a training that can be resumed")
+    if content["processes"] != processes:
+        raise UserError(f"found a run of {content['processes']} processes, expected as many as now: {processes}")
+    settings = {"checkpoint_path": folder}
+    for name in vars(arguments).keys() & content.keys() - {"checkpoint_path", "gpu_id"}:
+        settings[name] = Path(content[name]) if isinstance(getattr(arguments, name), Path) else content[name]
+    settings["training_dataset_path"] = Path(content["training_dataset_path"])
+    for name in arguments.given:
+        value = getattr(arguments, name)
+        if name not in FREE_ON_RESUME and name in settings and settings[name] != value:
+            raise UserError(
+                f"found a run of --{name} {settings[name]}, expected {value}: a run goes on with the settings that it has"
+            )
+        settings[name] = value
+    done = len(content["history"]) + bool(content["step"])
+    if settings["epochs"] < done:
+        raise UserError(f"found a run in its epoch {done}, expected none after --epochs {settings['epochs']}")
+    return argparse.Namespace(**vars(arguments) | settings)
+
+
+def require_same_strips(content: dict[str, Any], dataset: Dataset) -> None:
+    """Raise `UserError`, without the path, when a checkpoint is of other strips."""
+    if content["strips_sha256"] != dataset.strips_hash():
+        raise UserError(
+            f"found a run on other strips, expected the {len(dataset.train)} of {dataset.image_size} that are there now"
+        )
+
+
+def describe_resumption(resumed: Path, content: dict[str, Any], arguments: argparse.Namespace) -> str:
+    text = f"going on from {resumed}: {content['epoch']} of {content['epochs']} epochs and {content['step']} steps done"
+    if arguments.epochs != content["epochs"]:
+        text += f"; now of {arguments.epochs} epochs, which gamma and learning rate follow from here on"
+    return text

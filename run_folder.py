@@ -1,0 +1,192 @@
+"""What a run leaves, file by file, and who may write there.
+
+{run}.pth               last checkpoint, in the middle of an epoch or at the end of one: where --resume goes on
+{run}_best.pth          best checkpoint
+{run}_arguments.json    every setting of the run
+{run}_environment.json  for each start: when, how, where, with which versions
+{run}_metrics.jsonl     a line for each epoch
+{run}_events/           the same for TensorBoard, with the loss of every few steps and sample images with heatmaps
+{run}_samples.png, {run}_curves.png, {run}_test/
+"""
+
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from errors import UserError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from checkpoint import BEST_SUFFIX
+from distributed import Processes
+from files import replace_file
+from visualize import draw_samples, save_curves, save_png
+
+try:
+    import fcntl
+except ImportError:  # Windows: there nobody is refused
+    fcntl = None
+
+LOCK = ".training.lock"
+TEST_SUFFIX, NOT_FINITE_SUFFIX = "_test", "_not_finite.pth"
+SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metrics.jsonl", "_events", "_samples.png")
+SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX)
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
+
+History = list[dict[str, float | None]]
+
+
+class RunFolder:
+    """The files of one run in the folder of --checkpoint_path. Methods raise `UserError` where the file system refuses."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+        self.last, self.best = self.file(".pth"), self.file(BEST_SUFFIX)
+        self._events_folder = self.file("_events")
+        self._events: SummaryWriter | None = None
+
+    def file(self, suffix: str) -> Path:
+        return self.folder / f"{self.name}{suffix}"
+
+    def prepare(self, resumed: Path | None, overwrite: bool) -> None:
+        """Make sure that nothing of this name is lost that is still wanted.
+
+        Raises `UserError` when a run of this name is there, unless it is the one that is resumed or may be overwritten. The
+        best checkpoint of a run that goes on under a new name comes along.
+        """
+        if resumed and self.last.exists() and self.last.samefile(resumed):
+            return
+        found = next((path for path in (self.last, self.best) if path.exists()), None)
+        if found and not overwrite:
+            raise UserError(
+                f"{found}: found a run of that name, expected --resume to go on with it, --overwrite to lose it and begin again, "
+                "or another --checkpoint_path"
+            )
+        best_so_far = best_beside(resumed) if resumed else None
+        for path in map(self.file, SUFFIXES):
+            if path.exists() and path not in (resumed, best_so_far):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if best_so_far and best_so_far.is_file() and best_so_far != self.best:
+            with replace_file(self.best) as temporary:
+                shutil.copyfile(best_so_far, temporary)
+
+    def write_start(self, settings: dict[str, Any], started: dict[str, Any]) -> None:
+        """The settings, and one more start."""
+        environment = self.file("_environment.json")
+        starts = json.loads(environment.read_text()) if environment.exists() else []
+        for path, content in ((self.file("_arguments.json"), settings), (environment, [*starts, started])):
+            with replace_file(path) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+    def write_samples(self, samples: list[dict[str, np.ndarray]]) -> None:
+        save_png(self.file("_samples.png"), draw_samples(samples))
+
+    def write_history(self, history: History) -> None:
+        """The whole history: after a resumed run it must be as if there had been no interruption."""
+        with replace_file(self.file("_metrics.jsonl")) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+        if history:
+            save_curves(self.file("_curves.png"), history)
+
+    @contextmanager
+    def events(self, step: int, history: History) -> Iterator[None]:
+        """Opens the TensorBoard events for the block; those from `step` on, of a run that was killed, no longer count.
+
+        `step` is the number of steps that the run has done.
+        """
+        with self._explained_events():
+            self._events = SummaryWriter(self._events_folder, purge_step=step)
+        try:
+            yield
+        finally:
+            with self._explained_events():
+                self._events.close()
+
+    def add_scalars(self, values: dict[str, float | None], step: int) -> None:
+        with self._explained_events():
+            for name, value in values.items():
+                if value is not None:
+                    self._events.add_scalar(name, value, step)
+
+    def add_samples(self, samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray, step: int) -> None:
+        picture = np.ascontiguousarray(draw_samples(samples, heatmaps)[:, :, ::-1])  # TensorBoard wants red first
+        with self._explained_events():
+            self._events.add_image("samples", picture, step, dataformats="HWC")
+            self._events.flush()
+
+    @contextmanager
+    def _explained_events(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self._events_folder}: cannot be written ({error.strerror or error})") from None
+
+
+def best_beside(last: Path) -> Path:
+    """The best checkpoint of the run whose last checkpoint (or best) is `last`."""
+    return last.with_name(f"{last.stem.removesuffix(Path(BEST_SUFFIX).stem)}{BEST_SUFFIX}")
+
+
+@contextmanager
+def only_training_in(folder: Path) -> Iterator[None]:
+    """Holds the folder against another training. The system takes the lock back however the process ends.
+
+    Raises `UserError` when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            if fcntl:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: its workers do not inherit it
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print(f"warning: {folder} cannot be locked ({error.strerror}): do not train there twice at once", file=sys.stderr)
+            else:
+                file.seek(0)
+                raise UserError(
+                    f"{folder}: found another training at work there (process {file.read().strip()}), expected one at a time: "
+                    "wait for it, or give another --checkpoint_path"
+                ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def describe_start(processes: Processes, resumed: Path | None) -> dict[str, Any]:
+    """When, how, where and with which versions a run was started."""
+    device = processes.device
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "resumed_from": str(resumed) if resumed else None,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda,
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with -dirty after it when files were changed since; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,97 @@
+"""Two processes over gloo, started as torchrun starts them, beside one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from checkpoint import load_checkpoint
+from tests.conftest import ROOT, arguments_for, run, weights
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
+EPOCHS = 6
+TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
+
+
+def start_two(dataset, folder, *more):
+    flags = arguments_for(dataset, folder, "--bs", 2, "--epochs", EPOCHS, "--lr", 1e-4, *more)
+    command = [sys.executable, ROOT / "launch.py", "2", ROOT / "trainer.py", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def end_of(process, expected=0):
+    printed, errors = process.communicate(timeout=180)
+    assert process.returncode == expected, errors
+    return printed, errors
+
+
+def losses(history):
+    return np.array([entry["loss"] for entry in history])
+
+
+@pytest.fixture(scope="module")
+def together(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    return folder, *end_of(start_two(dataset, folder))
+
+
+@pytest.mark.parametrize(
+    "flags, tolerance",
+    [
+        (("--bs", 4), 0.05),  # not closer: batch norm takes its statistics from four patches here, from two in each process
+        (("--bs", 2, "--accumulate", 2), 1e-3),  # from two here, too: what remains is the order in which gradients are added
+    ],
+)
+def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(together, dataset, tmp_path, flags, tolerance):
+    folder, printed, _ = together
+    assert "4 patches per step (1 batches of 2 in each of 2 processes)" in printed
+    done = run("trainer.py", *arguments_for(dataset, tmp_path, "--epochs", EPOCHS, "--lr", 1e-4, *flags))
+    assert done.returncode == 0, done.stderr
+    alone = load_checkpoint(tmp_path / f"{TOGETHER.replace('bs2', f'bs{flags[1]}')}.pth")["history"]
+    both = load_checkpoint(folder / f"{TOGETHER}.pth")["history"]
+    assert np.abs(losses(both) / losses(alone) - 1).max() < tolerance, (losses(both), losses(alone))
+    assert both[0].keys() == alone[0].keys()
+
+
+def test_the_first_process_alone_prints_and_writes(together):
+    folder, printed, errors = together
+    assert not [name for name in load_checkpoint(folder / f"{TOGETHER}.pth")["model_state_dict"] if name.startswith("module.")]
+    assert printed.count("epoch   1:") == 1 and printed.count("best checkpoint:") == 1
+    assert len(json.loads((folder / f"{TOGETHER}_environment.json").read_text())) == 1
+    assert len(list((folder / f"{TOGETHER}_events").iterdir())) == 1 and "Traceback" not in errors
+
+
+def test_both_are_stopped_together_and_resumed_to_the_same_weights(together, dataset, tmp_path):
+    process = start_two(dataset, tmp_path, "--save_every", 1000)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / f"{TOGETHER}_best.pth").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = end_of(process, expected=143)
+    assert "to go on" in errors and "Traceback" not in errors
+    alone = run("trainer.py", "--resume", tmp_path)
+    assert alone.returncode == 1 and "found a run of 2 processes, expected as many as now: 1" in alone.stderr
+    end_of(start_two(dataset, tmp_path, "--resume"))
+    assert weights(tmp_path / f"{TOGETHER}.pth") == weights(together[0] / f"{TOGETHER}.pth")
+
+
+def test_what_the_first_process_refuses_is_said_once(dataset, tmp_path):
+    _, errors = end_of(start_two(dataset, tmp_path, "--training_dataset_path", tmp_path / "nothing"), expected=1)
+    assert errors.count("found no such path") == 1 and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "flags, message", [(("--sync_batch_norm",), "expected GPUs"), (("--gpu_id", "1"), "found several processes")]
+)
+def test_what_needs_gpus_is_refused_on_the_cpu(dataset, tmp_path, flags, message):
+    _, errors = end_of(start_two(dataset, tmp_path, *flags), expected=1)
+    assert message in errors and "Traceback" not in errors

@@ -1,0 +1,34 @@
+import math
+
+import pytest
+
+from schedules import gamma_at, learning_rate_at
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
+def test_gamma_reaches_both_ends_and_only_rises(schedule):
+    values = [gamma_at(epoch, 30, 1.0, 3.0, schedule) for epoch in range(30)]
+    assert values[0] == 1.0 and values[-1] == 3.0
+    assert all(before < after for before, after in zip(values, values[1:]))
+    assert gamma_at(0, 1, 1.0, 3.0, schedule) == 3.0
+
+
+def test_gamma_halfway():
+    assert gamma_at(5, 11, 1.0, 3.0, "cosine") == pytest.approx(2.0)
+    assert gamma_at(5, 11, 1.0, 3.0, "linear") == pytest.approx(2.0)
+    assert gamma_at(5, 11, 1.0, 3.0, "exponential") == pytest.approx(math.sqrt(3))
+    assert gamma_at(1, 11, 1.0, 3.0, "cosine") < gamma_at(1, 11, 1.0, 3.0, "linear")
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="'step'"):
+        gamma_at(0, 1, 1.0, 3.0, "step")
+
+
+def test_a_constant_gamma_stays_where_it_starts():
+    assert {gamma_at(epoch, 10, 1.0, 3.0, "constant") for epoch in range(10)} == {1.0}
+
+
+@pytest.mark.parametrize("epochs, expected", [(10, [1.0] * 8 + [0.2, 0.04]), (1, [1.0]), (2, [1.0, 1.0])])
+def test_the_learning_rate_drops_at_80_and_90_percent(epochs, expected):
+    assert [learning_rate_at(epoch, epochs, 1.0) for epoch in range(epochs)] == pytest.approx(expected)

@@ -1,0 +1,359 @@
+"""One run: what is learnt step by step, what is kept of it, and where it goes on after an interruption.
+
+Nothing in a run is drawn from hidden random state: the order of the patches and every painted defect follow from (seed, epoch,
+index), so a checkpoint needs only the epoch and the step to continue as if it had never stopped.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from errors import HeldSignal, Stopped, UserError, hold_signals, one_line
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from checkpoint import save_checkpoint
+from distributed import Processes
+from evaluation import evaluate
+from loss import FocalLoss
+from model import ARCHITECTURES, SegmentationNetworkONNX
+from predictors import TorchPredictor
+from run_folder import NOT_FINITE_SUFFIX, History, RunFolder
+from schedules import gamma_at, learning_rate_at
+from training_data import Batch, Dataset, TrainingLoader, painted_samples, training_patches
+
+STEPS_PER_READING = 20  # the loss stays on the device in between
+VALID = "valid_"  # prefix of the validation figures in a run's history
+NOT_SETTINGS = ("resume", "overwrite", "given")  # how a run is started, not what it is
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in the words of torch
+
+
+class Training:
+    """A network, what moves it, its history, and the files that it leaves.
+
+    `resumed` is the content of the checkpoint that the run goes on from, None at its beginning.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        dataset: Dataset,
+        processes: Processes,
+        folder: RunFolder,
+        resumed: dict[str, Any] | None = None,
+    ):
+        self.arguments, self.dataset, self.processes, self.folder = arguments, dataset, processes, folder
+        self.device = processes.device
+        self.patches = training_patches(arguments, dataset)
+        self.loader = TrainingLoader(arguments, self.patches, processes)
+        torch.manual_seed(arguments.seed)
+        network = ARCHITECTURES[arguments.arch](base_channels=arguments.base_channels)
+        if arguments.sync_batch_norm:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # faster, on the CPU too
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=arguments.lr, fused=True)
+        self.focal_loss = FocalLoss(arguments.alpha)
+        self.metric = selection_metric(dataset, arguments.use_mask)
+        self.history: History = []
+        self.step = 0  # steps done of the present epoch
+        self.read_sum, self.read_count = 0.0, 0  # loss of the present epoch, of all processes, when last read: sum and patches
+        if resumed:
+            self.network.load_state_dict(resumed["model_state_dict"])
+            self.optimizer.load_state_dict(resumed["optimizer_state_dict"])
+            self.history, self.step = resumed["history"], resumed["step"]
+            self.read_sum, self.read_count = resumed["loss_sum"], resumed["loss_count"]
+        own_sum, own_count = (self.read_sum, self.read_count) if processes.is_first else (0.0, 0)
+        self.loss_sum = torch.tensor(own_sum, device=self.device)  # the same of this process alone, up to now
+        self.loss_count = own_count
+        self.first_bad_step = torch.tensor(-1, device=self.device)  # of the present epoch: the first without a finite loss
+        self.exchange = DistributedDataParallel(self.network, gradient_as_bucket_view=True) if processes.count > 1 else None
+        self.forward = self.exchange or self.network
+        if arguments.compile:
+            self.forward = torch.compile(self.forward)
+        self.last_save = time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return len(self.history)
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.epoch * len(self.loader) + self.step
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, with the highest figure so far; where there is no figure, the last one."""
+        measured = [entry for entry in self.history if self.metric and entry.get(self.metric) is not None]
+        return max(measured, key=lambda entry: entry[self.metric])["epoch"] if measured else self.epoch
+
+    @property
+    def is_finished(self) -> bool:
+        patience = self.arguments.patience
+        is_out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
+        return self.epoch >= self.arguments.epochs or is_out_of_patience
+
+    def describe(self) -> str:
+        settings, count = self.arguments, self.processes.count
+        batch = settings.bs * settings.accumulate * count
+        parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
+        by = f"best checkpoint by {readable(self.metric)} on the validation strips" if self.metric else "the last epoch is the best"
+        return (
+            f"{self.dataset.describe()}; {len(self.patches)} patches per epoch\n"
+            f"network: {settings.arch} with {settings.base_channels} base channels, on {self.device}; "
+            f"{batch} patches per step{parts}; {by}"
+        )
+
+    def run(self) -> None:
+        """Train to the end. On Ctrl-C and SIGTERM the present step is finished and saved before `Stopped` goes on.
+
+        Raises `UserError` when the loss is no longer finite or a file can no longer be read or written.
+        """
+        self.samples = painted_samples(self.patches) if self.processes.is_first else []
+        if self.processes.is_first:
+            print(self.describe())
+        try:
+            with self._progress() as progress, self._files():
+                while not self.is_finished:
+                    self._train_epoch(progress)
+                    self._finish_epoch(self._validate())
+                    self._report()
+        except Stopped:
+            if self.steps_done and self.processes.is_first:
+                self._save(self.folder.last)
+                print(f"to go on: python trainer.py --resume '{self.folder.last}'", file=sys.stderr)
+            raise
+        finally:
+            self.loader.close()
+
+    def _progress(self) -> tqdm:
+        total = self.arguments.epochs * len(self.loader)
+        return tqdm(total=total, initial=self.steps_done, unit="step", disable=None if self.processes.is_first else True)
+
+    @contextmanager
+    def _files(self) -> Iterator[None]:
+        if not self.processes.is_first:
+            yield
+            return
+        self.folder.write_samples(self.samples)
+        self.folder.write_history(self.history)
+        with self.folder.events(self.steps_done, self.history):
+            yield
+
+    def _train_epoch(self, progress: tqdm) -> None:
+        """What is left of the present epoch. Raises `Stopped` between two steps only, in all processes between the same two."""
+        settings, is_alone = self.arguments, self.processes.count == 1
+        gamma, lr = self._schedules()
+        progress.set_description(f"epoch {self.epoch + 1}/{settings.epochs}, gamma {gamma:.2f}, lr {lr:.2g}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.network.train()
+        with nullcontext(HeldSignal()) if is_alone else self._holding_signals_together() as held:
+            for batches in self.loader.steps(self.epoch, self.step):
+                with hold_signals():
+                    self._step(batches, gamma)
+                progress.update()
+                is_reading = self.step % STEPS_PER_READING == 0
+                if is_reading:
+                    self._read(held.number)
+                    self._show_loss(progress)
+                may_save = is_alone or (is_reading and self.processes.is_first)
+                if may_save and time.monotonic() - self.last_save >= settings.save_every * 60:
+                    self._save(self.folder.last)
+            self._read(held.number)
+
+    @contextmanager
+    def _holding_signals_together(self) -> Iterator[HeldSignal]:
+        """Signals wait until all processes know of them. If the first one was stopped elsewhere, the others stop with it."""
+        with hold_signals() as held:
+            try:
+                yield held
+            except RuntimeError:
+                if held.number and not self.processes.is_first:
+                    raise Stopped(held.number) from None
+                raise
+
+    def _show_loss(self, progress: tqdm) -> None:
+        progress.set_postfix(loss=f"{self.mean_loss:.2e}", refresh=False)
+        if self.processes.is_first:
+            self.folder.add_scalars({"loss_so_far": self.mean_loss}, self.steps_done)
+
+    def _schedules(self) -> tuple[float, float]:
+        """Gamma and learning rate of the present epoch."""
+        settings = self.arguments
+        gamma = gamma_at(self.epoch, settings.epochs, settings.gamma_start, settings.gamma_end, settings.gamma_schedule)
+        return gamma, learning_rate_at(self.epoch, settings.epochs, settings.lr)
+
+    def _step(self, batches: list[Batch], gamma: float) -> None:
+        """One step along the gradient of the mean loss over all patches of `batches`. Nothing in it waits for the device."""
+        patches = sum(len(batch["target_mask"]) for batch in batches)
+        loss = torch.zeros((), device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(batches, start=1):
+            images = batch["three_channel_input"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            masks = batch["target_mask"].to(self.device, non_blocking=True)
+            is_last = number == len(batches)
+            with nullcontext() if is_last or not self.exchange else self.exchange.no_sync():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arguments.amp):
+                    logits = self.forward(images)
+                share = self.focal_loss(logits.float(), masks, gamma) * (len(masks) / patches)
+                share.backward()
+            loss += share.detach()
+        self.optimizer.step()
+        self.loss_sum += loss * patches
+        self.loss_count += patches
+        is_first_bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
+        self.step += 1
+
+    def _read(self, signal_number: int = 0) -> None:
+        """Bring what the devices have kept to the processors, and the processes to the same mind. All of them must call it.
+
+        Raises `UserError` when a loss was not finite, `Stopped` when any process was told to stop.
+        """
+        own = (self.loss_sum.item(), self.loss_count, self.first_bad_step.item(), signal_number)
+        sums, counts, bad_steps, numbers = zip(*self.processes.gather(own))
+        self.read_sum, self.read_count = sum(sums), sum(counts)
+        bad_steps = [step for step in bad_steps if step >= 0]
+        if bad_steps:
+            self._refuse_to_go_on(min(bad_steps), "the loss")
+        if max(numbers):
+            raise Stopped(max(numbers))
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the present epoch so far, when last read."""
+        return self.read_sum / max(1, self.read_count)
+
+    def _refuse_to_go_on(self, step: int, what: str) -> None:
+        """Keep the batch of the step with which `what` stopped being finite, and raise `UserError`."""
+        if not self.processes.is_first:
+            sys.exit(1)  # the first process says it
+        path = self.folder.file(NOT_FINITE_SUFFIX)
+        indices = self.loader.patches_of_step(self.epoch, step)
+        samples = [self.patches[self.epoch, index] for index in indices]
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        places = [self.patches.place(index) for index in indices]
+        files = [{"file": str(path), "y": y, "x": x} for path, (y, x) in places]
+        save_checkpoint(path, batch | {"patches": files, "epoch": self.epoch + 1, "step": step + 1})
+        raise UserError(
+            f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, whose batch is in {path}: expected a lower --lr"
+            f"{' or none of --amp' if self.arguments.amp else ''}; no checkpoint was written after it"
+        )
+
+    def _validate(self) -> dict[str, float | None]:
+        if not self.dataset.valid:
+            return {}
+        settings = self.arguments
+        predictor = TorchPredictor(self.network, self.patches.patch, self.device)
+        result = evaluate(
+            predictor, self.dataset.valid, settings.input_max, "validation", use_masks=settings.use_mask, processes=self.processes
+        )
+        if result.problems:  # every strip was fine before the first epoch: files changed, or the network broke
+            raise UserError(f"validation: {result.problems[0]}")
+        return {f"{VALID}{name}": value for name, value in result.figures.items()}
+
+    def _finish_epoch(self, figures: dict[str, float | None]) -> None:
+        gamma, lr = self._schedules()
+        with hold_signals():
+            self.history.append({"epoch": self.epoch + 1, "loss": self.mean_loss, "gamma": gamma, "lr": lr} | figures)
+            self.step, self.loss_count, self.read_sum, self.read_count = 0, 0, 0.0, 0
+            self.loss_sum.zero_()
+            if not self.processes.is_first:
+                return
+            if self.best_epoch == self.epoch or not self.folder.best.exists():
+                self._save(self.folder.best)  # before the last one, which says that this epoch is done
+            self._save(self.folder.last)
+
+    def _save(self, path: Path) -> None:
+        """Only in the first process. Raises `UserError`, and writes nothing, when the network is no longer finite."""
+        with hold_signals():
+            if self.processes.count == 1:
+                self._read()
+            weights = self.network.state_dict()
+            if not torch.stack([tensor.isfinite().all() for tensor in weights.values()]).all():
+                self._refuse_to_go_on(max(0, self.step - 1), "the network")
+            save_checkpoint(path, self._checkpoint())
+        self.last_save = time.monotonic()
+
+    def _checkpoint(self) -> dict[str, Any]:
+        return settings_of(self.arguments) | {
+            "network": type(self.network).__name__,
+            "model_state_dict": dict(self.network.state_dict()),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_sum": self.read_sum,
+            "loss_count": self.read_count,
+            "processes": self.processes.count,
+            "strips_sha256": self.dataset.strips_hash(),
+            "img_height": self.dataset.image_size[0],
+            "img_width": self.dataset.image_size[1],
+            "history": self.history,
+        }
+
+    def _report(self) -> None:
+        """What one looks at while it trains."""
+        if not self.processes.is_first:
+            return
+        entry = self.history[-1]
+        tqdm.write(describe_epoch(entry))
+        self.folder.write_history(self.history)
+        self.folder.add_scalars({name: value for name, value in entry.items() if name != "epoch"}, self.steps_done)
+        self.folder.add_samples(self.samples, self._heatmaps(), self.steps_done)
+
+    @torch.inference_mode()
+    def _heatmaps(self) -> np.ndarray:
+        """What the network says of the sample patches: (N, h, w), probabilities 0-1."""
+        images = np.stack([sample["three_channel_input"] for sample in self.samples])
+        return SegmentationNetworkONNX(self.network).eval()(torch.from_numpy(images).to(self.device))[:, 0].cpu().numpy()
+
+
+@contextmanager
+def explained_failures(batch_size: int) -> Iterator[None]:
+    """Turns what torch raises when memory runs out, or a loader process is killed for it, into a `UserError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+            raise UserError(
+                f"out of memory with --bs {batch_size}: expected a smaller one (--accumulate keeps the batch of a step as large), "
+                f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
+            ) from None
+        if "DataLoader worker" in text:
+            raise UserError(
+                f"a loader process ended ({one_line(error, 120)}): expected more memory or fewer --num_workers; --resume goes on"
+            ) from None
+        raise
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every flag that says what a run is, as plain values, paths absolute."""
+    flags = {name: value for name, value in vars(arguments).items() if name not in NOT_SETTINGS}
+    return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in flags.items()}
+
+
+def selection_metric(dataset: Dataset, use_masks: bool) -> str | None:
+    """The figure that the best checkpoint has most of: as close to the job as the validation strips allow."""
+    kinds = {strip.is_defective for strip in dataset.valid}
+    if use_masks and any(strip.mask or strip.painted_with for strip in dataset.valid):
+        return f"{VALID}pixel_average_precision"
+    return f"{VALID}image_average_precision" if {True, False} <= kinds else None
+
+
+def describe_epoch(entry: dict[str, float | None]) -> str:
+    figures = [f"{readable(name)} {value:.4f}" for name, value in entry.items() if name.startswith(VALID) and value is not None]
+    return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", f"gamma {entry['gamma']:.2f}", *figures])
+
+
+def readable(name: str) -> str:
+    return name.removeprefix(VALID).replace("_", " ")
