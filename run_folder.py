@@ -102,12 +102,9 @@ class RunFolder:
 
     @contextmanager
     def events(self, step: int, history: History) -> Iterator[None]:
-        """Opens the TensorBoard events for the block; those from `step` on, of a run that was killed, no longer count.
-
-        `step` is the number of steps that the run has done.
-        """
+        """Opens the TensorBoard events for the block; those after `step`, of a run that was killed later, no longer count."""
         with self._explained_events():
-            self._events = SummaryWriter(self._events_folder, purge_step=step)
+            self._events = SummaryWriter(self._events_folder, purge_step=step + 1)
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ EPOCHS = 6
 TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
 
 
-def start_two(dataset, folder, *more):
+def start(processes, dataset, folder, *more):
     flags = arguments_for(dataset, folder, "--bs", 2, "--epochs", EPOCHS, "--lr", 1e-4, *more)
-    command = [sys.executable, ROOT / "launch.py", "2", ROOT / "trainer.py", *flags]
+    command = [sys.executable, ROOT / "launch.py", processes, ROOT / "trainer.py", *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -40,7 +41,7 @@ def losses(history):
 @pytest.fixture(scope="module")
 def together(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    return folder, *end_of(start_two(dataset, folder))
+    return folder, *end_of(start(2, dataset, folder))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_the_first_process_alone_prints_and_writes(together):
 
 
 def test_both_are_stopped_together_and_resumed_to_the_same_weights(together, dataset, tmp_path):
-    process = start_two(dataset, tmp_path, "--save_every", 1000)
+    process = start(2, dataset, tmp_path, "--save_every", 1000)
     deadline = time.monotonic() + 60
     while not (tmp_path / f"{TOGETHER}_best.pth").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -80,12 +81,19 @@ def test_both_are_stopped_together_and_resumed_to_the_same_weights(together, dat
     assert "to go on" in errors and "Traceback" not in errors
     alone = run("trainer.py", "--resume", tmp_path)
     assert alone.returncode == 1 and "found a run of 2 processes, expected as many as now: 1" in alone.stderr
-    end_of(start_two(dataset, tmp_path, "--resume"))
+    end_of(start(2, dataset, tmp_path, "--resume"))
     assert weights(tmp_path / f"{TOGETHER}.pth") == weights(together[0] / f"{TOGETHER}.pth")
 
 
+def test_more_processes_than_validation_strips_or_patches_of_the_last_batch(dataset, tmp_path):
+    shutil.copytree(dataset / "train" / "good", tmp_path / "strips")  # without valid/: one strip is set aside, scored twice
+    flags = ("--training_dataset_path", tmp_path / "strips", "--epochs", 1, "--bs", 1)
+    printed, _ = end_of(start(3, dataset, tmp_path / "out", *flags))
+    assert "2 good ones to train on, 1 set aside" in printed and "pixel average precision" in printed
+
+
 def test_what_the_first_process_refuses_is_said_once(dataset, tmp_path):
-    _, errors = end_of(start_two(dataset, tmp_path, "--training_dataset_path", tmp_path / "nothing"), expected=1)
+    _, errors = end_of(start(2, dataset, tmp_path, "--training_dataset_path", tmp_path / "nothing"), expected=1)
     assert errors.count("found no such path") == 1 and "Traceback" not in errors
 
 
@@ -93,5 +101,5 @@ def test_what_the_first_process_refuses_is_said_once(dataset, tmp_path):
     "flags, message", [(("--sync_batch_norm",), "expected GPUs"), (("--gpu_id", "1"), "found several processes")]
 )
 def test_what_needs_gpus_is_refused_on_the_cpu(dataset, tmp_path, flags, message):
-    _, errors = end_of(start_two(dataset, tmp_path, *flags), expected=1)
+    _, errors = end_of(start(2, dataset, tmp_path, *flags), expected=1)
     assert message in errors and "Traceback" not in errors

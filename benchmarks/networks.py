@@ -1,0 +1,60 @@
+"""The networks of --arch beside each other, as exported files on the CPU: weights, file size, latency of one 976x176 strip.
+
+    python benchmarks/networks.py        # a minute on two cores
+
+Latencies are those of open ONNX Runtime sessions, measured in turn; the table shows medians. The weights are random.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataloader import to_unit_range
+from demo_strips import STRIP_SIZE, make_strip
+from export_onnx_fullimage import DEFAULT_OPSET, write_graph
+from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
+from predictors import open_session
+from tiling import PATCH_SIZES
+
+WARM_UPS = 2  # a session's first calls also find their memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_channels", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    strip = to_unit_range(make_strip(np.random.default_rng(0)))[None]
+    rows, sessions = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for base_channels in arguments.base_channels:
+            for name, architecture in ARCHITECTURES.items():
+                network = architecture(base_channels=base_channels)
+                path = Path(folder) / f"{name}{base_channels}.onnx"
+                full_image = SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH_SIZES["strip"]).eval()
+                write_graph(full_image, STRIP_SIZE, DEFAULT_OPSET, path)
+                weights = sum(parameter.numel() for parameter in network.parameters())
+                rows[name, base_channels] = f"{weights / 1e6:.2f} | {path.stat().st_size / 1e6:.1f}"
+                sessions[name, base_channels] = open_session(path, use_cuda=False)
+    seconds = defaultdict(list)
+    for number in range(WARM_UPS + arguments.rounds):
+        for key, session in sessions.items():
+            started = time.perf_counter()
+            session.run(None, {"input": strip})
+            if number >= WARM_UPS:
+                seconds[key].append(time.perf_counter() - started)
+    print("| --arch | base channels | weights, millions | file, MB | one strip, ms |\n| --- | --- | --- | --- | --- |")
+    for (name, base_channels), row in rows.items():
+        print(f"| {name} | {base_channels} | {row} | {statistics.median(seconds[name, base_channels]) * 1000:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()

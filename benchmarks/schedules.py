@@ -1,0 +1,115 @@
+"""The small preset with every gamma schedule and with other values of alpha, three seeds each, on the demo strips.
+
+    python benchmarks/schedules.py                         # 21 trainings: 3 hours on two cores
+    python benchmarks/schedules.py --amp                   # 2 hours, where the CPU has bfloat16
+
+Finished runs are kept in --output and not repeated, and an unfinished one is resumed: interrupt it and start it again at will. The
+table is of what is finished, so with --runs 0 it only looks. Figures are of the best checkpoint on the 80 test strips: mean and
+sample standard deviation over the seeds. There is no valid/: then six strips, not sixty, are validated on after each epoch.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL_PRESET = ("--base_channels", 16, "--epochs", 10, "--num_defects_range", 4, 10)
+SEEDS = (42, 1, 2)
+VARIANTS = {
+    "gamma_cosine": ("cosine", 0.75),  # the preset
+    "gamma_linear": ("linear", 0.75),
+    "gamma_exponential": ("exponential", 0.75),
+    "gamma_constant": ("constant", 0.75),
+    "alpha_0.25": ("cosine", 0.25),
+    "alpha_0.5": ("cosine", 0.5),
+    "alpha_0.9": ("cosine", 0.9),
+}
+FIGURES = ("pixel_average_precision", "pixel_auroc", "image_average_precision", "image_auroc")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "schedules", help="folder for the strips and all runs")
+    parser.add_argument("--runs", type=int, default=len(VARIANTS) * len(SEEDS), help="at most so many trainings this time")
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
+    arguments = parser.parse_args()
+    folder = arguments.output.absolute()
+    wanted = [(name, seed) for seed in SEEDS for name in VARIANTS if figures_of(folder, name, seed) is None][: arguments.runs]
+    if wanted:
+        make_strips(folder)
+    try:
+        for name, seed in tqdm(wanted, unit="run", disable=None):
+            train(folder, name, seed, arguments.amp)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the run at hand goes on the next time", file=sys.stderr)
+        return 130
+    print_table(folder)
+    return 0
+
+
+def make_strips(folder: Path) -> None:
+    if not (folder / "demo").exists():
+        command(ROOT / "prepare_dataset.py", "demo", "--output", folder / "demo")
+    (folder / "strips").mkdir(exist_ok=True)
+    for part in ("train", "test", "ground_truth"):
+        link = folder / "strips" / part
+        if not link.exists():
+            link.symlink_to(folder / "demo" / part)
+
+
+def train(folder: Path, name: str, seed: int, amp: bool) -> None:
+    """One run to its end, from where it was."""
+    run, log = run_folder(folder, name, seed), folder / f"{name}_seed{seed}.log"
+    if list(run.glob("BgRemoval_*.pth")):
+        command(ROOT / "trainer.py", "--resume", run, log=log)
+        return
+    schedule, alpha = VARIANTS[name]
+    flags = [*SMALL_PRESET, "--seed", seed, "--gamma_schedule", schedule, "--alpha", alpha, *(["--amp"] if amp else [])]
+    strips = folder / "strips" / "train" / "good"
+    command(ROOT / "trainer.py", "--training_dataset_path", strips, "--checkpoint_path", run, *flags, log=log)
+
+
+def command(*words: object, log: Path | None = None) -> None:
+    with log.open("a") if log else open(1, "w", closefd=False) as output:
+        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=output)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # the terminal has told it, too: it saves what it has
+            raise
+    if process.returncode:
+        sys.exit(f"error: {words[0]} ended with exit code {process.returncode}{f': see {log}' if log else ''}")
+
+
+def run_folder(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}_seed{seed}"
+
+
+def figures_of(folder: Path, name: str, seed: int) -> dict[str, float] | None:
+    """The figures of a finished run, None of another one."""
+    (*summaries,) = run_folder(folder, name, seed).glob("*_test/metrics.json")
+    return json.loads(summaries[0].read_text()) if summaries else None
+
+
+def print_table(folder: Path) -> None:
+    print(f"| gamma | alpha | seeds | {' | '.join(figure.replace('_', ' ') for figure in FIGURES)} |")
+    print(f"|{' --- |' * (3 + len(FIGURES))}")
+    for name, (schedule, alpha) in VARIANTS.items():
+        runs = [figures for seed in SEEDS if (figures := figures_of(folder, name, seed))]
+        columns = [with_spread([run[figure] for run in runs]) for figure in FIGURES]
+        print(f"| {schedule} | {alpha} | {len(runs)} | {' | '.join(columns)} |")
+
+
+def with_spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else ""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
