@@ -170,7 +170,7 @@ class SharedStrips:
     """Memory for `count` decoded strips like the one in `example`, shared with every process that is forked from this one.
 
     It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones serves as well as keeping the
-    last ones used, and no process ever has to make room.
+    last ones used, and no process ever has to make room. Where the first strip needs no decoding, nothing is kept at all.
     """
 
     def __init__(self, count: int, example: Path):

@@ -1,4 +1,4 @@
-"""The processes that train together: this one alone, or as many as torchrun started."""
+"""The processes that train together: this one alone, or as many as torchrun started. And the device that each computes on."""
 
 import os
 import sys
@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from predictors import choose_device
-
 Result = TypeVar("Result")
 LONGEST_WAIT = timedelta(days=1)  # for the first process, which checks all strips and writes the files while the others wait
 FAILED = "failed"
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")  # what is said when another process is gone
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,20 @@ class Processes:
         distributed.all_gather_object(values, value, group=self.control)
         return values
 
+    def largest(self, number: int) -> int:
+        """The largest of everybody's numbers, on every process; quicker than `gather`, and without waiting for a GPU."""
+        if self.count == 1:
+            return number
+        tensor = torch.tensor(number)
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
+        return int(tensor)
+
+    def take_from_first(self, tensors: list[torch.Tensor]) -> None:
+        """Overwrite tensors on the processes' devices with those of the first process."""
+        if self.count > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, src=0)
+
     def from_first(self, function: Callable[[], Result]) -> Result:
         """What `function` gives on the first process, on every process. If it fails there, the others end without a word."""
         if self.count == 1:
@@ -54,9 +67,20 @@ class Processes:
                 answer = ["done", function()]
         finally:
             distributed.broadcast_object_list(answer, src=0, group=self.control)
-            if not self.is_first and answer[0] == FAILED:
-                sys.exit(1)
+        if answer[0] == FAILED:
+            self.leave()
         return answer[1]
+
+    def refuse(self, text: str) -> None:
+        """End all processes with a `UserError`, which the first one alone raises. All of them must call it."""
+        if self.is_first:
+            raise UserError(text)
+        self.leave()
+
+    @staticmethod
+    def leave() -> None:
+        """End this process without a word: the first one says why. Not as a failure, or torchrun would interrupt it at that."""
+        sys.exit(0)
 
 
 ALONE = Processes(torch.device("cpu"))
@@ -66,22 +90,44 @@ ALONE = Processes(torch.device("cpu"))
 def join_processes(gpu_id: int | None) -> Iterator[Processes]:
     """The processes that torchrun started, joined for the block; without torchrun this process alone.
 
-    Raises `UserError` for a GPU that is not there.
+    Raises `UserError` for a GPU that is not there, and when another process is lost.
     """
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1:
-        yield Processes(choose_device(gpu_id))
+    if not distributed.is_torchelastic_launched():
+        device = choose_device(gpu_id)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        yield Processes(device)
         return
     device = _device_of_its_own(gpu_id)
-    backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group(backend, timeout=LONGEST_WAIT)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    control = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    processes = Processes(device, distributed.get_rank(), distributed.get_world_size(), control)
+    left = control if device.type == "cuda" else None  # all groups; but NCCL's waits for the others, so not after a failure
     try:
-        control = distributed.group.WORLD if backend == "gloo" else distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-        yield Processes(device, distributed.get_rank(), count, control)
+        yield processes
+        left = None
+    except RuntimeError as error:
+        if not any(words in str(error) for words in LOST):
+            raise
+        processes.refuse("another process of this training has ended, and so does this one; --resume goes on")
     finally:
-        distributed.destroy_process_group()
+        distributed.destroy_process_group(left)
+
+
+def choose_device(gpu_id: int | None) -> torch.device:
+    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU.
+
+    Raises `UserError` for a GPU that is not there.
+    """
+    if gpu_id is None:
+        gpu_id = 0 if torch.cuda.is_available() else -1
+    if gpu_id == -1:
+        return torch.device("cpu")
+    if not 0 <= gpu_id < torch.cuda.device_count():
+        raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
+    return torch.device("cuda", gpu_id)
 
 
 def _device_of_its_own(gpu_id: int | None) -> torch.device:

@@ -1,5 +1,6 @@
 """The one error that a user is meant to see, and how a command ends: with a line, an exit code, and nothing half-written."""
 
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; holds the signal's number. Whatever is open is cleaned up on its way out."""
+    """Ctrl-C, SIGTERM or a lost terminal (SIGHUP); holds the signal's number. Whatever is open is cleaned up on its way out."""
 
 
 @dataclass
@@ -62,8 +63,11 @@ def about(what: Path | str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM."""
-    handlers = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 128 + its number after a signal."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which is how nohup works
+        numbers.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, _stop) for number in numbers}
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = command() or 0
@@ -73,10 +77,16 @@ def run_command(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
+        handlers = dict.fromkeys(handlers, signal.SIG_IGN)  # it ends already: nothing may disturb that
         print(STOPPED, file=sys.stderr)
         return 128 + stopped.args[0]
     except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: {error.filename or 'what is printed'}: cannot be written ({error.strerror})", file=sys.stderr)
         return 1
     finally:
         for number, handler in handlers.items():

@@ -22,6 +22,7 @@ from inspection import inspect_strips
 from metrics import PixelFigures, image_figures
 from visualize import save_panels
 
+BROKEN_NETWORK = "the model's weights are broken"
 ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
 
@@ -147,7 +148,7 @@ def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor) -> np
         heatmap = predictor(image)
         lowest, highest = heatmap.min(), heatmap.max()
         if not (lowest >= 0 and highest <= 1 + ROUNDING):
-            raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: the model's weights are broken")
+            raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
     return np.minimum(heatmap, 1)
 
 

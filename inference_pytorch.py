@@ -21,8 +21,9 @@ from command_line import (
     require_image_type,
     whole_number,
 )
+from distributed import choose_device
 from evaluation import evaluate_folder
-from predictors import TorchPredictor, choose_device
+from predictors import TorchPredictor
 from tiling import PATCH_SIZES
 
 

@@ -48,8 +48,8 @@ class GoodFiles:
                 content = json.loads(path.read_text())
                 self._facts = content if isinstance(content, dict) else {}
 
-    def facts(self, path: Path, asked: str, read: Callable[[], list]) -> list:
-        """What `read` says about the file, from memory where it was asked the same of the same file before."""
+    def facts(self, path: Path, asked: str, count: int, read: Callable[[], list]) -> list:
+        """The `count` facts that `read` says about the file, from memory where it was asked the same of the same file before."""
         with about(path):
             try:
                 status = path.stat()
@@ -57,7 +57,7 @@ class GoodFiles:
                 raise UserError(f"found no readable image ({error.strerror}), expected a whole TIFF, PNG or JPG file") from None
         state = [status.st_size, status.st_mtime_ns, asked]
         before = self._facts.get(str(path))
-        if isinstance(before, list) and before[:3] == state:
+        if isinstance(before, list) and before[:3] == state and len(before) == 3 + count:
             self.unchanged.add(str(path))
             return before[3:]
         facts = read()
@@ -94,7 +94,7 @@ def inspect_strips(
 
     def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
         try:
-            height, width, highest = good_files.facts(strip.path, f"input_max {input_max:g}", lambda: read(strip.path))
+            height, width, highest = good_files.facts(strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path))
             with about(strip.path):
                 tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
@@ -102,7 +102,9 @@ def inspect_strips(
                 if needs_mask and strip.is_defective and not strip.mask:
                     raise UserError(f"found no mask {strip.path.stem}_mask, expected one as other defective strips have")
             if strip.mask:
-                good_files.facts(strip.mask, f"mask {height}x{width}", lambda: list(load_mask(strip.mask, (height, width)).shape))
+                good_files.facts(
+                    strip.mask, f"mask {height}x{width}", 2, lambda: list(load_mask(strip.mask, (height, width)).shape)
+                )
         except UserError as error:
             return error
         return (height, width), highest

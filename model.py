@@ -31,18 +31,22 @@ def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def separable_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution of each channel by itself => batch norm => ReLU => 1x1 convolution across them => batch norm => ReLU.
+    """3x3 convolution of each channel by itself => 1x1 convolution across them => batch norm => ReLU.
 
-    A ninth to an eighth of the multiplications of `convolution`. After Howard et al., "MobileNets", 2017 (arXiv:1704.04861).
+    About a ninth of the multiplications of `convolution`. After Howard et al., "MobileNets", 2017 (arXiv:1704.04861), without
+    the batch norm and ReLU in between, which cost much of what a small network finds.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels, bias=False),
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(inplace=True),
         nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def double_convolution(in_channels: int, out_channels: int, convolution: Convolution) -> nn.Sequential:
+    """convolution * 2."""
+    return nn.Sequential(convolution(in_channels, out_channels), convolution(out_channels, out_channels))
 
 
 class DecoderStage(nn.Module):
@@ -51,10 +55,7 @@ class DecoderStage(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, convolution: Convolution):
         super().__init__()
         self.up = convolution(in_channels, out_channels)
-        self.merge = nn.Sequential(
-            convolution(out_channels + skip_channels, out_channels),
-            convolution(out_channels, out_channels),
-        )
+        self.merge = double_convolution(out_channels + skip_channels, out_channels, convolution)
 
     def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         # align_corners=False: with True the sampling points, and so the answer, would depend on the patch size.
@@ -69,20 +70,16 @@ class SegmentationNetwork(nn.Module):
     After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded convolutions, batch norm and bilinear upsampling.
     """
 
-    convolution: Convolution = staticmethod(convolution)  # of every layer but the first and the last
+    lower_convolution: Convolution = staticmethod(convolution)  # of every level but the first, which has the full resolution
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
         super().__init__()
         encoder = [base_channels * width for width in ENCODER_WIDTHS]
         decoder = [base_channels * width for width in DECODER_WIDTHS]
-        # The first layer compares the three channels with each other, so it is a whole convolution in every network.
-        blocks = [nn.Sequential(convolution(in_channels, encoder[0]), self.convolution(encoder[0], encoder[0]))]
-        for narrow, wide in zip(encoder, encoder[1:]):
-            blocks.append(nn.Sequential(self.convolution(narrow, wide), self.convolution(wide, wide)))
-        self.encoder = nn.ModuleList(blocks)
+        levels = [convolution, *[self.lower_convolution] * (len(encoder) - 1)]
+        self.encoder = nn.ModuleList(map(double_convolution, [in_channels, *encoder[:-1]], encoder, levels))
         self.pool = nn.MaxPool2d(2)
-        inputs, skips = [encoder[-1], *decoder[:-1]], encoder[-2::-1]
-        self.decoder = nn.ModuleList(DecoderStage(*widths, self.convolution) for widths in zip(inputs, skips, decoder))
+        self.decoder = nn.ModuleList(map(DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder, levels[-2::-1]))
         self.head = nn.Conv2d(decoder[-1], out_channels, kernel_size=3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -96,9 +93,13 @@ class SegmentationNetwork(nn.Module):
 
 
 class MobileSegmentationNetwork(SegmentationNetwork):
-    """The same UNet of depthwise-separable convolutions, for lines without a GPU: same inputs and outputs."""
+    """The same UNet, depthwise-separable below the first level, for lines without a GPU: same inputs and outputs.
 
-    convolution: Convolution = staticmethod(separable_convolution)
+    The first level stays whole: at full resolution a separable convolution gains little time on a CPU, and there the three
+    channels are compared pixel by pixel.
+    """
+
+    lower_convolution: Convolution = staticmethod(separable_convolution)
 
 
 ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork}  # --arch: the network

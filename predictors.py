@@ -88,17 +88,3 @@ def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSess
     if providers and "CUDAExecutionProvider" not in session.get_providers():
         print("warning: torch finds a GPU but ONNX Runtime cannot use it; running on the CPU", file=sys.stderr)
     return session
-
-
-def choose_device(gpu_id: int | None) -> torch.device:
-    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU.
-
-    Raises `UserError` for a GPU that is not there.
-    """
-    if gpu_id is None:
-        gpu_id = 0 if torch.cuda.is_available() else -1
-    if gpu_id == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu_id < torch.cuda.device_count():
-        raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
-    return torch.device("cuda", gpu_id)

@@ -24,6 +24,9 @@ def run_name(arguments: argparse.Namespace, image_size: tuple[int, int]) -> str:
 def find_last(arguments: argparse.Namespace) -> Path:
     """The checkpoint that --resume means. Raises `UserError` when a folder has none of a run like the one that was asked for."""
     place = arguments.checkpoint_path if arguments.resume is True else arguments.resume
+    is_best = place.name.endswith(BEST_SUFFIX)
+    if is_best and not arguments.overwrite and "checkpoint_path" not in arguments.given:
+        raise UserError(f"{place}: found a best checkpoint, expected a last one, or --overwrite to lose what came after the best")
     if not place.is_dir():
         return place
     lr, bs, image_type = (getattr(arguments, name) if name in arguments.given else "*" for name in ("lr", "bs", "image_type"))
@@ -44,7 +47,7 @@ def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], fol
     if missing:
         raise UserError(f"found no {missing[0]}, expected a checkpoint of a training that can be resumed")
     if content["processes"] != processes:
-        raise UserError(f"found a run of {content['processes']} processes, expected as many as now: {processes}")
+        raise UserError(f"found a run of {content['processes']} processes (NPROC), expected as many as now: {processes}")
     settings = {"checkpoint_path": folder}
     for name in vars(arguments).keys() & content.keys() - {"checkpoint_path", "gpu_id"}:
         settings[name] = Path(content[name]) if isinstance(getattr(arguments, name), Path) else content[name]

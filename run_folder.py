@@ -18,8 +18,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from errors import UserError
 from pathlib import Path
@@ -66,26 +67,36 @@ class RunFolder:
         Raises `UserError` when a run of this name is there, unless it is the one that is resumed or may be overwritten. The
         best checkpoint of a run that goes on under a new name comes along.
         """
-        if resumed and self.last.exists() and self.last.samefile(resumed):
+        if resumed and self.last.resolve() == resumed.resolve():
             return
-        found = next((path for path in (self.last, self.best) if path.exists()), None)
-        if found and not overwrite:
-            raise UserError(
-                f"{found}: found a run of that name, expected --resume to go on with it, --overwrite to lose it and begin again, "
-                "or another --checkpoint_path"
-            )
+        if not overwrite:
+            self._refuse_to_replace(resumed)
         best_so_far = best_beside(resumed) if resumed else None
+        kept = [path.resolve() for path in (resumed, best_so_far) if path]
         for path in map(self.file, SUFFIXES):
-            if path.exists() and path not in (resumed, best_so_far):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if best_so_far and best_so_far.is_file() and best_so_far != self.best:
+            if path.exists() and path.resolve() not in kept:
+                with refused_by_system(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if best_so_far and best_so_far.is_file() and best_so_far.resolve() != self.best.resolve():
             with replace_file(self.best) as temporary:
                 shutil.copyfile(best_so_far, temporary)
+
+    def _refuse_to_replace(self, resumed: Path | None) -> None:
+        if self.last.exists():
+            raise UserError(
+                f"{self.last}: found a run of that name, expected --resume to go on, --overwrite to lose it and begin again, "
+                "or another --checkpoint_path"
+            )
+        if self.best.exists() and not resumed:  # the disk was full, or it was killed, before there was a last one
+            raise UserError(f"{self.best}: found a best checkpoint without a last one, expected --overwrite to begin again")
 
     def write_start(self, settings: dict[str, Any], started: dict[str, Any]) -> None:
         """The settings, and one more start."""
         environment = self.file("_environment.json")
-        starts = json.loads(environment.read_text()) if environment.exists() else []
+        starts = []
+        with suppress(OSError, ValueError):  # a damaged note is no reason not to go on
+            starts = json.loads(environment.read_text())
+        starts = starts if isinstance(starts, list) else []
         for path, content in ((self.file("_arguments.json"), settings), (environment, [*starts, started])):
             with replace_file(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
@@ -101,34 +112,37 @@ class RunFolder:
             save_curves(self.file("_curves.png"), history)
 
     @contextmanager
-    def events(self, step: int, history: History) -> Iterator[None]:
+    def events(self, step: int) -> Iterator[None]:
         """Opens the TensorBoard events for the block; those after `step`, of a run that was killed later, no longer count."""
-        with self._explained_events():
+        threading.excepthook = _silent_about_files  # of the thread that writes: it hands its error on as well
+        with refused_by_system(self._events_folder):
             self._events = SummaryWriter(self._events_folder, purge_step=step + 1)
         try:
             yield
         finally:
-            with self._explained_events():
+            with refused_by_system(self._events_folder):
                 self._events.close()
 
     def add_scalars(self, values: dict[str, float | None], step: int) -> None:
-        with self._explained_events():
+        with refused_by_system(self._events_folder):
             for name, value in values.items():
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
     def add_samples(self, samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray, step: int) -> None:
         picture = np.ascontiguousarray(draw_samples(samples, heatmaps)[:, :, ::-1])  # TensorBoard wants red first
-        with self._explained_events():
+        with refused_by_system(self._events_folder):
             self._events.add_image("samples", picture, step, dataformats="HWC")
             self._events.flush()
 
-    @contextmanager
-    def _explained_events(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"{self._events_folder}: cannot be written ({error.strerror or error})") from None
+
+@contextmanager
+def refused_by_system(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses about `path` into a `UserError`."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
 def best_beside(last: Path) -> Path:
@@ -136,14 +150,21 @@ def best_beside(last: Path) -> Path:
     return last.with_name(f"{last.stem.removesuffix(Path(BEST_SUFFIX).stem)}{BEST_SUFFIX}")
 
 
+def _silent_about_files(failure: threading.ExceptHookArgs) -> None:
+    if not issubclass(failure.exc_type, OSError):
+        threading.__excepthook__(failure)
+
+
 @contextmanager
 def only_training_in(folder: Path) -> Iterator[None]:
     """Holds the folder against another training. The system takes the lock back however the process ends.
 
-    Raises `UserError` when another process holds it.
+    Raises `UserError` when another process holds it or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    with refused_by_system(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+    with lock as file:
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: its workers do not inherit it
@@ -172,12 +193,19 @@ def describe_start(processes: Processes, resumed: Path | None) -> dict[str, Any]
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda,
         "processes": processes.count,
         "threads": torch.get_num_threads(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # there by another name
+        return None
 
 
 def _git_commit() -> str | None:

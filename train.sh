@@ -8,11 +8,27 @@ make_demo_strips() {
     [ -d "$here/dataset/demo/train/good" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
 }
 
-settings=(--checkpoint_path "$here/checkpoints")
+# names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path.
+names_a_run() {
+    local argument previous=
+    for argument; do
+        case $previous$argument in --resume--*) ;; --resume?*) return 0 ;; esac
+        previous=$argument
+    done
+    return 1
+}
+
+settings=()
+if ! names_a_run "$@"; then # that one goes on in its own folder
+    settings+=(--checkpoint_path "$here/checkpoints")
+fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
     settings+=(--image_type strip --img_format tiff --bs 16 --lr 0.001 --num_defects_range 4 10 --cache_size 100 --seed 42)
     if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        settings+=(--base_channels 64 --epochs 30 --amp)
+        settings+=(--base_channels 64 --epochs 30)
+        if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_bf16_supported(including_emulation=False))'; then
+            settings+=(--amp)
+        fi
     else
         settings+=(--base_channels 16 --epochs 10)
     fi

@@ -12,6 +12,7 @@ checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import ExitStack
 from errors import UserError, about, run_command
@@ -41,7 +42,7 @@ from resumption import describe_resumption, find_last, require_same_strips, resu
 from run_folder import TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from schedules import GAMMA_SCHEDULES
 from tiling import PATCH_SIZES
-from training import Training, explained_failures, settings_of
+from training import Training, explained_failures, selection_metric, settings_of
 from training_data import Dataset, find_dataset
 
 Prepared = tuple[argparse.Namespace, Dataset, Path | None]
@@ -132,7 +133,7 @@ def prepare(
 ) -> tuple[argparse.Namespace, Dataset, Path | None]:
     """The settings and strips of the run, and the checkpoint that it goes on from; its folder is locked by `held`.
 
-    Raises `UserError`, with nothing changed, when anything stands against it.
+    Raises `UserError`, with no run changed, when anything stands against it.
     """
     resumed = find_last(arguments) if arguments.resume else None
     content = load_checkpoint(resumed) if resumed else {}
@@ -143,8 +144,10 @@ def prepare(
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
     held.enter_context(only_training_in(arguments.checkpoint_path))
     dataset = find_dataset(arguments)
-    if arguments.patience and not dataset.valid:
-        raise UserError("--patience: found nothing to validate on, expected valid/ or at least two good strips")
+    if arguments.patience and selection_metric(dataset, arguments.use_mask) is None:
+        raise UserError(
+            "--patience: found no good and defective strips to validate on, expected them in valid/, or no valid/ at all"
+        )
     if resumed:
         with about(resumed):
             require_same_strips(content, dataset)
@@ -182,7 +185,7 @@ def main() -> int:
         return 0
     print(f"best checkpoint: {best_path}")
     is_default = best_path.absolute().parent == Path(__file__).absolute().parent / CHECKPOINT_FOLDER
-    exporting = f"python export_onnx_fullimage.py --checkpoint_path '{best_path}'"
+    exporting = f"python export_onnx_fullimage.py --checkpoint_path {shlex.quote(str(best_path))}"
     print(f"next: {'bash inference_onnx.sh' if is_default else exporting}")
     return 0
 

@@ -5,6 +5,7 @@ index), so a checkpoint needs only the epoch and the step to continue as if it h
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from checkpoint import save_checkpoint
 from distributed import Processes
-from evaluation import evaluate
+from evaluation import BROKEN_NETWORK, evaluate
 from loss import FocalLoss
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from predictors import TorchPredictor
@@ -32,7 +33,9 @@ from training_data import Batch, Dataset, TrainingLoader, painted_samples, train
 STEPS_PER_READING = 20  # the loss stays on the device in between
 VALID = "valid_"  # prefix of the validation figures in a run's history
 NOT_SETTINGS = ("resume", "overwrite", "given")  # how a run is started, not what it is
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in the words of torch
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in the words of torch
+COMPILERS = ("torch._inductor", "torch._dynamo")
+LOST_WORKER = ("exited unexpectedly", "is killed by signal")
 
 
 class Training:
@@ -73,11 +76,17 @@ class Training:
         self.loss_sum = torch.tensor(own_sum, device=self.device)  # the same of this process alone, up to now
         self.loss_count = own_count
         self.first_bad_step = torch.tensor(-1, device=self.device)  # of the present epoch: the first without a finite loss
-        self.exchange = DistributedDataParallel(self.network, gradient_as_bucket_view=True) if processes.count > 1 else None
+        self.exchange = self._exchange() if processes.count > 1 else None
         self.forward = self.exchange or self.network
         if arguments.compile:
             self.forward = torch.compile(self.forward)
         self.last_save = time.monotonic()
+
+    def _exchange(self) -> DistributedDataParallel:
+        # DDP adds gradients up in other groups from its second step on, which is faster, unless it looks for unused weights.
+        # Then the first steps of a resumed run round as those of an uninterrupted one.
+        same_every_step = self.device.type == "cpu" or self.arguments.deterministic
+        return DistributedDataParallel(self.network, gradient_as_bucket_view=True, find_unused_parameters=same_every_step)
 
     @property
     def epoch(self) -> int:
@@ -126,10 +135,13 @@ class Training:
                     self._train_epoch(progress)
                     self._finish_epoch(self._validate())
                     self._report()
+            if self.epoch < self.arguments.epochs and self.processes.is_first:
+                print(f"stopped after {self.epoch} epochs: none was better than epoch {self.best_epoch}")
         except Stopped:
-            if self.steps_done and self.processes.is_first:
-                self._save(self.folder.last)
-                print(f"to go on: python trainer.py --resume '{self.folder.last}'", file=sys.stderr)
+            with hold_signals():
+                if self.steps_done and self.processes.is_first:
+                    self._save(self.folder.last)
+                    print(f"to go on: python trainer.py --resume {shlex.quote(str(self.folder.last))}", file=sys.stderr)
             raise
         finally:
             self.loader.close()
@@ -145,7 +157,7 @@ class Training:
             return
         self.folder.write_samples(self.samples)
         self.folder.write_history(self.history)
-        with self.folder.events(self.steps_done, self.history):
+        with self.folder.events(self.steps_done):
             yield
 
     def _train_epoch(self, progress: tqdm) -> None:
@@ -161,25 +173,35 @@ class Training:
                 with hold_signals():
                     self._step(batches, gamma)
                 progress.update()
-                is_reading = self.step % STEPS_PER_READING == 0
-                if is_reading:
-                    self._read(held.number)
+                if self.step % STEPS_PER_READING == 0:
+                    self._read()
                     self._show_loss(progress)
-                may_save = is_alone or (is_reading and self.processes.is_first)
-                if may_save and time.monotonic() - self.last_save >= settings.save_every * 60:
+                number = self.processes.largest(held.number)
+                if number:
+                    self._read()
+                    raise Stopped(number)
+                if self._is_time_to_save():
                     self._save(self.folder.last)
-            self._read(held.number)
+            self._read()
+            self._require_finite_network()
 
     @contextmanager
     def _holding_signals_together(self) -> Iterator[HeldSignal]:
-        """Signals wait until all processes know of them. If the first one was stopped elsewhere, the others stop with it."""
+        """Signals wait until all processes know of them. If one was stopped elsewhere meanwhile, the others stop in mid-step."""
         with hold_signals() as held:
             try:
                 yield held
             except RuntimeError:
-                if held.number and not self.processes.is_first:
-                    raise Stopped(held.number) from None
-                raise
+                if not held.number:
+                    raise
+                if self.processes.is_first:
+                    sys.exit(128 + held.number)  # without saving half a step
+                raise Stopped(held.number) from None
+
+    def _is_time_to_save(self) -> bool:
+        """In several processes only where the losses of all were just read."""
+        is_read = self.processes.count == 1 or self.step % STEPS_PER_READING == 0
+        return self.processes.is_first and is_read and time.monotonic() - self.last_save >= self.arguments.save_every * 60
 
     def _show_loss(self, progress: tqdm) -> None:
         progress.set_postfix(loss=f"{self.mean_loss:.2e}", refresh=False)
@@ -214,51 +236,59 @@ class Training:
         self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
         self.step += 1
 
-    def _read(self, signal_number: int = 0) -> None:
-        """Bring what the devices have kept to the processors, and the processes to the same mind. All of them must call it.
+    def _read(self) -> None:
+        """Bring the losses that the devices have kept together. All processes must call it.
 
-        Raises `UserError` when a loss was not finite, `Stopped` when any process was told to stop.
+        Raises `UserError` when one of them was not finite.
         """
-        own = (self.loss_sum.item(), self.loss_count, self.first_bad_step.item(), signal_number)
-        sums, counts, bad_steps, numbers = zip(*self.processes.gather(own))
+        sums, counts, bad_steps = zip(*self.processes.gather((self.loss_sum.item(), self.loss_count, self.first_bad_step.item())))
         self.read_sum, self.read_count = sum(sums), sum(counts)
         bad_steps = [step for step in bad_steps if step >= 0]
         if bad_steps:
-            self._refuse_to_go_on(min(bad_steps), "the loss")
-        if max(numbers):
-            raise Stopped(max(numbers))
+            self._give_up(min(bad_steps), "the loss")
+
+    def _require_finite_network(self) -> None:
+        """Raises `UserError` when the last step left weights that are not finite: then the loss would be the next not to be."""
+        tensors = self.network.state_dict().values()
+        if self.step and not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            self._give_up(self.step - 1, "the network")
 
     @property
     def mean_loss(self) -> float:
         """Of the present epoch so far, when last read."""
         return self.read_sum / max(1, self.read_count)
 
-    def _refuse_to_go_on(self, step: int, what: str) -> None:
-        """Keep the batch of the step with which `what` stopped being finite, and raise `UserError`."""
-        if not self.processes.is_first:
-            sys.exit(1)  # the first process says it
+    def _give_up(self, step: int, what: str) -> None:
+        """Keep the batch of the step with which `what` stopped being finite, and end all processes with a `UserError`."""
         path = self.folder.file(NOT_FINITE_SUFFIX)
-        indices = self.loader.patches_of_step(self.epoch, step)
-        samples = [self.patches[self.epoch, index] for index in indices]
-        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-        places = [self.patches.place(index) for index in indices]
-        files = [{"file": str(path), "y": y, "x": x} for path, (y, x) in places]
-        save_checkpoint(path, batch | {"patches": files, "epoch": self.epoch + 1, "step": step + 1})
-        raise UserError(
+        if self.processes.is_first:
+            save_checkpoint(path, self._patches_of_step(step) | {"epoch": self.epoch + 1, "step": step + 1})
+        self.processes.refuse(
             f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, whose batch is in {path}: expected a lower --lr"
             f"{' or none of --amp' if self.arguments.amp else ''}; no checkpoint was written after it"
         )
+
+    def _patches_of_step(self, step: int) -> dict[str, Any]:
+        """The patches that all processes had in a step of the present epoch, and where they are from."""
+        indices = self.loader.patches_of_step(self.epoch, step)
+        samples = [self.patches[self.epoch, index] for index in indices]
+        places = [self.patches.place(index) for index in indices]
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return batch | {"patches": [{"file": str(path), "y": y, "x": x} for path, (y, x) in places]}
 
     def _validate(self) -> dict[str, float | None]:
         if not self.dataset.valid:
             return {}
         settings = self.arguments
+        self.processes.take_from_first(list(self.network.buffers()))  # batch norm statistics: those that are saved
         predictor = TorchPredictor(self.network, self.patches.patch, self.device)
         result = evaluate(
             predictor, self.dataset.valid, settings.input_max, "validation", use_masks=settings.use_mask, processes=self.processes
         )
-        if result.problems:  # every strip was fine before the first epoch: files changed, or the network broke
-            raise UserError(f"validation: {result.problems[0]}")
+        if any(BROKEN_NETWORK in problem for problem in result.problems):
+            self._give_up(self.step - 1, "the network's answer")
+        if result.problems:  # every strip was fine before the first epoch
+            self.processes.refuse(f"validation: {result.problems[0]}")
         return {f"{VALID}{name}": value for name, value in result.figures.items()}
 
     def _finish_epoch(self, figures: dict[str, float | None]) -> None:
@@ -278,9 +308,7 @@ class Training:
         with hold_signals():
             if self.processes.count == 1:
                 self._read()
-            weights = self.network.state_dict()
-            if not torch.stack([tensor.isfinite().all() for tensor in weights.values()]).all():
-                self._refuse_to_go_on(max(0, self.step - 1), "the network")
+            self._require_finite_network()
             save_checkpoint(path, self._checkpoint())
         self.last_save = time.monotonic()
 
@@ -319,7 +347,7 @@ class Training:
 
 @contextmanager
 def explained_failures(batch_size: int) -> Iterator[None]:
-    """Turns what torch raises when memory runs out, or a loader process is killed for it, into a `UserError`."""
+    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile fails, into a `UserError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -329,10 +357,13 @@ def explained_failures(batch_size: int) -> Iterator[None]:
                 f"out of memory with --bs {batch_size}: expected a smaller one (--accumulate keeps the batch of a step as large), "
                 f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
             ) from None
-        if "DataLoader worker" in text:
+        if any(words in text for words in LOST_WORKER):
             raise UserError(
                 f"a loader process ended ({one_line(error, 120)}): expected more memory or fewer --num_workers; --resume goes on"
             ) from None
+        if type(error).__module__.startswith(COMPILERS):
+            reason = next(line for line in text.splitlines() if line.strip())
+            raise UserError(f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler") from None
         raise
 
 

@@ -39,9 +39,9 @@ class Dataset:
     is_valid_set_aside: bool = False  # from the good strips, for want of a valid/
 
     def strips_hash(self) -> str:
-        """SHA-256 over the names of the strips that are trained on: whether a run goes on with the same ones."""
-        names = "\n".join(strip.relative.as_posix() for strip in self.train)
-        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+        """SHA-256 over size and names of the strips to train and validate on: whether a run goes on with the same ones."""
+        names = [strip.relative.as_posix() for strip in (*self.train, *self.valid)]
+        return hashlib.sha256("\n".join([str(self.image_size), *names]).encode(errors="surrogateescape")).hexdigest()
 
     def describe(self) -> str:
         aside = "set aside from them, each as it is and painted, for want of a valid/" if self.is_valid_set_aside else "to validate"

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
+from matplotlib.ticker import MaxNLocator
 
 from files import replace_file
 
@@ -62,13 +63,14 @@ def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
     axes[1].set(title="gamma and learning rate")
     axes[1].legend(handles=[*axes[1].get_lines(), *rate.get_lines()], loc="center left")
     for name in figures:
-        values = [np.nan if entry[name] is None else entry[name] for entry in history]
+        values = [np.nan if entry.get(name) is None else entry[name] for entry in history]
         axes[-1].plot(epochs, values, marker=".", label=name.removeprefix("valid_").replace("_", " "))
     if figures:
         axes[-1].set(title="validation", ylim=(0, 1.02))
         axes[-1].legend(loc="lower right")
     for axis in axes:
         axis.set(xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

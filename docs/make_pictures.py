@@ -20,7 +20,8 @@ from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 from command_line import CHECKPOINT_FOLDER, newest
 from dataloader import load_image, load_mask
 from demo_strips import STRIP_SIZE, make_strip
-from predictors import TorchPredictor, choose_device
+from distributed import choose_device
+from predictors import TorchPredictor
 from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
 from visualize import save_panels
 

@@ -34,6 +34,13 @@ def end_of(process, expected=0):
     return printed, errors
 
 
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def losses(history):
     return np.array([entry["loss"] for entry in history])
 
@@ -72,15 +79,12 @@ def test_the_first_process_alone_prints_and_writes(together):
 
 def test_both_are_stopped_together_and_resumed_to_the_same_weights(together, dataset, tmp_path):
     process = start(2, dataset, tmp_path, "--save_every", 1000)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / f"{TOGETHER}_best.pth").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for((tmp_path / f"{TOGETHER}_best.pth").exists, process)
     process.send_signal(signal.SIGTERM)
     _, errors = end_of(process, expected=143)
     assert "to go on" in errors and "Traceback" not in errors
     alone = run("trainer.py", "--resume", tmp_path)
-    assert alone.returncode == 1 and "found a run of 2 processes, expected as many as now: 1" in alone.stderr
+    assert alone.returncode == 1 and "found a run of 2 processes (NPROC), expected as many as now: 1" in alone.stderr
     end_of(start(2, dataset, tmp_path, "--resume"))
     assert weights(tmp_path / f"{TOGETHER}.pth") == weights(together[0] / f"{TOGETHER}.pth")
 

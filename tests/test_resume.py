@@ -109,7 +109,7 @@ def test_ctrl_c_for_the_whole_process_group_saves_the_step(uninterrupted, datase
     wait_for((tmp_path / f"{RUN}_best.pth").exists, process)
     os.killpg(process.pid, signal.SIGINT)
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in printed and f"--resume '{tmp_path / RUN}.pth'" in printed
+    assert process.returncode == 130 and "Traceback" not in printed and f"--resume {tmp_path / RUN}.pth" in printed
     done = run("trainer.py", "--resume", "--checkpoint_path", tmp_path)
     assert done.returncode == 0 and "going on from" in done.stdout
     same_run(uninterrupted, tmp_path)
@@ -152,6 +152,7 @@ def test_more_epochs_extend_a_run_and_it_is_said(uninterrupted, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
+        (("--training_dataset_path", "elsewhere"), "elsewhere: found no such path"),
         (("--lr", 0.1), "found no BgRemoval_lr0.1_"),
         (("--seed", 1), "found a run of --seed 42, expected 1"),
         (("--epochs", EPOCHS - 1), f"found a run in its epoch {EPOCHS}, expected"),
@@ -171,9 +172,29 @@ def test_other_strips_are_not_trained_on_in_the_same_run(uninterrupted, dataset,
     assert done.returncode == 1 and "found a run on other strips" in done.stderr
 
 
+def test_a_best_checkpoint_is_gone_back_to_only_with_overwrite(uninterrupted, tmp_path):
+    for name in (f"{RUN}.pth", f"{RUN}_best.pth", f"{RUN}_environment.json"):
+        (tmp_path / name).write_bytes((uninterrupted / name).read_bytes())
+    (tmp_path / f"{RUN}_environment.json").write_text("[damaged")
+    best = tmp_path / f"{RUN}_best.pth"
+    refused = run("trainer.py", "--resume", best)
+    assert refused.returncode == 1 and "found a best checkpoint, expected a last one, or --overwrite" in refused.stderr
+    done = run("trainer.py", "--resume", f"{RUN}_best.pth", "--checkpoint_path", tmp_path, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # the path of the checkpoint was relative, that of the folder was not
+    same_run(uninterrupted, tmp_path)
+
+
+def test_a_run_that_was_extended_and_killed_before_its_first_save_can_be_extended_again(uninterrupted, tmp_path):
+    longer = tmp_path / RUN.replace(f"ep{EPOCHS}", f"ep{EPOCHS + 1}")
+    (tmp_path / f"{RUN}.pth").write_bytes((uninterrupted / f"{RUN}.pth").read_bytes())
+    longer.with_name(f"{longer.name}_best.pth").write_bytes((uninterrupted / f"{RUN}_best.pth").read_bytes())
+    done = run("trainer.py", "--resume", tmp_path, "--epochs", EPOCHS + 1)
+    assert done.returncode == 0 and longer.with_name(f"{longer.name}.pth").exists(), done.stderr
+
+
 def test_a_file_that_is_no_checkpoint_or_has_no_training_in_it_cannot_be_resumed(make_checkpoint, tmp_path):
-    done = run("trainer.py", "--resume", make_checkpoint())
-    assert done.returncode == 1 and "model_best.pth: found no optimizer_state_dict" in done.stderr
+    done = run("trainer.py", "--resume", make_checkpoint("model.pth"))
+    assert done.returncode == 1 and "model.pth: found no optimizer_state_dict" in done.stderr
     done = run("trainer.py", "--resume", tmp_path / "nothing.pth")
     assert done.returncode == 1 and "nothing.pth: found no such file" in done.stderr
     assert "expected" in run("trainer.py", "--resume", "--checkpoint_path", tmp_path).stderr

@@ -13,13 +13,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from checkpoint import load_checkpoint
-from dataloader import StripPatches
+from dataloader import EpochBatches
 from distributed import ALONE
 from run_folder import NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
 from trainer import parse_args, train
 from training import Training
-from training_data import find_dataset
+from training_data import find_dataset, training_patches
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,7 @@ def test_when_no_training_strip_is_good_only_those_are_named(dataset, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_strip_that_goes_away_during_the_training_is_named(dataset, tmp_path, workers):
     shutil.copytree(dataset, tmp_path / "data")
-    settings = parse_args(arguments_for(tmp_path / "data", tmp_path / "out", "--num_workers", workers))
-    training = Training(settings, find_dataset(settings), ALONE, RunFolder(tmp_path / "out", RUN))
+    training = training_for(tmp_path / "data", tmp_path / "out", "--num_workers", workers)
     lost = tmp_path / "data" / "train" / "good" / "strip_1.tiff"
     lost.unlink()
     with pytest.raises(UserError) as error:
@@ -144,17 +143,20 @@ def test_a_strip_that_goes_away_during_the_training_is_named(dataset, tmp_path, 
     assert str(error.value).startswith(f"{lost}: found no readable image (No such file") and "\n" not in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_is_caught_with_its_batch_and_nothing_is_saved_after_it(dataset, tmp_path):
-    with pytest.raises(UserError) as error:
-        train(parse_args(arguments_for(dataset, tmp_path, "--lr", 1e30, "--save_every", 1e-9)))
-    batch = torch.load(tmp_path / "BgRemoval_lr1e+30_ep3_bs4_200x150_strip_not_finite.pth", weights_only=True)
-    assert f"not finite since step {batch['step']} of epoch {batch['epoch']}" in str(error.value)
-    assert batch["three_channel_input"].shape == (4, 3, 128, 128) and batch["target_mask"].shape == (4, 1, 128, 128)
-    patches = StripPatches([Path(patch["file"]) for patch in batch["patches"][:1]], SMALL_SIZE, 128, (3, 8), seed=42)
-    index = patches.positions.index((batch["patches"][0]["y"], batch["patches"][0]["x"]))
-    assert torch.isfinite(batch["three_channel_input"]).all() and patches.place(index)[0].is_file()
-    for path in tmp_path.glob("*strip.pth"):
-        assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(path)["model_state_dict"].values())
+@pytest.mark.parametrize("batch, lr, step", [(4, 1e30, 2), (12, 1e30, 1), (12, 1e39, 1)])  # in an epoch, and at the end of one
+def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_after_it(dataset, tmp_path, batch, lr, step):
+    flags = arguments_for(dataset, tmp_path, "--bs", batch, "--lr", lr, "--save_every", 1e-9)
+    with pytest.raises(UserError, match=f"not finite since step {step} of epoch 1, whose batch is in"):
+        train(parse_args(flags))
+    kept = torch.load(next(tmp_path.glob("*_not_finite.pth")), weights_only=True)
+    patches = training_patches(parse_args(flags), find_dataset(parse_args(flags)))
+    indices = EpochBatches(len(patches), batch, 42).of_all_processes(0, step - 1)
+    assert torch.equal(kept["three_channel_input"], torch.stack([patches[0, index]["three_channel_input"] for index in indices]))
+    places = [(str(path), y, x) for path, (y, x) in map(patches.place, indices)]
+    assert [(patch["file"], patch["y"], patch["x"]) for patch in kept["patches"]] == places
+    for path in tmp_path.glob("*strip*.pth"):
+        if path.name.endswith(("strip.pth", "_best.pth")):
+            assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(path)["model_state_dict"].values())
 
 
 def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
@@ -166,12 +168,21 @@ def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
     assert done.stderr.count("\n") == 1 and not list(tmp_path.glob("*.pth"))
 
 
-def test_gradients_of_several_batches_add_up_to_those_of_one(dataset, tmp_path):
-    histories = []
-    for number, flags in enumerate((("--bs", 4), ("--bs", 2, "--accumulate", 2))):
-        best = train(parse_args(arguments_for(dataset, tmp_path / str(number), *flags, "--lr", 1e-4, "--epochs", 1)))
-        histories.append(load_checkpoint(best)["history"][0]["loss"])
-    assert histories[0] == pytest.approx(histories[1], rel=0.05)  # not equal: batch norm sees two patches, not four
+def training_for(dataset, folder, *flags):
+    settings = parse_args(arguments_for(dataset, folder, *flags))
+    return Training(settings, find_dataset(settings), ALONE, RunFolder(folder, RUN))
+
+
+def test_gradients_of_several_batches_are_those_of_their_mean_loss(dataset, tmp_path):
+    training = training_for(dataset, tmp_path, "--bs", 5, "--accumulate", 3)  # 5, 5 and 2 patches
+    (batches,) = training.loader.steps(0, 0)
+    expected = 0
+    for batch in batches:  # in training mode, batch norm sees each batch by itself, as it does in a step
+        loss = training.focal_loss(training.network(batch["three_channel_input"]), batch["target_mask"], 2.0)
+        expected += torch.autograd.grad(loss, training.network.head.weight)[0] * len(batch["target_mask"]) / 12
+    training._step(batches, 2.0)
+    assert [len(batch["target_mask"]) for batch in batches] == [5, 5, 2]
+    assert torch.allclose(training.network.head.weight.grad, expected, rtol=1e-4, atol=1e-8)
 
 
 def test_patience_ends_a_run_early(dataset, tmp_path):
@@ -203,12 +214,50 @@ def test_both_networks_are_trained_scored_and_exported(dataset, tmp_path, arch, 
     assert exported.returncode == 0, exported.stderr
 
 
-def test_amp_and_compile_train(dataset, tmp_path):
-    for flag in ("--amp", "--compile"):
-        best = train(parse_args(arguments_for(dataset, tmp_path / flag, flag, "--epochs", 1)))
-        content = load_checkpoint(best)
-        assert not [key for key in content["model_state_dict"] if key.startswith(("module.", "_orig_mod."))]
-        assert all(tensor.dtype != torch.bfloat16 for tensor in content["model_state_dict"].values())
+def test_amp_computes_in_bfloat16_and_keeps_float32(dataset, tmp_path):
+    training = training_for(dataset, tmp_path, "--amp")
+    seen = []
+    training.network.head.register_forward_hook(lambda layer, given, answer: seen.append(answer.dtype))
+    training._step(next(training.loader.steps(0, 0)), 1.0)
+    assert seen == [torch.bfloat16]
+    assert not [tensor for tensor in training.network.state_dict().values() if tensor.dtype == torch.bfloat16]
+
+
+@pytest.mark.long
+def test_a_compiled_network_learns_the_same(finished, dataset, tmp_path):
+    folder, _ = finished
+    best = train(parse_args(arguments_for(dataset, tmp_path, "--compile")))
+    content = load_checkpoint(best.with_name(f"{RUN}.pth"))
+    assert not [key for key in content["model_state_dict"] if key.startswith("_orig_mod.")]
+    pairs = zip(content["history"], load_checkpoint(folder / f"{RUN}.pth")["history"], strict=True)
+    assert all(one["loss"] == pytest.approx(other["loss"], rel=0.02) for one, other in pairs)
+
+
+def test_a_network_that_cannot_be_compiled_is_one_line(dataset, tmp_path):
+    done = run("trainer.py", *arguments_for(dataset, tmp_path, "--compile"), CXX="/nonexistent")
+    assert done.returncode == 1 and "error: --compile: the network cannot be compiled here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_patience_without_a_figure_is_refused(dataset, tmp_path):
+    shutil.copytree(dataset / "train", tmp_path / "train")
+    shutil.copytree(dataset / "valid" / "good", tmp_path / "valid" / "good")
+    with pytest.raises(UserError, match="--patience: found no good and defective strips"):
+        train(parse_args(arguments_for(tmp_path, tmp_path / "out", "--patience", 1)))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_printed_is_one_line(dataset, tmp_path):
+    command = [sys.executable, ROOT / "trainer.py", *arguments_for(dataset, tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(list(map(str, command)), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "No space left on device" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_checkpoint_folder_that_cannot_be_written_is_one_line(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be written"):
+        train(parse_args(arguments_for(dataset, tmp_path / "file")))
 
 
 @pytest.mark.parametrize(
