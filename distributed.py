@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from errors import UserError
+from errors import UserError, one_line
 from typing import Any, TypeVar
 
 import torch
@@ -111,7 +111,7 @@ def join_processes(gpu_id: int | None) -> Iterator[Processes]:
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
-        processes.refuse("another process of this training has ended, and so does this one; --resume goes on")
+        processes.refuse(f"another process of this training has ended ({one_line(error, 120)}); --resume goes on")
     finally:
         distributed.destroy_process_group(left)
 

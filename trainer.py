@@ -46,7 +46,6 @@ from training import Training, explained_failures, selection_metric, settings_of
 from training_data import Dataset, find_dataset
 
 Prepared = tuple[argparse.Namespace, Dataset, Path | None]
-
 NOT_GIVEN = object()
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
@@ -128,9 +127,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
         return folder.best
 
 
-def prepare(
-    arguments: argparse.Namespace, processes: Processes, held: ExitStack
-) -> tuple[argparse.Namespace, Dataset, Path | None]:
+def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack) -> Prepared:
     """The settings and strips of the run, and the checkpoint that it goes on from; its folder is locked by `held`.
 
     Raises `UserError`, with no run changed, when anything stands against it.

@@ -33,10 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
     """A script of the repository, as a user starts it."""
     words = [sys.executable, ROOT / command[0], *command[1:]]
-    return subprocess.run(list(map(str, words)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+    command = list(map(str, words))
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
 
 
 RUN = "BgRemoval_lr0.001_ep3_bs4_200x150_strip"

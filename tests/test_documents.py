@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -96,6 +97,35 @@ def test_a_room_imports_only_rooms_above_it_and_every_room_is_listed():
 def test_the_loader_benchmark_runs():
     done = run(Path("benchmarks") / "loader.py", "--strips", "2", "--rounds", "1", "--seconds", "0.05")
     assert done.returncode == 0 and re.search(r"\| this loader \| [\d,]+ \| [\d,]+ \|", done.stdout), done.stderr
+
+
+def test_the_benchmark_of_the_schedules_shows_what_is_finished(tmp_path):
+    figures = dict.fromkeys(("pixel_average_precision", "pixel_auroc", "image_average_precision", "image_auroc"), 0.5)
+    for seed, value in ((42, 0.25), (1, 0.75)):
+        summary = tmp_path / f"alpha_0.9_seed{seed}" / "RUN_test" / "metrics.json"
+        summary.parent.mkdir(parents=True)
+        summary.write_text(json.dumps(figures | {"pixel_average_precision": value}))
+    done = run(Path("benchmarks") / "schedules.py", "--output", tmp_path, "--runs", "0")
+    assert done.returncode == 0 and "| cosine | 0.9 | 2 | 0.500 ± 0.354 |" in done.stdout and done.stdout.count("| 0 |") == 6
+
+
+@pytest.mark.long
+def test_the_benchmark_of_the_schedules_trains_and_goes_on(tmp_path):
+    done = run(Path("benchmarks") / "schedules.py", "--output", tmp_path, "--runs", "1", timeout=1800)
+    assert done.returncode == 0 and "| cosine | 0.75 | 1 | 0." in done.stdout, done.stderr
+
+
+@pytest.mark.long
+def test_the_training_benchmark_runs():
+    small = ("--base_channels", "2", "--rounds", "1", "--steps", "1", "--strips", "2")
+    done = run(Path("benchmarks") / "training.py", *small)
+    assert done.returncode == 0 and done.stdout.count("| CPU, ") == 3 and done.stdout.count("| kept in ") == 3, done.stderr
+
+
+@pytest.mark.long
+def test_the_benchmark_of_the_networks_runs():
+    done = run(Path("benchmarks") / "networks.py", "--base_channels", "2", "--rounds", "1")
+    assert done.returncode == 0 and "| mobile | 2 |" in done.stdout, done.stderr
 
 
 @pytest.mark.long
