@@ -29,6 +29,7 @@ class HeldSignal:
 
 
 _held: HeldSignal | None = None  # while signals are held
+_received = 0  # the last signal's number: Python swallows what is raised in the middle of its own housekeeping
 
 
 @contextmanager
@@ -43,8 +44,8 @@ def hold_signals() -> Iterator[HeldSignal]:
         yield held
     finally:
         _held = None
-    if held.number:
-        raise Stopped(held.number)
+    if held.number or _received:
+        raise Stopped(held.number or _received)
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
@@ -64,6 +65,8 @@ def about(what: Path | str) -> Iterator[None]:
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 128 + its number after a signal."""
+    global _received
+    _received = 0
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which is how nohup works
         numbers.append(signal.SIGHUP)
@@ -105,6 +108,8 @@ sys.excepthook = _quiet_interruption
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received = number
     if _held is None:
         raise Stopped(number)
     _held.number = number

@@ -134,7 +134,8 @@ class Training:
                 while not self.is_finished:
                     self._train_epoch(progress)
                     self._finish_epoch(self._validate())
-                    self._report()
+                    with hold_signals():
+                        self._report()
             if self.epoch < self.arguments.epochs and self.processes.is_first:
                 print(f"stopped after {self.epoch} epochs: none was better than epoch {self.best_epoch}")
         except Stopped:
