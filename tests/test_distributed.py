@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,26 @@ def test_what_the_first_process_refuses_is_said_once(dataset, tmp_path):
 def test_what_needs_gpus_is_refused_on_the_cpu(dataset, tmp_path, flags, message):
     _, errors = end_of(start(2, dataset, tmp_path, *flags), expected=1)
     assert message in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_is_killed_the_others_end_without_a_traceback(dataset, tmp_path, rank):
+    process = start(2, dataset, tmp_path, "--epochs", 10000)
+    wait_for((tmp_path / f"{TOGETHER.replace(f'ep{EPOCHS}', 'ep10000')}.pth").exists, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[rank]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (1, 137) and "Traceback" not in errors
+    assert rank == 0 or "--resume" in errors  # either it noticed itself, or torchrun stopped it first
+
+
+def test_three_processes_stopped_in_an_epoch_end_with_the_same_weights(dataset, tmp_path):
+    flags = ("--bs", 1, "--epochs", 3, "--lr", 1e-3)  # four steps in an epoch
+    name = "BgRemoval_lr0.001_ep3_bs1_200x150_strip"
+    end_of(start(3, dataset, tmp_path / "whole", *flags))
+    process = start(3, dataset, tmp_path / "stopped", *flags)
+    wait_for((tmp_path / "stopped" / f"{name}_best.pth").exists, process)
+    process.send_signal(signal.SIGINT)
+    end_of(process, expected=130)
+    end_of(start(3, dataset, tmp_path / "stopped", *flags, "--resume"))
+    assert weights(tmp_path / "whole" / f"{name}.pth") == weights(tmp_path / "stopped" / f"{name}.pth")
