@@ -119,13 +119,16 @@ class StripPatches(Dataset):
 
     def place(self, index: int) -> tuple[Path, tuple[int, int]]:
         """The strip that a patch is cut from, and where (y, x) in it the patch begins."""
+        strip, position = self._locate(index)
+        return self.paths[strip], position
+
+    def _locate(self, index: int) -> tuple[int, tuple[int, int]]:
         strip, tile = divmod(index, len(self.positions))
-        return self.paths[strip], self.positions[tile]
+        return strip, self.positions[tile]
 
     def _crop(self, index: int) -> np.ndarray:
         """The patch as a new array of grey levels (3, h, w): cropped first, so that only its own pixels are ever read."""
-        strip, tile = divmod(index, len(self.positions))
-        y, x = self.positions[tile]
+        strip, (y, x) = self._locate(index)
         with about(self.paths[strip]):
             channels = self.strips[strip]
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)

@@ -31,6 +31,11 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def hides_progress(self) -> bool | None:
+        """For `disable` of a progress bar: only the first process draws any, and that only on a terminal (None)."""
+        return None if self.is_first else True
+
     def share(self, items: list) -> list:
         """This process's part of a list; the parts may differ by one in length."""
         return items[self.rank :: self.count]

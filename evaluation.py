@@ -54,8 +54,7 @@ def evaluate(
     """
     result, pixels, seen = Evaluation(), PixelFigures(), Counter()
     has_masks = use_masks and any(strip.mask or strip.painted_with for strip in strips)
-    quiet = None if processes.is_first else True
-    for strip in tqdm(processes.share(strips), desc=label, unit="strip", disable=quiet, leave=False):
+    for strip in tqdm(processes.share(strips), desc=label, unit="strip", disable=processes.hides_progress, leave=False):
         try:
             image, mask = read_strip(strip, input_max)
             heatmap = _heatmap_of(strip, image, predictor)
@@ -64,8 +63,7 @@ def evaluate(
             continue
         result.scores.append((strip, float(heatmap.max())))
         seen[strip.kind] += 1
-        mask = mask if has_masks else None
-        if mask is not None:
+        if has_masks and mask is not None:
             pixels.add(heatmap, mask)
         if output_dir:
             draw = pictures_per_kind is None or seen[strip.kind] <= pictures_per_kind

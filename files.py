@@ -48,9 +48,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def refused_by_system(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses about writing `path` into a `UserError`."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise _cannot_be_written(path, error) from None
+
+
 def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
     """The error of the file that it is about: `path`, unless another one could not be read while it was being written."""
     culprit = Path(error.filename) if error.filename else temporary
     if culprit != temporary and temporary not in culprit.parents and culprit != path and culprit not in path.parents:
         return UserError(f"{culprit}: cannot be read ({error.strerror})")
-    return UserError(f"{path}: cannot be written ({error.strerror or error})")
+    return _cannot_be_written(path, error)
+
+
+def _cannot_be_written(path: Path, error: OSError | UnicodeError) -> UserError:
+    return UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})")

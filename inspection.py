@@ -22,24 +22,21 @@ ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels a
 
 @dataclass(frozen=True)
 class Inspection:
-    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one.
-
-    `unchanged` files, masks included, were found good before and not read again.
-    """
+    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one."""
 
     image_size: tuple[int, int] | None
     usable: list[StripFile]
     problems: list[str]
-    unchanged: int
 
 
 class GoodFiles:
     """What is known of files that were read without a problem: valid while path, size and time of change stay the same.
 
-    It is kept in the JSON file `path` (None: in memory only). One that cannot be read is begun anew.
+    `unchanged` are the files, masks included, that were not read again. What is known is in the JSON file `path` (None: only in
+    memory); one that cannot be read is begun anew.
     """
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None = None):
         self.path = path
         self.unchanged: set[str] = set()
         self._facts: dict[str, list] = {}
@@ -65,10 +62,9 @@ class GoodFiles:
         return facts
 
     def save(self) -> None:
-        """Raises `UserError` where the file system refuses."""
-        if self.path:
-            with replace_file(self.path) as temporary:
-                temporary.write_text(json.dumps(self._facts))
+        """Write `path` anew. Raises `UserError` where the file system refuses."""
+        with replace_file(self.path) as temporary:
+            temporary.write_text(json.dumps(self._facts))
 
 
 def inspect_strips(
@@ -76,9 +72,9 @@ def inspect_strips(
     input_max: float,
     patch: int = 1,
     image_size: tuple[int, int] | None = None,
-    memory: Path | None = None,
+    good_files: GoodFiles | None = None,
 ) -> Inspection:
-    """Load every strip and its mask, in parallel, without keeping them; not those that the file `memory` knows to be good.
+    """Load every strip and its mask, in parallel, without keeping them; not those that `good_files` knows, which learns the others.
 
     A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller than a patch, of another
     size than `image_size` (None: than most), or shares its name but for the suffix with another one, and when it is defective
@@ -86,7 +82,7 @@ def inspect_strips(
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_mask = any(strip.mask for strip in strips)
-    good_files = GoodFiles(memory)
+    good_files = good_files or GoodFiles()
 
     def read(path: Path) -> list:
         image = load_image(path, input_max)
@@ -112,7 +108,6 @@ def inspect_strips(
     with ThreadPoolExecutor() as pool:
         looking = pool.map(inspect, strips)
         answers = list(tqdm(looking, total=len(strips), desc="checking strips", unit="strip", disable=None, leave=False))
-    good_files.save()
     problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
     facts = [(strip, *answer) for strip, answer in zip(strips, answers) if not isinstance(answer, UserError)]
     sizes = Counter(size for _, size, _ in facts)
@@ -121,7 +116,7 @@ def inspect_strips(
     usable = [strip for strip, size, _ in facts if size == expected]
     if facts:
         _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / GREY_LEVELS, input_max, facts[0][0].path.parent)
-    return Inspection(expected, usable, problems, len(good_files.unchanged))
+    return Inspection(expected, usable, problems)
 
 
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:

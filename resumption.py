@@ -48,10 +48,8 @@ def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], fol
         raise UserError(f"found no {missing[0]}, expected a checkpoint of a training that can be resumed")
     if content["processes"] != processes:
         raise UserError(f"found a run of {content['processes']} processes (NPROC), expected as many as now: {processes}")
-    settings = {"checkpoint_path": folder}
-    for name in vars(arguments).keys() & content.keys() - {"checkpoint_path", "gpu_id"}:
-        settings[name] = Path(content[name]) if isinstance(getattr(arguments, name), Path) else content[name]
-    settings["training_dataset_path"] = Path(content["training_dataset_path"])
+    settings = {name: content[name] for name in vars(arguments) if name in content and name != "gpu_id"}
+    settings |= {"checkpoint_path": folder, "training_dataset_path": Path(content["training_dataset_path"])}
     for name in arguments.given:
         value = getattr(arguments, name)
         if name not in FREE_ON_RESUME and name in settings and settings[name] != value:

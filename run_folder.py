@@ -32,7 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from checkpoint import BEST_SUFFIX
 from distributed import Processes
-from files import replace_file
+from files import refused_by_system, replace_file
 from visualize import draw_samples, save_curves, save_png
 
 try:
@@ -134,15 +134,6 @@ class RunFolder:
         with refused_by_system(self._events_folder):
             self._events.add_image("samples", picture, step, dataformats="HWC")
             self._events.flush()
-
-
-@contextmanager
-def refused_by_system(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses about `path` into a `UserError`."""
-    try:
-        yield
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
 def best_beside(last: Path) -> Path:

@@ -45,7 +45,7 @@ from tiling import PATCH_SIZES
 from training import Training, explained_failures, selection_metric, settings_of
 from training_data import Dataset, find_dataset
 
-Prepared = tuple[argparse.Namespace, Dataset, Path | None]
+Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
@@ -112,9 +112,8 @@ def train(arguments: argparse.Namespace) -> Path | None:
     Raises `UserError` for input that cannot be trained on.
     """
     with join_processes(arguments.gpu_id) as processes, ExitStack() as held:
-        arguments, dataset, resumed = processes.from_first(lambda: prepare(arguments, processes, held))
+        arguments, dataset, folder, resumed = processes.from_first(lambda: prepare(arguments, processes, held))
         choose_algorithms(arguments)
-        folder = RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size))
         if processes.is_first:
             folder.write_start(settings_of(arguments), describe_start(processes, resumed))
         with explained_failures(arguments.bs):
@@ -128,7 +127,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
 
 
 def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack) -> Prepared:
-    """The settings and strips of the run, and the checkpoint that it goes on from; its folder is locked by `held`.
+    """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder is locked by `held`.
 
     Raises `UserError`, with no run changed, when anything stands against it.
     """
@@ -148,10 +147,11 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
     if resumed:
         with about(resumed):
             require_same_strips(content, dataset)
-    RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size)).prepare(resumed, arguments.overwrite)
+    folder = RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size))
+    folder.prepare(resumed, arguments.overwrite)
     if resumed:
         print(describe_resumption(resumed, content, arguments))
-    return arguments, dataset, resumed
+    return arguments, dataset, folder, resumed
 
 
 def choose_algorithms(arguments: argparse.Namespace) -> None:

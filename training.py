@@ -149,7 +149,7 @@ class Training:
 
     def _progress(self) -> tqdm:
         total = self.arguments.epochs * len(self.loader)
-        return tqdm(total=total, initial=self.steps_done, unit="step", disable=None if self.processes.is_first else True)
+        return tqdm(total=total, initial=self.steps_done, unit="step", disable=self.processes.hides_progress)
 
     @contextmanager
     def _files(self) -> Iterator[None]:

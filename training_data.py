@@ -17,7 +17,7 @@ from dataloader import EpochBatches, StripPatches
 from dataset_folder import StripFile, list_strips, split_beside
 from distributed import Processes
 from held_out import set_aside
-from inspection import inspect_strips
+from inspection import GoodFiles, inspect_strips
 from tiling import PATCH_SIZES
 
 SAMPLES_SHOWN = 6
@@ -56,23 +56,27 @@ def find_dataset(arguments: argparse.Namespace) -> Dataset:
     """The strips to train, validate and test on, every one inspected. Raises a `UserError` that names all bad files."""
     started = time.perf_counter()
     patch = PATCH_SIZES[arguments.image_type]
-    groups, size, problems, unchanged = {}, None, [], 0
-    for split in ("train", "valid", "test"):
-        folder = arguments.training_dataset_path if split == "train" else split_beside(arguments.training_dataset_path, split)
-        groups[split] = []
-        if folder is None:
-            continue
-        strips = list_strips(folder, arguments.img_format, use_masks=arguments.use_mask and split != "train")
-        inspection = inspect_strips(strips, arguments.input_max, patch, size, arguments.checkpoint_path / CHECKED)
-        size = size or inspection.image_size
-        groups[split] = inspection.usable
-        problems += inspection.problems
-        unchanged += inspection.unchanged
+    groups, size, problems = {}, None, []
+    good_files = GoodFiles(arguments.checkpoint_path / CHECKED)
+    try:
+        for split in ("train", "valid", "test"):
+            folder = arguments.training_dataset_path if split == "train" else split_beside(arguments.training_dataset_path, split)
+            groups[split] = []
+            if folder is None:
+                continue
+            strips = list_strips(folder, arguments.img_format, use_masks=arguments.use_mask and split != "train")
+            inspection = inspect_strips(strips, arguments.input_max, patch, size, good_files)
+            size = size or inspection.image_size
+            groups[split] = inspection.usable
+            problems += inspection.problems
+    finally:
+        good_files.save()
     if problems:
         listed = "\n  ".join(problems)
         raise UserError(f"files that cannot be used: {len(problems)}\n  {listed}")
     count = sum(map(len, groups.values()))
     seconds = time.perf_counter() - started
+    unchanged = len(good_files.unchanged)
     print(f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check")
     if groups["valid"]:
         return Dataset(size, **groups)

@@ -7,7 +7,7 @@ import pytest
 import inspection
 from dataloader import load_image
 from dataset_folder import list_images, list_strips, split_beside
-from inspection import inspect_strips
+from inspection import GoodFiles, inspect_strips
 
 GOOD = np.full((3, 150, 140), 100, np.float32)
 
@@ -124,10 +124,13 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
 
     def look(input_max=255.0):
         read.clear()
-        return inspect_strips(strips, input_max, 128, memory=memory)
+        good_files = GoodFiles(memory)
+        found = inspect_strips(strips, input_max, 128, good_files=good_files)
+        good_files.save()
+        return found, len(good_files.unchanged)
 
-    first, again = look(), look()
-    assert first.unchanged == 0 and again.unchanged == 6 and read == [bad]
+    (first, unchanged_first), (again, unchanged_again) = look(), look()
+    assert unchanged_first == 0 and unchanged_again == 6 and read == [bad]
     assert (again.usable, again.problems, again.image_size) == (first.usable, first.problems, first.image_size)
     os.utime(paths[0], ns=(1, 1))
     look()
@@ -135,7 +138,7 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
     look(input_max=300.0)
     assert len(read) == 4
     memory.write_text("[damaged")
-    assert look().unchanged == 0 and len(read) == 4
+    assert look()[1] == 0 and len(read) == 4
 
 
 def test_names_that_differ_only_in_the_suffix_are_problems(tmp_path, strip_file):
