@@ -1,7 +1,7 @@
 """The small preset with every gamma schedule and with other values of alpha, three seeds each, on the demo strips.
 
-    python benchmarks/schedules.py                         # 21 trainings: 3 hours on two cores
-    python benchmarks/schedules.py --amp                   # 2 hours, where the CPU has bfloat16
+    python benchmarks/schedules.py                         # 21 trainings: 2 hours on two cores
+    python benchmarks/schedules.py --amp                   # 70 minutes, where the CPU has bfloat16
 
 Finished runs are kept in --output and not repeated, and an unfinished one is resumed: interrupt it and start it again at will. The
 table is of what is finished, so with --runs 0 it only looks. Figures are of the best checkpoint on the 80 test strips: mean and
