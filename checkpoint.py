@@ -10,11 +10,20 @@ import torch
 from dataloader import DEFAULT_INPUT_MAX
 from files import replace_file
 from model import ARCHITECTURES, SegmentationNetwork
+from thresholds import DEFAULT_RATE
 from tiling import PATCH_SIZES
 
 NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
-DEFAULTS = {"network": SegmentationNetwork.__name__, "input_max": DEFAULT_INPUT_MAX, "training_dataset_path": None}
+DEFAULTS = {
+    "network": SegmentationNetwork.__name__,
+    "input_max": DEFAULT_INPUT_MAX,
+    "training_dataset_path": None,
+    "target_false_alarms": DEFAULT_RATE,
+    "calibration": None,
+    "channel_ranges": {},
+    "rival_sigmas": {},
+}
 KEY_TYPES = {
     "img_height": int,
     "img_width": int,
@@ -24,7 +33,12 @@ KEY_TYPES = {
     "network": str,
     "input_max": (int, float),
     "training_dataset_path": (str, type(None)),
+    "target_false_alarms": (int, float),
+    "calibration": (dict, type(None)),
+    "channel_ranges": dict,
+    "rival_sigmas": dict,
 }
+MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
 BEST_SUFFIX = "_best.pth"
 
 

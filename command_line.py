@@ -5,7 +5,11 @@ from collections.abc import Callable
 from errors import UserError
 from pathlib import Path
 
+from classical import METHODS
 from dataset_folder import IMAGE_SUFFIXES, split_beside
+from detections import POLARITIES
+from matching import MATCH_RADIUS
+from thresholds import HIGHEST_RATE
 from tiling import PATCH_SIZES
 
 LARGEST_SEED = 2**63 - 1  # that every generator takes
@@ -42,10 +46,28 @@ def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None
 def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     """The flags of a command that scores a folder of strips."""
     parser.add_argument("--test_path", type=Path, help="folder of strips; default: test/ of the data set that the model is from")
-    parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="folder for scores, heatmaps and panels")
+    parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="folder for verdicts, heatmaps and the report")
     add_img_format(parser, default=None)
     add_image_type(parser, default=None)
     add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder; False: image figures only")
+    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the model, or a classical rival without one")
+    parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
+    add_target_false_alarms(parser, default=None)
+    parser.add_argument(
+        "--good_path", type=Path, help="folder of good strips to set the threshold on; default: kept with the model"
+    )
+    parser.add_argument("--threshold", type=from_0_to_1, help="of the heatmap, as it is; then nothing is known of false alarms")
+    parser.add_argument("--min_area", type=whole_number(1), default=1, help="pixels above the threshold that a detection needs")
+    parser.add_argument("--polarity", choices=POLARITIES, default="both", help="bright: Target brighter than its references")
+    parser.add_argument("--match_radius", type=positive, default=MATCH_RADIUS, help="pixels from a true point to its detection")
+    parser.add_argument("--dead_pixels", type=Path, help="CSV file of y and x that do not count; no y: all of column x")
+    parser.add_argument("--ignore_mask", type=Path, help="image of the strips' size, not 0 where nothing counts")
+    parser.add_argument("--mask_channel", type=whole_number(3, 3), help="3: the strips' fourth channel, not 0 where nothing counts")
+
+
+def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:
+    text = f"false alarms per strip that the threshold is set for; default: {default or 'as trained'}"
+    parser.add_argument("--target_false_alarms", type=false_alarm_rate, default=default, help=text)
 
 
 def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
@@ -67,6 +89,22 @@ def positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    return value
+
+
+def from_0_to_1(text: str) -> float:
+    """The value of a flag that takes numbers from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to 1")
+    return value
+
+
+def false_alarm_rate(text: str) -> float:
+    """The value of a flag that takes false alarms per strip."""
+    value = float(text)
+    if not 0 < value <= HIGHEST_RATE:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0 and up to {HIGHEST_RATE:g}")
     return value
 
 
@@ -105,3 +143,9 @@ def require_image_type(asked: str | None, found: str, path: Path) -> None:
     """Raise `UserError` when a command line asks for another image type than the model in `path` was trained with."""
     if asked not in (None, found):
         raise UserError(f"{path}: found a model of --image_type {found}, expected {asked}")
+
+
+def require_input_max(asked: float | None, found: float, path: Path) -> None:
+    """Raise `UserError` when a command line says another range than the model in `path` was trained with."""
+    if asked not in (None, found):
+        raise UserError(f"{path}: found a model of --input_max {found:g}, expected {asked:g}")

@@ -71,12 +71,17 @@ def open_channels(path: Path) -> np.ndarray:
 
     Raises `UserError`, without the path, for a file that is not such an image. Values are not checked.
     """
+    return open_all_channels(path)[:3]
+
+
+def open_all_channels(path: Path) -> np.ndarray:
+    """The same with a fourth channel where the file has one: (3 or 4, H, W)."""
     pixels, channel_axis = _read_file(path)
     if pixels.ndim != 3:
         raise UserError(f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels")
     if not (np.issubdtype(pixels.dtype, np.floating) or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)):
         raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
-    return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)[:3]
+    return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
 
 
 class StripPatches(Dataset):

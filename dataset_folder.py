@@ -58,14 +58,21 @@ def list_strips(folder: Path, img_format: str | None = None, use_masks: bool = T
     `folder` may be the whole of `test/` or `valid/`, one kind in it, or any other folder. Raises `UserError` like `list_images`.
     """
     folder = Path(os.path.abspath(folder))  # links are not followed: the path as given tells the layout
-    split = folder.parent if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS else folder
-    mask_root = split.parent / MASK_FOLDERS.get(split.name, "ground_truth")
-    masks = _masks_by_name(mask_root) if use_masks and mask_root.is_dir() else {}
+    split = _split_of(folder)
+    masks = _masks_of(split) if use_masks else {}
     strips = []
     for path in list_images(folder, img_format):
         in_split = path.relative_to(split)
         strips.append(StripFile(path, path.relative_to(folder), _kind(in_split), masks.get(in_split.with_suffix(""))))
     return strips
+
+
+def masks_without_strip(folder: Path, strips: list[StripFile]) -> list[Path]:
+    """Masks for the strips of a folder, as of `list_strips`, that belong to none of them."""
+    folder = Path(os.path.abspath(folder))
+    split = _split_of(folder)
+    used = {strip.mask for strip in strips}
+    return [path for name, path in _masks_of(split).items() if path not in used and folder in (split, *(split / name).parents)]
 
 
 def split_beside(training_path: Path, split: str) -> Path | None:
@@ -93,6 +100,16 @@ def _files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         seen.add(identity)
         found += [Path(parent) / file for file in files if Path(file).suffix.lower() in suffixes]
     return found
+
+
+def _split_of(folder: Path) -> Path:
+    """The folder that the kinds lie in: `folder` itself, unless it is one kind of a `test/` or `valid/`."""
+    return folder.parent if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS else folder
+
+
+def _masks_of(split: Path) -> dict[Path, Path]:
+    root = split.parent / MASK_FOLDERS.get(split.name, "ground_truth")
+    return _masks_by_name(root) if root.is_dir() else {}
 
 
 def _kind(path_in_split: Path) -> str | None:

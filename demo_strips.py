@@ -6,6 +6,7 @@ gain, offset, slow illumination and noise. The amounts are fixed, so that figure
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,6 +21,16 @@ FINE = 3  # fine pixels per camera pixel along each axis
 MARGIN = 4  # camera pixels drawn beyond the strip on every side, for the shifts
 
 _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a fine pixel
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What one channel's shot makes of the part: gain (a factor), offset and illumination (H, W) in grey levels, and noise."""
+
+    gain: float
+    offset: float
+    illumination: np.ndarray
+    noise_sigma: float  # grey levels
 
 
 def make_strip(generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE) -> np.ndarray:
@@ -51,18 +62,47 @@ def shoot(
     pattern: np.ndarray, generator: np.random.Generator, image_size: tuple[int, int], shift: tuple[float, float]
 ) -> np.ndarray:
     """One channel (H, W), grey levels 0-255: the pattern moved by `shift` (y, x) pixels, lit, amplified and with noise."""
-    height, width = image_size
-    move = np.float32([[1, 0, shift[1] * FINE], [0, 1, shift[0] * FINE]])
-    moved = cv2.warpAffine(pattern, move, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    exposure = draw_exposure(generator, image_size)
+    return develop(light(see(move(pattern, shift), image_size), exposure), exposure, generator)
+
+
+def move(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """A pattern on the fine grid, moved by `shift` (y, x) camera pixels: down and to the right."""
+    matrix = np.float32([[1, 0, shift[1] * FINE], [0, 1, shift[0] * FINE]])
+    return cv2.warpAffine(pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+def see(pattern: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """What falls on the camera's pixels, (H, W) float32 grey levels, of a pattern on the fine grid with its margin."""
     margin = MARGIN * FINE
-    seen = cv2.resize(moved[margin:-margin, margin:-margin], (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(pattern[margin:-margin, margin:-margin], image_size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def draw_exposure(
+    generator: np.random.Generator,
+    image_size: tuple[int, int],
+    gain_spread: float = GAIN_SPREAD,
+    offset_spread: float = OFFSET_SPREAD,
+    illumination_spread: float = ILLUMINATION_SPREAD,
+    noise_sigma: tuple[float, float] = NOISE_SIGMA,
+) -> Exposure:
+    """A random exposure within the given amounts, which are those of the constants of the same names."""
+    height, width = image_size
     wave = np.sin(2 * np.pi * (np.arange(height) / height * generator.uniform(0.3, 1.5) + generator.uniform()))
     slope = np.linspace(-1, 1, width) * generator.uniform(-1, 1)
-    illumination = ILLUMINATION_SPREAD * (wave[:, None] + slope[None, :]) / 2
-    gain = 1 + generator.uniform(-GAIN_SPREAD, GAIN_SPREAD)
-    offset = generator.uniform(-OFFSET_SPREAD, OFFSET_SPREAD)
-    noise = generator.normal(0, generator.uniform(*NOISE_SIGMA), (height, width))
-    return np.clip(gain * seen + offset + illumination + noise, 0, 255).astype(np.float32)
+    illumination = illumination_spread * (wave[:, None] + slope[None, :]) / 2
+    gain = 1 + generator.uniform(-gain_spread, gain_spread)
+    return Exposure(gain, generator.uniform(-offset_spread, offset_spread), illumination, generator.uniform(*noise_sigma))
+
+
+def light(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
+    """What the camera sees (H, W), lit and amplified: float64 grey levels, not clipped yet."""
+    return exposure.gain * seen + exposure.offset + exposure.illumination
+
+
+def develop(lit: np.ndarray, exposure: Exposure, generator: np.random.Generator) -> np.ndarray:
+    """What was lit (H, W), with the camera's noise, as float32 grey levels 0-255."""
+    return np.clip(lit + generator.normal(0, exposure.noise_sigma, lit.shape), 0, 255).astype(np.float32)
 
 
 def _sections(generator: np.random.Generator, height: int) -> list[tuple[int, int]]:

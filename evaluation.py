@@ -1,8 +1,5 @@
-"""A predictor run over a folder: scores, figures and files. Both inference scripts and the trainer are thin around it."""
+"""A predictor run over strips: detections, verdicts and figures. Both inference scripts and the trainer are thin around it."""
 
-import csv
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,26 +11,124 @@ import tifffile
 from tqdm import tqdm
 
 from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
-from dataset_folder import GOOD, StripFile, list_strips
+from dataset_folder import GOOD, StripFile
+from detections import Detection, detect, find_peaks
 from distributed import ALONE, Processes
+from drift import channel_statistics
 from files import replace_file
+from gallery import Gallery
 from gaussian import STRIP_DEFECTS_RANGE, paint_defects
-from inspection import inspect_strips
-from metrics import PixelFigures, image_figures
+from ignored_regions import IgnoredRegions
+from matching import FALSE_ALARM, MATCH_RADIUS, NO_MATTER, Truth, match, outcome_of, truths_of
+from metrics import PixelFigures, PointFigures, image_figures
+from thresholds import Threshold
 from visualize import save_panels
 
 BROKEN_NETWORK = "the model's weights are broken"
 ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is a detection, what has found a true defect, and what does not count; `patch` tells where the seams of tiles lie.
+
+    Without a threshold there are figures, but no detections and no verdicts.
+    """
+
+    threshold: Threshold | None = None
+    min_area: int = 1
+    polarity: str = "both"
+    match_radius: float = MATCH_RADIUS
+    ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
+    patch: int | None = None
+
+
+@dataclass
+class StripResult:
+    """One strip: its heatmap's maximum, its detections above the threshold, strongest first, and what is known of them.
+
+    `truths` is how many true defects there are, `found` which of them each detection has found, as of `match`; both None where the
+    truth is not known.
+    """
+
+    strip: StripFile
+    score: float
+    detections: list[Detection] = field(default_factory=list)
+    truths: int | None = None
+    found: list[int] | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        return "NG" if self.detections else "OK"
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already found), or empty: not known."""
+        if self.found is None:
+            return [""] * len(self.detections)
+        return [{FALSE_ALARM: "false alarm", NO_MATTER: "no matter"}.get(number, "hit") for number in self.found]
+
+
+class Scoreboard:
+    """All figures of one predictor over the strips that it has scored."""
+
+    def __init__(self) -> None:
+        self.labelled: list[tuple[bool, float]] = []
+        self.pixels, self.points = PixelFigures(), PointFigures()
+
+    def add(self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float) -> None:
+        if strip.is_defective is not None:
+            self.labelled.append((strip.is_defective, float(heatmap.max())))
+        if truth:
+            self.pixels.add(heatmap, truth.mask, truth.ignored)
+            self.points.add(outcome_of(find_peaks(heatmap), truth.truths, truth.labels, radius))
+
+    def merge(self, others: "list[Scoreboard]") -> None:
+        self.labelled = [entry for other in others for entry in other.labelled]
+        self.pixels.merge([other.pixels for other in others])
+        self.points.merge([other.points for other in others])
+
+    def figures(self) -> Figures:
+        labels, scores = [label for label, _ in self.labelled], [score for _, score in self.labelled]
+        return image_figures(labels, scores) | self.pixels.figures() | self.points.figures()
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels that do not count."""
+
+    mask: np.ndarray
+    truths: list[Truth]
+    labels: np.ndarray
+    ignored: np.ndarray | None
 
 
 @dataclass
 class Evaluation:
-    """What came out: a score for every strip that could be read, the figures, and a line for every one that could not."""
+    """What came out: a result for every strip that could be read, all figures, and a line for every strip that could not."""
 
-    scores: list[tuple[StripFile, float]] = field(default_factory=list)
-    figures: dict[str, float | None] = field(default_factory=dict)
+    results: list[StripResult] = field(default_factory=list)
+    board: Scoreboard = field(default_factory=Scoreboard)
+    rivals: dict[str, Scoreboard] = field(default_factory=dict)
+    gallery: Gallery = field(default_factory=Gallery)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def figures(self) -> Figures:
+        return self.board.figures()
+
+    def at_threshold(self) -> Figures:
+        """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where no truth is known."""
+        known = [result for result in self.results if result.truths is not None]
+        truths = sum(result.truths for result in known)
+        counts = Counter(status for result in known for status in result.statuses)
+        return {
+            "recall": counts["hit"] / truths if truths else None,
+            "false_alarms_per_strip": counts["false alarm"] / len(known) if known else None,
+        }
 
 
 def evaluate(
@@ -45,89 +140,39 @@ def evaluate(
     pictures_per_kind: int | None = None,
     use_masks: bool = True,
     processes: Processes = ALONE,
+    rules: Rules | None = None,
+    rivals: dict[str, Predictor] | None = None,
 ) -> Evaluation:
     """Score every strip by its heatmap's maximum. What is wrong with one strip ends up in `problems`; the others go on.
 
     With `output_dir` every strip's heatmap (float32 TIFF, probabilities) and seven panels (PNG; of the first
-    `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from. With several
-    `processes` each scores its share, and all of them get the whole result.
+    `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from. `rivals` are
+    scored beside the predictor, for their figures alone. With several `processes` each scores its share, and all of them get the
+    whole result. Memory does not grow with the strips but for a few kilobytes each.
     """
-    result, pixels, seen = Evaluation(), PixelFigures(), Counter()
-    has_masks = use_masks and any(strip.mask or strip.painted_with for strip in strips)
+    rules, rivals, seen = rules or Rules(), rivals or {}, Counter()
+    result = Evaluation(rivals={name: Scoreboard() for name in rivals})
     for strip in tqdm(processes.share(strips), desc=label, unit="strip", disable=processes.hides_progress, leave=False):
         try:
             image, mask = read_strip(strip, input_max)
-            heatmap = _heatmap_of(strip, image, predictor)
+            ignored = rules.ignored.of(strip.path, image.shape[1:])
+            heatmap = _heatmap_of(strip, image, predictor, ignored)
+            rivals_heatmaps = {name: _heatmap_of(strip, image, rival, ignored) for name, rival in rivals.items()}
         except UserError as error:
             result.problems.append(str(error))
             continue
-        result.scores.append((strip, float(heatmap.max())))
+        truth = _ground_truth(image, mask, ignored, rules.patch) if use_masks and mask is not None else None
+        result.board.add(strip, heatmap, truth, rules.match_radius)
+        for name, rivals_heatmap in rivals_heatmaps.items():
+            result.rivals[name].add(strip, rivals_heatmap, truth, rules.match_radius)
+        scored = _apply_rules(strip, image, heatmap, truth, rules)
+        result.results.append(scored)
+        _exhibit(result.gallery, scored, image, heatmap, truth)
         seen[strip.kind] += 1
-        if has_masks and mask is not None:
-            pixels.add(heatmap, mask)
         if output_dir:
             draw = pictures_per_kind is None or seen[strip.kind] <= pictures_per_kind
-            _write_strip(output_dir / strip.relative.with_suffix(""), strip, image, heatmap, mask, draw)
-    result.scores = [score for scores in processes.gather(result.scores) for score in scores]
-    result.problems = [problem for problems in processes.gather(result.problems) for problem in problems]
-    pixels.counts = sum(processes.gather(pixels.counts))
-    labelled = [(strip.is_defective, score) for strip, score in result.scores if strip.kind is not None]
-    result.figures = image_figures([label for label, _ in labelled], [score for _, score in labelled]) | pixels.figures()
-    return result
-
-
-def evaluate_folder(
-    predictor: Predictor,
-    folder: Path,
-    output_dir: Path,
-    img_format: str | None,
-    use_masks: bool,
-    input_max: float,
-    patch: int = 1,
-    image_size: tuple[int, int] | None = None,
-) -> int:
-    """Score a folder, write everything, print the figures and what could not be used. Returns the command's exit code.
-
-    Strips must be of `image_size` (None: of one size) and not smaller than a patch. Raises `UserError` when none can be used.
-    """
-    if folder.absolute() in (output_dir.absolute(), *output_dir.absolute().parents):
-        raise UserError(f"{output_dir}: found an output folder among the strips of {folder}, expected one elsewhere")
-    strips = list_strips(folder, img_format, use_masks)
-    inspection = inspect_strips(strips, input_max, patch, image_size)
-    result = evaluate(predictor, inspection.usable, input_max, output_dir=output_dir)
-    result.problems[:0] = inspection.problems
-    if not result.scores:
-        raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}")
-    write_results(output_dir, result)
-    for line in describe_figures(result.figures):
-        print(line)
-    for problem in result.problems:
-        print(f"error: {problem}", file=sys.stderr)
-    print(f"{len(result.scores)} of {len(strips)} strips scored: scores.csv, metrics.json, heatmaps and panels are in {output_dir}")
-    return 1 if result.problems else 0
-
-
-def write_results(output_dir: Path, result: Evaluation) -> None:
-    """`scores.csv` (file, kind, score) and `metrics.json` (the figures and how many strips they rest on)."""
-    with (
-        replace_file(output_dir / "scores.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("file", "kind", "score"))
-        writer.writerows((strip.relative.as_posix(), strip.kind or "", f"{score:.9g}") for strip, score in result.scores)
-    summary = result.figures | {"strips": len(result.scores), "problems": result.problems}
-    with replace_file(output_dir / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
-
-def describe_figures(figures: dict[str, float | None]) -> list[str]:
-    """One line a figure; one that needs what was not there says so."""
-    missing = {"image": "needs good and defective strips", "pixel": "needs strips with masks"}
-    return [
-        f"{name.replace('_', ' '):24}{f'{value:.4f}' if value is not None else 'not defined: ' + missing[name.split('_')[0]]}"
-        for name, value in figures.items()
-    ]
+            _write_strip(output_dir / strip.relative.with_suffix(""), scored, image, heatmap, mask, draw)
+    return _gather(result, processes)
 
 
 def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -141,18 +186,64 @@ def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarr
     return image, mask > 0 if strip.painted_with or strip.kind == GOOD else None
 
 
-def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor) -> np.ndarray:
+def _gather(result: Evaluation, processes: Processes) -> Evaluation:
+    parts = processes.gather(result)
+    if len(parts) == 1:
+        return result
+    whole = Evaluation(rivals={name: Scoreboard() for name in result.rivals})
+    whole.results = [scored for part in parts for scored in part.results]
+    whole.problems = [problem for part in parts for problem in part.problems]
+    whole.board.merge([part.board for part in parts])
+    for name, board in whole.rivals.items():
+        board.merge([part.rivals[name] for part in parts])
+    whole.gallery.merge([part.gallery for part in parts])
+    return whole
+
+
+def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
     with about(strip.path):
         heatmap = predictor(image)
         lowest, highest = heatmap.min(), heatmap.max()
         if not (lowest >= 0 and highest <= 1 + ROUNDING):
             raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
-    return np.minimum(heatmap, 1)
+    heatmap = np.minimum(heatmap, 1)
+    return heatmap if ignored is None else np.where(ignored, np.float32(0), heatmap)
 
 
-def _write_strip(stem: Path, strip: StripFile, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, draw: bool) -> None:
+def _ground_truth(image: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None, patch: int | None) -> GroundTruth:
+    counted = mask if ignored is None else mask & ~ignored
+    return GroundTruth(counted, *truths_of(counted, image, patch), ignored)
+
+
+def _apply_rules(strip: StripFile, image: np.ndarray, heatmap: np.ndarray, truth: GroundTruth | None, rules: Rules) -> StripResult:
+    result = StripResult(strip, float(heatmap.max()), truths=len(truth.truths) if truth else None)
+    if rules.threshold is None:
+        return result
+    result.statistics = channel_statistics(image)
+    result.detections = detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity)
+    if truth:
+        points = np.array([(detection.y, detection.x) for detection in result.detections]).reshape(-1, 2)
+        result.found = match(points, truth.truths, truth.labels, rules.match_radius).tolist()
+    return result
+
+
+def _exhibit(gallery: Gallery, result: StripResult, image: np.ndarray, heatmap: np.ndarray, truth: GroundTruth | None) -> None:
+    if not truth or result.found is None:
+        return
+    file = result.strip.relative.as_posix()
+    for number, true_defect in enumerate(truth.truths):
+        if number not in result.found:
+            gallery.add_miss(file, true_defect, image, heatmap)
+    for detection, number in zip(result.detections, result.found):
+        if number == FALSE_ALARM:
+            gallery.add_false_alarm(file, detection, image, heatmap)
+
+
+def _write_strip(
+    stem: Path, result: StripResult, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, draw: bool
+) -> None:
     with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
         tifffile.imwrite(temporary, heatmap)
     if draw:
-        title = f"{strip.relative.as_posix()}   score {heatmap.max():.4f}"
-        save_panels(stem.with_name(f"{stem.name}_panels.png"), image, heatmap, mask, title)
+        title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
+        save_panels(stem.with_name(f"{stem.name}_panels.png"), image, heatmap, mask, title, result.detections)

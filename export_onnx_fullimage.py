@@ -8,6 +8,7 @@ The file's input is `input` (B, 3, H, W) float32 0-1, its output `output` (B, 3,
 """
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -22,7 +23,7 @@ import numpy as np
 import onnx
 import torch
 
-from checkpoint import BEST_SUFFIX, build_network, file_hash, load_checkpoint
+from checkpoint import BEST_SUFFIX, MEASURED, build_network, file_hash, load_checkpoint
 from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest, whole_number
 from dataloader import load_image, to_unit_range
 from dataset_folder import list_images
@@ -131,7 +132,7 @@ def describe_export(path: Path, content: dict[str, Any], image_size: tuple[int, 
         "input_max": str(content["input_max"]),
         "opset": str(opset),
         "training_dataset_path": content["training_dataset_path"] or "",
-    }
+    } | {name: json.dumps(content[name]) for name in MEASURED}
 
 
 def add_metadata(path: Path, metadata: dict[str, str]) -> None:

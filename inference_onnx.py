@@ -3,7 +3,8 @@
     python inference_onnx.py                                     # newest file, test strips of the data set that it is from
     python inference_onnx.py --model_path onnx_models/RUN_best.onnx --test_path /data/strips/test --output_dir output/mine
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and scores.csv and metrics.json for all.
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them verdicts (scores.csv),
+detections (.csv and .json), figures (metrics.json) and a report (report.html).
 """
 
 import argparse
@@ -11,9 +12,19 @@ import sys
 from errors import run_command
 from pathlib import Path
 
-from command_line import ONNX_FOLDER, add_test_folder, command_parser, default_test_path, newest, require_image_type
-from evaluation import evaluate_folder
+from command_line import (
+    ONNX_FOLDER,
+    add_test_folder,
+    command_parser,
+    default_test_path,
+    newest,
+    require_image_type,
+    require_input_max,
+)
+from distributed import choose_device
 from predictors import OnnxPredictor
+from scoring import Detector, score_folder, score_without_model
+from tiling import PATCH_SIZES
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -25,13 +36,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def infer(arguments: argparse.Namespace) -> int:
     """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    if arguments.method != "net":
+        return score_without_model(arguments, choose_device(None))
     path = newest(arguments.model_path, "*.onnx")
     predictor = OnnxPredictor(path)
     require_image_type(arguments.image_type, predictor.metadata["image_type"], path)
+    require_input_max(arguments.input_max, predictor.input_max, path)
     folder = arguments.test_path or default_test_path(predictor.metadata["training_dataset_path"], path)
     print(f"{path} on {predictor.device}, strips of {folder}")
-    options = (arguments.img_format, arguments.use_ground_truth_mask, predictor.input_max)
-    return evaluate_folder(predictor, folder, arguments.output_dir, *options, image_size=predictor.image_size)
+    patch = PATCH_SIZES[predictor.metadata["image_type"]]
+    facts = (predictor.input_max, choose_device(None), patch, predictor.image_size)
+    return score_folder(Detector(str(path), predictor, *facts, measured=predictor.measured), folder, arguments)
 
 
 if __name__ == "__main__":

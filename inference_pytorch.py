@@ -2,8 +2,10 @@
 
     python inference_pytorch.py                                     # newest best checkpoint, test strips of its data set
     python inference_pytorch.py --model_path checkpoints/RUN_best.pth --test_path /data/strips/test --output_dir output/mine
+    python inference_pytorch.py --method smoothed --test_path /data/strips/test --good_path /data/strips/good   # without a model
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and scores.csv and metrics.json for all.
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them verdicts (scores.csv),
+detections (.csv and .json), figures (metrics.json) and a report (report.html).
 """
 
 import argparse
@@ -11,7 +13,7 @@ import sys
 from errors import run_command
 from pathlib import Path
 
-from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
+from checkpoint import BEST_SUFFIX, MEASURED, build_network, load_checkpoint
 from command_line import (
     CHECKPOINT_FOLDER,
     add_test_folder,
@@ -19,11 +21,12 @@ from command_line import (
     default_test_path,
     newest,
     require_image_type,
+    require_input_max,
     whole_number,
 )
 from distributed import choose_device
-from evaluation import evaluate_folder
 from predictors import TorchPredictor
+from scoring import Detector, score_folder, score_without_model
 from tiling import PATCH_SIZES
 
 
@@ -39,16 +42,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def infer(arguments: argparse.Namespace) -> int:
     """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    device = choose_device(arguments.gpu_id)
+    if arguments.method != "net":
+        return score_without_model(arguments, device)
     path = newest(arguments.model_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
     require_image_type(arguments.image_type, content["image_type"], path)
+    require_input_max(arguments.input_max, content["input_max"], path)
     patch = PATCH_SIZES[content["image_type"]]
-    device = choose_device(arguments.gpu_id)
     predictor = TorchPredictor(build_network(content, path), patch, device)
     folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
     print(f"{path} on {device}, strips of {folder}")
-    options = (arguments.img_format, arguments.use_ground_truth_mask, content["input_max"])
-    return evaluate_folder(predictor, folder, arguments.output_dir, *options, patch=patch)
+    measured = {name: content[name] for name in MEASURED}
+    return score_folder(Detector(str(path), predictor, content["input_max"], device, patch, measured=measured), folder, arguments)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
 
+import json
 import sys
 from errors import UserError, about, one_line
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from torch import nn
 
+from checkpoint import MEASURED
 from dataloader import to_unit_range
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
@@ -38,6 +42,18 @@ class TorchPredictor:
         return heatmap
 
 
+class ClassicalPredictor:
+    """A detector of classical.py, for strips of any size."""
+
+    def __init__(self, detector: nn.Module, device: torch.device):
+        self.detector = detector.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.detector(torch.from_numpy(to_unit_range(image))[None].to(self.device))[0, 0].cpu().numpy()
+
+
 class OnnxPredictor:
     """A full-strip ONNX file in ONNX Runtime: one call per strip, on CUDA where there is one and on the CPU elsewhere.
 
@@ -61,6 +77,7 @@ class OnnxPredictor:
                 self.input_max = float(self.metadata["input_max"])
             except ValueError:
                 raise UserError(f"found input_max {self.metadata['input_max']!r} in its metadata, expected a number") from None
+            self.measured = _measured(self.metadata)
         self.image_size: tuple[int, int] = (height, width)
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 
@@ -68,6 +85,16 @@ class OnnxPredictor:
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
         return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+
+
+def _measured(metadata: dict[str, str]) -> dict[str, Any]:
+    """What was measured on held-out strips, as far as the file tells. Raises `UserError` when it is not readable."""
+    try:
+        return {name: json.loads(metadata[name]) for name in MEASURED if name in metadata}
+    except ValueError:
+        raise UserError(
+            "found a threshold in its metadata that cannot be read, expected a file of export_onnx_fullimage.py"
+        ) from None
 
 
 def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSession:

@@ -13,7 +13,7 @@ RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
 RESUME_KEYS = ("optimizer_state_dict", "history", "step", "loss_sum", "loss_count", "processes", "strips_sha256")
 # Flags that a resumed run may be given anew. Every other one is part of what the run is, and stays as it was.
 FREE_ON_RESUME = ("training_dataset_path", "checkpoint_path", "epochs", "gpu_id", "cache_size", "num_workers", "save_every")
-FREE_ON_RESUME += ("patience", "compile", "deterministic", "resume", "overwrite")
+FREE_ON_RESUME += ("patience", "compile", "deterministic", "target_false_alarms", "resume", "overwrite")
 
 
 def run_name(arguments: argparse.Namespace, image_size: tuple[int, int]) -> str:

@@ -20,12 +20,14 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import build_network, load_checkpoint
+from calibration import measure
+from checkpoint import build_network, load_checkpoint, save_checkpoint
 from command_line import (
     CHECKPOINT_FOLDER,
     LARGEST_SEED,
     add_image_type,
     add_img_format,
+    add_target_false_alarms,
     add_true_or_false,
     command_parser,
     positive,
@@ -35,12 +37,15 @@ from command_line import (
 from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import StripFile
 from distributed import Processes, join_processes
-from evaluation import describe_figures, evaluate, write_results
+from evaluation import Rules
 from model import ARCHITECTURES
+from outputs import describe_figures, describe_rivals
 from predictors import TorchPredictor
 from resumption import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
 from run_folder import TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from schedules import GAMMA_SCHEDULES
+from scoring import REPORT, Detector, describe_verdicts, evaluate_with_rivals, threshold_of, write_everything
+from thresholds import DEFAULT_RATE, Threshold
 from tiling import PATCH_SIZES
 from training import Training, explained_failures, selection_metric, settings_of
 from training_data import Dataset, find_dataset
@@ -83,6 +88,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--arch", choices=ARCHITECTURES, default="unet", help="mobile: depthwise-separable, for lines without a GPU"
     )
+    add_target_false_alarms(parser, default=DEFAULT_RATE)
     parser.add_argument("--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="lose a run of the same name in --checkpoint_path")
     parser.add_argument(
@@ -121,8 +127,11 @@ def train(arguments: argparse.Namespace) -> Path | None:
             training.run()
         if not processes.is_first:
             return None
+        detector = measure_best(folder, dataset, arguments, processes.device)
+        threshold = threshold_of(detector)
+        print(threshold.describe())
         if dataset.test:
-            score_test_strips(folder, dataset.test, arguments, processes.device)
+            score_test_strips(detector, folder, dataset.test, threshold, arguments)
         return folder.best
 
 
@@ -162,16 +171,28 @@ def choose_algorithms(arguments: argparse.Namespace) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
 
 
-def score_test_strips(folder: RunFolder, strips: list[StripFile], arguments: argparse.Namespace, device: torch.device) -> None:
-    """Score the file that was saved, as an inference would, and write what it found beside it."""
-    network = build_network(load_checkpoint(folder.best), folder.best)
+def measure_best(folder: RunFolder, dataset: Dataset, arguments: argparse.Namespace, device: torch.device) -> Detector:
+    """Set the best checkpoint's threshold, and keep with it what else is measured on held-out strips."""
+    content = load_checkpoint(folder.best)
+    patch = PATCH_SIZES[arguments.image_type]
+    predictor = TorchPredictor(build_network(content, folder.best), patch, device)
+    measured = measure(predictor, dataset.train, dataset.valid, arguments.input_max, device)
+    measured["target_false_alarms"] = arguments.target_false_alarms
+    save_checkpoint(folder.best, content | measured)
+    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured)
+
+
+def score_test_strips(
+    detector: Detector, folder: RunFolder, strips: list[StripFile], threshold: Threshold, arguments: argparse.Namespace
+) -> None:
+    """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
-    predictor = TorchPredictor(network, PATCH_SIZES[arguments.image_type], device)
-    result = evaluate(predictor, strips, arguments.input_max, "test", output, TEST_PICTURES_PER_KIND)
-    write_results(output, result)
-    print(f"{folder.best.name} on {len(result.scores)} test strips, which it has never seen:")
-    for line in [*describe_figures(result.figures), f"pictures and scores are in {output}"]:
+    result = evaluate_with_rivals(detector, strips, Rules(threshold, patch=detector.patch), output, TEST_PICTURES_PER_KIND)
+    write_everything(output, detector, result, threshold, settings_of(arguments))
+    print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
+    for line in [*describe_figures(result.figures), *describe_rivals(result), *describe_verdicts(result)]:
         print(f"  {line}")
+    print(f"  pictures, verdicts and {REPORT} are in {output}")
     if result.problems:  # every strip was fine before the first epoch
         raise UserError("\n".join(result.problems))
 

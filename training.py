@@ -24,6 +24,7 @@ from checkpoint import save_checkpoint
 from distributed import Processes
 from evaluation import BROKEN_NETWORK, evaluate
 from loss import FocalLoss
+from metrics import HEADLINES
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from predictors import TorchPredictor
 from run_folder import NOT_FINITE_SUFFIX, History, RunFolder
@@ -383,7 +384,8 @@ def selection_metric(dataset: Dataset, use_masks: bool) -> str | None:
 
 
 def describe_epoch(entry: dict[str, float | None]) -> str:
-    figures = [f"{readable(name)} {value:.4f}" for name, value in entry.items() if name.startswith(VALID) and value is not None]
+    measured = {name: entry.get(f"{VALID}{name}") for name in HEADLINES}
+    figures = [f"{readable(name)} {value:.4f}" for name, value in measured.items() if value is not None]
     return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", f"gamma {entry['gamma']:.2f}", *figures])
 
 

@@ -1,5 +1,6 @@
 """Every picture. Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,28 +8,39 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
 from matplotlib.ticker import MaxNLocator
 
+from detections import Detection
 from files import replace_file
+from metrics import HEADLINES
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
 DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
 GAP, CAPTION = 6, 22  # pixels between panels and above them
 BACKGROUND, TEXT, TRUTH = (32, 32, 32), (230, 230, 230), (80, 220, 80)  # blue, green, red
-RING_RADIUS = 7  # pixels around a true defect
+DETECTED = (60, 140, 255)
+RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels around a true defect, and around a detection
 
 
-def save_panels(path: Path, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, title: str) -> None:
+def save_panels(
+    path: Path, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, title: str, detections: Sequence[Detection] = ()
+) -> None:
     """The seven panels of one strip as a PNG: image (3, H, W) grey levels 0-255, heatmap (H, W) 0-1, mask (H, W) bool or None.
 
-    True defects are ringed in Target and in the heatmap. Differences are drawn white from DIFFERENCE_SHOWN grey levels on.
+    Detections are circled in every panel, true defects with a larger ring in Target and in the heatmap. Differences are drawn white
+    from DIFFERENCE_SHOWN grey levels on.
     """
     target, ref1, ref2 = image
     differences = [np.abs(target - ref1), np.abs(target - ref2)]
     differences.append(np.minimum(*differences))
-    panels = [_grey(channel) for channel in image] + [_grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences]
-    panels.append(_heat(heatmap))
+    panels = [grey(channel) for channel in image] + [grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences]
+    panels.append(heat(heatmap))
     if mask is not None:
         for panel in (panels[0], panels[-1]):
             _ring_defects(panel, mask)
+    for panel in panels:
+        for detection in detections:
+            top, left, bottom, right = detection.box
+            reach = DETECTION_RADIUS + max(bottom - top, right - left) // 2
+            cv2.circle(panel, (detection.x, detection.y), reach, DETECTED, 1, cv2.LINE_AA)
     save_png(path, _side_by_side(panels, PANELS, title))
 
 
@@ -40,9 +52,9 @@ def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | No
     captions = ("Target", "Ref1", "Ref2", "mask: in Target only", "heatmap")
     rows = []
     for number, sample in enumerate(samples):
-        panels = [_grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])]
+        panels = [grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])]
         if heatmaps is not None:
-            panels.append(_heat(heatmaps[number]))
+            panels.append(heat(heatmaps[number]))
         doubled = [cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels]
         rows.append(_side_by_side(doubled, captions[: len(panels)], ""))
     return np.concatenate(rows)
@@ -51,7 +63,7 @@ def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | No
 def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
     """Training curves as a PNG: loss, gamma and learning rate, and the validation figures where there are some, over the epochs."""
     epochs = [entry["epoch"] for entry in history]
-    figures = [name for name in history[-1] if name.startswith("valid_")]
+    figures = [name for name in (f"valid_{figure}" for figure in HEADLINES) if name in history[-1]]
     figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
     axes = figure.subplots(1, 3 if figures else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
@@ -82,12 +94,12 @@ def save_png(path: Path, picture: np.ndarray) -> None:
         temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
-def _grey(plane: np.ndarray) -> np.ndarray:
+def grey(plane: np.ndarray) -> np.ndarray:
     """(H, W) grey levels, clipped to 0-255, to a colour picture that can be drawn on."""
     return cv2.cvtColor(np.clip(plane, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
 
 
-def _heat(heatmap: np.ndarray) -> np.ndarray:
+def heat(heatmap: np.ndarray) -> np.ndarray:
     """(H, W) probabilities to a colour picture."""
     return cv2.applyColorMap(np.clip(heatmap * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 

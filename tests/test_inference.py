@@ -55,7 +55,7 @@ def test_both_keep_the_structure_and_write_the_same_files(both_outputs, dataset)
     ]
     assert files[0] == files[1]
     strips = [strip.relative.with_suffix("").as_posix() for strip in list_strips(dataset / "test")]
-    assert files[0] == {"scores.csv", "metrics.json"} | {
+    assert files[0] == {"scores.csv", "detections.csv", "detections.json", "metrics.json", "report.html"} | {
         f"{name}_{end}" for name in strips for end in ("heatmap.tiff", "panels.png")
     }
     rows = list(csv.DictReader((folder / "output" / "onnx" / "scores.csv").open()))
@@ -86,14 +86,14 @@ def test_strips_without_kinds_or_masks_get_scores_and_no_figures(make_checkpoint
     shutil.copy(dataset / "test" / "good" / "strip_0.tiff", tmp_path / "strips")
     done = run("inference_pytorch.py", "--model_path", make_checkpoint(), "--test_path", tmp_path / "strips", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("not defined: needs") == 4
+    assert done.stdout.count("not defined: needs") == 9
     assert (tmp_path / "output" / "pytorch" / "deep" / "er" / "strip_1_heatmap.tiff").is_file()
 
 
 def test_without_masks_only_the_image_figures_are_left(make_checkpoint, dataset, tmp_path):
-    for given, defined in ((("--use_ground_truth_mask", "False"), 2), (("--use_ground_truth_mask",), 4)):
+    for given, defined in ((("--use_ground_truth_mask", "False"), 2), (("--use_ground_truth_mask",), 9)):
         done = run("inference_pytorch.py", "--model_path", make_checkpoint(), "--test_path", dataset / "test", *given, cwd=tmp_path)
-        assert done.returncode == 0 and done.stdout.count("not defined") == 4 - defined
+        assert done.returncode == 0 and done.stdout.count("not defined") == 9 - defined
 
 
 @pytest.fixture
@@ -273,4 +273,4 @@ def test_a_heatmap_that_is_not_finite_is_a_problem_of_its_strip(dataset):
         return np.full(image.shape[1:], np.nan if len(calls) == 2 else 0.5, np.float32)
 
     result = evaluate(predictor, list_strips(dataset / "test"))
-    assert len(result.scores) == 3 and len(result.problems) == 1 and "found a heatmap from nan to nan" in result.problems[0]
+    assert len(result.results) == 3 and len(result.problems) == 1 and "found a heatmap from nan to nan" in result.problems[0]

@@ -1,10 +1,14 @@
 import pickle
 
+import cv2
 import numpy as np
 import pytest
+from monai.metrics.froc import compute_fp_tp_probs_nd, compute_froc_curve_data
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from metrics import PixelFigures, image_figures
+from detections import find_peaks
+from matching import FALSE_ALARM, Outcome, Truth, outcome_of, truths_of
+from metrics import FALSE_ALARM_RATES, FALSE_ALARMS_KEPT, PixelFigures, PointFigures, image_figures
 
 
 def random_strips(seed, count=4, spread=2.0):
@@ -39,14 +43,15 @@ def test_probabilities_close_to_one_and_to_zero_are_told_apart():
 def test_equal_scores_are_ties():
     pixels = PixelFigures()
     pixels.add(np.full((4, 4), 0.5, np.float32), np.eye(4, dtype=bool))
-    assert pixels.figures() == {"pixel_auroc": 0.5, "pixel_average_precision": 0.25}
+    chance = {"pixel_auroc": 0.5, "pixel_average_precision": 0.25, "pixel_aupro_0.3": 0.15, "pixel_aupro_0.05": 0.025}
+    assert pixels.figures() == pytest.approx(chance)
 
 
 def test_certain_answers():
     pixels = PixelFigures()
     mask = np.eye(5, dtype=bool)
     pixels.add(mask.astype(np.float32), mask)
-    assert pixels.figures() == {"pixel_auroc": 1.0, "pixel_average_precision": 1.0}
+    assert len(pixels.figures()) == 4 and set(pixels.figures().values()) == {1.0}
 
 
 def test_the_order_of_strips_does_not_matter_and_memory_does_not_grow():
@@ -57,13 +62,14 @@ def test_the_order_of_strips_does_not_matter_and_memory_does_not_grow():
     for strip in reversed(strips):
         backward.add(*strip)
     assert np.array_equal(forward.counts, backward.counts)
-    assert len(pickle.dumps(forward)) == len(pickle.dumps(PixelFigures()))
+    assert forward.overlap == pytest.approx(backward.overlap) and forward.regions == backward.regions
+    assert len(pickle.dumps(forward)) < len(pickle.dumps(PixelFigures())) + 10
 
 
 def test_what_cannot_be_told_is_none_and_not_a_number():
     pixels = PixelFigures()
     pixels.add(np.full((4, 4), 0.3, np.float32), np.zeros((4, 4), bool))
-    assert pixels.figures() == {"pixel_auroc": None, "pixel_average_precision": None}
+    assert len(pixels.figures()) == 4 and set(pixels.figures().values()) == {None}
     assert image_figures([], []) == {"image_auroc": None, "image_average_precision": None}
     assert image_figures([True, True], [0.1, 0.9])["image_auroc"] is None
 
@@ -79,3 +85,167 @@ def test_heatmaps_that_are_no_probabilities_are_refused(value):
     heatmap[0, 0] = value
     with pytest.raises(ValueError, match="expected probabilities"):
         PixelFigures().add(heatmap, np.zeros((4, 4), bool))
+
+
+def test_per_region_overlap_agrees_with_the_definition_over_all_thresholds():
+    pixels, strips = PixelFigures(), []
+    for heatmap, mask in random_strips(5, spread=3.0):
+        mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0
+        pixels.add(heatmap, mask)
+        strips.append((heatmap, mask))
+    background = np.concatenate([heatmap[~mask] for heatmap, mask in strips])
+    regions = [heatmap[labels == number] for heatmap, mask in strips for labels, number in regions_of(mask)]
+    thresholds = np.unique(np.concatenate([heatmap.ravel() for heatmap, _ in strips]))[::-1]
+    rates = [0.0] + [float((background >= threshold).mean()) for threshold in thresholds]
+    overlaps = [0.0] + [float(np.mean([(region >= threshold).mean() for region in regions])) for threshold in thresholds]
+    for limit in (0.3, 0.05):
+        fine = np.linspace(0, limit, 20001)
+        expected = np.trapezoid(np.interp(fine, rates, overlaps), fine) / limit
+        assert pixels.figures()[f"pixel_aupro_{limit}"] == pytest.approx(expected, abs=2e-3)
+
+
+def regions_of(mask):
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8))
+    return [(labels, number) for number in range(1, count)]
+
+
+def test_per_region_overlap_weighs_a_small_region_like_a_large_one():
+    mask = np.zeros((100, 100), bool)
+    mask[10:40, 10:40] = mask[70, 70] = True
+    heatmap = np.full((100, 100), 0.1, np.float32)
+    heatmap[10:40, 10:40] = 0.9
+    heatmap[70, 70] = 0.001
+    pixels = PixelFigures()
+    pixels.add(heatmap, mask)
+    assert pixels.figures()["pixel_aupro_0.3"] == pytest.approx(0.5 + 0.5 * 0.15 * 0, abs=0.01)
+
+
+def test_ignored_pixels_count_nowhere():
+    generator = np.random.default_rng(3)
+    heatmap, mask, ignored = (
+        generator.random((50, 40)).astype(np.float32),
+        generator.random((50, 40)) < 0.1,
+        np.zeros((50, 40), bool),
+    )
+    ignored[:, :20] = True
+    whole, half = PixelFigures(), PixelFigures()
+    whole.add(heatmap, mask & ~ignored, ignored)
+    half.add(heatmap[:, 20:], mask[:, 20:])
+    assert whole.figures() == half.figures()
+
+
+def random_outcomes(seed, strips=12):
+    generator = np.random.default_rng(seed)
+    for _ in range(strips):
+        image = generator.normal(100, 3, (3, 80, 60)).astype(np.float32)
+        mask = np.zeros((80, 60), bool)
+        for y, x in generator.integers(4, 56, (int(generator.integers(4)), 2)):
+            mask[y - 1 : y + 2, x - 1 : x + 2] = True
+        heatmap = (generator.random((80, 60)) ** 4 + 0.5 * mask * generator.random((80, 60))).clip(0, 1).astype(np.float32)
+        yield heatmap, mask, truths_of(mask, image)
+
+
+def figures_of(outcomes):
+    points = PointFigures()
+    for outcome in outcomes:
+        points.add(outcome)
+    return points
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recall_against_false_alarms_agrees_with_monai(seed):
+    points, false_alarms, hits, targets = PointFigures(), [], [], 0
+    for heatmap, _, (truths, labels) in random_outcomes(seed):
+        peaks = find_peaks(heatmap)
+        points.add(outcome_of(peaks, truths, labels, radius=0.0))  # on its own pixels, as there
+        strip = compute_fp_tp_probs_nd(peaks.scores + 100, peaks.points, labels + 1)  # there a score of 0 is "not found"
+        false_alarms.append(strip[0])
+        hits.append(strip[1])
+        targets += strip[2]
+    rates, recalls = compute_froc_curve_data(
+        np.concatenate(false_alarms).astype(np.float32), np.concatenate(hits), targets, points.strips
+    )
+    assert points.truths == targets > 5
+    for rate in FALSE_ALARM_RATES:
+        allowed = recalls[rates <= rate + 1e-9].max()
+        assert points.figures()[f"point_recall_at_{rate:g}"] == pytest.approx(allowed)
+    ours = dict(zip(*points.curve()))
+    theirs = {rate: recalls[rates == rate].max() for rate in set(rates.tolist()) if rate in ours}
+    assert len(theirs) > 20 and all(ours[rate] == pytest.approx(recall) for rate, recall in theirs.items())
+
+
+def hits_and_false_alarms(hit_scores, alarm_scores, missed=0):
+    """One strip whose detections have the given scores."""
+    scores = np.array([*hit_scores, *alarm_scores])
+    truth = np.array([*range(len(hit_scores)), *[FALSE_ALARM] * len(alarm_scores)], dtype=np.int64)
+    order = np.argsort(-scores, kind="stable")
+    return Outcome(scores[order], truth[order], (Truth((0, 0)),) * (len(hit_scores) + missed))
+
+
+def test_recall_at_a_rate_by_hand():
+    strips = [hits_and_false_alarms([9, 5, 1], [7], missed=1)] + [hits_and_false_alarms([], [4, 3])] * 9
+    figures = figures_of(strips).figures()
+    assert figures == {"point_recall_at_0.1": 0.5, "point_recall_at_1": 0.5, "point_recall_at_10": 0.75}
+
+
+def test_a_detection_level_with_the_first_false_alarm_too_many_is_not_found():
+    strips = [hits_and_false_alarms([5, 4], [4])] + [hits_and_false_alarms([], [])] * 8  # 0.1 of 9 strips allows none
+    assert figures_of(strips).figures()["point_recall_at_0.1"] == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_worse_false_alarm_never_raises_recall_and_the_order_of_strips_does_not_matter(seed):
+    generator = np.random.default_rng(seed)
+    strips = [hits_and_false_alarms(generator.normal(1, 1, 3), generator.normal(0, 1, 5), missed=1) for _ in range(10)]
+    before = figures_of(strips)
+    more = hits_and_false_alarms([], generator.normal(0, 1, 3))
+    worse = Outcome(np.append(strips[0].scores, -99.0), np.append(strips[0].truth, FALSE_ALARM), strips[0].truths)
+    assert all(after <= now for after, now in zip(figures_of([worse, *strips[1:]]).figures().values(), before.figures().values()))
+    shuffled = [strips[number] for number in generator.permutation(10)]
+    assert figures_of(shuffled).figures() == before.figures()
+    assert figures_of([*shuffled, more]).table()[0]["truths"] == 40
+
+
+def test_merged_parts_are_the_whole():
+    strips = [
+        hits_and_false_alarms([3.0, 1.0], [2.0]),
+        hits_and_false_alarms([], [5.0]),
+        hits_and_false_alarms([4.0], [0.5], missed=2),
+    ]
+    whole, merged = figures_of(strips), PointFigures()
+    merged.merge([figures_of(strips[:1]), figures_of(strips[1:])])
+    assert merged.figures() == whole.figures() and merged.table() == whole.table()
+
+
+def test_the_interval_holds_the_recall_of_strips_drawn_alike():
+    generator = np.random.default_rng(8)
+
+    def draw():
+        return hits_and_false_alarms(generator.normal(2, 1.5, 4), generator.normal(0, 1, 6))
+
+    truth = figures_of([draw() for _ in range(3000)]).figures()["point_recall_at_1"]
+    intervals = [figures_of([draw() for _ in range(40)]).table()[0]["recall"][1.0] for _ in range(40)]
+    inside = sum(low <= truth <= high for _, low, high in intervals)
+    assert 33 <= inside <= 40 and all(low <= value <= high for value, low, high in intervals)
+    assert np.mean([high - low for _, low, high in intervals]) < 0.5
+
+
+def test_groups_hold_the_truths_that_they_name():
+    truths = (Truth((0, 0), 9, 20.0, "border"), Truth((0, 0), 15, 30.0, "seam"), Truth((0, 0), 40, 70.0), Truth((0, 0)))
+    points = figures_of([Outcome(np.array([3.0, 2.0]), np.array([2, 0]), truths)])
+    rows = {row["group"]: (row["truths"], row["recall"][1.0][0]) for row in points.table()}
+    assert rows["all"] == (4, 0.5) and rows["contrast up to 25 grey levels"] == (1, 1.0)
+    assert rows["contrast above 25, up to 50 grey levels"] == (1, 0.0) and rows["area above 25 pixels"] == (1, 1.0)
+    assert rows["at the border"] == (1, 1.0) and rows["at the seam"] == (1, 0.0) and rows["interior"] == (2, 0.5)
+
+
+def test_without_truths_or_strips_nothing_is_made_up():
+    assert set(PointFigures().figures().values()) == {None} and PointFigures().table() == []
+    only_good = figures_of([hits_and_false_alarms([], [1.0])])
+    assert set(only_good.figures().values()) == {None} and only_good.table() == []
+
+
+def test_a_strip_of_nothing_but_false_alarms_keeps_so_many():
+    points = figures_of([hits_and_false_alarms([], np.arange(1000.0)), hits_and_false_alarms([-5.0], [])])
+    assert len(points._pooled_false_alarms()) == FALSE_ALARMS_KEPT
+    assert points.figures() == {"point_recall_at_0.1": 0.0, "point_recall_at_1": 0.0, "point_recall_at_10": 0.0}

@@ -102,7 +102,8 @@ def test_without_valid_a_part_of_the_good_strips_is_set_aside(dataset, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "given, names", [((), {"image", "pixel"}), (("--use_mask",), {"image", "pixel"}), (("--use_mask", "False"), {"image"})]
+    "given, names",
+    [((), {"image", "pixel", "point"}), (("--use_mask",), {"image", "pixel", "point"}), (("--use_mask", "False"), {"image"})],
 )
 def test_use_mask(dataset, tmp_path, given, names):
     best = train(parse_args(arguments_for(dataset, tmp_path, "--epochs", 1, *given)))

@@ -1,0 +1,89 @@
+"""The rivals without a net: what Target has and neither reference has, by arithmetic alone. Torch modules, like a net.
+
+Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey levels as a share of their
+range, 0-1. That is no probability, but it ranks pixels and can be thresholded just the same.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
+DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
+TOLERANCE = 3  # pixels along each side of the window of an envelope
+
+
+class Smoothing(nn.Module):
+    """Gaussian of `sigma` pixels over each channel of (B, C, H, W); 0 leaves it as it is. The border's pixels go on beyond it."""
+
+    def __init__(self, sigma: float):
+        super().__init__()
+        self.reach = int(3 * sigma + 0.5)
+        distance = torch.arange(-self.reach, self.reach + 1, dtype=torch.float32)
+        window = torch.exp(-0.5 * (distance / max(sigma, 1e-6)) ** 2)
+        self.register_buffer("window", window / window.sum(), persistent=False)
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        if self.reach == 0:
+            return planes
+        channels = planes.shape[1]
+        padded = functional.pad(planes, (self.reach,) * 4, mode="replicate")
+        along_y = functional.conv2d(padded, self.window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+        return functional.conv2d(along_y, self.window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+
+
+class DoubleDetection(nn.Module):
+    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none for 0."""
+
+    label = "double detection"
+
+    def __init__(self, sigma: float = 0.0):
+        super().__init__()
+        self.smoothing = Smoothing(sigma)
+
+    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        differences = self.smoothing(strips[:, :1] - strips[:, 1:3]).abs()
+        return differences.amin(dim=1, keepdim=True)
+
+
+class ToleranceEnvelope(nn.Module):
+    """How far Target lies outside what both references have within a pixel, smoothed by a Gaussian of `sigma` pixels.
+
+    The envelope reaches from the smallest to the largest value of both references in a window of 3x3 pixels: an edge may move by
+    a pixel, and what is in either reference is allowed.
+    """
+
+    label = "tolerance envelope"
+
+    def __init__(self, sigma: float = 0.0):
+        super().__init__()
+        self.smoothing = Smoothing(sigma)
+
+    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        target, references = strips[:, :1], strips[:, 1:3]
+        highest = functional.max_pool2d(references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
+        lowest = -functional.max_pool2d(-references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
+        outside = functional.relu(target - highest) - functional.relu(lowest - target)
+        return self.smoothing(outside).abs()
+
+
+METHODS = {  # --method, beside the network: the module and the sigmas that it can be had with
+    "double": (DoubleDetection, (0.0,)),
+    "smoothed": (DoubleDetection, SIGMAS),
+    "envelope": (ToleranceEnvelope, SIGMAS),
+}
+
+
+def classical_detector(method: str, sigma: float) -> nn.Module:
+    """The module of a name in METHODS with a Gaussian of `sigma` pixels."""
+    return METHODS[method][0](sigma)
+
+
+def sigma_of(method: str, chosen: dict[str, float]) -> float:
+    """The sigma of a method: its only one, else the one `chosen`, else the default."""
+    _, candidates = METHODS[method]
+    return candidates[0] if len(candidates) == 1 else chosen.get(method, DEFAULT_SIGMA)
+
+
+def describe(method: str, sigma: float) -> str:
+    return f"{METHODS[method][0].label}, {f'Gaussian of {sigma:g} px' if sigma else 'plain'}"

@@ -1,0 +1,154 @@
+"""From a heatmap to detections: where they are, how they are ranked, how large they are and how they differ from the references.
+
+A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is higher, and a plateau is one
+detection. It is ranked by its score: the logit margin ln(p / (1 - p)) of its peak p, plus a millionth of the mean margin
+of the 3x3 pixels around. So the order is that of the peaks, and peaks that float32 cannot tell apart, as where a softmax
+saturates at 1, are ordered by how much stands around them.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+NEIGHBOURHOOD = 3  # pixels
+MOST_PER_STRIP = 1000  # strongest local maxima that are looked at: memory is bounded whatever a heatmap is like
+LOGIT_RANGE = 18.0  # float32 tells probabilities apart up to about 1 - 6e-8, a logit of 16.6
+TIE_BREAK = 1e-6  # of the mean margin around a peak, in its score
+POLARITIES = ("both", "bright", "dark")
+INNER, OUTER = 1, 7  # pixels: half sizes of the window of a contrast and of the surroundings that it is measured against
+GUARD = 3  # pixels around a detection that belong to neither
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Local maxima, strongest first: points (N, 2) whole (y, x), heights (N,) on the heatmap 0-1, scores (N,) as above."""
+
+    points: np.ndarray
+    heights: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A local maximum above the threshold, with the pixels above it that are connected to it and closer to no other one.
+
+    `box` is (top, left, bottom, right), the last two exclusive; contrasts are Target minus reference in grey levels.
+    """
+
+    y: int
+    x: int
+    score: float
+    peak: float
+    area: int
+    box: Box
+    contrast_ref1: float
+    contrast_ref2: float
+
+    @property
+    def is_bright(self) -> bool:
+        return self.contrast_ref1 + self.contrast_ref2 > 0
+
+
+def logit_margin(probability: np.ndarray) -> np.ndarray:
+    """ln(p / (1 - p)), float64, of probabilities 0-1; cut off at -LOGIT_RANGE and LOGIT_RANGE."""
+    probability = np.asarray(probability, dtype=np.float64)
+    with np.errstate(divide="ignore"):  # 0 and 1 are infinitely far out
+        margin = np.log(probability) - np.log1p(-probability)
+    return np.clip(margin, -LOGIT_RANGE, LOGIT_RANGE)
+
+
+def find_peaks(heatmap: np.ndarray, floor: float = 0.0) -> Peaks:
+    """The local maxima above `floor` of a heatmap (H, W) float32 0-1, at most MOST_PER_STRIP of them."""
+    size = 2 * NEIGHBOURHOOD + 1
+    highest = cv2.dilate(heatmap, np.ones((size, size), np.uint8))
+    points = _one_per_plateau((heatmap == highest) & (heatmap > floor))
+    heights = heatmap[points[:, 0], points[:, 1]]
+    if len(points) > MOST_PER_STRIP:
+        strongest = np.argsort(-heights, kind="stable")[:MOST_PER_STRIP]
+        points, heights = points[strongest], heights[strongest]
+    scores = logit_margin(heights) + TIE_BREAK * logit_margin(_windows(heatmap, points, 1)).mean(axis=(1, 2))
+    order = np.argsort(-scores, kind="stable")
+    return Peaks(points[order], heights[order], scores[order])
+
+
+def detect(heatmap: np.ndarray, image: np.ndarray, threshold: float, min_area: int = 1, polarity: str = "both") -> list[Detection]:
+    """The detections above `threshold` in a heatmap (H, W) float32 0-1 of an image (3, H, W), strongest first.
+
+    Those of fewer than `min_area` pixels, or of the other polarity (`bright`: Target brighter than the references), are left out.
+    """
+    peaks = find_peaks(heatmap, threshold)
+    if not len(peaks.points):
+        return []
+    contrasts = contrasts_at(image, peaks.points)
+    found = []
+    for number, (area, box) in enumerate(_extents(heatmap > threshold, peaks.points)):
+        place = (int(peaks.points[number, 0]), int(peaks.points[number, 1]))
+        measures = (float(peaks.scores[number]), float(peaks.heights[number]), area, box)
+        found.append(Detection(*place, *measures, *contrasts[number].tolist()))
+    wanted = {"both": (True, False), "bright": (True,), "dark": (False,)}[polarity]
+    return [detection for detection in found if detection.area >= min_area and detection.is_bright in wanted]
+
+
+def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Target minus Ref1 and minus Ref2 at whole points (N, 2), in grey levels: (N, 2).
+
+    The mean of the 3x3 pixels, less the median of the surroundings, which is what gain and illumination leave between the channels.
+    """
+    window = np.arange(-OUTER, OUTER + 1)
+    distance = np.maximum(np.abs(window)[:, None], np.abs(window)[None, :])
+    columns = []
+    for reference in image[1:3]:
+        around = _windows(image[0] - reference, points, OUTER)
+        inside = np.mean(around[:, distance <= INNER], axis=1)
+        columns.append(inside - np.median(around[:, distance > GUARD], axis=1))
+    return np.stack(columns, axis=1)
+
+
+def _one_per_plateau(is_highest: np.ndarray) -> np.ndarray:
+    """Of local maxima (H, W) that stand within NEIGHBOURHOOD of each other, and so are equally high, the most central: (N, 2)."""
+    ys, xs = np.nonzero(is_highest)
+    if len(ys) == 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    reach = np.ones((3, 3), np.uint8)  # two dilated by one pixel touch when they are up to three apart
+    count, labels = cv2.connectedComponents(cv2.dilate(is_highest.astype(np.uint8), reach))
+    label = labels[ys, xs]
+    points = np.stack([ys, xs], axis=1)
+    if count - 1 == len(points):
+        return points
+    members = np.bincount(label, minlength=count)
+    centers = np.stack([np.bincount(label, along, minlength=count) for along in (ys, xs)], axis=1) / np.maximum(members, 1)[:, None]
+    distance = np.square(points - centers[label]).sum(axis=1)
+    order = np.lexsort((np.arange(len(points)), distance, label))
+    _, first = np.unique(label[order], return_index=True)
+    return points[np.sort(order[first])]
+
+
+def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
+    """The (2 * reach + 1)² pixels around each point, (N, size, size); beyond the border the nearest pixel."""
+    along = np.arange(-reach, reach + 1)
+    ys = np.clip(points[:, :1] + along, 0, plane.shape[0] - 1)
+    xs = np.clip(points[:, 1:] + along, 0, plane.shape[1] - 1)
+    return plane[ys[:, :, None], xs[:, None, :]]
+
+
+def _extents(is_above: np.ndarray, points: np.ndarray) -> list[tuple[int, Box]]:
+    """Area and box of each point's share of the pixels above the threshold: those of its component that are nearest to it."""
+    _, labels = cv2.connectedComponents(is_above.astype(np.uint8))
+    pixels = np.argwhere(is_above)
+    pixel_labels, point_labels = labels[is_above], labels[points[:, 0], points[:, 1]]
+    order = np.argsort(pixel_labels, kind="stable")
+    pixels, pixel_labels = pixels[order], pixel_labels[order]
+    owner = np.full(len(pixels), -1)  # of a component that has no peak of its own, a higher one being near, nobody is
+    for label in np.unique(point_labels):
+        owners = np.flatnonzero(point_labels == label)
+        part = slice(*np.searchsorted(pixel_labels, (label, label + 1)))
+        owner[part] = owners[cKDTree(points[owners]).query(pixels[part])[1]]
+    order = np.argsort(owner, kind="stable")
+    pixels, owner = pixels[order], owner[order]
+    starts = np.searchsorted(owner, np.arange(len(points) + 1))
+    parts = (pixels[first:last] for first, last in zip(starts, starts[1:]))
+    return [(len(part), (*part.min(axis=0).tolist(), *(part.max(axis=0) + 1).tolist())) for part in parts]

@@ -1,0 +1,127 @@
+"""What scoring a folder leaves for a line, for people and for programs: a verdict a strip, every detection, and the figures."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from evaluation import Evaluation, Figures
+from files import replace_file
+from metrics import FALSE_ALARM_RATES
+from thresholds import Threshold
+
+SCORES = ("file", "kind", "score", "verdict", "detections")
+DETECTIONS = (
+    "file",
+    "y",
+    "x",
+    "score",
+    "peak",
+    "area",
+    "top",
+    "left",
+    "bottom",
+    "right",
+    "contrast_ref1",
+    "contrast_ref2",
+    "status",
+)
+NEEDS_TRUTHS = "needs defective strips with masks"
+MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_TRUTHS}
+
+
+def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, drift: list[str]) -> None:
+    """`scores.csv`, `detections.csv`, `detections.json` and `metrics.json`. Raises `UserError` where the file system refuses."""
+    write_table(
+        output_dir / "scores.csv",
+        SCORES,
+        (
+            (
+                scored.strip.relative.as_posix(),
+                scored.strip.kind or "",
+                f"{scored.score:.9g}",
+                scored.verdict,
+                len(scored.detections),
+            )
+            for scored in result.results
+        ),
+    )
+    detections = list(detection_rows(result))
+    write_table(output_dir / "detections.csv", DETECTIONS, (row.values() for row in detections))
+    verdicts = {
+        scored.strip.relative.as_posix(): {"verdict": scored.verdict, "score": scored.score, "detections": []}
+        for scored in result.results
+    }
+    for row in detections:
+        verdicts[row.pop("file")]["detections"].append(row)
+    write_json(output_dir / "detections.json", {"threshold": vars(threshold), "strips": verdicts})
+    write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
+
+
+def detection_rows(result: Evaluation) -> Iterator[dict[str, Any]]:
+    """Every detection by the names in DETECTIONS, strip by strip, strongest first."""
+    for scored in result.results:
+        for detection, status in zip(scored.detections, scored.statuses):
+            measures = (detection.score, detection.peak, detection.area, *detection.box)
+            contrasts = (detection.contrast_ref1, detection.contrast_ref2)
+            values = (scored.strip.relative.as_posix(), detection.y, detection.x, *measures, *contrasts, status)
+            yield dict(zip(DETECTIONS, values))
+
+
+def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dict[str, Any]:
+    """The figures, and all that they rest on."""
+    verdicts = [scored.verdict for scored in result.results]
+    return result.figures | {
+        "strips": len(result.results),
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in ("OK", "NG")},
+        "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
+        "at_threshold": result.at_threshold(),
+        "point_recall": result.board.points.table(),
+        "rivals": {name: board.figures() for name, board in result.rivals.items()},
+        "drift": drift,
+        "problems": result.problems,
+    }
+
+
+def describe_figures(figures: Figures) -> list[str]:
+    """One line a figure; one that needs what was not there says so."""
+    return [
+        f"{name.replace('_', ' '):26}{f'{value:.4f}' if value is not None else 'not defined: ' + MISSING[name.split('_')[0]]}"
+        for name, value in figures.items()
+    ]
+
+
+def describe_rivals(result: Evaluation) -> list[str]:
+    """Recall at the rates of false alarms, of the predictor and of its rivals; nothing where no truth is known."""
+    boards = {"this detector": result.board, **result.rivals}
+    if not result.rivals or not result.board.points.truths:
+        return []
+    rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
+    lines = [f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"]
+    width = max(map(len, boards)) + 2
+    for name, board in boards.items():
+        values = board.points.figures().values()
+        lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")
+    return lines
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    with _replaced(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with _replaced(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` when it is whole; file names that are no text come out as they went in."""
+    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        yield file

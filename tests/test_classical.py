@@ -1,0 +1,62 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, describe, sigma_of
+from demo_strips import make_strip
+
+
+def run(detector, image):
+    return detector(torch.from_numpy(np.asarray(image, np.float32) / 255)[None])[0, 0].numpy() * 255
+
+
+def spot(channels, size=(30, 40), level=100.0, step=50.0):
+    image = np.full((3, *size), level, np.float32)
+    image[list(channels), 14:17, 19:22] += step
+    return image
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_smoothing_is_opencv_s_gaussian(sigma):
+    plane = np.random.default_rng(0).random((50, 60)).astype(np.float32)
+    size = 2 * int(3 * sigma + 0.5) + 1
+    expected = cv2.GaussianBlur(plane, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
+    assert np.abs(Smoothing(sigma)(torch.from_numpy(plane)[None, None])[0, 0].numpy() - expected).max() < 1e-6
+
+
+def test_double_detection_is_the_smaller_difference():
+    image = make_strip(np.random.default_rng(1), (200, 150))
+    expected = np.minimum(np.abs(image[0] - image[1]), np.abs(image[0] - image[2]))
+    assert np.abs(run(DoubleDetection(), image) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_in_target_alone_is_found_and_nothing_else(method):
+    detector = classical_detector(method, sigma_of(method, {}))
+    for step in (50.0, -50.0):
+        assert 10 < run(detector, spot([0], step=step)).max() <= 50.01
+        for channels in ([1], [2], [0, 1], [0, 2], [0, 1, 2]):
+            assert run(detector, spot(channels, step=step)).max() < 1e-3
+
+
+def test_the_envelope_forgives_an_edge_that_moves_by_a_pixel():
+    image = np.full((3, 30, 40), 50, np.float32)
+    image[0, :, 20:], image[1, :, 21:], image[2, :, 19:] = 200, 200, 200
+    assert run(ToleranceEnvelope(), image).max() == 0 and run(DoubleDetection(), image).max() == 0
+    image[2] = image[1]
+    assert run(ToleranceEnvelope(), image).max() == 0 and run(DoubleDetection(), image).max() > 100
+    image[1:, :, 20:22] = 50
+    assert run(ToleranceEnvelope(), image).max() > 100
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heatmaps_are_shares_of_the_range_whatever_comes(method):
+    extreme = np.random.default_rng(2).choice([0.0, 255.0], (3, 20, 20))
+    heatmap = run(classical_detector(method, 1.0 if method != "double" else 0.0), extreme) / 255
+    assert heatmap.min() >= 0 and heatmap.max() <= 1 + 1e-6
+
+
+def test_names_and_the_choice_of_a_gaussian():
+    assert describe("double", 0.0) == "double detection, plain" and sigma_of("double", {"double": 2.0}) == 0.0
+    assert describe("envelope", sigma_of("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"

@@ -1,0 +1,101 @@
+"""Where the threshold lies: set on good strips for a rate of false alarms, with what so many strips can prove.
+
+No defect is needed. The strongest detections on n held-out good strips are kept; for a wanted rate r the threshold is the peak of
+the strongest one that would exceed r * n, so that at most r * n lie above it. What the true rate may be all the same is a
+one-sided bound at 95 %: that of a Poisson count (Garwood, "Fiducial limits for the Poisson distribution", 1936), which for no false
+alarm on n strips is 3/n. Where false alarms come in clusters on a few strips it is widened by their overdispersion, which is an
+estimate: a kind of strip that is not among the n may have hundreds. The share of good strips that have any false alarm at all needs
+no such assumption: its bound is that of a binomial count (Clopper and Pearson, "The use of confidence or fiducial limits", 1934).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta, chi2
+
+CONFIDENCE = 0.95
+HIGHEST_RATE = 10.0  # false alarms per strip for which peaks are kept
+DEFAULT_RATE = 0.1
+UNCALIBRATED = 0.5  # of the heatmap, where nothing is known of good strips
+
+Calibration = dict[str, Any]  # {"strips": n, "peaks": descending, "dispersion": variance / mean}: plain values
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on the heatmap, and what is known of it.
+
+    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones, not more than `bound` at 95 %, and not
+    more than `share_bound` of good strips with any.
+    """
+
+    value: float
+    origin: str
+    strips: int = 0
+    target: float | None = None
+    rate: float | None = None
+    bound: float | None = None
+    share_bound: float | None = None
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether as many good strips can prove the wanted rate at all: none on n strips proves no better than 3/n."""
+        return self.target is not None and bool(self.strips) and bound_on_rate(0, self.strips) <= self.target * (1 + 1e-9)
+
+    def describe(self) -> str:
+        text = f"threshold {self.value:.4g} ({self.origin})"
+        if self.target is None:
+            return f"{text}: its rate of false alarms is not known"
+        needed = int(np.ceil(bound_on_rate(0, 1) / self.target))
+        text += (
+            f": {self.rate:.3g} false alarms per strip on {self.strips} good strips, {self.target:g} asked for; at 95 % confidence "
+            f"at most {self.bound:.3g} if they cluster as on these strips, and on at most {self.share_bound:.1%} of good strips"
+        )
+        if not self.is_supported:
+            text += f". So few strips cannot support {self.target:g}: expected at least {needed}"
+        return text
+
+
+def calibrate(heights: list[np.ndarray]) -> Calibration:
+    """What is kept of good strips: `heights` are each strip's detections, as peaks on the heatmap 0-1, strongest first.
+
+    Raises `ValueError` without strips.
+    """
+    if not heights:
+        raise ValueError("found no good strips, expected at least one")
+    count = len(heights)
+    peaks = np.sort(np.concatenate(heights))[::-1][: int(HIGHEST_RATE * count) + 1]
+    maxima = np.sort([strip.max(initial=0) for strip in heights])[::-1]
+    return {"strips": count, "peaks": peaks.tolist(), "maxima": maxima.tolist(), "dispersion": _dispersion(heights, peaks)}
+
+
+def threshold_for(calibration: Calibration, target: float, origin: str) -> Threshold:
+    """The lowest threshold with at most `target` false alarms per strip on the strips of a calibration.
+
+    Raises `ValueError` for a rate above HIGHEST_RATE, of which nothing was kept.
+    """
+    if not 0 < target <= HIGHEST_RATE:
+        raise ValueError(f"found {target:g} false alarms per strip, expected more than 0 and at most {HIGHEST_RATE:g}")
+    strips, peaks = calibration["strips"], np.array(calibration["peaks"])
+    allowed = int(target * strips + 1e-9)
+    value = float(peaks[allowed]) if len(peaks) > allowed else 0.0
+    alarms = int((peaks > value).sum())
+    bound = bound_on_rate(alarms, strips, calibration["dispersion"])
+    alarmed = int((np.array(calibration["maxima"]) > value).sum())
+    share_bound = float(beta.ppf(CONFIDENCE, alarmed + 1, strips - alarmed)) if alarmed < strips else 1.0
+    return Threshold(value, origin, strips, target, alarms / strips, bound, share_bound)
+
+
+def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
+    """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on `strips`."""
+    return float(dispersion * chi2.ppf(CONFIDENCE, 2 * (alarms / dispersion + 1)) / 2 / strips)
+
+
+def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:
+    """Variance over mean of the strips' false alarms where there is about one per strip; that of a Poisson count is 1."""
+    if len(heights) < 2 or len(peaks) == 0:
+        return 1.0
+    level = peaks[min(len(heights), len(peaks) - 1)]
+    counts = np.array([(strip >= level).sum() for strip in heights])
+    return float(max(1.0, counts.var(ddof=1) / counts.mean()))
