@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from classical import METHODS, classical_detector, describe, sigma_of
+from classical import METHODS, classical_detector, name_of, sigma_of
 from dataloader import load_image
 from dataset_folder import GOOD, StripFile
 from detections import find_peaks
 from drift import channel_statistics, training_ranges
-from evaluation import Evaluation, Predictor, evaluate
+from evaluation import Evaluation, Predictor, evaluate, heatmap_of
 from ignored_regions import IgnoredRegions
 from predictors import ClassicalPredictor
 from thresholds import Calibration, calibrate
@@ -26,8 +25,8 @@ def calibrate_on(predictor: Predictor, good: list[StripFile], input_max: float, 
     heights = []
     for strip in tqdm(good, desc="setting the threshold", unit="strip", disable=None, leave=False):
         image = load_image(strip.path, input_max)
-        heatmap, unseen = predictor(image), ignored.of(strip.path, image.shape[1:])
-        heights.append(find_peaks(heatmap if unseen is None else np.where(unseen, np.float32(0), heatmap)).heights)
+        heatmap = heatmap_of(strip, image, predictor, ignored.of(strip.path, image.shape[1:]))
+        heights.append(find_peaks(heatmap).heights)
     return calibrate(heights)
 
 
@@ -66,7 +65,7 @@ def rivals_of(sigmas: dict[str, float], device: torch.device) -> dict[str, Predi
     """The classical methods by what a table calls them, each with its own Gaussian of `sigmas` or the default."""
     chosen = {method: sigma_of(method, sigmas) for method in METHODS}
     return {
-        describe(method, sigma): ClassicalPredictor(classical_detector(method, sigma), device) for method, sigma in chosen.items()
+        name_of(method, sigma): ClassicalPredictor(classical_detector(method, sigma), device) for method, sigma in chosen.items()
     }
 
 

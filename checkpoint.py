@@ -1,16 +1,18 @@
 """What a training leaves behind: written whole, read back without running anything that is in the file."""
 
 import hashlib
+import math
 from errors import UserError, about, one_line
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from classical import SIGMAS
 from dataloader import DEFAULT_INPUT_MAX
 from files import replace_file
 from model import ARCHITECTURES, SegmentationNetwork
-from thresholds import DEFAULT_RATE
+from thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
 from tiling import PATCH_SIZES
 
 NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
@@ -33,10 +35,6 @@ KEY_TYPES = {
     "network": str,
     "input_max": (int, float),
     "training_dataset_path": (str, type(None)),
-    "target_false_alarms": (int, float),
-    "calibration": (dict, type(None)),
-    "channel_ranges": dict,
-    "rival_sigmas": dict,
 }
 MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
 BEST_SUFFIX = "_best.pth"
@@ -77,7 +75,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
         if not content["input_max"] > 0:
             raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
+        check_measured(content)
         return content
+
+
+def check_measured(content: dict[str, Any]) -> None:
+    """Raise `UserError`, without the path, unless each of MEASURED that is in a model's content can be used."""
+    checks = {
+        "target_false_alarms": lambda value: type(value) in (int, float) and 0 < value <= HIGHEST_RATE,
+        "calibration": lambda value: value is None or is_calibration(value),
+        "channel_ranges": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
+        "rival_sigmas": lambda value: isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values()),
+    }
+    for name, is_usable in checks.items():
+        if name in content and not is_usable(content[name]):
+            found = f"{content[name]!r:.60}"
+            raise UserError(f"found {name} {found}, expected what a training measures on held-out strips")
+
+
+def _is_range(value: object) -> bool:
+    is_pair = isinstance(value, list) and [type(end) for end in value] == [float, float]
+    return is_pair and -math.inf < value[0] <= value[1] < math.inf
 
 
 def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:

@@ -85,5 +85,5 @@ def sigma_of(method: str, chosen: dict[str, float]) -> float:
     return candidates[0] if len(candidates) == 1 else chosen.get(method, DEFAULT_SIGMA)
 
 
-def describe(method: str, sigma: float) -> str:
+def name_of(method: str, sigma: float) -> str:
     return f"{METHODS[method][0].label}, {f'Gaussian of {sigma:g} px' if sigma else 'plain'}"

@@ -49,7 +49,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="folder for verdicts, heatmaps and the report")
     add_img_format(parser, default=None)
     add_image_type(parser, default=None)
-    add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder; False: image figures only")
+    add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder for the figures")
     parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the model, or a classical rival without one")
     parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
     add_target_false_alarms(parser, default=None)
@@ -63,6 +63,14 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     parser.add_argument("--dead_pixels", type=Path, help="CSV file of y and x that do not count; no y: all of column x")
     parser.add_argument("--ignore_mask", type=Path, help="image of the strips' size, not 0 where nothing counts")
     parser.add_argument("--mask_channel", type=whole_number(3, 3), help="3: the strips' fourth channel, not 0 where nothing counts")
+
+
+def parse_scoring(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The values of `add_test_folder`'s flags, which go together."""
+    parsed = parser.parse_args(arguments)
+    if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
+        parser.error("found --threshold beside --good_path or --target_false_alarms, expected one way to set it")
+    return parsed
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:

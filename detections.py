@@ -3,9 +3,10 @@
 A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is higher, and a plateau is one
 detection. It is ranked by its score: the logit margin ln(p / (1 - p)) of its peak p, plus a millionth of the mean margin
 of the 3x3 pixels around. So the order is that of the peaks, and peaks that float32 cannot tell apart, as where a softmax
-saturates at 1, are ordered by how much stands around them.
+saturates at 1, are ordered by how much stands around them (as are any that differ by less than 2e-5 of a logit).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -53,6 +54,22 @@ class Detection:
         return self.contrast_ref1 + self.contrast_ref2 > 0
 
 
+class PackedDetections(Sequence):
+    """Detections in a hundred bytes each: of thousands of strips all are kept, and where a detector fails a strip has hundreds."""
+
+    def __init__(self, detections: Sequence[Detection] = ()):
+        rows = [(d.y, d.x, d.score, d.peak, d.area, *d.box, d.contrast_ref1, d.contrast_ref2) for d in detections]
+        self._rows = np.array(rows, dtype=np.float64).reshape(len(rows), 11)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Detection:
+        y, x, score, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = self._rows[number].tolist()
+        box = (int(top), int(left), int(bottom), int(right))
+        return Detection(int(y), int(x), score, peak, int(area), box, contrast_ref1, contrast_ref2)
+
+
 def logit_margin(probability: np.ndarray) -> np.ndarray:
     """ln(p / (1 - p)), float64, of probabilities 0-1; cut off at -LOGIT_RANGE and LOGIT_RANGE."""
     probability = np.asarray(probability, dtype=np.float64)
@@ -67,11 +84,8 @@ def find_peaks(heatmap: np.ndarray, floor: float = 0.0) -> Peaks:
     highest = cv2.dilate(heatmap, np.ones((size, size), np.uint8))
     points = _one_per_plateau((heatmap == highest) & (heatmap > floor))
     heights = heatmap[points[:, 0], points[:, 1]]
-    if len(points) > MOST_PER_STRIP:
-        strongest = np.argsort(-heights, kind="stable")[:MOST_PER_STRIP]
-        points, heights = points[strongest], heights[strongest]
     scores = logit_margin(heights) + TIE_BREAK * logit_margin(_windows(heatmap, points, 1)).mean(axis=(1, 2))
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:MOST_PER_STRIP]
     return Peaks(points[order], heights[order], scores[order])
 
 

@@ -1,7 +1,7 @@
 """A predictor run over strips: detections, verdicts and figures. Both inference scripts and the trainer are thin around it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from errors import UserError, about
 from pathlib import Path
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
 from dataset_folder import GOOD, StripFile
-from detections import Detection, detect, find_peaks
+from detections import Detection, PackedDetections, detect, find_peaks
 from distributed import ALONE, Processes
 from drift import channel_statistics
 from files import replace_file
@@ -43,6 +43,7 @@ class Rules:
     match_radius: float = MATCH_RADIUS
     ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
     patch: int | None = None
+    measures_channels: bool = False
 
 
 @dataclass
@@ -55,9 +56,9 @@ class StripResult:
 
     strip: StripFile
     score: float
-    detections: list[Detection] = field(default_factory=list)
+    detections: Sequence[Detection] = ()
     truths: int | None = None
-    found: list[int] | None = None
+    found: np.ndarray | None = None
     statistics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -69,7 +70,7 @@ class StripResult:
         """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already found), or empty: not known."""
         if self.found is None:
             return [""] * len(self.detections)
-        return [{FALSE_ALARM: "false alarm", NO_MATTER: "no matter"}.get(number, "hit") for number in self.found]
+        return [{FALSE_ALARM: "false alarm", NO_MATTER: "no matter"}.get(number, "hit") for number in self.found.tolist()]
 
 
 class Scoreboard:
@@ -156,8 +157,8 @@ def evaluate(
         try:
             image, mask = read_strip(strip, input_max)
             ignored = rules.ignored.of(strip.path, image.shape[1:])
-            heatmap = _heatmap_of(strip, image, predictor, ignored)
-            rivals_heatmaps = {name: _heatmap_of(strip, image, rival, ignored) for name, rival in rivals.items()}
+            heatmap = heatmap_of(strip, image, predictor, ignored)
+            rivals_heatmaps = {name: heatmap_of(strip, image, rival, ignored) for name, rival in rivals.items()}
         except UserError as error:
             result.problems.append(str(error))
             continue
@@ -200,7 +201,8 @@ def _gather(result: Evaluation, processes: Processes) -> Evaluation:
     return whole
 
 
-def _heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
+def heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
+    """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored. Raises `UserError` for another range."""
     with about(strip.path):
         heatmap = predictor(image)
         lowest, highest = heatmap.min(), heatmap.max()
@@ -219,11 +221,12 @@ def _apply_rules(strip: StripFile, image: np.ndarray, heatmap: np.ndarray, truth
     result = StripResult(strip, float(heatmap.max()), truths=len(truth.truths) if truth else None)
     if rules.threshold is None:
         return result
-    result.statistics = channel_statistics(image)
-    result.detections = detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity)
+    if rules.measures_channels:
+        result.statistics = channel_statistics(image)
+    result.detections = PackedDetections(detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity))
     if truth:
         points = np.array([(detection.y, detection.x) for detection in result.detections]).reshape(-1, 2)
-        result.found = match(points, truth.truths, truth.labels, rules.match_radius).tolist()
+        result.found = match(points, truth.truths, truth.labels, rules.match_radius).astype(np.int32)
     return result
 
 
@@ -232,7 +235,7 @@ def _exhibit(gallery: Gallery, result: StripResult, image: np.ndarray, heatmap: 
         return
     file = result.strip.relative.as_posix()
     for number, true_defect in enumerate(truth.truths):
-        if number not in result.found:
+        if not (result.found == number).any():
             gallery.add_miss(file, true_defect, image, heatmap)
     for detection, number in zip(result.detections, result.found):
         if number == FALSE_ALARM:

@@ -59,9 +59,10 @@ def refused_by_system(path: Path) -> Iterator[None]:
 
 def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
     """The error of the file that it is about: `path`, unless another one could not be read while it was being written."""
-    culprit = Path(error.filename) if error.filename else temporary
-    if culprit != temporary and temporary not in culprit.parents and culprit != path and culprit not in path.parents:
-        return UserError(f"{culprit}: cannot be read ({error.strerror})")
+    own = {place for written in (path.absolute(), temporary.absolute()) for place in (written, *written.parents)}
+    culprit = Path(error.filename).absolute() if error.filename else temporary.absolute()
+    if culprit not in own and temporary.absolute() not in culprit.parents:
+        return UserError(f"{error.filename}: cannot be read ({error.strerror})")
     return _cannot_be_written(path, error)
 
 

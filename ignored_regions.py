@@ -1,6 +1,7 @@
 """What does not count on a strip: known sensor defects, marked regions, and the strip's own fourth channel."""
 
 import csv
+import re
 from errors import UserError, about
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dataloader import load_mask, open_all_channels
 
 DEAD_PIXEL_REACH = 2  # pixels: so far around a dead pixel a detector answers to it
 DEAD_PIXEL_COLUMNS = ("y", "x")
+WHOLE_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class IgnoredRegions:
@@ -67,6 +69,6 @@ def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
 
 def _dead_pixel(row: dict[str, str | None], place: str) -> tuple[int | None, int]:
     y, x = ((row[name] or "").strip() for name in DEAD_PIXEL_COLUMNS)
-    if not (x.isdecimal() and (y.isdecimal() or not y)):
+    if not (WHOLE_NUMBER.fullmatch(x) and (WHOLE_NUMBER.fullmatch(y) or not y)):
         raise UserError(f"{place}: found y {y!r} and x {x!r}, expected whole numbers from 0 on (no y: the whole column)")
     return (int(y) if y else None), int(x)

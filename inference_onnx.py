@@ -18,6 +18,7 @@ from command_line import (
     command_parser,
     default_test_path,
     newest,
+    parse_scoring,
     require_image_type,
     require_input_max,
 )
@@ -31,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--model_path", type=Path, default=ONNX_FOLDER, help="ONNX file, or a folder for its newest one")
     add_test_folder(parser, "./output/onnx")
-    return parser.parse_args(arguments)
+    return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
@@ -46,7 +47,8 @@ def infer(arguments: argparse.Namespace) -> int:
     print(f"{path} on {predictor.device}, strips of {folder}")
     patch = PATCH_SIZES[predictor.metadata["image_type"]]
     facts = (predictor.input_max, choose_device(None), patch, predictor.image_size)
-    return score_folder(Detector(str(path), predictor, *facts, measured=predictor.measured), folder, arguments)
+    known = {"measured": predictor.measured, "trained_on": predictor.metadata["training_dataset_path"]}
+    return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 
 
 if __name__ == "__main__":

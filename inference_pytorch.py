@@ -20,6 +20,7 @@ from command_line import (
     command_parser,
     default_test_path,
     newest,
+    parse_scoring,
     require_image_type,
     require_input_max,
     whole_number,
@@ -37,7 +38,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU")
     add_test_folder(parser, "./output/pytorch")
-    return parser.parse_args(arguments)
+    return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
@@ -53,8 +54,9 @@ def infer(arguments: argparse.Namespace) -> int:
     predictor = TorchPredictor(build_network(content, path), patch, device)
     folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
     print(f"{path} on {device}, strips of {folder}")
-    measured = {name: content[name] for name in MEASURED}
-    return score_folder(Detector(str(path), predictor, content["input_max"], device, patch, measured=measured), folder, arguments)
+    measured, trained_on = {name: content[name] for name in MEASURED}, content["training_dataset_path"]
+    facts = (content["input_max"], device, patch)
+    return score_folder(Detector(str(path), predictor, *facts, measured=measured, trained_on=trained_on), folder, arguments)
 
 
 if __name__ == "__main__":

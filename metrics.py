@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from detections import LOGIT_RANGE, logit_margin
@@ -10,7 +11,6 @@ from matching import FALSE_ALARM, Outcome
 BINS = 65536  # of 5.5e-4 of a logit each
 AUPRO_LIMITS = (0.3, 0.05)  # false positive rates up to which the per-region overlap is averaged
 FALSE_ALARM_RATES = (0.1, 1.0, 10.0)  # per strip
-FALSE_ALARMS_KEPT = 200  # of each strip, the strongest: 20 times the highest rate
 HEADLINES = ("image_auroc", "pixel_average_precision", "point_recall_at_0.1", "point_recall_at_1")  # where there is room for a few
 REPLICATES = 500  # of a bootstrap
 BOOTSTRAP_SEED = 4_000
@@ -92,7 +92,8 @@ class PointFigures:
     After Bunch et al., "A free-response approach to the measurement and characterization of radiographic-observer performance",
     1978. At a rate of false alarms per strip counts what ranks above the first false alarm that would exceed it: a detection that
     ranks level with that one is not found, so ties cannot help. Intervals are percentiles of a bootstrap over whole strips, which
-    keeps together what one strip's pattern does to all of its detections.
+    keeps together what one strip's pattern does to all of its detections, but never narrower than that of so many independent
+    truths (Clopper and Pearson, "The use of confidence or fiducial limits", 1934): a bootstrap knows no doubt where all are found.
     """
 
     def __init__(self) -> None:
@@ -105,7 +106,7 @@ class PointFigures:
         """Count one strip, also one without truths: its detections are false alarms."""
         is_hit = outcome.truth != FALSE_ALARM
         self.strips += 1
-        self._false_alarms.append(outcome.scores[~is_hit][:FALSE_ALARMS_KEPT])
+        self._false_alarms.append(outcome.scores[~is_hit])
         truths = np.array([(-np.inf, _number(truth.contrast), _number(truth.area)) for truth in outcome.truths]).reshape(-1, 3)
         truths[outcome.truth[is_hit], 0] = outcome.scores[is_hit]
         self._truths.append(truths)
@@ -145,10 +146,8 @@ class PointFigures:
         drawn = self._replicates(groups) if self.truths else {}
         rows = []
         for name, members in groups.items():
-            recalls = {
-                rate: (float(self._found(rate)[members].mean()), *np.nanpercentile(drawn[name][rate], INTERVAL).tolist())
-                for rate in FALSE_ALARM_RATES
-            }
+            found = {rate: self._found(rate)[members] for rate in FALSE_ALARM_RATES}
+            recalls = {rate: _with_interval(found[rate], drawn[name][rate]) for rate in FALSE_ALARM_RATES}
             rows.append({"group": name, "truths": int(members.sum()), "recall": recalls})
         return rows
 
@@ -166,13 +165,16 @@ class PointFigures:
         false_alarms, truths = self._pooled_false_alarms(), self._pooled_truths()[:, 0]
         alarm_strip = np.repeat(np.arange(self.strips), list(map(len, self._false_alarms)))
         truth_strip = np.repeat(np.arange(self.strips), list(map(len, self._truths)))
-        strongest = np.argsort(-false_alarms, kind="stable")[: int(4 * FALSE_ALARM_RATES[-1] * self.strips)]
-        false_alarms, alarm_strip = false_alarms[strongest], alarm_strip[strongest]
+        order = np.argsort(-false_alarms, kind="stable")
+        false_alarms, alarm_strip = false_alarms[order], alarm_strip[order]
+        enough = int(4 * FALSE_ALARM_RATES[-1] * self.strips)  # but where many of these are on few strips that are not drawn
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         drawn = {name: {rate: [] for rate in FALSE_ALARM_RATES} for name in groups}
         for _ in range(REPLICATES):
             times = np.bincount(generator.integers(self.strips, size=self.strips), minlength=self.strips)
-            counted = np.cumsum(times[alarm_strip])
+            counted = np.cumsum(times[alarm_strip[:enough]])
+            if len(counted) and counted[-1] <= FALSE_ALARM_RATES[-1] * self.strips:
+                counted = np.cumsum(times[alarm_strip])
             weight = times[truth_strip]
             for rate in FALSE_ALARM_RATES:
                 first_beyond = np.searchsorted(counted, rate * self.strips + 1e-9, side="right")
@@ -214,6 +216,16 @@ def _auroc_and_average_precision(
         f"{name}_auroc": float(roc_auc_score(labels, scores, sample_weight=weights)),
         f"{name}_average_precision": float(average_precision_score(labels, scores, sample_weight=weights)),
     }
+
+
+def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
+    """The share that is found, and its interval: the wider one of the drawn recalls' and of a binomial count's."""
+    hits, count = int(found.sum()), len(found)
+    tail = INTERVAL[0] / 100
+    least = beta.ppf(tail, hits, count - hits + 1) if hits else 0.0
+    most = beta.ppf(1 - tail, hits + 1, count - hits) if hits < count else 1.0
+    low, high = np.nanpercentile(drawn, INTERVAL)
+    return hits / count, float(min(low, least)), float(max(high, most))
 
 
 def _bands(values: np.ndarray, limits: tuple[float, float], unit: str) -> list[tuple[str, np.ndarray]]:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from evaluation import Evaluation, Figures
+from evaluation import Evaluation, Figures, StripResult
 from files import replace_file
-from metrics import FALSE_ALARM_RATES
+from metrics import FALSE_ALARM_RATES, Recall
 from thresholds import Threshold
 
 SCORES = ("file", "kind", "score", "verdict", "detections")
@@ -48,26 +48,31 @@ def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, dr
             for scored in result.results
         ),
     )
-    detections = list(detection_rows(result))
-    write_table(output_dir / "detections.csv", DETECTIONS, (row.values() for row in detections))
-    verdicts = {
-        scored.strip.relative.as_posix(): {"verdict": scored.verdict, "score": scored.score, "detections": []}
-        for scored in result.results
-    }
-    for row in detections:
-        verdicts[row.pop("file")]["detections"].append(row)
-    write_json(output_dir / "detections.json", {"threshold": vars(threshold), "strips": verdicts})
+    write_table(
+        output_dir / "detections.csv", DETECTIONS, (row.values() for scored in result.results for row in detection_rows(scored))
+    )
+    write_detections(output_dir / "detections.json", result, threshold)
     write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
 
 
-def detection_rows(result: Evaluation) -> Iterator[dict[str, Any]]:
-    """Every detection by the names in DETECTIONS, strip by strip, strongest first."""
-    for scored in result.results:
-        for detection, status in zip(scored.detections, scored.statuses):
-            measures = (detection.score, detection.peak, detection.area, *detection.box)
-            contrasts = (detection.contrast_ref1, detection.contrast_ref2)
-            values = (scored.strip.relative.as_posix(), detection.y, detection.x, *measures, *contrasts, status)
-            yield dict(zip(DETECTIONS, values))
+def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> None:
+    """The threshold, and by strip the verdict, the score and the detections; strip by strip, so that it takes no memory."""
+    with _replaced(path) as file:
+        file.write(f'{{"threshold": {json.dumps(vars(threshold))},\n"strips": {{')
+        for number, scored in enumerate(result.results):
+            detections = [{name: value for name, value in row.items() if name != "file"} for row in detection_rows(scored)]
+            content = {"verdict": scored.verdict, "score": scored.score, "detections": detections}
+            file.write(f"{',' if number else ''}\n{json.dumps(scored.strip.relative.as_posix())}: {json.dumps(content)}")
+        file.write("\n}}\n")
+
+
+def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
+    """A strip's detections by the names in DETECTIONS, strongest first."""
+    for detection, status in zip(scored.detections, scored.statuses):
+        measures = (detection.score, detection.peak, detection.area, *detection.box)
+        contrasts = (detection.contrast_ref1, detection.contrast_ref2)
+        values = (scored.strip.relative.as_posix(), detection.y, detection.x, *measures, *contrasts, status)
+        yield dict(zip(DETECTIONS, values))
 
 
 def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dict[str, Any]:
@@ -78,11 +83,16 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "verdicts": {verdict: verdicts.count(verdict) for verdict in ("OK", "NG")},
         "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
         "at_threshold": result.at_threshold(),
-        "point_recall": result.board.points.table(),
+        "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.board.points.table()],
         "rivals": {name: board.figures() for name, board in result.rivals.items()},
         "drift": drift,
         "problems": result.problems,
     }
+
+
+def by_rate(recalls: dict[float, Recall]) -> dict[str, Recall]:
+    """Under the names that the rates have elsewhere."""
+    return {f"{rate:g}": recall for rate, recall in recalls.items()}
 
 
 def describe_figures(figures: Figures) -> list[str]:

@@ -1,6 +1,7 @@
 """What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
 
 import json
+import math
 import sys
 from errors import UserError, about, one_line
 from pathlib import Path
@@ -11,9 +12,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from checkpoint import MEASURED
+from checkpoint import MEASURED, check_measured
 from dataloader import to_unit_range
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
+from tiling import PATCH_SIZES
 
 REQUIRED_METADATA = ("input_max", "image_type", "training_dataset_path")
 ERRORS_ONLY = 3  # of ONNX Runtime's log severities
@@ -73,10 +75,9 @@ class OnnxPredictor:
             missing = [key for key in REQUIRED_METADATA if key not in self.metadata]
             if missing:
                 raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
-            try:
-                self.input_max = float(self.metadata["input_max"])
-            except ValueError:
-                raise UserError(f"found input_max {self.metadata['input_max']!r} in its metadata, expected a number") from None
+            self.input_max = _input_max(self.metadata["input_max"])
+            if self.metadata["image_type"] not in PATCH_SIZES:
+                raise UserError(f"found image type {self.metadata['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
             self.measured = _measured(self.metadata)
         self.image_size: tuple[int, int] = (height, width)
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
@@ -87,14 +88,24 @@ class OnnxPredictor:
         return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
 
 
+def _input_max(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"found input_max {text!r} in its metadata, expected a number above 0")
+    return value
+
+
 def _measured(metadata: dict[str, str]) -> dict[str, Any]:
     """What was measured on held-out strips, as far as the file tells. Raises `UserError` when it is not readable."""
     try:
-        return {name: json.loads(metadata[name]) for name in MEASURED if name in metadata}
+        measured = {name: json.loads(metadata[name]) for name in MEASURED if name in metadata}
     except ValueError:
-        raise UserError(
-            "found a threshold in its metadata that cannot be read, expected a file of export_onnx_fullimage.py"
-        ) from None
+        raise UserError("found metadata that are no JSON, expected a file of export_onnx_fullimage.py") from None
+    check_measured(measured)
+    return measured
 
 
 def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSession:

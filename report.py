@@ -5,6 +5,7 @@ import html
 import os
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -172,7 +173,7 @@ def _strip(scored: StripResult, folder: Path) -> str:
         f'<td class="{scored.verdict}">{scored.verdict}</td>',
         f'<td data-value="{scored.score:.9g}">{scored.score:.4f}</td><td>{len(scored.detections)}</td>',
     ]
-    for strongest in scored.detections[:1]:
+    for strongest in islice(scored.detections, 1):
         contrasts = f"<td>{strongest.contrast_ref1:+.0f}</td><td>{strongest.contrast_ref2:+.0f}</td>"
         cells.append(f"<td>{strongest.y}</td><td>{strongest.x}</td>{contrasts}")
     return f"<tr>{''.join(cells)}{'' if scored.detections else f'<td>{UNKNOWN}</td>' * 4}</tr>"

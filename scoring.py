@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from errors import UserError
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from calibration import best_sigmas, calibrate_on, good_strips, rivals_of
-from classical import classical_detector, describe, sigma_of
+from classical import METHODS, classical_detector, name_of, sigma_of
 from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import GOOD, StripFile, list_strips, masks_without_strip
 from drift import drift_warnings
 from evaluation import Evaluation, Predictor, Rules, evaluate
+from files import refused_by_system
 from ignored_regions import IgnoredRegions
 from inspection import inspect_strips
 from outputs import describe_figures, describe_rivals, write_results
@@ -42,6 +43,7 @@ class Detector:
     image_size: tuple[int, int] | None = None
     is_classical: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
+    trained_on: str | None = None
 
 
 def classical(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Detector:
@@ -55,10 +57,10 @@ def classical(arguments: argparse.Namespace, folder: Path, device: torch.device)
     inspection = inspect_strips(valid, input_max)
     if inspection.problems:
         raise UserError(inspection.problems[0])
-    sigma = sigma_of(method, best_sigmas([method], valid, input_max, device))
-    detector = Detector(
-        describe(method, sigma), ClassicalPredictor(classical_detector(method, sigma), device), input_max, device, is_classical=True
-    )
+    measured = {"rival_sigmas": best_sigmas(METHODS, valid, input_max, device)}
+    sigma = sigma_of(method, measured["rival_sigmas"])
+    predictor = ClassicalPredictor(classical_detector(method, sigma), device)
+    detector = Detector(name_of(method, sigma), predictor, input_max, device, is_classical=True, measured=measured)
     good = good_strips(valid)
     if good and arguments.threshold is None and not arguments.good_path:
         detector.measured["calibration"] = calibrate_on(detector.predictor, good, input_max, IgnoredRegions())
@@ -82,23 +84,29 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     `arguments` has the flags of `command_line.add_test_folder`. Raises `UserError` when no strip can be used.
     """
     output_dir = arguments.output_dir
-    if folder.absolute() in (output_dir.absolute(), *output_dir.absolute().parents):
-        raise UserError(f"{output_dir}: found an output folder among the strips of {folder}, expected one elsewhere")
+    for read in filter(None, (folder, arguments.good_path)):
+        if read.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
+            raise UserError(f"{output_dir}: found an output folder among the strips of {read}, expected one elsewhere")
     ignored = IgnoredRegions(arguments.dead_pixels, arguments.ignore_mask, arguments.mask_channel)
     strips = list_strips(folder, arguments.img_format, arguments.use_ground_truth_mask)
     inspection = inspect_strips(strips, detector.input_max, detector.patch, detector.image_size)
     if not inspection.usable:
         raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {inspection.problems[0]}")
+    ignored.of(inspection.usable[0].path, inspection.image_size)  # what does not fit one strip fits none
+    with refused_by_system(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+    detector = replace(detector, image_size=inspection.image_size)  # a rate is one of strips of that size
     threshold = choose_threshold(detector, arguments, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
     rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams)
+    rules = replace(rules, measures_channels=bool(detector.measured.get("channel_ranges")))
     result = evaluate_with_rivals(detector, inspection.usable, rules, output_dir)
     result.problems[:0] = inspection.problems
     if not result.results:
         raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}")
     drift = write_everything(output_dir, detector, result, threshold, settings_shown(detector, folder, arguments))
-    for line in [*describe_figures(result.figures), *describe_rivals(result), *describe_verdicts(result)]:
+    for line in describe(result):
         print(line)
     unused = masks_without_strip(folder, strips) if arguments.use_ground_truth_mask else []
     for warning in [*drift, *(f"{path}: found a mask without a strip of its name" for path in unused)]:
@@ -120,6 +128,8 @@ def choose_threshold(detector: Detector, arguments: argparse.Namespace, ignored:
     if arguments.threshold is not None:
         return Threshold(arguments.threshold, "as given")
     if arguments.good_path:
+        if detector.trained_on and arguments.good_path.resolve() == Path(detector.trained_on).resolve():
+            print(f"warning: {arguments.good_path}: found the strips of the training, expected others", file=sys.stderr)
         target = arguments.target_false_alarms or _target_of(detector)
         calibration = _calibrate_on_folder(detector, arguments.good_path, arguments.img_format, ignored)
         return threshold_for(calibration, target, f"set on {arguments.good_path}")
@@ -178,10 +188,11 @@ def settings_shown(detector: Detector, folder: Path, arguments: argparse.Namespa
     return settings | {"scored": datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
-def describe_verdicts(result: Evaluation) -> list[str]:
-    """How many strips are OK and NG, and, where it is known what is a defect, what the threshold finds and reports."""
+def describe(result: Evaluation) -> list[str]:
+    """The figures; how many strips are OK and NG; and, where it is known what is a defect, what the threshold finds and reports."""
     verdicts = [scored.verdict for scored in result.results]
-    lines = [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
+    lines = [*describe_figures(result.figures), *describe_rivals(result)]
+    lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:
         recall = "no true point to find" if measured["recall"] is None else f"{measured['recall']:.4f} of the true points found"

@@ -17,6 +17,7 @@ from scipy.stats import beta, chi2
 CONFIDENCE = 0.95
 HIGHEST_RATE = 10.0  # false alarms per strip for which peaks are kept
 DEFAULT_RATE = 0.1
+DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which it is looked how they cluster
 UNCALIBRATED = 0.5  # of the heatmap, where nothing is known of good strips
 
 Calibration = dict[str, Any]  # {"strips": n, "peaks": descending, "dispersion": variance / mean}: plain values
@@ -26,8 +27,8 @@ Calibration = dict[str, Any]  # {"strips": n, "peaks": descending, "dispersion":
 class Threshold:
     """A threshold on the heatmap, and what is known of it.
 
-    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones, not more than `bound` at 95 %, and not
-    more than `share_bound` of good strips with any.
+    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones. At 95 % no more than `share_bound` of good
+    strips have any, and, by an estimate of how they cluster, there are no more than `bound` per strip.
     """
 
     value: float
@@ -45,12 +46,14 @@ class Threshold:
 
     def describe(self) -> str:
         text = f"threshold {self.value:.4g} ({self.origin})"
+        if self.value >= 1:
+            text += ", which nothing can exceed"
         if self.target is None:
             return f"{text}: its rate of false alarms is not known"
         needed = int(np.ceil(bound_on_rate(0, 1) / self.target))
         text += (
             f": {self.rate:.3g} false alarms per strip on {self.strips} good strips, {self.target:g} asked for; at 95 % confidence "
-            f"at most {self.bound:.3g} if they cluster as on these strips, and on at most {self.share_bound:.1%} of good strips"
+            f"on at most {self.share_bound:.1%} of good strips, and at most {self.bound:.3g} per strip if they cluster as on these"
         )
         if not self.is_supported:
             text += f". So few strips cannot support {self.target:g}: expected at least {needed}"
@@ -68,6 +71,18 @@ def calibrate(heights: list[np.ndarray]) -> Calibration:
     peaks = np.sort(np.concatenate(heights))[::-1][: int(HIGHEST_RATE * count) + 1]
     maxima = np.sort([strip.max(initial=0) for strip in heights])[::-1]
     return {"strips": count, "peaks": peaks.tolist(), "maxima": maxima.tolist(), "dispersion": _dispersion(heights, peaks)}
+
+
+def is_calibration(value: object) -> bool:
+    """Whether a value read from a file is what `calibrate` gives."""
+    if not isinstance(value, dict) or not value.keys() >= {"strips", "peaks", "maxima", "dispersion"}:
+        return False
+    lists = [value["peaks"], value["maxima"]]
+    if not all(isinstance(each, list) and all(type(height) is float and 0 <= height <= 1 for height in each) for each in lists):
+        return False
+    is_count = type(value["strips"]) is int and value["strips"] == len(value["maxima"]) > 0
+    is_descending = all(each == sorted(each, reverse=True) for each in lists)
+    return is_count and is_descending and type(value["dispersion"]) is float and 1 <= value["dispersion"] < np.inf
 
 
 def threshold_for(calibration: Calibration, target: float, origin: str) -> Threshold:
@@ -93,9 +108,9 @@ def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
 
 
 def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:
-    """Variance over mean of the strips' false alarms where there is about one per strip; that of a Poisson count is 1."""
+    """Variance over mean of the strips' false alarms, at the level where it is largest; that of a Poisson count is 1."""
     if len(heights) < 2 or len(peaks) == 0:
         return 1.0
-    level = peaks[min(len(heights), len(peaks) - 1)]
-    counts = np.array([(strip >= level).sum() for strip in heights])
-    return float(max(1.0, counts.var(ddof=1) / counts.mean()))
+    levels = {peaks[min(int(rate * len(heights)), len(peaks) - 1)] for rate in DISPERSION_RATES}
+    counts = [np.array([(strip >= level).sum() for strip in heights]) for level in levels]
+    return float(max(1.0, *(strips.var(ddof=1) / strips.mean() for strips in counts)))

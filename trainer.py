@@ -39,12 +39,11 @@ from dataset_folder import StripFile
 from distributed import Processes, join_processes
 from evaluation import Rules
 from model import ARCHITECTURES
-from outputs import describe_figures, describe_rivals
 from predictors import TorchPredictor
 from resumption import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
 from run_folder import TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from schedules import GAMMA_SCHEDULES
-from scoring import REPORT, Detector, describe_verdicts, evaluate_with_rivals, threshold_of, write_everything
+from scoring import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
 from thresholds import DEFAULT_RATE, Threshold
 from tiling import PATCH_SIZES
 from training import Training, explained_failures, selection_metric, settings_of
@@ -187,10 +186,11 @@ def score_test_strips(
 ) -> None:
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
-    result = evaluate_with_rivals(detector, strips, Rules(threshold, patch=detector.patch), output, TEST_PICTURES_PER_KIND)
+    rules = Rules(threshold, patch=detector.patch, measures_channels=True)
+    result = evaluate_with_rivals(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
     write_everything(output, detector, result, threshold, settings_of(arguments))
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
-    for line in [*describe_figures(result.figures), *describe_rivals(result), *describe_verdicts(result)]:
+    for line in describe(result):
         print(f"  {line}")
     print(f"  pictures, verdicts and {REPORT} are in {output}")
     if result.problems:  # every strip was fine before the first epoch

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, describe, sigma_of
+from classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, name_of, sigma_of
 from demo_strips import make_strip
 
 
@@ -58,5 +58,5 @@ def test_heatmaps_are_shares_of_the_range_whatever_comes(method):
 
 
 def test_names_and_the_choice_of_a_gaussian():
-    assert describe("double", 0.0) == "double detection, plain" and sigma_of("double", {"double": 2.0}) == 0.0
-    assert describe("envelope", sigma_of("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"
+    assert name_of("double", 0.0) == "double detection, plain" and sigma_of("double", {"double": 2.0}) == 0.0
+    assert name_of("envelope", sigma_of("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"

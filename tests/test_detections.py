@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detections import MOST_PER_STRIP, NEIGHBOURHOOD, contrasts_at, detect, find_peaks, logit_margin
+from detections import MOST_PER_STRIP, NEIGHBOURHOOD, PackedDetections, contrasts_at, detect, find_peaks, logit_margin
 
 SIZE = (40, 50)
 
@@ -115,6 +115,14 @@ def test_contrast_is_free_of_gain_between_the_channels():
     image[2] -= 30
     image[0, 19:22, 19:22] += 25
     assert contrasts_at(image, np.array([[20, 20], [0, 0]])).round(3).tolist() == [[25, 25], [0, 0]]
+
+
+def test_packed_detections_come_out_as_they_went_in():
+    image, heatmap = np.random.default_rng(2).normal(100, 5, (3, *SIZE)).astype(np.float32), np.zeros(SIZE, np.float32)
+    heatmap[10, 10:13], heatmap[30, 40] = 0.7, 0.9
+    found = detect(heatmap, image, 0.5)
+    packed = PackedDetections(found)
+    assert list(packed) == found and len(packed) == 2 and packed[1].box == (10, 10, 11, 13) and len(PackedDetections()) == 0
 
 
 def test_memory_and_order_do_not_depend_on_the_layout():

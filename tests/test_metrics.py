@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from detections import find_peaks
 from matching import FALSE_ALARM, Outcome, Truth, outcome_of, truths_of
-from metrics import FALSE_ALARM_RATES, FALSE_ALARMS_KEPT, PixelFigures, PointFigures, image_figures
+from metrics import FALSE_ALARM_RATES, PixelFigures, PointFigures, image_figures
 
 
 def random_strips(seed, count=4, spread=2.0):
@@ -245,7 +245,14 @@ def test_without_truths_or_strips_nothing_is_made_up():
     assert set(only_good.figures().values()) == {None} and only_good.table() == []
 
 
-def test_a_strip_of_nothing_but_false_alarms_keeps_so_many():
-    points = figures_of([hits_and_false_alarms([], np.arange(1000.0)), hits_and_false_alarms([-5.0], [])])
-    assert len(points._pooled_false_alarms()) == FALSE_ALARMS_KEPT
-    assert points.figures() == {"point_recall_at_0.1": 0.0, "point_recall_at_1": 0.0, "point_recall_at_10": 0.0}
+@pytest.mark.parametrize("strips, broken", [(2, 1), (1000, 20)])
+def test_a_few_strips_of_nothing_but_false_alarms_count_in_full(strips, broken):
+    crowded = hits_and_false_alarms([], np.arange(1000.0) + 5)
+    points = figures_of([crowded] * broken + [hits_and_false_alarms([4.0], [])] * (strips - broken))
+    assert set(points.figures().values()) == {0.0}
+
+
+def test_where_all_or_none_are_found_there_is_still_doubt():
+    for hits, missed, expected in ((3, 0, (1.0, 0.292, 1.0)), (0, 4, (0.0, 0.0, 0.602))):
+        points = figures_of([hits_and_false_alarms([9.0] * hits, [], missed=missed)] * 1)
+        assert points.table()[0]["recall"][1.0] == pytest.approx(expected, abs=1e-3)

@@ -3,17 +3,19 @@
 import csv
 import json
 import shutil
-from errors import run_command
+from errors import UserError, run_command
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import tifffile
 
+import export_onnx_fullimage as exporter
 import inference_onnx
 import inference_pytorch
 import trainer
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, save_checkpoint
 from demo_strips import make_strip
 from outputs import DETECTIONS
 from prepare_dataset import write_strip
@@ -173,8 +175,6 @@ def test_a_training_keeps_threshold_ranges_and_gaussians_with_the_best_checkpoin
 
 
 def test_the_kept_threshold_serves_both_commands_alike(trained, dataset, score, tmp_path):
-    import export_onnx_fullimage as exporter
-
     model = exporter.export(exporter.parse_args(["--checkpoint_path", str(trained), "--output_path", str(tmp_path / "m.onnx")]))
     written = []
     for command, path in ((inference_pytorch, trained), (inference_onnx, model)):
@@ -240,6 +240,77 @@ def test_a_heatmap_of_nothing_finds_nothing(dataset, score, tmp_path):
     code, _, output = score(tmp_path / "equal" / "test", *PLAIN, "--threshold", "0")
     assert code == 0 and rows(output, "detections") == []
     assert summary(output)["at_threshold"] == {"recall": 0.0, "false_alarms_per_strip": 0.0}
+
+
+MALFORMED = [
+    ("target_false_alarms", 0),
+    ("target_false_alarms", True),
+    ("target_false_alarms", float("nan")),
+    ("calibration", [1]),
+    ("calibration", {"strips": 3}),
+    ("calibration", {"strips": 0, "peaks": [], "maxima": [], "dispersion": 1.0}),
+    ("calibration", {"strips": 2, "peaks": [0.1, 0.2], "maxima": [0.2, 0.1], "dispersion": 1.0}),
+    ("calibration", {"strips": 2, "peaks": [7.0], "maxima": [0.2, 0.1], "dispersion": 1.0}),
+    ("calibration", {"strips": 2, "peaks": [0.2], "maxima": [0.2, 0.1], "dispersion": float("nan")}),
+    ("channel_ranges", None),
+    ("channel_ranges", {"target_mean": [1.0]}),
+    ("channel_ranges", {"target_mean": [2.0, 1.0]}),
+    ("rival_sigmas", {"smoothed": 1e4}),
+    ("rival_sigmas", {"smoothed": [1.0]}),
+]
+
+
+@pytest.mark.parametrize("name, value", MALFORMED)
+def test_what_was_measured_must_be_usable(make_checkpoint, dataset, score, name, value):
+    path = make_checkpoint(**{name: value})
+    code, printed, _ = score(dataset / "test", "--model_path", path)
+    assert code == 1 and printed.err.startswith(f"error: {path}: found {name} ") and printed.err.count("\n") == 1
+
+
+def test_metadata_that_are_not_usable(trained, dataset, score, tmp_path):
+    model = exporter.export(exporter.parse_args(["--checkpoint_path", str(trained), "--output_path", str(tmp_path / "m.onnx")]))
+    cases = [(name, json.dumps(value)) for name, value in MALFORMED] + [
+        ("calibration", "{"),
+        ("image_type", "zzz"),
+        ("input_max", "0"),
+        ("input_max", "nan"),
+    ]
+    for name, text in cases:
+        changed = onnx.load(model)
+        for entry in changed.metadata_props:
+            entry.value = text if entry.key == name else entry.value
+        onnx.save(changed, tmp_path / "changed.onnx")
+        code, printed, _ = score(dataset / "test", "--model_path", tmp_path / "changed.onnx", command=inference_onnx)
+        assert code == 1 and printed.err.startswith(f"error: {tmp_path / 'changed.onnx'}: found "), (name, text)
+        assert printed.err.count("\n") == 1, (name, text)
+
+
+def test_a_threshold_is_not_set_by_a_broken_network_nor_on_the_training_strips(trained, dataset, score, tmp_path):
+    content = load_checkpoint(trained)
+    content["model_state_dict"]["head.bias"].fill_(float("nan"))
+    save_checkpoint(tmp_path / "broken_best.pth", content)
+    code, printed, _ = score(dataset / "test", "--model_path", tmp_path / "broken_best.pth", "--good_path", dataset / "valid")
+    assert code == 1 and "the model's weights are broken" in printed.err
+    good = dataset / "train" / "good"
+    _, printed, _ = score(dataset / "test", "--model_path", trained, "--good_path", good)
+    assert printed.err == f"warning: {good}: found the strips of the training, expected others\n"
+
+
+def test_one_way_to_set_a_threshold():
+    for more in (("--good_path", "folder"), ("--target_false_alarms", "1")):
+        with pytest.raises(SystemExit):
+            inference_pytorch.parse_args(["--threshold", "0.5", *more])
+
+
+def test_an_output_folder_among_the_strips_is_refused_by_any_name(strips, score, tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(strips)
+    for read, output in ((strips / "test", link / "test" / "out"), (tmp_path, strips / "valid" / "out")):
+        words = ["--method", "double", "--test_path", read, "--good_path", strips / "valid", "--output_dir", output]
+        arguments = inference_pytorch.parse_args(list(map(str, words)))
+        with pytest.raises(UserError, match="found an output folder among the strips"):
+            inference_pytorch.infer(arguments)
+        assert not output.exists()
 
 
 def test_flags_that_do_not_go_together(strips, score, trained):

@@ -23,7 +23,7 @@ def copy(tmp_path_factory):
     """The repository as if its packages were installed already, by the interpreter that runs the tests."""
     folder = tmp_path_factory.mktemp("a new user") / "the tool"
     folder.mkdir()
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"):
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("*.html"), ROOT / "requirements.txt"):
         shutil.copy(path, folder)
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
