@@ -129,6 +129,23 @@ def test_the_benchmark_of_the_networks_runs():
 
 
 @pytest.mark.long
+def test_the_benchmark_of_scoring_runs():
+    done = run(Path("benchmarks") / "scoring.py", "--strips", "4", "8")
+    assert done.returncode == 0 and re.search(r"\| 8 \| \d+ \| \d+ \| \d\.\d \|", done.stdout), done.stderr
+    assert done.stdout.count("| double detection, ") == 2
+
+
+@pytest.mark.long
+def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path):
+    flags = ("--output", tmp_path, "--runs", "0", "--strips", "10", "--shots", "2")
+    first = run(Path("benchmarks") / "quality.py", *flags, timeout=1800)
+    assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 3, first.stderr
+    assert "suite: 70 strips with 525 defects and 700 distractors" in first.stdout and "classic recipe" not in first.stdout
+    again = run(Path("benchmarks") / "quality.py", *flags)
+    assert again.stdout == first.stdout
+
+
+@pytest.mark.long
 def test_the_export_benchmark_runs():
     done = run(Path("benchmarks") / "export.py", "--base_channels", "2", "--rounds", "1")
     assert done.returncode == 0 and done.stdout.count("| CPU |") == 3, done.stderr
