@@ -224,7 +224,7 @@ def command(*words: object) -> None:
 
 SCORED_BY = (
     "benchmarks/suite.py",
-    "benchmarks/quality.py",
+    "benchmarks/quality_scores.py",
     "demo_strips.py",
     "classical.py",
     "detections.py",

@@ -90,11 +90,12 @@ def print_suite_tables(rows: dict[str, list[list[Scored]]]) -> None:
         seeds = f" ({len(columns)} seeds)" if len(columns) > 1 else ""
         print(f"| {name}{seeds} | {' | '.join(with_interval(list(column)) for column in zip(*columns))} |")
     for rate in RATES:
-        print(f"\nrecall at {rate:g} false alarms per strip, level by level: one threshold for all | one for each level")
-        print(f"| detector | {' | '.join(LEVELS)} |\n|{' --- |' * (1 + len(LEVELS))}")
-        for name, scorings in rows.items():
-            cells = [level_cells(scored, rate) for scored in scorings]
-            print(f"| {name} | {' | '.join(' / '.join(f'{np.mean(part):.2f}' for part in zip(*cell)) for cell in zip(*cells))} |")
+        for which, text in enumerate(("the one threshold for all levels", "a threshold of its own for each level")):
+            print(f"\nrecall at {rate:g} false alarms per strip, with {text}")
+            print(f"| detector | {' | '.join(LEVELS)} |\n|{' --- |' * (1 + len(LEVELS))}")
+            for name, scorings in rows.items():
+                cells = [level_figures(scored, rate)[which] for scored in scorings]
+                print(f"| {name} | {' | '.join(with_interval(list(cell)) for cell in zip(*cells))} |")
 
 
 def suite_columns(scored: list[Scored]) -> list[Figure]:
@@ -120,16 +121,18 @@ def flips(scored: list[Scored], limit: float) -> list[Figure]:
     return [share_above(np.array(verdicts, float).tolist(), 0.5), share_above(np.array(points, float).tolist(), 0.5)]
 
 
-def level_cells(scored: list[Scored], rate: float) -> list[tuple[float, float]]:
+def level_figures(scored: list[Scored], rate: float) -> tuple[list[Figure], list[Figure]]:
+    """Recall of each level with the threshold of all levels together, and with its own."""
     first = [strip for strip in scored if strip["shot"] == 0]
-    limit, cells = pool(first).limit(rate), []
+    limit, shared, own = pool(first).limit(rate), [], []
     for level in LEVELS:
         of_level = [strip for strip in first if strip["level"] == level]
-        found = [np.array(strip["scores"])[np.array(strip["truth"]) != FALSE_ALARM] for strip in of_level]
-        hits = int((np.concatenate(found) > limit).sum())
         figures = pool(of_level)
-        cells.append((hits / figures.truths, figures.figures()[f"point_recall_at_{rate:g}"]))
-    return cells
+        found = [np.array(strip["scores"])[np.array(strip["truth"]) != FALSE_ALARM] for strip in of_level]
+        missing = [NOT_FOUND] * (figures.truths - sum(map(len, found)))
+        shared.append(share_above([*np.concatenate(found).tolist(), *missing], limit))
+        own.append(figures.table()[0]["recall"][rate])
+    return shared, own
 
 
 def share_above(values: list[float], limit: float) -> Figure:

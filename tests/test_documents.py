@@ -139,7 +139,7 @@ def test_the_benchmark_of_scoring_runs():
 def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path):
     flags = ("--output", tmp_path, "--runs", "0", "--strips", "10", "--shots", "2")
     first = run(Path("benchmarks") / "quality.py", *flags, timeout=1800)
-    assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 3, first.stderr
+    assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 5, first.stderr
     assert "suite: 70 strips with 525 defects and 700 distractors" in first.stdout and "classic recipe" not in first.stdout
     again = run(Path("benchmarks") / "quality.py", *flags)
     assert again.stdout == first.stdout
