@@ -99,25 +99,30 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     threshold = choose_threshold(detector, arguments, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
-    rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams)
-    rules = replace(rules, measures_channels=bool(detector.measured.get("channel_ranges")))
+    measures = bool(detector.measured.get("channel_ranges"))
+    rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams, measures)
     result = evaluate_with_rivals(detector, inspection.usable, rules, output_dir)
     result.problems[:0] = inspection.problems
     if not result.results:
         raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}")
     drift = write_everything(output_dir, detector, result, threshold, settings_shown(detector, folder, arguments))
+    unused = masks_without_strip(folder, strips) if arguments.use_ground_truth_mask else []
+    warnings = [*drift, *(f"{path}: found a mask without a strip of its name" for path in unused)]
+    _print_outcome(result, len(strips), warnings, output_dir)
+    return 1 if result.problems else 0
+
+
+def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:
     for line in describe(result):
         print(line)
-    unused = masks_without_strip(folder, strips) if arguments.use_ground_truth_mask else []
-    for warning in [*drift, *(f"{path}: found a mask without a strip of its name" for path in unused)]:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for problem in result.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(
-        f"{len(result.results)} of {len(strips)} strips scored: verdicts, detections, heatmaps and panels are in {output_dir}; "
+        f"{len(result.results)} of {strips} strips scored: verdicts, detections, heatmaps and panels are in {output_dir}; "
         f"next: open {output_dir / REPORT} in a browser"
     )
-    return 1 if result.problems else 0
 
 
 def choose_threshold(detector: Detector, arguments: argparse.Namespace, ignored: IgnoredRegions) -> Threshold:
