@@ -1,6 +1,5 @@
 """What is measured on held-out strips and kept with a model: its threshold, its rivals, and what its strips were like."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,16 +34,15 @@ def good_strips(strips: list[StripFile]) -> list[StripFile]:
     return [strip for strip in strips if strip.kind == GOOD]
 
 
-def best_sigmas(methods: Iterable[str], strips: list[StripFile], input_max: float, device: torch.device) -> dict[str, float]:
-    """For each of the classical `methods` the Gaussian, in pixels, with which it finds most on validation strips.
+def best_sigmas(strips: list[StripFile], input_max: float, device: torch.device) -> dict[str, float]:
+    """For each classical method the Gaussian, in pixels, with which it finds most on validation strips.
 
     Most is the mean of its recalls at 0.1 and 1 false alarm per strip and, where they are level, its pixel average precision.
     Without a known true defect there is nothing to choose by, and nothing is.
     """
     sample = _spread(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
-    for method in methods:
-        _, candidates = METHODS[method]
+    for method, (_, candidates) in METHODS.items():
         rivals = {sigma: ClassicalPredictor(classical_detector(method, sigma), device) for sigma in candidates}
         if len(rivals) == 1 or not sample:
             continue
@@ -77,7 +75,7 @@ def measure(
     return {
         "calibration": calibrate_on(predictor, good, input_max, IgnoredRegions()) if good else None,
         "channel_ranges": channel_ranges(train, input_max),
-        "rival_sigmas": best_sigmas(METHODS, valid, input_max, device),
+        "rival_sigmas": best_sigmas(valid, input_max, device),
     }
 
 

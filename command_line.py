@@ -147,13 +147,9 @@ def default_test_path(training_path: str | None, path: Path) -> Path:
     return folder
 
 
-def require_image_type(asked: str | None, found: str, path: Path) -> None:
-    """Raise `UserError` when a command line asks for another image type than the model in `path` was trained with."""
-    if asked not in (None, found):
-        raise UserError(f"{path}: found a model of --image_type {found}, expected {asked}")
-
-
-def require_input_max(asked: float | None, found: float, path: Path) -> None:
-    """Raise `UserError` when a command line says another range than the model in `path` was trained with."""
-    if asked not in (None, found):
-        raise UserError(f"{path}: found a model of --input_max {found:g}, expected {asked:g}")
+def require_as_asked(arguments: argparse.Namespace, image_type: str, input_max: float, path: Path) -> None:
+    """Raise `UserError` when a command line says another image type or range than the model in `path` was trained with."""
+    if arguments.image_type not in (None, image_type):
+        raise UserError(f"{path}: found a model of --image_type {image_type}, expected {arguments.image_type}")
+    if arguments.input_max not in (None, input_max):
+        raise UserError(f"{path}: found a model of --input_max {input_max:g}, expected {arguments.input_max:g}")

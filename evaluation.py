@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from errors import UserError, about
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,10 @@ class GroundTruth:
 
 @dataclass
 class Evaluation:
-    """What came out: a result for every strip that could be read, all figures, and a line for every strip that could not."""
+    """What came out: a result for every strip that could be read, all figures, and a line for every strip that could not.
+
+    Figures are worked out once, when they are first asked for: after the last strip.
+    """
 
     results: list[StripResult] = field(default_factory=list)
     board: Scoreboard = field(default_factory=Scoreboard)
@@ -118,8 +122,23 @@ class Evaluation:
     problems: list[str] = field(default_factory=list)
 
     @property
+    def boards(self) -> dict[str, Scoreboard]:
+        """The detector's and its rivals', by what a table calls them."""
+        return {"this detector": self.board, **self.rivals}
+
+    @cached_property
+    def figures_by_detector(self) -> dict[str, Figures]:
+        return {name: board.figures() for name, board in self.boards.items()}
+
+    @property
     def figures(self) -> Figures:
-        return self.board.figures()
+        """The detector's own."""
+        return self.figures_by_detector["this detector"]
+
+    @cached_property
+    def point_recalls(self) -> list[dict[str, object]]:
+        """As `PointFigures.table`, of the detector."""
+        return self.board.points.table()
 
     def at_threshold(self) -> Figures:
         """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where no truth is known."""
@@ -149,7 +168,7 @@ def evaluate(
     With `output_dir` every strip's heatmap (float32 TIFF, probabilities) and seven panels (PNG; of the first
     `pictures_per_kind` of each kind only, None: all) are written there under the sub-folders that they came from. `rivals` are
     scored beside the predictor, for their figures alone. With several `processes` each scores its share, and all of them get the
-    whole result. Memory does not grow with the strips but for a few kilobytes each.
+    whole result. Of a strip only its detections are kept.
     """
     rules, rivals, seen = rules or Rules(), rivals or {}, Counter()
     result = Evaluation(rivals={name: Scoreboard() for name in rivals})

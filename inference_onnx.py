@@ -19,8 +19,7 @@ from command_line import (
     default_test_path,
     newest,
     parse_scoring,
-    require_image_type,
-    require_input_max,
+    require_as_asked,
 )
 from distributed import choose_device
 from predictors import OnnxPredictor
@@ -41,8 +40,7 @@ def infer(arguments: argparse.Namespace) -> int:
         return score_without_model(arguments, choose_device(None))
     path = newest(arguments.model_path, "*.onnx")
     predictor = OnnxPredictor(path)
-    require_image_type(arguments.image_type, predictor.metadata["image_type"], path)
-    require_input_max(arguments.input_max, predictor.input_max, path)
+    require_as_asked(arguments, predictor.metadata["image_type"], predictor.input_max, path)
     folder = arguments.test_path or default_test_path(predictor.metadata["training_dataset_path"], path)
     print(f"{path} on {predictor.device}, strips of {folder}")
     patch = PATCH_SIZES[predictor.metadata["image_type"]]

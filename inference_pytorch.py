@@ -21,8 +21,7 @@ from command_line import (
     default_test_path,
     newest,
     parse_scoring,
-    require_image_type,
-    require_input_max,
+    require_as_asked,
     whole_number,
 )
 from distributed import choose_device
@@ -48,8 +47,7 @@ def infer(arguments: argparse.Namespace) -> int:
         return score_without_model(arguments, device)
     path = newest(arguments.model_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
-    require_image_type(arguments.image_type, content["image_type"], path)
-    require_input_max(arguments.input_max, content["input_max"], path)
+    require_as_asked(arguments, content["image_type"], content["input_max"], path)
     patch = PATCH_SIZES[content["image_type"]]
     predictor = TorchPredictor(build_network(content, path), patch, device)
     folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)

@@ -144,10 +144,10 @@ class PointFigures:
         """Recall at each of FALSE_ALARM_RATES as (value, low, high) of all truths and of each band of contrast, size and place."""
         groups = self._groups()
         drawn = self._replicates(groups) if self.truths else {}
+        found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES}
         rows = []
         for name, members in groups.items():
-            found = {rate: self._found(rate)[members] for rate in FALSE_ALARM_RATES}
-            recalls = {rate: _with_interval(found[rate], drawn[name][rate]) for rate in FALSE_ALARM_RATES}
+            recalls = {rate: _with_interval(found[rate][members], drawn[name][rate]) for rate in FALSE_ALARM_RATES}
             rows.append({"group": name, "truths": int(members.sum()), "recall": recalls})
         return rows
 

@@ -83,8 +83,8 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "verdicts": {verdict: verdicts.count(verdict) for verdict in ("OK", "NG")},
         "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
         "at_threshold": result.at_threshold(),
-        "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.board.points.table()],
-        "rivals": {name: board.figures() for name, board in result.rivals.items()},
+        "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.point_recalls],
+        "rivals": {name: result.figures_by_detector[name] for name in result.rivals},
         "drift": drift,
         "problems": result.problems,
     }
@@ -105,14 +105,13 @@ def describe_figures(figures: Figures) -> list[str]:
 
 def describe_rivals(result: Evaluation) -> list[str]:
     """Recall at the rates of false alarms, of the predictor and of its rivals; nothing where no truth is known."""
-    boards = {"this detector": result.board, **result.rivals}
     if not result.rivals or not result.board.points.truths:
         return []
     rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
     lines = [f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"]
-    width = max(map(len, boards)) + 2
-    for name, board in boards.items():
-        values = board.points.figures().values()
+    width = max(map(len, result.boards)) + 2
+    for name, figures in result.figures_by_detector.items():
+        values = [figures[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
         lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")
     return lines
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from charts import froc_chart, score_histograms
-from evaluation import Evaluation, Figures, Scoreboard, StripResult
+from evaluation import Evaluation, Figures, StripResult
 from files import replace_file
 from gallery import REACH, Exhibit
 from metrics import FALSE_ALARM_RATES
@@ -32,7 +32,7 @@ NEEDS_KNOWN = "needs good strips, or defective ones with masks"
 REASONS = MISSING | {"recall": NEEDS_TRUTHS, "false": NEEDS_KNOWN}  # by a figure's first word
 
 
-def write_report(path: Path, result: Evaluation, threshold: Threshold, drift: list[str], settings: dict[str, str]) -> None:
+def write_report(path: Path, result: Evaluation, threshold: Threshold, drift: list[str], settings: dict[str, object]) -> None:
     """What came out of a folder at a `threshold`: verdicts, figures, curves, the worst mistakes and every strip.
 
     `drift` are sentences of warning, `settings` what the run was started with, by name. Panels that lie beside `path` are linked.
@@ -86,7 +86,7 @@ def _figures(result: Evaluation) -> str:
 
 def _recalls(result: Evaluation) -> str:
     """Recall at the rates of false alarms, of all true points and of each group of them."""
-    groups = result.board.points.table()
+    groups = result.point_recalls
     rows = [[as_html(group["group"]), group["truths"], *map(_with_interval, group["recall"].values())] for group in groups]
     headers = ["true points", "number", *(f"at {rate:g} false alarms per strip" for rate in FALSE_ALARM_RATES)]
     return _table(headers, rows) if rows else _nothing(0, NEEDS_TRUTHS)
@@ -97,7 +97,7 @@ def _comparison(result: Evaluation) -> str:
     if not result.rivals:
         return ""
     headers = ["detector", *(f"recall at&nbsp;{rate:g}" for rate in FALSE_ALARM_RATES), "pixel average precision", "image AUROC"]
-    rows = [[as_html(name), *_comparable(board.figures())] for name, board in _boards(result).items()]
+    rows = [[as_html(name), *_comparable(figures)] for name, figures in result.figures_by_detector.items()]
     note = '<p class="note">Recall at so many false alarms per strip.</p>'
     return "<h2>Beside simpler detectors</h2>" + _table(headers, rows) + note
 
@@ -110,7 +110,7 @@ def _comparable(figures: Figures) -> list[str]:
 def _froc(result: Evaluation) -> str:
     if not result.board.points.truths:
         return _nothing(0, NEEDS_TRUTHS)
-    return froc_chart({_printable(name): board.points.curve() for name, board in _boards(result).items()}, FALSE_ALARM_RATES)
+    return froc_chart({_printable(name): board.points.curve() for name, board in result.boards.items()}, FALSE_ALARM_RATES)
 
 
 def _histograms(result: Evaluation, threshold: Threshold) -> str:
@@ -186,10 +186,6 @@ def _file(relative: Path, folder: Path) -> str:
     if not os.path.isfile(folder / panels):  # unlike Path.is_file, it takes a name that is too long
         return name
     return f'<a href="{quote(os.fsencode(panels.as_posix()))}">{name}</a>'
-
-
-def _boards(result: Evaluation) -> dict[str, Scoreboard]:
-    return {"this detector": result.board, **result.rivals}
 
 
 def _label(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from calibration import best_sigmas, calibrate_on, good_strips, rivals_of
-from classical import METHODS, classical_detector, name_of, sigma_of
+from classical import classical_detector, name_of, sigma_of
 from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import GOOD, StripFile, list_strips, masks_without_strip
 from drift import drift_warnings
@@ -23,7 +23,7 @@ from inspection import inspect_strips
 from outputs import describe_figures, describe_rivals, write_results
 from predictors import ClassicalPredictor
 from report import write_report
-from thresholds import DEFAULT_RATE, UNCALIBRATED, Calibration, Threshold, threshold_for
+from thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
 
 REPORT = "report.html"
 
@@ -44,6 +44,7 @@ class Detector:
     is_classical: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     trained_on: str | None = None
+    calibrated_on: str = "kept with the model"
 
 
 def classical(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Detector:
@@ -57,15 +58,14 @@ def classical(arguments: argparse.Namespace, folder: Path, device: torch.device)
     inspection = inspect_strips(valid, input_max)
     if inspection.problems:
         raise UserError(inspection.problems[0])
-    measured = {"rival_sigmas": best_sigmas(METHODS, valid, input_max, device)}
+    measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
     sigma = sigma_of(method, measured["rival_sigmas"])
     predictor = ClassicalPredictor(classical_detector(method, sigma), device)
-    detector = Detector(name_of(method, sigma), predictor, input_max, device, is_classical=True, measured=measured)
     good = good_strips(valid)
     if good and arguments.threshold is None and not arguments.good_path:
-        detector.measured["calibration"] = calibrate_on(detector.predictor, good, input_max, IgnoredRegions())
-        detector.measured["origin"] = f"set on {beside / GOOD}"
-    return detector
+        measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
+    known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}"}
+    return Detector(name_of(method, sigma), predictor, input_max, device, **known)
 
 
 def score_without_model(arguments: argparse.Namespace, device: torch.device) -> int:
@@ -133,12 +133,8 @@ def choose_threshold(detector: Detector, arguments: argparse.Namespace, ignored:
     if arguments.threshold is not None:
         return Threshold(arguments.threshold, "as given")
     if arguments.good_path:
-        if detector.trained_on and arguments.good_path.resolve() == Path(detector.trained_on).resolve():
-            print(f"warning: {arguments.good_path}: found the strips of the training, expected others", file=sys.stderr)
-        target = arguments.target_false_alarms or _target_of(detector)
-        calibration = _calibrate_on_folder(detector, arguments.good_path, arguments.img_format, ignored)
-        return threshold_for(calibration, target, f"set on {arguments.good_path}")
-    if detector.is_classical and not detector.measured.get("calibration"):
+        detector = _calibrated(detector, arguments.good_path, arguments.img_format, ignored)
+    elif detector.is_classical and not detector.measured.get("calibration"):
         raise UserError(
             f"--method {arguments.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
         )
@@ -149,12 +145,8 @@ def threshold_of(detector: Detector, target: float | None = None) -> Threshold:
     """The threshold that is kept with a detector, for `target` false alarms per strip (None: those that it was trained for)."""
     if not detector.measured.get("calibration"):
         return Threshold(UNCALIBRATED, "no good strip was held out: set one with --good_path FOLDER of good strips")
-    origin = detector.measured.get("origin", "kept with the model")
-    return threshold_for(detector.measured["calibration"], target or _target_of(detector), origin)
-
-
-def _target_of(detector: Detector) -> float:
-    return detector.measured.get("target_false_alarms", DEFAULT_RATE)
+    target = target or detector.measured.get("target_false_alarms", DEFAULT_RATE)
+    return threshold_for(detector.measured["calibration"], target, detector.calibrated_on)
 
 
 def evaluate_with_rivals(
@@ -176,7 +168,7 @@ def evaluate_with_rivals(
 
 
 def write_everything(
-    output_dir: Path, detector: Detector, result: Evaluation, threshold: Threshold, settings: dict[str, str]
+    output_dir: Path, detector: Detector, result: Evaluation, threshold: Threshold, settings: dict[str, Any]
 ) -> list[str]:
     """All files but those of each strip; returns the warnings of strips that are unlike those that were trained on."""
     statistics = [scored.statistics for scored in result.results]
@@ -205,7 +197,10 @@ def describe(result: Evaluation) -> list[str]:
     return lines
 
 
-def _calibrate_on_folder(detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions) -> Calibration:
+def _calibrated(detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions) -> Detector:
+    """The detector with a threshold set on the good strips of a folder. Raises `UserError` when they cannot be used."""
+    if detector.trained_on and folder.resolve() == Path(detector.trained_on).resolve():
+        print(f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr)
     strips = list_strips(folder, img_format, use_masks=False)
     good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
     if not good:
@@ -213,4 +208,5 @@ def _calibrate_on_folder(detector: Detector, folder: Path, img_format: str | Non
     inspection = inspect_strips(good, detector.input_max, detector.patch, detector.image_size)
     if inspection.problems:
         raise UserError(f"--good_path: {inspection.problems[0]}")
-    return calibrate_on(detector.predictor, inspection.usable, detector.input_max, ignored)
+    calibration = calibrate_on(detector.predictor, inspection.usable, detector.input_max, ignored)
+    return replace(detector, measured=detector.measured | {"calibration": calibration}, calibrated_on=f"set on {folder}")

@@ -15,7 +15,6 @@ shows what is there. Figures are recalls at so many false alarms per strip, with
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, score_board, score_strip, with_interval
 from suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
+from trainings import INTERRUPTED, ROOT, demo_strips, train
 
 from checkpoint import build_network, file_hash, load_checkpoint
 from classical import METHODS, classical_detector, name_of, sigma_of
@@ -38,7 +38,6 @@ from predictors import ClassicalPredictor, TorchPredictor
 from prepare_dataset import read_grey, write_strip
 from tiling import PATCH_SIZES
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--base_channels", 16, "--bs", 16, "--num_defects_range", 4, 10)
 RECIPES = {"classic recipe": ()}  # further flags of trainer.py
 EPOCHS = {"strips": 33, "boards": 87}  # 61 and 23 steps each: about 2,000 in all
@@ -61,7 +60,7 @@ def main() -> int:
         if arguments.deeppcb:
             bench.print_boards()
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the training at hand goes on the next time", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 
@@ -80,8 +79,7 @@ class Bench:
             rows[name] = [self.scored_suite(key, predictor)]
         for name in RECIPES:
             nets = [
-                self.network(f"{name.split()[0]}_seed{seed}", name, seed, self.demo_strips, "strips")
-                for seed in self.arguments.seeds
+                self.network(f"{name.split()[0]}_seed{seed}", name, seed, self.strips, "strips") for seed in self.arguments.seeds
             ]
             rows[name] = [self.scored_suite(key, predictor) for predictor, key in filter(None, nets)]
         print_suite_tables({name: scored for name, scored in rows.items() if scored})
@@ -135,30 +133,19 @@ class Bench:
             if self.runs_left <= 0:
                 return None
             self.runs_left -= 1
-            self.train(run, strips(), (*SMALL, *RECIPES[recipe], "--seed", seed), kind)
+            train(run, strips(), self.flags(recipe, seed, kind))
         (best,) = run.glob("*_best.pth")
         content = load_checkpoint(best)
         predictor = TorchPredictor(build_network(content, best), PATCH_SIZES[content["image_type"]], self.device)
-        return predictor, f"{place}_{weights_hash(content)}"
+        return predictor, f"{place}_{file_hash(best)[:12]}"
 
-    def train(self, run: Path, strips: Path, flags: tuple, kind: str) -> None:
-        if list(run.glob("BgRemoval_*.pth")):
-            words = ["--resume", run]
-        else:
-            more = ["--epochs", EPOCHS[kind], *(["--img_format", "png_jpg", "--cache_size", 100] if kind == "boards" else [])]
-            amp = ["--amp"] if self.arguments.amp else []
-            words = ["--training_dataset_path", strips, "--checkpoint_path", run, *flags, *more, *amp]
-        command(ROOT / "trainer.py", *words)
+    def flags(self, recipe: str, seed: int, kind: str) -> list[object]:
+        of_boards = ["--img_format", "png_jpg", "--cache_size", 100] if kind == "boards" else []
+        amp = ["--amp"] if self.arguments.amp else []
+        return [*SMALL, *RECIPES[recipe], "--seed", seed, "--epochs", EPOCHS[kind], *of_boards, *amp]
 
-    def demo_strips(self) -> Path:
-        """The demo strips to train on, without a valid/: a tenth of them is set aside, so that validation is quick."""
-        if not (self.folder / "demo").exists():
-            command(ROOT / "prepare_dataset.py", "demo", "--output", self.folder / "demo")
-        link = self.folder / "strips" / "train"
-        if not link.exists():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.folder / "demo" / "train")
-        return link / "good"
+    def strips(self) -> Path:
+        return demo_strips(self.folder, ("train",))
 
     def templates(self, group: Path) -> Path:
         """The templates of a group as strips of three equal channels."""
@@ -202,24 +189,6 @@ def is_finished(run: Path) -> bool:
     return (
         bool(arguments and history) and len(history[0].read_text().splitlines()) == json.loads(arguments[0].read_text())["epochs"]
     )
-
-
-def weights_hash(content: dict) -> str:
-    digest = hashlib.sha256()
-    for tensor in content["model_state_dict"].values():
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def command(*words: object) -> None:
-    process = subprocess.Popen([sys.executable, *map(str, words)])
-    try:
-        process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # the terminal has told it, too: it saves what it has
-        raise
-    if process.returncode:
-        sys.exit(f"error: {words[0]} ended with exit code {process.returncode}")
 
 
 SCORED_BY = (

@@ -11,13 +11,12 @@ sample standard deviation over the seeds. There is no valid/: then six strips, n
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
+from trainings import INTERRUPTED, ROOT, demo_strips, train
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL_PRESET = ("--base_channels", 16, "--epochs", 10, "--num_defects_range", 4, 10)
 SEEDS = (42, 1, 2)
 VARIANTS = {
@@ -40,50 +39,21 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.output.absolute()
     wanted = [(name, seed) for seed in SEEDS for name in VARIANTS if figures_of(folder, name, seed) is None][: arguments.runs]
-    if wanted:
-        make_strips(folder)
     try:
+        strips = demo_strips(folder, ("train", "test", "ground_truth")) if wanted else None
         for name, seed in tqdm(wanted, unit="run", disable=None):
-            train(folder, name, seed, arguments.amp)
+            flags = flags_of(name, seed, arguments.amp)
+            train(run_folder(folder, name, seed), strips, flags, log=folder / f"{name}_seed{seed}.log")
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the run at hand goes on the next time", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     print_table(folder)
     return 0
 
 
-def make_strips(folder: Path) -> None:
-    if not (folder / "demo").exists():
-        command(ROOT / "prepare_dataset.py", "demo", "--output", folder / "demo")
-    (folder / "strips").mkdir(exist_ok=True)
-    for part in ("train", "test", "ground_truth"):
-        link = folder / "strips" / part
-        if not link.exists():
-            link.symlink_to(folder / "demo" / part)
-
-
-def train(folder: Path, name: str, seed: int, amp: bool) -> None:
-    """One run to its end, from where it was."""
-    run, log = run_folder(folder, name, seed), folder / f"{name}_seed{seed}.log"
-    if list(run.glob("BgRemoval_*.pth")):
-        command(ROOT / "trainer.py", "--resume", run, log=log)
-        return
+def flags_of(name: str, seed: int, amp: bool) -> list[object]:
     schedule, alpha = VARIANTS[name]
-    flags = [*SMALL_PRESET, "--seed", seed, "--gamma_schedule", schedule, "--alpha", alpha, *(["--amp"] if amp else [])]
-    strips = folder / "strips" / "train" / "good"
-    command(ROOT / "trainer.py", "--training_dataset_path", strips, "--checkpoint_path", run, *flags, log=log)
-
-
-def command(*words: object, log: Path | None = None) -> None:
-    with log.open("a") if log else open(1, "w", closefd=False) as output:
-        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=output)
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # the terminal has told it, too: it saves what it has
-            raise
-    if process.returncode:
-        sys.exit(f"error: {words[0]} ended with exit code {process.returncode}{f': see {log}' if log else ''}")
+    return [*SMALL_PRESET, "--seed", seed, "--gamma_schedule", schedule, "--alpha", alpha, *(["--amp"] if amp else [])]
 
 
 def run_folder(folder: Path, name: str, seed: int) -> Path:

@@ -1,10 +1,11 @@
-"""Draw the pictures of the documents, after `bash train.sh`.
+"""Draw the pictures of the documents, after `bash train.sh`. That of the report needs Chromium.
 
 python docs/make_pictures.py --run checkpoints/BgRemoval_lr0.001_ep10_bs16_976x176_strip
 """
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,8 +21,11 @@ from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 from command_line import CHECKPOINT_FOLDER, newest
 from dataloader import load_image, load_mask
 from demo_strips import STRIP_SIZE, make_strip
+from detections import detect
 from distributed import choose_device
 from predictors import TorchPredictor
+from scoring import REPORT
+from thresholds import threshold_for
 from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
 from visualize import save_panels
 
@@ -47,7 +51,9 @@ def draw_panels(run: Path, dataset: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "panels.png"
         title = f"rows {EXAMPLE_ROWS.start} to {EXAMPLE_ROWS.stop} of a demo test strip"
-        save_panels(whole, image[:, EXAMPLE_ROWS], heatmap[EXAMPLE_ROWS], mask[EXAMPLE_ROWS], title)
+        threshold = threshold_for(content["calibration"], content["target_false_alarms"], "")
+        rows = (image[:, EXAMPLE_ROWS], heatmap[EXAMPLE_ROWS])
+        save_panels(whole, *rows, mask[EXAMPLE_ROWS], title, detect(rows[1], rows[0], threshold.value))
         save_jpg("panels.jpg", cv2.imread(str(whole)))
 
 
@@ -84,6 +90,17 @@ def draw_tiling() -> None:
     figure.savefig(PICTURES / "tiling.png", dpi=90)
 
 
+def draw_report(run: Path) -> None:
+    """The upper part of the report on the test strips, three quarters as large as a browser shows it."""
+    page = Path(f"{run}_test").absolute() / REPORT
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "report.png"
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={folder}", "--window-size=1230,2050"]
+        subprocess.run(["chromium", *flags, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True)
+        picture = cv2.imread(str(shot))
+    save_jpg("report.jpg", cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="path of a run without its endings; default: the newest in checkpoints/")
@@ -95,6 +112,7 @@ def main() -> None:
     draw_demo_strips()
     draw_samples(run)
     draw_tiling()
+    draw_report(run)
     shutil.copy(f"{run}_curves.png", PICTURES / "curves.png")
     print(f"the pictures are in {PICTURES}")
 
