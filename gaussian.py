@@ -1,10 +1,11 @@
-"""What a synthetic point defect looks like and how it is painted: the classic recipe.
+"""What a synthetic point looks like and how it is painted: with its centre anywhere, and as the classic recipe does it.
 
-A defect is a small Gaussian, centred on a pixel and zero outside its window of 3x3 or 3x5 pixels, added to the grey levels
-and clipped. Target gets all of them. One or two are in Target only: these are the defects to be found. Every other one is also in
-Ref1, in Ref2 or in both, and so is background.
+A defect of the classic recipe is a small Gaussian, centred on a pixel and zero outside its window of 3x3 or 3x5 pixels, added to
+the grey levels and clipped. Target gets all of them. One or two are in Target only: these are the defects to be found. Every
+other one is also in Ref1, in Ref2 or in both, and so is background.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ STRIP_DEFECTS_RANGE = (4, 10)  # fewest and most defects painted into a whole st
 MAX_TARGET_ONLY = 2
 MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
 GREY_LEVELS = 255.0  # largest grey level; painting clips to 0..GREY_LEVELS
+REACH = 5.0  # sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4 millionths of its peak
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,28 @@ def mark(mask: np.ndarray, defect: Defect) -> None:
     """Set a mask (H, W) to 1, in place, where the defect's unit Gaussian exceeds MASK_LEVEL."""
     target, window = _overlap(mask, defect)
     target[window > MASK_LEVEL] = 1
+
+
+def paint_point(image: np.ndarray, center: tuple[float, float], sigma: tuple[float, float], amplitude: float) -> None:
+    """Add a Gaussian point to a grey image (H, W) of floats, in place and not clipped, in grey levels.
+
+    The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in pixels.
+    """
+    place, profile = point_profile(center, sigma, image.shape)
+    image[place] += amplitude * profile
+
+
+def point_profile(
+    center: tuple[float, float], sigma: tuple[float, float], image_size: tuple[int, int], is_flat: bool = False
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Which part of an image of `image_size` (height, width) a point reaches, and its unit profile there, 1.0 in its centre.
+
+    A flat one is a soft-edged ellipse, level to about a sigma and gone at two: exp(-(r^2/2)^3), r in sigmas.
+    """
+    (rows, y), (columns, x) = map(_sigmas_along, center, sigma, image_size)
+    if is_flat:
+        return (rows, columns), np.exp(-(((y[:, None] ** 2 + x**2) / 2) ** 3))
+    return (rows, columns), np.exp(-0.5 * y**2)[:, None] * np.exp(-0.5 * x**2)
 
 
 def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> Defect:
@@ -109,3 +133,10 @@ def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
     first = center - size // 2
     start, stop = max(first, 0), min(first + size, length)
     return slice(start, stop), slice(start - first, stop - first)
+
+
+def _sigmas_along(center: float, sigma: float, length: int) -> tuple[slice, np.ndarray]:
+    """The pixels along one axis nearer than REACH sigmas to a centre, and how many sigmas each is from it."""
+    start = min(max(math.floor(center - REACH * sigma) + 1, 0), length)
+    stop = min(max(math.ceil(center + REACH * sigma), start), length)
+    return slice(start, stop), (np.arange(start, stop) - center) / sigma

@@ -32,7 +32,7 @@ from demo_strips import (
     light,
     see,
 )
-from gaussian import GREY_LEVELS, REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
+from gaussian import GREY_LEVELS, REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2, paint_point
 from matching import place_of
 from tiling import PATCH_SIZES
 
@@ -344,10 +344,7 @@ def _fits(center: tuple[float, float], amplitude: float, bounds: tuple[np.ndarra
 
 def _paint(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
     """Add a point to a channel (H, W), in place, around a centre (y, x) that may lie beyond the edge."""
-    y, x = (np.arange(length) - value for length, value in zip(lit.shape, center))
-    rows, columns = (np.flatnonzero(np.abs(offset) < 5 * sigma) for offset, sigma in zip((y, x), point.sigma))
-    profile_y, profile_x = (np.exp(-0.5 * (near / sigma) ** 2) for near, sigma in zip((y[rows], x[columns]), point.sigma))
-    lit[np.ix_(rows, columns)] += point.amplitude * np.outer(profile_y, profile_x)
+    paint_point(lit, center, point.sigma, point.amplitude)
 
 
 def draw_levels(number: int, rows: int, seed: int = SUITE_SEED) -> np.ndarray:

@@ -15,6 +15,8 @@ from gaussian import (
     mark,
     paint,
     paint_defects,
+    paint_point,
+    point_profile,
     unit_gaussian,
 )
 
@@ -113,3 +115,32 @@ def test_the_number_of_defects_covers_its_range():
         image, mask = np.zeros((3, 50, 50), np.float32), np.zeros((50, 50), np.float32)
         counts.add(len(paint_defects(image, mask, np.random.default_rng(seed), (4, 6))))
     assert counts == {4, 5, 6}
+
+
+@pytest.mark.parametrize("center", [(20.3, 31.8), (19.5, 30.5), (20.0, 31.0)])
+def test_a_point_has_its_centre_of_mass_and_its_sigmas_where_it_says(center):
+    image = np.zeros((41, 61))
+    paint_point(image, center, (1.1, 2.0), -30.0)
+    y, x = np.indices(image.shape)
+    middle = [(image * axis).sum() / image.sum() for axis in (y, x)]
+    sigma = [np.sqrt((image * (axis - at) ** 2).sum() / image.sum()) for axis, at in zip((y, x), middle)]
+    assert middle == pytest.approx(center, abs=1e-3) and sigma == pytest.approx((1.1, 2.0), abs=1e-2)
+    assert image.sum() == pytest.approx(-30 * 2 * np.pi * 1.1 * 2.0, rel=1e-4)
+
+
+def test_a_flat_point_is_level_inside_and_has_a_soft_edge():
+    place, profile = point_profile((30.25, 20.0), (6.0, 3.0), (61, 41), is_flat=True)
+    image = np.zeros((61, 41))
+    image[place] = profile
+    assert image[30, 20] > 0.999 and image[30, 22] > 0.98 and image[33, 20] > 0.99
+    assert 0.05 < image[30, 24] < 0.5 and image[30, 27] < 1e-3 and image[44, 20] < 1e-3
+    assert (image * np.arange(61)[:, None]).sum() / image.sum() == pytest.approx(30.25, abs=1e-2)
+
+
+def test_a_point_beyond_the_border_is_cut_off():
+    image, whole = np.zeros((10, 12), np.float32), np.zeros((30, 32))
+    paint_point(image, (-0.8, 11.6), (1.0, 1.5), 50.0)
+    paint_point(whole, (9.2, 21.6), (1.0, 1.5), 50.0)
+    assert np.allclose(image, whole[10:20, 10:22], atol=1e-3) and image.max() > 20
+    paint_point(image, (40.0, -9.0), (1.0, 1.0), 50.0)
+    assert np.allclose(image, whole[10:20, 10:22], atol=1e-3)
