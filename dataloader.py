@@ -1,4 +1,4 @@
-"""Strips on disk to checked arrays, and patches with painted defects to training samples."""
+"""Strips on disk to checked arrays, and patches to training samples by a recipe."""
 
 import logging
 import math
@@ -17,7 +17,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from dataset_folder import IMAGE_SUFFIXES
-from gaussian import GREY_LEVELS, PAINTED_SHARE, paint_defects
+from gaussian import GREY_LEVELS
+from recipes import Synthesis
 from tiling import tile_positions
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
@@ -85,7 +86,7 @@ def open_all_channels(path: Path) -> np.ndarray:
 
 
 class StripPatches(Dataset):
-    """Training samples: every tile of every strip once per epoch, half of them with painted defects.
+    """Training samples: every tile of every strip once per epoch, as a recipe makes them of it.
 
     A sample is asked for by (epoch, index), or by an index alone for epoch 0, and depends on nothing but (seed, epoch, index):
     it is the same from any worker, and another one in every epoch. It is `{"three_channel_input": (3, h, w) float32 0-1,
@@ -97,7 +98,7 @@ class StripPatches(Dataset):
         paths: list[Path],
         image_size: tuple[int, int],
         patch: int,
-        num_defects_range: tuple[int, int],
+        synthesis: Synthesis,
         seed: int = 0,
         input_max: float = DEFAULT_INPUT_MAX,
         cache_size: int = 0,
@@ -106,7 +107,7 @@ class StripPatches(Dataset):
         self.strips = OpenStrips(paths, cache_size)
         self.patch = patch
         self.positions = tile_positions(image_size, patch)
-        self.num_defects_range = num_defects_range
+        self.synthesis = synthesis
         self.seed = seed
         self.input_max = input_max
 
@@ -117,9 +118,7 @@ class StripPatches(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image = self._crop(index)
         mask = np.zeros((1, self.patch, self.patch), dtype=np.float32)
-        generator = np.random.default_rng((self.seed, epoch, index))
-        if generator.random() < PAINTED_SHARE:
-            paint_defects(image, mask[0], generator, self.num_defects_range)
+        self.synthesis(image, mask[0], np.random.default_rng((self.seed, epoch, index)))
         return {"three_channel_input": torch.from_numpy(to_unit_range(image)), "target_mask": torch.from_numpy(mask)}
 
     def place(self, index: int) -> tuple[Path, tuple[int, int]]:

@@ -5,7 +5,7 @@ the grey levels and clipped. Target gets all of them. One or two are in Target o
 other one is also in Ref1, in Ref2 or in both, and so is background.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,21 +64,29 @@ def paint_point(image: np.ndarray, center: tuple[float, float], sigma: tuple[flo
 
     The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in pixels.
     """
-    place, profile = point_profile(center, sigma, image.shape)
+    ((place, profile),) = point_profiles([center], [sigma], [False], image.shape)
     image[place] += amplitude * profile
 
 
-def point_profile(
-    center: tuple[float, float], sigma: tuple[float, float], image_size: tuple[int, int], is_flat: bool = False
-) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Which part of an image of `image_size` (height, width) a point reaches, and its unit profile there, 1.0 in its centre.
+def point_profiles(
+    centers: Sequence[tuple[float, float]], sigmas: Sequence[tuple[float, float]], flat: Sequence[bool], image_size: tuple[int, int]
+) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    """For each point which part of an image (height, width) it reaches, and its unit profile there, 1.0 in its centre.
 
-    A flat one is a soft-edged ellipse, level to about a sigma and gone at two: exp(-(r^2/2)^3), r in sigmas.
+    Centres and sigmas are (y, x) in pixels. A flat point is a soft-edged ellipse, level to about a sigma and gone at two:
+    exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a few small ones is twice as fast.
     """
-    (rows, y), (columns, x) = map(_sigmas_along, center, sigma, image_size)
-    if is_flat:
-        return (rows, columns), np.exp(-(((y[:, None] ** 2 + x**2) / 2) ** 3))
-    return (rows, columns), np.exp(-0.5 * y**2)[:, None] * np.exp(-0.5 * x**2)
+    (rows, squares_y), (columns, squares_x) = map(_squares_along, zip(*centers), zip(*sigmas), image_size)
+    profiles_y, profiles_x = np.exp(-0.5 * squares_y), np.exp(-0.5 * squares_x)
+    profiles = []
+    for number, (place, is_flat) in enumerate(zip(zip(rows, columns), flat)):
+        if is_flat:
+            half = (squares_y[number, place[0], None] + squares_x[number, place[1]]) / 2
+            profile = np.exp(-half * half * half)  # a power of 3 takes ten times as long
+        else:
+            profile = profiles_y[number, place[0], None] * profiles_x[number, place[1]]
+        profiles.append((place, profile))
+    return profiles
 
 
 def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> Defect:
@@ -135,8 +143,10 @@ def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
     return slice(start, stop), slice(start - first, stop - first)
 
 
-def _sigmas_along(center: float, sigma: float, length: int) -> tuple[slice, np.ndarray]:
-    """The pixels along one axis nearer than REACH sigmas to a centre, and how many sigmas each is from it."""
-    start = min(max(math.floor(center - REACH * sigma) + 1, 0), length)
-    stop = min(max(math.ceil(center + REACH * sigma), start), length)
-    return slice(start, stop), (np.arange(start, stop) - center) / sigma
+def _squares_along(centers: tuple[float, ...], sigmas: tuple[float, ...], length: int) -> tuple[list[slice], np.ndarray]:
+    """For each point the pixels along one axis nearer than REACH sigmas, and the squared distance of every pixel in sigmas."""
+    center, sigma = np.array(centers), np.array(sigmas)
+    first = np.minimum(np.maximum(np.floor(center - REACH * sigma) + 1, 0), length).astype(int)
+    stop = np.minimum(np.maximum(np.ceil(center + REACH * sigma), first), length).astype(int)
+    squares = ((np.arange(length) - center[:, None]) / sigma[:, None]) ** 2
+    return [slice(*ends) for ends in zip(first.tolist(), stop.tolist())], squares

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import BEST_SUFFIX
+from recipes import CLASSIC, RECIPES, settings_of_recipe
 from run_folder import NOT_FINITE_SUFFIX
 from training_data import Dataset
 
@@ -50,6 +51,7 @@ def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], fol
         raise UserError(f"found a run of {content['processes']} processes (NPROC), expected as many as now: {processes}")
     settings = {name: content[name] for name in vars(arguments) if name in content and name != "gpu_id"}
     settings |= {"checkpoint_path": folder, "training_dataset_path": Path(content["training_dataset_path"])}
+    settings |= recipe_of(content)
     for name in arguments.given:
         value = getattr(arguments, name)
         if name not in FREE_ON_RESUME and name in settings and settings[name] != value:
@@ -61,6 +63,22 @@ def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], fol
     if settings["epochs"] < done:
         raise UserError(f"found a run in its epoch {done}, expected none after --epochs {settings['epochs']}")
     return argparse.Namespace(**vars(arguments) | settings)
+
+
+def recipe_of(content: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a run and its settings; the classic one where a checkpoint names none, as there was no other then.
+
+    Raises `UserError`, without the path, when this code has not the recipe that the run was begun with.
+    """
+    recipe, begun = content.get("recipe", CLASSIC), content.get("recipe_settings", {})
+    if recipe not in RECIPES:
+        raise UserError(f"found a run of --recipe {recipe}, expected one of {', '.join(RECIPES)}")
+    now = settings_of_recipe(recipe)
+    changed = [name for name in (*begun, *now) if begun.get(name) != now.get(name)]
+    if changed:
+        was, is_now = begun.get(changed[0]), now.get(changed[0])
+        raise UserError(f"found a run with a recipe whose {changed[0]} is {was}, expected {is_now}, which this code has")
+    return {"recipe": recipe, "recipe_settings": begun}
 
 
 def require_same_strips(content: dict[str, Any], dataset: Dataset) -> None:

@@ -40,6 +40,7 @@ from distributed import Processes, join_processes
 from evaluation import Rules
 from model import ARCHITECTURES
 from predictors import TorchPredictor
+from recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
 from resumption import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
 from run_folder import TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from schedules import GAMMA_SCHEDULES
@@ -51,6 +52,7 @@ from training_data import Dataset, find_dataset
 
 Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()
+RECIPE_HELP = "how samples are made: classic paints strong defects, robust also faint ones, on channels that differ"
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
 
@@ -70,6 +72,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_defects_range", type=number(3), nargs=2, default=[3, 8], metavar=("MIN", "MAX"), help="painted per patch"
     )
+    parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
     add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
     parser.add_argument(
         "--seed", type=number(0, LARGEST_SEED), default=42, help="the same seed gives the same run with any number of workers"
@@ -103,7 +106,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     defaults = vars(parser.parse_args([]))
     given = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN))))
     given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
-    parsed = argparse.Namespace(**defaults | given, given=list(given))
+    recipe = given.get("recipe", defaults["recipe"])
+    parsed = argparse.Namespace(**defaults | FLAGS[recipe] | given, recipe_settings=settings_of_recipe(recipe), given=list(given))
     if not parsed.resume and not parsed.training_dataset_path:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:

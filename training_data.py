@@ -18,6 +18,7 @@ from dataset_folder import StripFile, list_strips, split_beside
 from distributed import Processes
 from held_out import set_aside
 from inspection import GoodFiles, inspect_strips
+from recipes import RECIPES
 from tiling import PATCH_SIZES
 
 SAMPLES_SHOWN = 6
@@ -89,7 +90,7 @@ def training_patches(arguments: argparse.Namespace, dataset: Dataset) -> StripPa
         [strip.path for strip in dataset.train],
         dataset.image_size,
         PATCH_SIZES[arguments.image_type],
-        tuple(arguments.num_defects_range),
+        RECIPES[arguments.recipe](tuple(arguments.num_defects_range)),
         arguments.seed,
         arguments.input_max,
         arguments.cache_size,

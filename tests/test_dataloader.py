@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 import dataloader
 from dataloader import EpochBatches, StripPatches, load_image, load_mask, to_unit_range
+from recipes import ClassicRecipe
 from tests.conftest import SMALL_SIZE
 from tiling import tile_positions
 
@@ -148,7 +149,7 @@ def test_masks(tmp_path):
 def patches(dataset):
     def make(seed=42, **options):
         paths = sorted((dataset / "train" / "good").iterdir())
-        return StripPatches(paths, SMALL_SIZE, 128, (3, 8), seed=seed, **options)
+        return StripPatches(paths, SMALL_SIZE, 128, ClassicRecipe((3, 8)), seed=seed, **options)
 
     return make
 
@@ -228,7 +229,7 @@ def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip
 
 def test_decoded_strips_are_shared_with_worker_processes(strip_file, monkeypatch):
     paths = [strip_file(np.full((3, 128, 128), number, np.uint8), f"{number}.tiff", compression="zlib") for number in range(4)]
-    samples = StripPatches(paths, (128, 128), 128, (3, 8), cache_size=4)
+    samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)), cache_size=4)
     loader = DataLoader(samples, batch_sampler=EpochBatches(4, 1, seed=0), num_workers=3, multiprocessing_context="fork")
     assert len(list(loader)) == 4  # decoded in the workers,
     monkeypatch.setattr(dataloader, "open_channels", None)  # and so there is nothing left to be opened here
@@ -237,7 +238,7 @@ def test_decoded_strips_are_shared_with_worker_processes(strip_file, monkeypatch
 
 def test_painting_leaves_a_cached_strip_as_it_was(strip_file):
     path = strip_file(np.full((3, 128, 128), 90, np.float32), compression="zlib")
-    samples = StripPatches([path], (128, 128), 128, (3, 8), cache_size=1)
+    samples = StripPatches([path], (128, 128), 128, ClassicRecipe((3, 8)), cache_size=1)
     fresh = [samples[epoch, 0]["three_channel_input"] for epoch in range(8)]
     assert len({sample.numpy().tobytes() for sample in fresh}) > 2  # some are painted
     again = [samples[epoch, 0]["three_channel_input"] for epoch in range(8)]
@@ -251,7 +252,7 @@ def test_more_strips_than_files_that_may_be_open(strip_file):
     in_use = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + dataloader.MAPS_KEPT + 20, limits[1]))
     try:
-        samples = StripPatches(paths, (128, 128), 128, (3, 8))
+        samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)))
         assert all(samples[index]["three_channel_input"].max() > 0 for index in range(len(paths)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dataloader import StripPatches
+from recipes import ClassicRecipe
 
 RECORDED_WITH = ("2.4.6", "x86_64")  # numpy, machine
 
@@ -13,7 +14,7 @@ RECORDED_WITH = ("2.4.6", "x86_64")  # numpy, machine
 def classic_samples(strip_file):
     """Eight epochs of one patch of many grey levels."""
     path = strip_file(((np.arange(3 * 128 * 128).reshape(3, 128, 128) * 7) % 256).astype(np.uint8))
-    patches = StripPatches([path], (128, 128), 128, (3, 8), seed=42)
+    patches = StripPatches([path], (128, 128), 128, ClassicRecipe((3, 8)), seed=42)
     samples = [patches[epoch, 0] for epoch in range(8)]
     return [(sample["three_channel_input"].numpy(), sample["target_mask"].numpy()) for sample in samples]
 

@@ -1,0 +1,189 @@
+"""What differs between the channels of good strips: place by a fraction of a pixel, light, noise and stripes.
+
+Everything is done to a patch (3, h, w) float32 in grey levels, in place and not clipped. Pure NumPy and OpenCV; the amounts are
+settings, and every number is drawn from the generator that is given.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from gaussian import REF1, REF2, WITH_BOTH, WITH_REF1, WITH_REF2
+
+BANK_SIZE = 2**18  # standard normals, drawn once: fresh ones take longer than all the rest of a sample, more would leave the cache
+BANK_SEED = 20
+CUBIC = -0.5  # of the interpolating cubic: Keys's, which has the smallest error
+DIFFERENCE_GAIN = 2.0  # sigma of (a - b) between neighbours of the difference of two channels, of the noise of each
+MAD_TO_SIGMA = 1.4826  # of a normal distribution: sigma per median absolute deviation
+NOISE_ROWS = 16  # every sixteenth row says enough of a patch's noise
+
+FLIPS = (None, 0, 1, -1)  # as OpenCV says it: not at all, in y, in x, in both
+
+STRIPE_PRESENCES = ((REF1,), (REF2,), WITH_REF1, WITH_REF2)  # besides all channels: never Target alone, which would be a defect,
+# and never both references without Target, which is a missing feature
+
+
+@dataclass(frozen=True)
+class Nuisances:
+    """How much the channels of a good patch may differ. The severity of a patch, 0-1, multiplies what says so."""
+
+    shift: float = 0.5  # pixels in y and x, times severity; a reference that was registered is still off by this much
+    wobble_share: float = 0.3  # of the patches: edges that were etched or binarised lie differently in every shot
+    wobble: float = 0.7  # pixels in y and x, times severity; the largest local displacement
+    wobble_cell: tuple[float, float] = (16.0, 24.0)  # pixels over which neighbours are displaced together
+    gain: float = 0.12  # 1 +- this, times severity: lamps and cameras that are matched badly
+    offset: float = 8.0  # grey levels, times severity
+    illumination: float = 6.0  # grey levels, times severity; one slow wave along y and a slope across x
+    illumination_periods: tuple[float, float] = (0.1, 1.0)  # of the wave, in a patch: slow against any point
+    noise: float = 5.0  # grey levels, uniform up to this times a severity of its own; comes on top of the strip's own noise
+    noise_factor: tuple[float, float] = (0.6, 1.4)  # each channel's own, of the patch's noise
+    stripe_share: float = 0.3  # of the patches: enough to learn them, and few enough to learn bare patterns
+    stripe_count: tuple[int, int] = (1, 3)  # fewest and most in a patch that has any
+    stripe_width: tuple[float, float] = (1.0, 3.0)  # pixels: as narrow as points, so that only their length tells
+    stripe_strength: tuple[float, float] = (8.0, 40.0)  # grey levels of either sign: as faint and as strong as points
+    stripe_factor: tuple[float, float] = (0.4, 1.6)  # each channel's own: a stripe is seldom equally bright in two shots
+    stripe_everywhere: float = 0.7  # of the stripes are in all channels, the rest in a reference, with or without Target
+    stripe_straight: float = 0.8  # of the stripes run along y or x, as rolling and cutting leave them; the rest anyhow
+    stripe_whole: float = 0.5  # of the stripes cross the whole patch; the rest are parts of
+    stripe_length: tuple[float, float] = (20.0, 100.0)  # pixels: longer than any point
+
+
+def shuffle_channels(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A copy of a patch with the roles of its channels dealt anew, flipped in y and in x half of the time each."""
+    flip = FLIPS[generator.integers(len(FLIPS))]
+    shuffled = image.take(generator.permutation(len(image)), axis=0)
+    for plane in shuffled if flip is not None else ():
+        cv2.flip(plane, flip, plane)
+    return shuffled
+
+
+def disturb(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+    """Make three shots of a good patch (3, h, w) out of three that are alike: stripes, then place, light and noise of each."""
+    severity = generator.random()
+    if generator.random() < amounts.stripe_share:
+        add_stripes(image, amounts, generator)
+    displace(image, amounts, severity, generator)
+    relight(image, amounts, severity, generator)
+    add_noise(image, amounts, generator)
+
+
+def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+    """Bright or dark lines of the part, of another strength in each channel that has them."""
+    for _ in range(generator.integers(amounts.stripe_count[0], amounts.stripe_count[1] + 1)):
+        everywhere = generator.random() < amounts.stripe_everywhere
+        channels = WITH_BOTH if everywhere else STRIPE_PRESENCES[generator.integers(len(STRIPE_PRESENCES))]
+        strength = generator.uniform(*amounts.stripe_strength) * (1 - 2 * generator.integers(2))
+        factors = generator.uniform(*amounts.stripe_factor, len(channels))
+        place, cover = _draw_stripe(image.shape[1:], amounts, generator)
+        for channel, factor in zip(channels, factors):
+            image[channel][place] += np.float32(strength * factor) * cover
+
+
+def displace(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+    """Move each reference against Target, as a whole and sometimes locally, by cubic interpolation; the border is repeated."""
+    shifts = generator.uniform(-amounts.shift, amounts.shift, (2, 2)) * severity
+    is_wobbling = generator.random() < amounts.wobble_share
+    for channel, shift in zip((REF1, REF2), shifts):
+        if is_wobbling:
+            wobble(image[channel], shift, amounts, severity, generator)
+        else:
+            move(image[channel], shift)
+
+
+def move(plane: np.ndarray, shift: np.ndarray) -> None:
+    """Move a plane (h, w) in place by `shift` (y, x), within a pixel: down and to the right. The border is repeated."""
+    kernel_y, kernel_x = map(_cubic_kernel, shift.tolist())
+    cv2.sepFilter2D(plane, -1, kernel_x, kernel_y, plane, borderType=cv2.BORDER_REPLICATE)
+
+
+def wobble(plane: np.ndarray, shift: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+    """Move a plane (h, w) in place by `shift` (y, x) pixels, and each part of it besides by a smooth displacement of its own."""
+    cell = generator.uniform(*amounts.wobble_cell)
+    nodes = [max(2, round(length / cell)) for length in plane.shape]
+    coarse = generator.uniform(-amounts.wobble, amounts.wobble, (*nodes, 2)) * severity - shift[::-1]  # OpenCV wants (x, y)
+    places = cv2.resize(coarse.astype(np.float32), plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    places += _grid(plane.shape)
+    plane[...] = cv2.remap(plane, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+    """Give each channel its own gain, offset and slow illumination, a sum of a wave along y and a slope across x."""
+    count, height, width = image.shape
+    gain, offset, slope = generator.uniform(-1, 1, (3, count, 1)) * severity
+    periods, phase = generator.uniform(*amounts.illumination_periods, (count, 1)), generator.random((count, 1))
+    wave = np.sin(2 * np.pi * (np.arange(height) / height * periods + phase)) * severity
+    rows = amounts.offset * offset + amounts.illumination / 2 * wave
+    columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
+    image *= (1 + amounts.gain * gain).astype(np.float32)[:, :, None]
+    image += rows.astype(np.float32)[:, :, None]
+    image += columns.astype(np.float32)[:, None, :]
+
+
+def add_noise(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+    """Normal noise, of its own sigma in each channel. A quiet camera may be out of place, so the severity is its own."""
+    sigma = generator.uniform(0, amounts.noise) * generator.random()
+    sigmas = sigma * generator.uniform(*amounts.noise_factor, len(image))
+    size = image[0].size
+    for plane, sigma, start in zip(image, sigmas, generator.integers(0, BANK_SIZE, len(image))):
+        cv2.scaleAdd(_bank(size)[start : start + size].reshape(plane.shape), sigma, plane, plane)
+
+
+def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
+    """Sigma in grey levels of the noise in each of two channels (h, w), from neighbours in x of their difference.
+
+    Pattern, gain and light cancel there mostly, and the median does not see edges and points.
+    """
+    difference = one[::NOISE_ROWS] - other[::NOISE_ROWS]
+    steps = np.abs(difference[:, 1:] - difference[:, :-1]).ravel()
+    middle = len(steps) // 2
+    return MAD_TO_SIGMA / DIFFERENCE_GAIN * float(np.partition(steps, middle)[middle])
+
+
+def _draw_stripe(
+    size: tuple[int, int], amounts: Nuisances, generator: np.random.Generator
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Which part of a patch (h, w) a random stripe may cover, and how much of each pixel there, float32 0-1."""
+    is_straight, is_whole = generator.random(2) < (amounts.stripe_straight, amounts.stripe_whole)
+    angle = np.pi / 2 * generator.integers(2) if is_straight else generator.uniform(0, np.pi)
+    across = float(np.sin(angle)), float(np.cos(angle))  # (y, x)
+    middle = generator.uniform(0, size).tolist()
+    half_width = generator.uniform(*amounts.stripe_width) / 2
+    half_length = sum(size) if is_whole else generator.uniform(*amounts.stripe_length) / 2
+    reach = [abs(one) * half_width + abs(other) * half_length + 1 for one, other in zip(across, across[::-1])]
+    place = tuple(slice(max(int(at - away), 0), int(max(at + away, 0)) + 1) for at, away in zip(middle, reach))
+    y, x = (np.arange(length, dtype=np.float32)[part] - at for length, part, at in zip(size, place, middle))
+    off_axis = np.abs(np.float32(across[0]) * y[:, None] + np.float32(across[1]) * x)
+    off_middle = np.abs(np.float32(across[1]) * y[:, None] - np.float32(across[0]) * x)
+    cover = np.minimum(np.float32(half_width + 0.5) - off_axis, np.float32(half_length + 0.5) - off_middle)
+    return place, np.clip(cover, 0, 1)
+
+
+@lru_cache(maxsize=4)
+def _grid(size: tuple[int, int]) -> np.ndarray:
+    """The place (x, y) of every pixel: (h, w, 2) float32. Read-only: it is shared."""
+    grid = np.stack(np.meshgrid(*(np.arange(length, dtype=np.float32) for length in size[::-1])), axis=2)
+    grid.flags.writeable = False
+    return grid
+
+
+@lru_cache(maxsize=4)
+def _bank(longest: int) -> np.ndarray:
+    """BANK_SIZE standard normals, float32, the first `longest` once more at the end. Read-only: they are shared."""
+    normals = np.random.default_rng(BANK_SEED).standard_normal(BANK_SIZE, dtype=np.float32)
+    bank = np.concatenate([normals, normals[:longest]])
+    bank.flags.writeable = False
+    return bank
+
+
+def _cubic_kernel(shift: float) -> np.ndarray:
+    """Five weights, float32, that move a row of pixels by `shift`, within a pixel, towards its end."""
+    return np.array([_cubic(abs(tap + shift)) for tap in range(-2, 3)], np.float32)
+
+
+def _cubic(distance: float) -> float:
+    """The weight of a pixel at a distance in pixels."""
+    if distance <= 1:
+        return ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    return CUBIC * (((distance - 5) * distance + 8) * distance - 4) if distance < 2 else 0.0
