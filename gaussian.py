@@ -64,25 +64,25 @@ def paint_point(image: np.ndarray, center: tuple[float, float], sigma: tuple[flo
 
     The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in pixels.
     """
-    ((place, profile),) = point_profiles([center], [sigma], [False], image.shape)
+    ((place, profile),) = point_profiles([center], [sigma], [False], image)
     image[place] += amplitude * profile
 
 
 def point_profiles(
-    centers: Sequence[tuple[float, float]], sigmas: Sequence[tuple[float, float]], flat: Sequence[bool], image_size: tuple[int, int]
+    centers: Sequence[tuple[float, float]], sigmas: Sequence[tuple[float, float]], flat: Sequence[bool], image: np.ndarray
 ) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """For each point which part of an image (height, width) it reaches, and its unit profile there, 1.0 in its centre.
+    """For each point which part of an image (H, W) it reaches, and its unit profile there, 1.0 in its centre, of the image's type.
 
     Centres and sigmas are (y, x) in pixels. A flat point is a soft-edged ellipse, level to about a sigma and gone at two:
     exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a few small ones is twice as fast.
     """
-    (rows, squares_y), (columns, squares_x) = map(_squares_along, zip(*centers), zip(*sigmas), image_size)
-    profiles_y, profiles_x = np.exp(-0.5 * squares_y), np.exp(-0.5 * squares_x)
+    (rows, squares_y), (columns, squares_x) = map(_squares_along, zip(*centers), zip(*sigmas), image.shape)
+    profiles_y, profiles_x = (np.exp(-0.5 * squares).astype(image.dtype) for squares in (squares_y, squares_x))
     profiles = []
     for number, (place, is_flat) in enumerate(zip(zip(rows, columns), flat)):
         if is_flat:
             half = (squares_y[number, place[0], None] + squares_x[number, place[1]]) / 2
-            profile = np.exp(-half * half * half)  # a power of 3 takes ten times as long
+            profile = np.exp(-half * half * half).astype(image.dtype)  # a power of 3 takes ten times as long
         else:
             profile = profiles_y[number, place[0], None] * profiles_x[number, place[1]]
         profiles.append((place, profile))

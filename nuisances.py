@@ -116,9 +116,9 @@ def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: n
     wave = np.sin(2 * np.pi * (np.arange(height) / height * periods + phase)) * severity
     rows = amounts.offset * offset + amounts.illumination / 2 * wave
     columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
-    image *= (1 + amounts.gain * gain).astype(np.float32)[:, :, None]
-    image += rows.astype(np.float32)[:, :, None]
-    image += columns.astype(np.float32)[:, None, :]
+    light = rows.astype(np.float32)[:, :, None] + columns.astype(np.float32)[:, None, :]
+    for plane, factor, added in zip(image, (1 + amounts.gain * gain[:, 0]).tolist(), light):
+        cv2.scaleAdd(plane, factor, added, plane)
 
 
 def add_noise(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:

@@ -125,15 +125,16 @@ def draw_points(
 
     They lie apart. One that finds no room is left out.
     """
-    contrasts = _draw_contrasts(generator, amounts, count, noise)
-    sigmas = _draw_sigmas(generator, amounts, count)
+    chances = generator.random((18, count))
+    contrasts = _contrasts(chances[:3], amounts, noise)
+    sigmas = _sigmas(chances[3:7], amounts)
     centers = _draw_centers(generator, amounts, sigmas.max(axis=1).tolist(), image_size)
-    jitters = generator.uniform(-amounts.jitter, amounts.jitter, (count, 2, 2)).tolist()
-    flat = (generator.random(count) < amounts.flat_share).tolist()
+    jitters = (amounts.jitter * (2 * chances[7:11] - 1)).T.reshape(-1, 2, 2).tolist()
+    flat = (chances[11] < amounts.flat_share).tolist()
     points = []
-    chances = generator.random((count, 6)).tolist()
-    for contrast, sigma, center, jitter, is_flat, chance in zip(contrasts, sigmas.tolist(), centers, jitters, flat, chances):
-        presence, factors = _spread(chance, amounts)
+    spreads = chances[12:18].T.tolist()
+    for contrast, sigma, center, jitter, is_flat, spread in zip(contrasts, sigmas.tolist(), centers, jitters, flat, spreads):
+        presence, factors = _spread(spread, amounts)
         if center:
             places = center, *((center[0] + y, center[1] + x) for y, x in jitter)
             points.append(SpreadPoint(presence, places, tuple(sigma), tuple(contrast * factor for factor in factors), is_flat))
@@ -148,7 +149,7 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
     shown = [(point, channel) for point in points for channel in WITH_BOTH if point.amplitudes[channel]]
     centers = [point.centers[channel] for point, channel in shown]
     sigmas, flat = [point.sigma for point, _ in shown], [point.is_flat for point, _ in shown]
-    profiles = point_profiles(centers, sigmas, flat, mask.shape) if shown else []
+    profiles = point_profiles(centers, sigmas, flat, mask) if shown else []
     for (point, channel), (place, profile) in zip(shown, profiles):
         image[channel][place] += point.amplitudes[channel] * profile
     for (point, channel), (place, profile) in zip(shown, profiles):
@@ -171,21 +172,20 @@ def _clip(level: float) -> float:
     return min(max(level, 0.0), GREY_LEVELS)
 
 
-def _draw_contrasts(generator: np.random.Generator, amounts: Points, count: int, noise: float) -> list[float]:
-    """Grey levels of either sign."""
-    contrasts = _log_uniform(generator, amounts.contrast, count)
-    by_noise = np.maximum(noise * _log_uniform(generator, amounts.noise_contrast, count), amounts.smallest_contrast)
-    contrasts = np.where(generator.random(count) < amounts.noise_share, by_noise, contrasts)
-    return (contrasts * (1 - 2 * generator.integers(0, 2, count))).tolist()
+def _contrasts(chances: np.ndarray, amounts: Points, noise: float) -> list[float]:
+    """Grey levels of either sign, from three random numbers 0-1 for each point."""
+    by_level, by_noise = _log_between(amounts.contrast, chances[0]), noise * _log_between(amounts.noise_contrast, chances[0])
+    contrasts = np.where(chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level)
+    return np.where(chances[2] < 0.5, contrasts, -contrasts).tolist()
 
 
-def _draw_sigmas(generator: np.random.Generator, amounts: Points, count: int) -> np.ndarray:
-    """(count, 2): (y, x) in pixels."""
-    is_large = generator.random(count) < amounts.large_share
-    base = np.where(is_large, _log_uniform(generator, amounts.large_sigma, count), _log_uniform(generator, amounts.sigma, count))
-    sigmas = np.stack([base, base], axis=1)
-    sigmas[np.arange(count), generator.integers(0, 2, count)] *= _log_uniform(generator, amounts.elongation, count)
-    return np.minimum(sigmas, amounts.large_sigma[1])
+def _sigmas(chances: np.ndarray, amounts: Points) -> np.ndarray:
+    """(count, 2): (y, x) in pixels, from four random numbers 0-1 for each point."""
+    is_large = chances[0] < amounts.large_share
+    short = np.where(is_large, _log_between(amounts.large_sigma, chances[1]), _log_between(amounts.sigma, chances[1]))
+    long = np.minimum(short * _log_between(amounts.elongation, chances[2]), amounts.large_sigma[1])
+    along_y = chances[3] < 0.5
+    return np.stack([np.where(along_y, long, short), np.where(along_y, short, long)], axis=1)
 
 
 def _draw_centers(
@@ -224,6 +224,5 @@ def _between(bounds: tuple[float, float], share: float) -> float:
     return bounds[0] + share * (bounds[1] - bounds[0])
 
 
-def _log_uniform(generator: np.random.Generator, bounds: tuple[float, float], count: int) -> np.ndarray:
-    low, high = bounds
-    return low * (high / low) ** generator.random(count)
+def _log_between(bounds: tuple[float, float], share: np.ndarray) -> np.ndarray:
+    return bounds[0] * (bounds[1] / bounds[0]) ** share

@@ -129,7 +129,7 @@ def test_a_point_has_its_centre_of_mass_and_its_sigmas_where_it_says(center):
 
 
 def test_a_flat_point_is_level_inside_and_has_a_soft_edge():
-    _, (place, profile) = point_profiles([(9, 9), (30.25, 20.0)], [(1, 1), (6.0, 3.0)], [False, True], (61, 41))
+    _, (place, profile) = point_profiles([(9, 9), (30.25, 20.0)], [(1, 1), (6.0, 3.0)], [False, True], np.zeros((61, 41)))
     image = np.zeros((61, 41))
     image[place] = profile
     assert image[30, 20] > 0.999 and image[30, 22] > 0.98 and image[33, 20] > 0.99
