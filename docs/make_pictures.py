@@ -17,16 +17,20 @@ from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import visualize
 from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 from command_line import CHECKPOINT_FOLDER, newest
-from dataloader import load_image, load_mask
+from dataloader import StripPatches, load_image, load_mask
 from demo_strips import STRIP_SIZE, make_strip
 from detections import detect
 from distributed import choose_device
+from gaussian import STRIP_DEFECTS_RANGE
 from predictors import TorchPredictor
+from recipes import RECIPES, ROBUST
 from scoring import REPORT
 from thresholds import threshold_for
 from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
+from training_data import painted_samples
 from visualize import save_panels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +69,13 @@ def draw_demo_strips() -> None:
 def draw_samples(run: Path) -> None:
     picture = cv2.imread(f"{run}_samples.png")
     save_jpg("samples.jpg", picture[: picture.shape[0] // 3])  # two rows of six
+
+
+def draw_robust_samples(dataset: Path) -> None:
+    strips = sorted((dataset / "train" / "good").iterdir())
+    patches = StripPatches(strips, STRIP_SIZE, PATCH, RECIPES[ROBUST](STRIP_DEFECTS_RANGE))
+    picture = visualize.draw_samples(painted_samples(patches))
+    save_jpg("robust-samples.jpg", picture[picture.shape[0] // 2 :])  # three rows of six
 
 
 def draw_tiling() -> None:
@@ -111,6 +122,7 @@ def main() -> None:
     draw_panels(run, arguments.dataset)
     draw_demo_strips()
     draw_samples(run)
+    draw_robust_samples(arguments.dataset)
     draw_tiling()
     draw_report(run)
     shutil.copy(f"{run}_curves.png", PICTURES / "curves.png")
