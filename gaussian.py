@@ -77,7 +77,7 @@ def point_profiles(
     exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a few small ones is twice as fast.
     """
     (rows, squares_y), (columns, squares_x) = map(_squares_along, zip(*centers), zip(*sigmas), image.shape)
-    profiles_y, profiles_x = (np.exp(-0.5 * squares).astype(image.dtype) for squares in (squares_y, squares_x))
+    profiles_y, profiles_x = (np.exp((-0.5 * squares).astype(image.dtype)) for squares in (squares_y, squares_x))
     profiles = []
     for number, (place, is_flat) in enumerate(zip(zip(rows, columns), flat)):
         if is_flat:

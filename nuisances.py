@@ -78,7 +78,8 @@ def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Gene
         factors = generator.uniform(*amounts.stripe_factor, len(channels))
         place, cover = _draw_stripe(image.shape[1:], amounts, generator)
         for channel, factor in zip(channels, factors):
-            image[channel][place] += np.float32(strength * factor) * cover
+            under = image[channel, *place]
+            under += np.float32(strength * factor) * cover
 
 
 def displace(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
@@ -116,9 +117,9 @@ def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: n
     wave = np.sin(2 * np.pi * (np.arange(height) / height * periods + phase)) * severity
     rows = amounts.offset * offset + amounts.illumination / 2 * wave
     columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
-    light = rows.astype(np.float32)[:, :, None] + columns.astype(np.float32)[:, None, :]
-    for plane, factor, added in zip(image, (1 + amounts.gain * gain[:, 0]).tolist(), light):
-        cv2.scaleAdd(plane, factor, added, plane)
+    rows, columns = rows.astype(np.float32)[:, :, None], columns.astype(np.float32)
+    for plane, factor, along_y, along_x in zip(image, (1 + amounts.gain * gain[:, 0]).tolist(), rows, columns):
+        cv2.scaleAdd(plane, factor, along_y + along_x, plane)
 
 
 def add_noise(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
