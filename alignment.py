@@ -1,0 +1,265 @@
+"""References registered to Target and matched in local gain and offset. A torch module and nothing else: the same code runs when
+strips are loaded for training, in PyTorch inference and in the ONNX graph.
+
+The shift of a reference is a smooth curve over the rows of a strip: a line camera's speed drifts along it, and all pixels of a row
+are taken at once. It is found by least squares on the gradients of smaller images: Lucas and Kanade 1981, "An iterative image
+registration technique", with the gradients of Target alone (Baker and Matthews 2004, "Lucas-Kanade 20 years on"), whose noise is
+not that of the difference, so that noise moves no estimate.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
+MEASURES = ("shift_y", "shift_x", "wander", "gain", "residual")  # of each reference: pixels, pixels, pixels, 1, share of the range
+
+LARGEST_SHIFT = 3.0  # pixels in y and in x: as far as a reference is moved
+LOBES = 3  # of the Lanczos kernel that shifts images: with less, a pattern of four pixels is misplaced by up to 0.1 px
+GAINS = (0.25, 4.0)  # smallest and largest of a reference
+
+HALVING = (1, 5, 10, 10, 5, 1)  # binomial weights: with fewer, what aliases moves an estimate by up to 0.1 px
+
+GLOBAL_ROUNDS = 2  # of least squares at a quarter of the size, one shift for the strip; then shifts for each row:
+COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0  # at a quarter of the size; pixels: the Gaussian by which the rows around it count with it
+FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # at half the size
+STIFFNESS = 1e-3  # of a pattern's gradients: what is asked of an axis with less, as along straight lines, is divided by this much
+BACKGROUND = 9  # pixels of the smaller images: what is slower is illumination
+LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
+LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
+OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
+
+BLOCK = 4  # pixels along each side: gain and offset are found from means of blocks,
+MATCH_SIGMA = 9.0  # pixels: weighted by a Gaussian as wide as a window of 31
+STEADY = 8 / 255  # contrast (a share of the range) below which the gain is rather that of the whole strip
+TINY = 1e-7  # of squared shares of the range: less than rounding to 8 bits leaves
+
+
+class Alignment(nn.Module):
+    """Strips (B, 3, H, W), values 0-1, to strips whose references are moved onto Target and, in mode "full", matched to it.
+
+    Target stays as it is. Returns the strips and (B, 2, len(MEASURES)), for each reference: the mean of its shift in y and x, how
+    far the shift departs from that mean along the strip, its gain (Target's contrast divided by the reference's) and the root mean
+    square of what is left of the difference. A reference is used where it is shifted to; beyond its edge the other reference
+    stands in, and where both end, Target. A value that is not finite leaves none of the reference's finite.
+    """
+
+    def __init__(self, mode: str = "full"):
+        super().__init__()
+        if mode not in MODES[1:]:
+            raise ValueError(f"found mode {mode!r}, expected one of {', '.join(MODES[1:])}")
+        self.mode = mode
+
+    def forward(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        target, references = strips[:, :1], strips[:, 1:3]
+        shift = estimate_shift(target, references)
+        moved = move_rows(references, shift)
+        gain, offset = gain_and_offset(target, moved)
+        if self.mode == "full":
+            matched = gain * moved + offset
+            moved = torch.where(mean_square(target - matched) > mean_square(target - moved), moved, matched)
+        moved = fill_beyond_edges(target, moved, shift)
+        return torch.cat([target, moved], dim=1), self._measures(target, moved, shift, gain)
+
+    @staticmethod
+    def _measures(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        mean = shift.mean(dim=3)
+        wander = (shift - mean[..., None]).square().sum(dim=2).amax(dim=2).sqrt()
+        residual = mean_square(target - moved).sqrt()[:, :, 0, 0]
+        return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), residual], dim=2)
+
+
+def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """How far each row of the references has moved against Target: (B, 2, 2, H), (y, x) in pixels, down and to the right.
+
+    `target` is (B, 1, H, W), `references` (B, 2, H, W), values 0-1. A shift that is not determined is 0, and so is one that leaves
+    more of the difference than there was.
+    """
+    images = torch.cat([target, references], dim=1)
+    half = halve(images)
+    coarse, fine = Pair(halve(half), 4), Pair(half, 2)
+    shift = torch.zeros_like(references[:, :, :1, :1]).expand(-1, -1, 2, -1)
+    for _ in range(GLOBAL_ROUNDS):
+        shift = coarse.improve(shift, None)
+    shift = shift.expand(-1, -1, -1, coarse.height)
+    for _ in range(COARSE_ROUNDS):
+        shift = coarse.improve(shift, COARSE_SIGMA / 4)
+    shift = resize_rows(2 * shift, fine.height)
+    for _ in range(FINE_ROUNDS):
+        shift = fine.improve(shift, FINE_SIGMA / 2)
+    return resize_rows(2 * fine.guarded(shift), images.shape[2])
+
+
+class Pair:
+    """Target and references, `factor` times smaller, without what is slow in them, and what a round of least squares needs."""
+
+    def __init__(self, images: torch.Tensor, factor: int):
+        images = images - blur(images, [1] * BACKGROUND)
+        self.target, self.references = images[:, :1], images[:, 1:]
+        self.height = images.shape[2]
+        self.limit = LARGEST_SHIFT / factor
+        border = math.ceil(self.limit) + 1  # what may come from beyond the strip's edge says nothing
+        self.inner = functional.pad(torch.ones_like(images[:1, :1, :, 2 * border :]), (border, border))
+        along_y, along_x = self.gradients = [gradient * self.inner for gradient in gradients(self.target)]
+        self.structure = [row_sums(*pair) for pair in ((along_y, along_y), (along_y, along_x), (along_x, along_x))]
+
+    def improve(self, shift: torch.Tensor, sigma: float | None) -> torch.Tensor:
+        """One round: a better shift (B, 2, 2, h) in smaller pixels. Rows count together within `sigma`; None: all of them."""
+
+        def weigh(rows: torch.Tensor) -> torch.Tensor:
+            return rows.mean(dim=2, keepdim=True) if sigma is None else smooth_rows(rows, sigma)
+
+        moved = move_rows(self.references, shift, self.limit)
+        gain = weigh(row_sums(self.target * self.inner, moved)) / (weigh(row_sums(moved * self.inner, moved)) + TINY)
+        difference = self.target - gain.clamp(*GAINS)[..., None] * moved
+        yy, yx, xx = map(weigh, self.structure)
+        along_y, along_x = (weigh(row_sums(gradient, difference)) for gradient in self.gradients)
+        stiffness = STIFFNESS * (yy + xx) + TINY
+        yy, xx = yy + stiffness, xx + stiffness
+        step = torch.stack([xx * along_y - yx * along_x, yy * along_x - yx * along_y], dim=2) / (yy * xx - yx * yx)[:, :, None]
+        return (shift + step.clamp(-LONGEST_STEP, LONGEST_STEP)).clamp(-self.limit, self.limit)
+
+    def guarded(self, shift: torch.Tensor) -> torch.Tensor:
+        """The shift, 0 along an axis along which there is only noise, and 0 altogether where it leaves more of the difference."""
+        moved = move_rows(self.references, shift, self.limit)
+        pairs = zip(self.gradients, gradients(moved))
+        coherence = torch.stack([correlation(own, other * self.inner) for own, other in pairs], dim=2)
+        shift = torch.where(coherence < LEAST_COHERENCE, 0.0, shift)
+        moved = move_rows(self.references, shift, self.limit)
+        after, before = (correlation(self.target * self.inner, other * self.inner) for other in (moved, self.references))
+        return torch.where((after < before)[:, :, None], 0.0, shift)
+
+
+def move_rows(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
+    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H) or (B, C, 2, 1), (y, x) in pixels, at most `limit`, has moved them.
+
+    Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x, as a sum over
+    all shifts by whole pixels: no pixel is looked up by an index, so any opset and device can do it fast. The border's pixels go
+    on beyond it.
+    """
+    height, width = images.shape[2:]
+    reach = math.ceil(limit) + LOBES - 1
+    taps = 2 * reach + 1
+    weights = lanczos_weights(shift, reach)
+    padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
+    images = sum(weights[tap, :, :, 0, :, None] * padded[:, :, tap : tap + height] for tap in range(taps))
+    padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
+    return sum(weights[tap, :, :, 1, :, None] * padded[..., tap : tap + width] for tap in range(taps))
+
+
+def lanczos_weights(shift: torch.Tensor, reach: int) -> torch.Tensor:
+    """Weights (2 * reach + 1, ...) of the pixels -reach..reach for each of `shift` (...): their sum is 1."""
+    pixels = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
+    angle = math.pi * (pixels.view(-1, *[1] * shift.dim()) - shift)
+    angle = torch.where(angle.abs() < 1e-4, 1e-4, angle)  # sin(angle) / angle is 1 there, too
+    weights = torch.sin(angle) * torch.sin(angle / LOBES) / (angle * angle)
+    weights = torch.where(angle.abs() < LOBES * math.pi, weights, 0.0)
+    return weights / weights.sum(dim=0)
+
+
+def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H) reaches beyond the strip, and Target where both do."""
+    height, width = moved.shape[2:]
+    y = torch.arange(height, device=moved.device) + shift[:, :, 0]
+    x = torch.arange(width, device=moved.device) + shift[:, :, 1, :, None]
+    is_beyond = ((y < -OUTSIDE) | (y > height - 1 + OUTSIDE))[..., None] | (x < -OUTSIDE) | (x > width - 1 + OUTSIDE)
+    first, second = moved[:, :1], moved[:, 1:]
+    first_beyond, second_beyond = is_beyond[:, :1], is_beyond[:, 1:]
+    return torch.cat(
+        [
+            torch.where(first_beyond, torch.where(second_beyond, target, second), first),
+            torch.where(second_beyond, torch.where(first_beyond, target, first), second),
+        ],
+        dim=1,
+    )
+
+
+def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two planes (B, 2, H, W) each: gain * reference + offset is nearest to Target in a window around every pixel.
+
+    Least squares over a window that is much larger than a defect, from means of blocks, so that a defect is not evened out; where
+    there is no contrast, the gain is that of the whole strip. After He, Sun and Tang 2010, "Guided image filtering".
+    """
+    mean_target, mean_reference = window_mean(target), window_mean(references)
+    covariance = window_mean(target * references) - mean_target * mean_reference
+    variance = window_mean(references * references) - mean_reference * mean_reference
+    overall = covariance.mean(dim=(2, 3), keepdim=True) / (variance.mean(dim=(2, 3), keepdim=True) + TINY)
+    steady = STEADY * STEADY
+    gain = ((covariance + steady * overall.clamp(*GAINS)) / (variance + steady)).clamp(*GAINS)
+    offset = mean_target - gain * mean_reference
+    height, width = target.shape[2:]
+    return enlarge(gain, height, width), enlarge(offset, height, width)
+
+
+def window_mean(planes: torch.Tensor) -> torch.Tensor:
+    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of (B, C, H, W) under a Gaussian of MATCH_SIGMA pixels."""
+    height, width = planes.shape[2:]
+    planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
+    return blur(functional.avg_pool2d(planes, BLOCK), gaussian_window(MATCH_SIGMA / BLOCK))
+
+
+def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Planes BLOCK times larger, cut to (height, width)."""
+    return functional.interpolate(planes, scale_factor=float(BLOCK), mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def halve(images: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
+    height, width = images.shape[2:]
+    side = len(HALVING) // 2 - 1
+    images = functional.pad(images, (side, side + width % 2, side, side + height % 2), mode="replicate")
+    return convolve(images, HALVING, stride=2)
+
+
+def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
+    """(B, C, H, W) convolved with a window of odd length along y and x. The border's pixels go on beyond it."""
+    return convolve(functional.pad(images, (len(window) // 2,) * 4, mode="replicate"), window)
+
+
+def convolve(images: torch.Tensor, window: Sequence[float], stride: int = 1) -> torch.Tensor:
+    weights = images.new_tensor(window) / sum(window)
+    planes = images.flatten(0, 1)[:, None]
+    planes = functional.conv2d(planes, weights.view(1, 1, -1, 1), stride=(stride, 1))
+    planes = functional.conv2d(planes, weights.view(1, 1, 1, -1), stride=(1, stride))
+    return planes.reshape(-1, images.shape[1], *planes.shape[2:])
+
+
+def smooth_rows(rows: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, C, H) weighted by a Gaussian of `sigma` rows; beyond the strip there is nothing."""
+    window = gaussian_window(sigma)
+    padded = functional.pad(rows, (len(window) // 2,) * 2).flatten(0, 1)[:, None]
+    return functional.conv1d(padded, rows.new_tensor(window).view(1, 1, -1)).reshape(-1, *rows.shape[1:])
+
+
+def gaussian_window(sigma: float) -> list[float]:
+    reach = math.ceil(3 * sigma)
+    return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
+
+
+def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
+    """(B, 2, 2, h) to `height` rows: twice as many, or one less."""
+    larger = functional.interpolate(shift.flatten(1, 2), scale_factor=2.0, mode="linear", align_corners=False)
+    return larger.reshape(-1, 2, 2, larger.shape[2])[..., :height]
+
+
+def gradients(images: torch.Tensor) -> list[torch.Tensor]:
+    """Along y and along x, of (B, C, H, W): half the difference of a pixel's neighbours."""
+    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    return [(padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2, (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2]
+
+
+def row_sums(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return (first * second).sum(dim=3)
+
+
+def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Of each channel (B, C, 1), from -1 to 1, without taking means off; 0 where one of them is 0 everywhere."""
+    together, own, other = ((a * b).mean(dim=(2, 3)) for a, b in ((first, second), (first, first), (second, second)))
+    return (together / (own * other + TINY * TINY).sqrt())[..., None]
+
+
+def mean_square(difference: torch.Tensor) -> torch.Tensor:
+    return difference.square().mean(dim=(2, 3), keepdim=True)
