@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
-MEASURES = ("shift_y", "shift_x", "wander", "gain", "residual")  # of each reference: pixels, pixels, pixels, 1, share of the range
+MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")  # of each reference: pixels, pixels, pixels, 1, share of the range
 
 LARGEST_SHIFT = 3.0  # pixels in y and in x: as far as a reference is moved
 LOBES = 3  # of the Lanczos kernel that shifts images: with less, a pattern of four pixels is misplaced by up to 0.1 px
@@ -68,8 +68,8 @@ class Alignment(nn.Module):
     def _measures(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         mean = shift.mean(dim=3)
         wander = (shift - mean[..., None]).square().sum(dim=2).amax(dim=2).sqrt()
-        residual = mean_square(target - moved).sqrt()[:, :, 0, 0]
-        return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), residual], dim=2)
+        remainder = mean_square(target - moved).sqrt()[:, :, 0, 0]
+        return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2)
 
 
 def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tensor:

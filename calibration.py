@@ -9,10 +9,10 @@ from classical import METHODS, classical_detector, name_of, sigma_of
 from dataloader import load_image
 from dataset_folder import GOOD, StripFile
 from detections import find_peaks
-from drift import channel_statistics, training_ranges
-from evaluation import Evaluation, Predictor, evaluate, heatmap_of
+from drift import alignment_statistics, channel_statistics, training_ranges
+from evaluation import Evaluation, Measure, Predictor, evaluate, heatmap_of
 from ignored_regions import IgnoredRegions
-from predictors import ClassicalPredictor
+from predictors import ClassicalPredictor, StripAligner, TorchPredictor
 from thresholds import Calibration, calibrate
 
 MOST_STRIPS = 200  # whose channels are measured
@@ -53,10 +53,18 @@ def best_sigmas(strips: list[StripFile], input_max: float, device: torch.device)
     return sigmas
 
 
-def channel_ranges(strips: list[StripFile], input_max: float) -> dict[str, list[float]]:
+def channel_measure(align: str, device: torch.device) -> Measure:
+    """What is measured of a strip's channels: `channel_statistics`, and where its references are aligned, how far they were off."""
+    if align == "none":
+        return channel_statistics
+    aligner = StripAligner(align, device)
+    return lambda image: channel_statistics(image) | alignment_statistics(aligner(image)[1])
+
+
+def channel_ranges(strips: list[StripFile], input_max: float, measure: Measure) -> dict[str, list[float]]:
     """What the channels of the strips to train on are like, from at most MOST_STRIPS of them."""
     reading = tqdm(_spread(strips, MOST_STRIPS), desc="measuring the channels", unit="strip", disable=None, leave=False)
-    return training_ranges([channel_statistics(load_image(strip.path, input_max)) for strip in reading])
+    return training_ranges([measure(load_image(strip.path, input_max)) for strip in reading])
 
 
 def rivals_of(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
@@ -68,13 +76,13 @@ def rivals_of(sigmas: dict[str, float], device: torch.device) -> dict[str, Predi
 
 
 def measure(
-    predictor: Predictor, train: list[StripFile], valid: list[StripFile], input_max: float, device: torch.device
+    predictor: TorchPredictor, train: list[StripFile], valid: list[StripFile], input_max: float, device: torch.device
 ) -> dict[str, Any]:
     """Everything of the kind that a checkpoint keeps; no calibration where no good strip was held out."""
     good = good_strips(valid)
     return {
         "calibration": calibrate_on(predictor, good, input_max, IgnoredRegions()) if good else None,
-        "channel_ranges": channel_ranges(train, input_max),
+        "channel_ranges": channel_ranges(train, input_max, channel_measure(predictor.align, device)),
         "rival_sigmas": best_sigmas(valid, input_max, device),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from alignment import MODES
 from classical import SIGMAS
 from dataloader import DEFAULT_INPUT_MAX
 from files import replace_file
@@ -20,6 +21,7 @@ REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "e
 DEFAULTS = {
     "network": SegmentationNetwork.__name__,
     "input_max": DEFAULT_INPUT_MAX,
+    "align": "none",
     "training_dataset_path": None,
     "target_false_alarms": DEFAULT_RATE,
     "calibration": None,
@@ -34,6 +36,7 @@ KEY_TYPES = {
     "seed": int,
     "network": str,
     "input_max": (int, float),
+    "align": str,
     "training_dataset_path": (str, type(None)),
 }
 MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
@@ -73,6 +76,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py")
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
+        if content["align"] not in MODES:
+            raise UserError(f"found align {content['align']!r}, expected one of {', '.join(MODES)}")
         if not content["input_max"] > 0:
             raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
         check_measured(content)

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alignment import Alignment, enlarge, window_mean
-from model import consistent_difference
+from alignment import Alignment
+from differences import consistent_difference, noise_around
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
 TOLERANCE = 3  # pixels along each side of the window of an envelope
-QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
 
 
 class Smoothing(nn.Module):
@@ -76,7 +75,7 @@ class RegisteredDifference(nn.Module):
     """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it, x, as x / (1 + x).
 
     The references are registered to Target and matched first (alignment.py). Each difference is smoothed by a Gaussian of `sigma`
-    pixels. Noise is the root mean square of both differences in a window of about 31 pixels: edges and stripes count, too.
+    pixels.
     """
 
     label = "registered difference"
@@ -89,9 +88,7 @@ class RegisteredDifference(nn.Module):
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
         strips, _ = self.alignment(strips)
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
-        mean_square = window_mean(differences.square().mean(dim=1, keepdim=True))
-        noise = enlarge(mean_square, *strips.shape[2:]).sqrt()
-        ratio = consistent_difference(differences).abs() / (noise + QUIET)
+        ratio = consistent_difference(differences).abs() / noise_around(differences)
         return ratio / (1 + ratio)
 
 

@@ -20,7 +20,8 @@ MASK_FOLDERS = {"valid": "ground_truth_valid", "test": "ground_truth"}
 class StripFile:
     """One strip: its path, its path below the scored folder, its kind (None: unknown) and its mask (None: no mask).
 
-    `painted_with` is the seed of the defects that are painted into it whenever it is read (None: it is read as it is).
+    `painted_with` is the seed of the defects that are painted into it whenever it is read (None: it is read as it is), by the
+    recipe `painted_by`.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class StripFile:
     kind: str | None
     mask: Path | None
     painted_with: tuple[int, ...] | None = None
+    painted_by: str = "classic"
 
     @property
     def is_defective(self) -> bool | None:

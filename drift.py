@@ -9,6 +9,9 @@ import math
 import cv2
 import numpy as np
 
+from alignment import MEASURES
+from gaussian import GREY_LEVELS
+
 CHANNELS = ("target", "ref1", "ref2")
 OF_EACH_CHANNEL = ("mean", "spread", "noise")
 OF_EACH_REFERENCE = ("difference", "contrast", "residual")
@@ -18,6 +21,9 @@ STATISTICS = (
 )
 # What is added to the width of a range before its margins are taken: strips that happen to be alike leave one of no width.
 ALLOWANCES = {"mean": 10.0, "spread": 10.0, "noise": 0.5, "difference": 10.0, "contrast": 0.1, "residual": 2.0}
+ALLOWANCES |= {"shift_y": 0.5, "shift_x": 0.5, "wander": 0.5, "gain": 0.1, "remainder": 2.0}
+UNITS = {"contrast": "", "gain": "", "shift_y": " px", "shift_x": " px", "wander": " px"}  # of all others: grey levels
+MAY_BE_NEGATIVE = ("difference", "shift_y", "shift_x")
 MARGIN = 0.25  # of a range's width, on either side, where it is of many strips
 MARGIN_OF_FEW = 5.0  # more, divided by their number less one
 OUTSIDE_SHARE = 0.1  # of a folder's strips; a warning when more lie outside
@@ -43,6 +49,13 @@ def channel_statistics(image: np.ndarray) -> dict[str, float]:
     contrasts = [spread / spreads[0] if spreads[0] else 0.0 for spread in spreads[1:]]
     rows = [*zip(means, spreads, noises), *zip(differences, contrasts, registration_residuals(channels, noises))]
     return dict(zip(STATISTICS, [value for row in rows for value in row]))
+
+
+def alignment_statistics(measures: np.ndarray) -> dict[str, float]:
+    """What `Alignment` measured of a strip's references, (2, MEASURES), by name; the remainder in grey levels."""
+    in_units = measures * np.where(np.array(MEASURES) == "remainder", GREY_LEVELS, 1)
+    names = [f"{channel}_{measure}" for channel in CHANNELS[1:] for measure in MEASURES]
+    return dict(zip(names, in_units.astype(np.float64).ravel().tolist()))
 
 
 def noise_sigma(channel: np.ndarray) -> float:
@@ -83,7 +96,7 @@ def training_ranges(statistics: list[dict[str, float]]) -> dict[str, list[float]
     fewer than 1 folder in 100 is reported for nothing with 2 or more training strips, and 1 in 20 with a single one.
     """
     margin = MARGIN + MARGIN_OF_FEW / max(len(statistics) - 1, 1)
-    return {name: _range(name, [strip[name] for strip in statistics], margin) for name in STATISTICS}
+    return {name: _range(name, [strip[name] for strip in statistics], margin) for name in statistics[0]}
 
 
 def drift_warnings(statistics: list[dict[str, float]], ranges: dict[str, list[float]]) -> list[str]:
@@ -95,7 +108,7 @@ def drift_warnings(statistics: list[dict[str, float]], ranges: dict[str, list[fl
     """
     if not statistics:
         return []
-    values = {name: np.array([strip[name] for strip in statistics]) for name in STATISTICS if name in ranges}
+    values = {name: np.array([strip[name] for strip in statistics]) for name in statistics[0] if name in ranges}
     sentences = [_sentence(name, values[name], *ranges[name]) for name in values]
     return [sentence for sentence in sentences if sentence]
 
@@ -115,11 +128,16 @@ def _residual(target: float, reference: float, covariance: float) -> float:
 
 
 def _range(name: str, values: list[float], margin: float) -> list[float]:
-    kind = name.rpartition("_")[2]
+    kind = _kind(name)
     lowest, highest = min(values), max(values)
     beyond = margin * (highest - lowest + ALLOWANCES[kind])
-    lowest_possible = -math.inf if kind == "difference" else 0.0
+    lowest_possible = -math.inf if kind in MAY_BE_NEGATIVE else 0.0
     return [max(lowest - beyond, lowest_possible), highest + beyond]
+
+
+def _kind(name: str) -> str:
+    """What is measured, without the channel that it is measured of."""
+    return name.partition("_")[2]
 
 
 def _sentence(name: str, values: np.ndarray, lowest: float, highest: float) -> str | None:
@@ -127,7 +145,7 @@ def _sentence(name: str, values: np.ndarray, lowest: float, highest: float) -> s
     outside = int(((values < lowest) | (values > highest)).sum())
     if lowest <= median <= highest and outside <= max(1, OUTSIDE_SHARE * len(values)):
         return None
-    unit = "" if name.endswith("contrast") else " grey levels"
+    unit = UNITS.get(_kind(name), " grey levels")
     return (
         f"{name}: found {median:.3g}{unit} in the median strip, and {outside} of {len(values)} strips outside; "
         f"expected {lowest:.3g} to {highest:.3g}{unit}, the range of the training strips with a margin"

@@ -15,19 +15,19 @@ from dataloader import DEFAULT_INPUT_MAX, load_image, load_mask
 from dataset_folder import GOOD, StripFile
 from detections import Detection, PackedDetections, detect, find_peaks
 from distributed import ALONE, Processes
-from drift import channel_statistics
 from files import replace_file
 from gallery import Gallery
-from gaussian import STRIP_DEFECTS_RANGE, paint_defects
 from ignored_regions import IgnoredRegions
 from matching import FALSE_ALARM, MATCH_RADIUS, NO_MATTER, Truth, match, outcome_of, truths_of
 from metrics import PixelFigures, PointFigures, image_figures
+from recipes import paint_strip
 from thresholds import Threshold
 from visualize import save_panels
 
 BROKEN_NETWORK = "the model's weights are broken"
 ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
+Measure = Callable[[np.ndarray], dict[str, float]]  # (3, H, W) grey levels 0-255 to what is known of its channels, by name
 Figures = dict[str, float | None]
 
 
@@ -44,7 +44,7 @@ class Rules:
     match_radius: float = MATCH_RADIUS
     ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
     patch: int | None = None
-    measures_channels: bool = False
+    measure: Measure | None = None
 
 
 @dataclass
@@ -202,7 +202,7 @@ def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarr
         return image, load_mask(strip.mask, image.shape[1:])
     mask = np.zeros(image.shape[1:], dtype=np.float32)
     if strip.painted_with:
-        paint_defects(image, mask, np.random.default_rng(strip.painted_with), STRIP_DEFECTS_RANGE)
+        paint_strip(strip.painted_by, image, mask, np.random.default_rng(strip.painted_with))
     return image, mask > 0 if strip.painted_with or strip.kind == GOOD else None
 
 
@@ -240,8 +240,8 @@ def _apply_rules(strip: StripFile, image: np.ndarray, heatmap: np.ndarray, truth
     result = StripResult(strip, float(heatmap.max()), truths=len(truth.truths) if truth else None)
     if rules.threshold is None:
         return result
-    if rules.measures_channels:
-        result.statistics = channel_statistics(image)
+    if rules.measure:
+        result.statistics = rules.measure(image)
     result.detections = PackedDetections(detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity))
     if truth:
         points = np.array([(detection.y, detection.x) for detection in result.detections]).reshape(-1, 2)

@@ -70,7 +70,7 @@ def export(arguments: argparse.Namespace) -> Path:
     if arguments.skip_existing and has_metadata(output_path, metadata):
         output_path.touch()  # it is the newest again
         return output_path
-    model = SegmentationNetworkONNXFullImage(build_network(content, checkpoint_path), image_size, patch).eval()
+    model = SegmentationNetworkONNXFullImage(build_network(content, checkpoint_path), image_size, patch, content["align"]).eval()
     strips = parity_strips(arguments.test_path, image_size, content["input_max"])
     with replace_file(output_path) as temporary:
         write_graph(model, image_size, arguments.opset_version, temporary)
@@ -130,6 +130,7 @@ def describe_export(path: Path, content: dict[str, Any], image_size: tuple[int, 
         "image_size": f"{image_size[0]}x{image_size[1]}",
         "patch": str(PATCH_SIZES[content["image_type"]]),
         "input_max": str(content["input_max"]),
+        "align": content["align"],
         "opset": str(opset),
         "training_dataset_path": content["training_dataset_path"] or "",
     } | {name: json.dumps(content[name]) for name in MEASURED}

@@ -12,11 +12,11 @@ SEED = 20_000  # of its own, so that runs with different seeds validate on the s
 PAINTED = "painted"  # the kind of a set-aside strip with defects
 
 
-def set_aside(strips: list[StripFile]) -> tuple[list[StripFile], list[StripFile]]:
+def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], list[StripFile]]:
     """The strips to train on, and the strips to validate on: each of these twice, good and painted.
 
     A tenth is set aside, at least one, but never the only one. Which ones, and what is painted into them, depends on nothing
-    but the list of strips.
+    but the list of strips and the recipe, whose points they are.
     """
     if len(strips) < 2:
         return strips, []
@@ -26,5 +26,7 @@ def set_aside(strips: list[StripFile]) -> tuple[list[StripFile], list[StripFile]
     for number in sorted(chosen):
         strip = strips[number]
         validation.append(replace(strip, relative=Path(GOOD) / strip.relative, kind=GOOD))
-        validation.append(replace(strip, relative=Path(PAINTED) / strip.relative, kind=PAINTED, painted_with=(SEED, number)))
+        validation.append(
+            replace(strip, relative=Path(PAINTED) / strip.relative, kind=PAINTED, painted_with=(SEED, number), painted_by=recipe)
+        )
     return [strip for number, strip in enumerate(strips) if number not in chosen], validation

@@ -49,12 +49,12 @@ def infer(arguments: argparse.Namespace) -> int:
     content = load_checkpoint(path)
     require_as_asked(arguments, content["image_type"], content["input_max"], path)
     patch = PATCH_SIZES[content["image_type"]]
-    predictor = TorchPredictor(build_network(content, path), patch, device)
+    predictor = TorchPredictor(build_network(content, path), patch, device, content["align"])
     folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
     print(f"{path} on {device}, strips of {folder}")
-    measured, trained_on = {name: content[name] for name in MEASURED}, content["training_dataset_path"]
     facts = (content["input_max"], device, patch)
-    return score_folder(Detector(str(path), predictor, *facts, measured=measured, trained_on=trained_on), folder, arguments)
+    known = {"measured": {name: content[name] for name in MEASURED}, "trained_on": content["training_dataset_path"]}
+    return score_folder(Detector(str(path), predictor, *facts, **known, align=content["align"]), folder, arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
   SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
-    SegmentationNetworkONNXFullImage  whole strip: tiles, the same copy of the net for all of them, stitched
+    SegmentationNetworkONNXFullImage  whole strip: aligned, tiles, the same copy of the net for all of them, stitched
 
 PyTorch inference runs the last one as it is, so it and the ONNX file cannot disagree about tiles.
 """
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from alignment import Alignment
+from differences import consistent_difference, noise_around
 from tiling import Tiling
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
@@ -106,28 +108,24 @@ class MobileSegmentationNetwork(SegmentationNetwork):
 class DifferenceSegmentationNetwork(SegmentationNetwork):
     """A UNet of four levels that is also given what it is to compare: same inputs and outputs, height and width multiples of 8.
 
-    Its first layer reads Target, Ref1, Ref2, Target - Ref1, Target - Ref2 and their consistent difference. A defect of three pixels
-    needs no more levels: at the fourth a pixel sees 60 of the strip's.
+    Its first layer reads Target, Ref1, Ref2, Target - Ref1, Target - Ref2, their consistent difference, and that in units of the
+    noise around it. A defect of three pixels needs no more levels: at the fourth a pixel sees 60 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)
     decoder_widths = (4, 2, 1)
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
-        super().__init__(in_channels + 3, out_channels, base_channels)
+        super().__init__(in_channels + 4, out_channels, base_channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        differences = DIFFERENCE_SCALE * (images[:, :1] - images[:, 1:3])
-        return super().forward(torch.cat([images, differences, consistent_difference(differences)], dim=1))
+        differences = images[:, :1] - images[:, 1:3]
+        consistent = consistent_difference(differences)
+        features = [images, DIFFERENCE_SCALE * differences, DIFFERENCE_SCALE * consistent, consistent / noise_around(differences)]
+        return super().forward(torch.cat(features, dim=1))
 
 
 ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}
-
-
-def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
-    """(B, 2, H, W), Target less each reference, to (B, 1, H, W): the smaller one where both have one sign, 0 elsewhere."""
-    smaller, larger = differences.amin(dim=1, keepdim=True), differences.amax(dim=1, keepdim=True)
-    return functional.relu(smaller) - functional.relu(-larger)
 
 
 class SegmentationNetworkONNX(nn.Module):
@@ -148,15 +146,19 @@ class SegmentationNetworkONNX(nn.Module):
 class SegmentationNetworkONNXFullImage(nn.Module):
     """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
 
-    All tiles of all strips go through one copy of the network as one batch. `image_size` is (height, width).
+    References are aligned first, if `align` says so, and all tiles of all strips go through one copy of the network as one batch.
+    `image_size` is (height, width).
     """
 
-    def __init__(self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int):
+    def __init__(self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int, align: str = "none"):
         super().__init__()
+        self.alignment = None if align == "none" else Alignment(align)
         self.patch_network = SegmentationNetworkONNX(network)
         self.tiling = Tiling(image_size, patch)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.alignment:
+            images, _ = self.alignment(images)
         probabilities = self.patch_network.defect_probability(self.tiling.split(images))
         return with_two_zero_channels(self.tiling.stitch(probabilities))
 

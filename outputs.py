@@ -28,12 +28,16 @@ DETECTIONS = (
     "contrast_ref2",
     "status",
 )
+CHANNELS = "channels.csv"
 NEEDS_TRUTHS = "needs defective strips with masks"
 MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_TRUTHS}
 
 
 def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, drift: list[str]) -> None:
-    """`scores.csv`, `detections.csv`, `detections.json` and `metrics.json`. Raises `UserError` where the file system refuses."""
+    """`scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, where channels were measured, `channels.csv`.
+
+    Raises `UserError` where the file system refuses.
+    """
     write_table(
         output_dir / "scores.csv",
         SCORES,
@@ -51,6 +55,13 @@ def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, dr
     write_table(
         output_dir / "detections.csv", DETECTIONS, (row.values() for scored in result.results for row in detection_rows(scored))
     )
+    if any(scored.statistics for scored in result.results):
+        names = result.results[0].statistics.keys()
+        rows = (
+            (scored.strip.relative.as_posix(), *(f"{value:.6g}" for value in scored.statistics.values()))
+            for scored in result.results
+        )
+        write_table(output_dir / CHANNELS, ("file", *names), rows)
     write_detections(output_dir / "detections.json", result, threshold)
     write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
 

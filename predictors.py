@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import AbstractContextManager
 from errors import UserError, about, one_line
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import onnxruntime
 import torch
 from torch import nn
 
+from alignment import MODES, Alignment
 from checkpoint import MEASURED, check_measured
 from dataloader import to_unit_range
+from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from tiling import PATCH_SIZES
 
@@ -24,24 +27,38 @@ ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 class TorchPredictor:
     """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
 
-    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device):
+    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"):
         self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
-        self.patch = patch
-        self.device = device
+        self.patch, self.device, self.align = patch, device, align
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
-            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch).to(self.device)
+            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
         was_training = self.network.training
         self._full_image.eval()
         strips = torch.from_numpy(to_unit_range(image))[None].to(self.device)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would move heatmaps by about 1e-3
+        with full_precision():
             heatmap = self._full_image(strips)[0, 0].cpu().numpy()
         self.network.train(was_training)
         return heatmap
+
+
+class StripAligner:
+    """What `Alignment` makes of one strip, in grey levels: for training, and to know how far strips were off."""
+
+    def __init__(self, mode: str, device: torch.device):
+        self.alignment = Alignment(mode).to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(3, H, W) grey levels to the same, which may leave 0-255 where the references were matched, and (2, MEASURES)."""
+        with full_precision():
+            strips, measures = self.alignment(torch.from_numpy(to_unit_range(image))[None].to(self.device))
+        return (strips[0] * GREY_LEVELS).cpu().numpy(), measures[0].cpu().numpy()
 
 
 class ClassicalPredictor:
@@ -53,7 +70,8 @@ class ClassicalPredictor:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        return self.detector(torch.from_numpy(to_unit_range(image))[None].to(self.device))[0, 0].cpu().numpy()
+        with full_precision():
+            return self.detector(torch.from_numpy(to_unit_range(image))[None].to(self.device))[0, 0].cpu().numpy()
 
 
 class OnnxPredictor:
@@ -78,6 +96,9 @@ class OnnxPredictor:
             self.input_max = _input_max(self.metadata["input_max"])
             if self.metadata["image_type"] not in PATCH_SIZES:
                 raise UserError(f"found image type {self.metadata['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
+            self.align = self.metadata.get("align", "none")
+            if self.align not in MODES:
+                raise UserError(f"found align {self.align!r} in its metadata, expected one of {', '.join(MODES)}")
             self.measured = _measured(self.metadata)
         self.image_size: tuple[int, int] = (height, width)
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
@@ -86,6 +107,11 @@ class OnnxPredictor:
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
         return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Convolutions on a GPU without TF32, which would move heatmaps by about 1e-3."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def _input_max(text: str) -> float:

@@ -18,6 +18,7 @@ from gaussian import (
     PAINTED_SHARE,
     REF1,
     REF2,
+    STRIP_DEFECTS_RANGE,
     TARGET,
     TARGET_ONLY,
     WITH_BOTH,
@@ -45,19 +46,20 @@ class Points:
     contrast: tuple[float, float] = (5.0, 100.0)  # grey levels of either sign, log-uniform: faint ones are the hard ones
     noise_share: float = 0.3  # of the points have a contrast that goes by the patch's noise: what can just be seen there
     noise_contrast: tuple[float, float] = (2.5, 8.0)  # sigmas of that noise, log-uniform
+    least_visibility: float = 4.0  # sigmas of the noise after a filter of the point's own shape: fainter ones look like noise
     smallest_contrast: float = 4.0  # grey levels: on a patch without noise, too, there is nothing to be learnt from less
     sigma: tuple[float, float] = (0.6, 1.8)  # pixels, log-uniform: from one pixel to about four across
-    large_share: float = 0.25  # of the points are larger: marks on binary boards
-    large_sigma: tuple[float, float] = (1.8, 5.0)  # pixels, log-uniform; nothing is longer than its end, elongated or not
+    large_share: float = 0.1  # of the points are larger: marks on binary boards
+    large_sigma: tuple[float, float] = (1.8, 4.0)  # pixels, log-uniform; nothing is longer than its end, elongated or not
     elongation: tuple[float, float] = (1.0, 2.5)  # log-uniform, along y or x: scratches and smears
     flat_share: float = 0.15  # of the points are level inside and have a soft edge
-    shared_factor: tuple[float, float] = (0.75, 1.3)  # each channel's own, of a background point's contrast
-    shared_least: float = 0.6  # of Target's contrast is in each reference that shares a point, or nobody could tell
+    shared_factor: tuple[float, float] = (0.85, 1.15)  # each channel's own, of a background point's contrast
+    shared_least: float = 0.8  # of Target's contrast is in each reference that shares a point, or nobody could tell
     jitter: float = 0.4  # pixels in y and x by which a point lies elsewhere in a reference: what registration leaves
     beyond_border: float = 1.0  # pixels outside the patch where a centre may still lie: tiles cut points
     clearance: float = 3.0  # sigmas of the larger of two points between their centres, so that neither hides the other
     tries: int = 3  # to place a point so, before it is left out
-    mask_level: float = 0.35  # of the unit profile: what is marked, besides the nearest pixel
+    mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
     visible_change: float = 3.0  # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
     visible_share: float = 0.5  # of its contrast that must be left after clipping, for the same reason
 
@@ -102,6 +104,7 @@ class RobustRecipe:
 
 
 CLASSIC, ROBUST = "classic", "robust"
+ROBUST_STRIP_RANGE = (30, 50)  # fewest and one more than most points of a whole strip: some fifteen defects
 RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {CLASSIC: ClassicRecipe, ROBUST: RobustRecipe}
 FLAGS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags are with a recipe, unless they are given
     CLASSIC: {},
@@ -118,6 +121,19 @@ def settings_of_recipe(name: str) -> dict[str, Any]:
     return {field: list(value) if isinstance(value, tuple) else value for field, value in amounts.items()}
 
 
+def paint_strip(recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> None:
+    """Paint a recipe's defects and background points, and nothing else, into a whole strip (3, H, W), grey levels 0-255, and mark
+    the defects in its mask (H, W) float32, both in place: to validate on.
+    """
+    if recipe == CLASSIC:
+        paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
+        return
+    amounts, count = Points(), int(generator.integers(*ROBUST_STRIP_RANGE))
+    points = draw_points(generator, amounts, count, mask.shape, measure_noise(image[TARGET], image[REF1]))
+    paint_points(image, mask, points, amounts)
+    np.clip(image, 0, GREY_LEVELS, out=image)
+
+
 def draw_points(
     generator: np.random.Generator, amounts: Points, count: int, image_size: tuple[int, int], noise: float
 ) -> list[SpreadPoint]:
@@ -126,8 +142,8 @@ def draw_points(
     They lie apart. One that finds no room is left out.
     """
     chances = generator.random((18, count))
-    contrasts = _contrasts(chances[:3], amounts, noise)
     sigmas = _sigmas(chances[3:7], amounts)
+    contrasts = _contrasts(chances[:3], amounts, sigmas, noise)
     centers = _draw_centers(generator, amounts, sigmas.max(axis=1).tolist(), image_size)
     jitters = (amounts.jitter * (2 * chances[7:11] - 1)).T.reshape(-1, 2, 2).tolist()
     flat = (chances[11] < amounts.flat_share).tolist()
@@ -173,10 +189,11 @@ def _clip(level: float) -> float:
     return min(max(level, 0.0), GREY_LEVELS)
 
 
-def _contrasts(chances: np.ndarray, amounts: Points, noise: float) -> list[float]:
-    """Grey levels of either sign, from three random numbers 0-1 for each point."""
+def _contrasts(chances: np.ndarray, amounts: Points, sigmas: np.ndarray, noise: float) -> list[float]:
+    """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1 for each."""
     by_level, by_noise = _log_between(amounts.contrast, chances[0]), noise * _log_between(amounts.noise_contrast, chances[0])
     contrasts = np.where(chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level)
+    contrasts = np.maximum(contrasts, amounts.least_visibility * noise / np.sqrt(np.pi * sigmas.prod(axis=1)))
     return np.where(chances[2] < 0.5, contrasts, -contrasts).tolist()
 
 

@@ -6,6 +6,7 @@
 {run}_environment.json  for each start: when, how, where, with which versions
 {run}_metrics.jsonl     a line for each epoch
 {run}_events/           the same for TensorBoard, with the loss of every few steps and sample images with heatmaps
+{run}_aligned/          the strips to train on with their references aligned, until the run is finished
 {run}_samples.png, {run}_curves.png, {run}_test/
 """
 
@@ -41,9 +42,9 @@ except ImportError:  # Windows: there nobody is refused
     fcntl = None
 
 LOCK = ".training.lock"
-TEST_SUFFIX, NOT_FINITE_SUFFIX = "_test", "_not_finite.pth"
+TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
 SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metrics.jsonl", "_events", "_samples.png")
-SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX)
+SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
 
 History = list[dict[str, float | None]]
@@ -80,6 +81,10 @@ class RunFolder:
         if best_so_far and best_so_far.is_file() and best_so_far.resolve() != self.best.resolve():
             with replace_file(self.best) as temporary:
                 shutil.copyfile(best_so_far, temporary)
+
+    def remove_aligned(self) -> None:
+        """The run is finished; one that is made longer makes them again."""
+        shutil.rmtree(self.file(ALIGNED_SUFFIX), ignore_errors=True)
 
     def _refuse_to_replace(self, resumed: Path | None) -> None:
         if self.last.exists():

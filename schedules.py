@@ -1,8 +1,11 @@
-"""How gamma and the learning rate move: functions of the epoch alone, so that a resumed run needs no state of theirs."""
+"""How gamma and the learning rate move: functions of epoch and step alone, so that a resumed run needs no state of theirs."""
 
 import math
 
 GAMMA_SCHEDULES = ("cosine", "linear", "exponential", "constant")
+LEARNING_RATE_SCHEDULES = ("steps", "one_cycle")
+WARM_UP = 0.1  # of a run: one_cycle rises from a 25th of the learning rate
+WARM_UP_START = 0.04
 LEARNING_RATE_DROPS = (0.8, 0.9)  # of the epochs: from there on the learning rate is multiplied by
 LEARNING_RATE_FACTOR = 0.2
 
@@ -27,7 +30,19 @@ def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = 
     return start * (end / start) ** progress
 
 
-def learning_rate_at(epoch: int, epochs: int, start: float) -> float:
-    """The learning rate of one epoch (0 to epochs - 1): `start`, a fifth of it from 80 % of the epochs on, a 25th from 90 % on."""
-    drops = sum(epoch >= math.ceil(epochs * share) for share in LEARNING_RATE_DROPS)
-    return start * LEARNING_RATE_FACTOR**drops
+def learning_rate_at(progress: float, epochs: int, start: float, schedule: str = "steps") -> float:
+    """The learning rate after `progress` epochs, whole or not, of `epochs`.
+
+    `steps`: `start`, a fifth of it from 80 % of the epochs on, a 25th from 90 % on; the same for a whole epoch. `one_cycle`: up to
+    `start` in the first tenth, then down to 0 on a cosine (Smith and Topin 2017, "Super-convergence", arXiv:1708.07120). Raises
+    `ValueError` for an unknown schedule.
+    """
+    if schedule not in LEARNING_RATE_SCHEDULES:
+        raise ValueError(f"found learning rate schedule {schedule!r}, expected one of {', '.join(LEARNING_RATE_SCHEDULES)}")
+    if schedule == "steps":
+        drops = sum(int(progress) >= math.ceil(epochs * share) for share in LEARNING_RATE_DROPS)
+        return start * LEARNING_RATE_FACTOR**drops
+    share = progress / epochs
+    if share < WARM_UP:
+        return start * (WARM_UP_START + (1 - WARM_UP_START) * share / WARM_UP)
+    return start * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2

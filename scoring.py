@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from calibration import best_sigmas, calibrate_on, good_strips, rivals_of
+from calibration import best_sigmas, calibrate_on, channel_measure, good_strips, rivals_of
 from classical import classical_detector, name_of, sigma_of
 from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import GOOD, StripFile, list_strips, masks_without_strip
@@ -44,6 +44,7 @@ class Detector:
     is_classical: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     trained_on: str | None = None
+    align: str = "none"
     calibrated_on: str = "kept with the model"
 
 
@@ -65,6 +66,7 @@ def classical(arguments: argparse.Namespace, folder: Path, device: torch.device)
     if good and arguments.threshold is None and not arguments.good_path:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
     known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}"}
+    known |= {"align": "full"} if method == "registered" else {}
     return Detector(name_of(method, sigma), predictor, input_max, device, **known)
 
 
@@ -99,8 +101,9 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     threshold = choose_threshold(detector, arguments, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
-    measures = bool(detector.measured.get("channel_ranges"))
-    rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams, measures)
+    is_known = detector.measured.get("channel_ranges") or detector.align != "none"
+    measure = channel_measure(detector.align, detector.device) if is_known else None
+    rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams, measure)
     result = evaluate_with_rivals(detector, inspection.usable, rules, output_dir)
     result.problems[:0] = inspection.problems
     if not result.results:

@@ -15,12 +15,15 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from errors import UserError, about, run_command
 from pathlib import Path
 
 import torch
 
-from calibration import measure
+from aligned_strips import aligned_copies
+from alignment import MODES
+from calibration import channel_measure, measure
 from checkpoint import build_network, load_checkpoint, save_checkpoint
 from command_line import (
     CHECKPOINT_FOLDER,
@@ -42,8 +45,8 @@ from model import ARCHITECTURES
 from predictors import TorchPredictor
 from recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
 from resumption import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
-from run_folder import TEST_SUFFIX, RunFolder, describe_start, only_training_in
-from schedules import GAMMA_SCHEDULES
+from run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
+from schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
 from scoring import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
 from thresholds import DEFAULT_RATE, Threshold
 from tiling import PATCH_SIZES
@@ -53,6 +56,7 @@ from training_data import Dataset, find_dataset
 Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()
 RECIPE_HELP = "how samples are made: classic paints strong defects, robust also faint ones, on channels that differ"
+ALIGN_HELP = "register the references to Target by fractions of a pixel (shift), and match their gain and offset, too (full)"
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
 
@@ -64,7 +68,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint_path", type=Path, default=CHECKPOINT_FOLDER, help="folder for what the run leaves")
     parser.add_argument("--bs", type=number(1), default=16, help="patches per batch (and process)")
     parser.add_argument("--accumulate", type=number(1), default=1, help="batches whose gradients are added up in one step")
-    parser.add_argument("--lr", type=positive, default=0.001, help="learning rate of Adam; x0.2 at 80 %% and 90 %% of the epochs")
+    parser.add_argument("--lr", type=positive, default=0.001, help="largest learning rate of Adam")
+    parser.add_argument("--lr_schedule", choices=LEARNING_RATE_SCHEDULES, default="steps", help="how the learning rate moves")
     parser.add_argument("--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once")
     parser.add_argument("--gpu_id", type=number(-1), default=None, help="-1: CPU; default: the first GPU, else the CPU")
     add_image_type(parser, default="strip")
@@ -73,6 +78,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--num_defects_range", type=number(3), nargs=2, default=[3, 8], metavar=("MIN", "MAX"), help="painted per patch"
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
+    parser.add_argument("--align", choices=MODES, default="none", help=ALIGN_HELP)
     add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
     parser.add_argument(
         "--seed", type=number(0, LARGEST_SEED), default=42, help="the same seed gives the same run with any number of workers"
@@ -88,7 +94,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base_channels", type=number(1), default=64, help="width of the first level; 16 suits a CPU")
     parser.add_argument("--input_max", type=positive, default=DEFAULT_INPUT_MAX, help="largest value that the camera can deliver")
     parser.add_argument(
-        "--arch", choices=ARCHITECTURES, default="unet", help="mobile: depthwise-separable, for lines without a GPU"
+        "--arch", choices=ARCHITECTURES, default="unet", help="mobile: for lines without a GPU; difference: given the differences"
     )
     add_target_false_alarms(parser, default=DEFAULT_RATE)
     parser.add_argument("--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP)
@@ -130,6 +136,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
             training.run()
         if not processes.is_first:
             return None
+        folder.remove_aligned()
         detector = measure_best(folder, dataset, arguments, processes.device)
         threshold = threshold_of(detector)
         print(threshold.describe())
@@ -161,6 +168,9 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
             require_same_strips(content, dataset)
     folder = RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size))
     folder.prepare(resumed, arguments.overwrite)
+    if arguments.align != "none":
+        copies = aligned_copies(dataset.train, arguments.align, arguments.input_max, folder.file(ALIGNED_SUFFIX), processes.device)
+        dataset = replace(dataset, copies=copies)
     if resumed:
         print(describe_resumption(resumed, content, arguments))
     return arguments, dataset, folder, resumed
@@ -178,11 +188,11 @@ def measure_best(folder: RunFolder, dataset: Dataset, arguments: argparse.Namesp
     """Set the best checkpoint's threshold, and keep with it what else is measured on held-out strips."""
     content = load_checkpoint(folder.best)
     patch = PATCH_SIZES[arguments.image_type]
-    predictor = TorchPredictor(build_network(content, folder.best), patch, device)
+    predictor = TorchPredictor(build_network(content, folder.best), patch, device, arguments.align)
     measured = measure(predictor, dataset.train, dataset.valid, arguments.input_max, device)
     measured["target_false_alarms"] = arguments.target_false_alarms
     save_checkpoint(folder.best, content | measured)
-    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured)
+    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured, align=arguments.align)
 
 
 def score_test_strips(
@@ -190,7 +200,7 @@ def score_test_strips(
 ) -> None:
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
-    rules = Rules(threshold, patch=detector.patch, measures_channels=True)
+    rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.align, detector.device))
     result = evaluate_with_rivals(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
     write_everything(output, detector, result, threshold, settings_of(arguments))
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")

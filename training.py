@@ -167,13 +167,11 @@ class Training:
         settings, is_alone = self.arguments, self.processes.count == 1
         gamma, lr = self._schedules()
         progress.set_description(f"epoch {self.epoch + 1}/{settings.epochs}, gamma {gamma:.2f}, lr {lr:.2g}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.network.train()
         with nullcontext(HeldSignal()) if is_alone else self._holding_signals_together() as held:
             for batches in self.loader.steps(self.epoch, self.step):
                 with hold_signals():
-                    self._step(batches, gamma)
+                    self._step(batches)
                 progress.update()
                 if self.step % STEPS_PER_READING == 0:
                     self._read()
@@ -211,15 +209,19 @@ class Training:
             self.folder.add_scalars({"loss_so_far": self.mean_loss}, self.steps_done)
 
     def _schedules(self) -> tuple[float, float]:
-        """Gamma and learning rate of the present epoch."""
+        """Gamma of the present epoch and learning rate of the present step."""
         settings = self.arguments
+        progress = self.epoch + min(self.step, len(self.loader) - 1) / len(self.loader)
         gamma = gamma_at(self.epoch, settings.epochs, settings.gamma_start, settings.gamma_end, settings.gamma_schedule)
-        return gamma, learning_rate_at(self.epoch, settings.epochs, settings.lr)
+        return gamma, learning_rate_at(progress, settings.epochs, settings.lr, settings.lr_schedule)
 
-    def _step(self, batches: list[Batch], gamma: float) -> None:
+    def _step(self, batches: list[Batch]) -> None:
         """One step along the gradient of the mean loss over all patches of `batches`. Nothing in it waits for the device."""
+        gamma, lr = self._schedules()
         patches = sum(len(batch["target_mask"]) for batch in batches)
         loss = torch.zeros((), device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches, start=1):
             images = batch["three_channel_input"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
@@ -283,7 +285,7 @@ class Training:
             return {}
         settings = self.arguments
         self.processes.take_from_first(list(self.network.buffers()))  # batch norm statistics: those that are saved
-        predictor = TorchPredictor(self.network, self.patches.patch, self.device)
+        predictor = TorchPredictor(self.network, self.patches.patch, self.device, self.arguments.align)
         result = evaluate(
             predictor, self.dataset.valid, settings.input_max, "validation", use_masks=settings.use_mask, processes=self.processes
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from errors import UserError
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from dataloader import EpochBatches, StripPatches
 from dataset_folder import StripFile, list_strips, split_beside
 from distributed import Processes
+from gaussian import GREY_LEVELS
 from held_out import set_aside
 from inspection import GoodFiles, inspect_strips
 from recipes import RECIPES
@@ -38,6 +40,7 @@ class Dataset:
     valid: list[StripFile]
     test: list[StripFile]
     is_valid_set_aside: bool = False  # from the good strips, for want of a valid/
+    copies: list[Path] | None = None  # of the strips to train on, with their references aligned
 
     def strips_hash(self) -> str:
         """SHA-256 over size and names of the strips to train and validate on: whether a run goes on with the same ones."""
@@ -81,18 +84,18 @@ def find_dataset(arguments: argparse.Namespace) -> Dataset:
     print(f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check")
     if groups["valid"]:
         return Dataset(size, **groups)
-    groups["train"], groups["valid"] = set_aside(groups["train"])
+    groups["train"], groups["valid"] = set_aside(groups["train"], arguments.recipe)
     return Dataset(size, **groups, is_valid_set_aside=bool(groups["valid"]))
 
 
 def training_patches(arguments: argparse.Namespace, dataset: Dataset) -> StripPatches:
     return StripPatches(
-        [strip.path for strip in dataset.train],
+        dataset.copies or [strip.path for strip in dataset.train],
         dataset.image_size,
         PATCH_SIZES[arguments.image_type],
         RECIPES[arguments.recipe](tuple(arguments.num_defects_range)),
         arguments.seed,
-        arguments.input_max,
+        GREY_LEVELS if dataset.copies else arguments.input_max,
         arguments.cache_size,
     )
 

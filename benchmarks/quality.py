@@ -39,7 +39,16 @@ from prepare_dataset import read_grey, write_strip
 from tiling import PATCH_SIZES
 
 SMALL = ("--base_channels", 16, "--bs", 16, "--num_defects_range", 4, 10)
-RECIPES = {"classic recipe": ()}  # further flags of trainer.py
+ROBUST = ("--recipe", "robust")
+DIFFERENCE = (*ROBUST, "--arch", "difference")
+NETWORKS = (  # name in the tables, name of the run, further flags of trainer.py, --align when it scores
+    ("classic recipe", "classic", (), "none"),
+    ("robust recipe", "robust", ROBUST, "none"),
+    ("robust, `difference` network", "difference", DIFFERENCE, "none"),
+    ("the same, aligned only when it scores", "difference", DIFFERENCE, "full"),
+    ("robust, `difference`, trained aligned", "aligned", (*DIFFERENCE, "--align", "full"), "full"),
+)
+ON_BOARDS = ("classic", "aligned")  # runs that learn boards, too
 EPOCHS = {"strips": 33, "boards": 87}  # 61 and 23 steps each: about 2,000 in all
 CHOICE_SEED, CHOICE_STRIPS = 77_001, range(3, 7)  # strips to choose Gaussians on; of each level with one defect and with many
 
@@ -77,10 +86,9 @@ class Bench:
         rows = {}
         for name, predictor, key in self.classical():
             rows[name] = [self.scored_suite(key, predictor)]
-        for name in RECIPES:
-            nets = [
-                self.network(f"{name.split()[0]}_seed{seed}", name, seed, self.strips, "strips") for seed in self.arguments.seeds
-            ]
+        for name, run, flags, align in NETWORKS:
+            places = [(f"{run}_seed{seed}", seed) for seed in self.arguments.seeds]
+            nets = [self.network(place, flags, align, seed, self.strips, "strips") for place, seed in places]
             rows[name] = [self.scored_suite(key, predictor) for predictor, key in filter(None, nets)]
         print_suite_tables({name: scored for name, scored in rows.items() if scored})
 
@@ -93,10 +101,10 @@ class Bench:
             scored = [group for group in groups if group != trained]
             for name, predictor, key in self.classical():
                 rows.setdefault(name, []).append(self.scored_boards(f"{key}_not_{trained.name}", predictor, scored))
-            for name in RECIPES:
-                for seed in self.arguments.seeds:
-                    place = f"boards{trained.name}_{name.split()[0]}_seed{seed}"
-                    net = self.network(place, name, seed, lambda group=trained: self.templates(group), "boards")
+            for name, run, flags, align in NETWORKS:
+                for seed in self.arguments.seeds if run in ON_BOARDS else ():
+                    place = f"boards{trained.name}_{run}_seed{seed}"
+                    net = self.network(place, flags, align, seed, lambda group=trained: self.templates(group), "boards")
                     if net:
                         rows.setdefault(name, []).append(self.scored_boards(net[1], net[0], scored))
         boards = sum(figures.strips for figures in next(iter(rows.values())))
@@ -126,23 +134,25 @@ class Bench:
             chosen[method] = max(worth, key=worth.get)
         return chosen
 
-    def network(self, place: str, recipe: str, seed: int, strips: Callable[[], Path], kind: str) -> tuple[Predictor, str] | None:
+    def network(
+        self, place: str, flags: tuple[str, ...], align: str, seed: int, strips: Callable[[], Path], kind: str
+    ) -> tuple[Predictor, str] | None:
         """A trained network and a key for what it scores; None when no more trainings are wanted."""
         run = self.folder / place
         if not is_finished(run):
             if self.runs_left <= 0:
                 return None
             self.runs_left -= 1
-            train(run, strips(), self.flags(recipe, seed, kind))
+            train(run, strips(), [*SMALL, *flags, *self.flags(seed, kind)])
         (best,) = run.glob("*_best.pth")
         content = load_checkpoint(best)
-        predictor = TorchPredictor(build_network(content, best), PATCH_SIZES[content["image_type"]], self.device)
-        return predictor, f"{place}_{file_hash(best)[:12]}"
+        predictor = TorchPredictor(build_network(content, best), PATCH_SIZES[content["image_type"]], self.device, align)
+        return predictor, f"{place}_{align}_{file_hash(best)[:12]}"
 
-    def flags(self, recipe: str, seed: int, kind: str) -> list[object]:
+    def flags(self, seed: int, kind: str) -> list[object]:
         of_boards = ["--img_format", "png_jpg", "--cache_size", 100] if kind == "boards" else []
         amp = ["--amp"] if self.arguments.amp else []
-        return [*SMALL, *RECIPES[recipe], "--seed", seed, "--epochs", EPOCHS[kind], *of_boards, *amp]
+        return ["--seed", seed, "--epochs", EPOCHS[kind], *of_boards, *amp]
 
     def strips(self) -> Path:
         return demo_strips(self.folder, ("train",))
@@ -195,7 +205,9 @@ SCORED_BY = (
     "benchmarks/suite.py",
     "benchmarks/quality_scores.py",
     "demo_strips.py",
+    "alignment.py",
     "classical.py",
+    "differences.py",
     "detections.py",
     "matching.py",
     "tiling.py",

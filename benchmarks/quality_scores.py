@@ -12,12 +12,14 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from suite import LEVELS, SuiteStrip
 
 from detections import Peaks, find_peaks
-from matching import FALSE_ALARM, Outcome, Truth, match, outcome_of
+from matching import Outcome, Truth, match, outcome_of
 from metrics import PointFigures
 from prepare_dataset import read_grey
 
 RATES, FAINT = (0.1, 1.0), "contrast up to 25 grey levels"
-COLUMNS = ("recall at 0.1", "recall at 1", "faint, at 1", "distractors reported", "missing features reported")
+LEAST_CONTRAST = 15.0  # grey levels: of the columns "from 15"
+COLUMNS = ("recall at 0.1", "recall at 1", "from 15, at 0.1", "from 15, at 1", "faint, at 1")
+COLUMNS += ("distractors reported", "missing features reported")
 COLUMNS += ("verdict flips", "point flips")
 NOT_FOUND = -1000.0  # below every score
 Z = 1.96  # of an interval at 95 %
@@ -105,7 +107,8 @@ def suite_columns(scored: list[Scored]) -> list[Figure]:
     table = {row["group"]: row["recall"] for row in figures.table()}
     limit = figures.limit(RATES[0])
     reported = [share_above([score for strip in first for score in strip[name]], limit) for name in OTHERS]
-    return [table["all"][0.1], table["all"][1.0], table[FAINT][1.0], *reported, *flips(scored, limit)]
+    stronger = [share_above(scores_of_truths(first, LEAST_CONTRAST), figures.limit(rate)) for rate in RATES]
+    return [table["all"][0.1], table["all"][1.0], *stronger, table[FAINT][1.0], *reported, *flips(scored, limit)]
 
 
 def flips(scored: list[Scored], limit: float) -> list[Figure]:
@@ -127,12 +130,20 @@ def level_figures(scored: list[Scored], rate: float) -> tuple[list[Figure], list
     limit, shared, own = pool(first).limit(rate), [], []
     for level in LEVELS:
         of_level = [strip for strip in first if strip["level"] == level]
-        figures = pool(of_level)
-        found = [np.array(strip["scores"])[np.array(strip["truth"]) != FALSE_ALARM] for strip in of_level]
-        missing = [NOT_FOUND] * (figures.truths - sum(map(len, found)))
-        shared.append(share_above([*np.concatenate(found).tolist(), *missing], limit))
-        own.append(figures.table()[0]["recall"][rate])
+        shared.append(share_above(scores_of_truths(of_level), limit))
+        own.append(pool(of_level).table()[0]["recall"][rate])
     return shared, own
+
+
+def scores_of_truths(scored: list[Scored], least_contrast: float = 0.0) -> list[float]:
+    """For each true defect of at least that contrast the score of the detection that found it, NOT_FOUND where none did."""
+    scores = []
+    for strip in scored:
+        best = dict(zip(strip["truth"], strip["scores"]))
+        scores += [
+            best.get(number, NOT_FOUND) for number, (contrast, _) in enumerate(strip["truths"]) if contrast >= least_contrast
+        ]
+    return scores
 
 
 def share_above(values: list[float], limit: float) -> Figure:

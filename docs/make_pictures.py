@@ -48,7 +48,9 @@ def save_jpg(name: str, picture: np.ndarray) -> None:
 def draw_panels(run: Path, dataset: Path) -> None:
     path = Path(f"{run}{BEST_SUFFIX}")
     content = load_checkpoint(path)
-    predictor = TorchPredictor(build_network(content, path), PATCH_SIZES[content["image_type"]], choose_device(-1))
+    predictor = TorchPredictor(
+        build_network(content, path), PATCH_SIZES[content["image_type"]], choose_device(-1), content["align"]
+    )
     image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
     mask = load_mask(dataset / "ground_truth" / "bright_spots" / f"{EXAMPLE}_mask.png", image.shape[1:])
     heatmap = predictor(image)

@@ -14,18 +14,19 @@ def strips(count):
 
 @pytest.mark.parametrize("count, expected", [(1, 0), (2, 1), (9, 1), (20, 2), (60, 6)])
 def test_a_tenth_is_set_aside_at_least_one_but_never_the_only_one(count, expected):
-    train, valid = set_aside(strips(count))
+    train, valid = set_aside(strips(count), "classic")
     assert len(train) == count - expected and len(valid) == 2 * expected
     assert {strip.path for strip in train}.isdisjoint(strip.path for strip in valid)
     assert [strip.kind for strip in valid] == ["good", "painted"] * expected
-    assert (train, valid) == set_aside(strips(count))  # always the same ones
+    assert (train, valid) == set_aside(strips(count), "classic")  # always the same ones
 
 
-def test_a_painted_strip_is_the_good_one_with_the_same_defects_every_time(dataset):
-    _, (good, painted) = set_aside(list_strips(dataset / "train" / "good"))
+@pytest.mark.parametrize("recipe, marked", [("classic", (9, 30)), ("robust", (30, 3000))])
+def test_a_painted_strip_is_the_good_one_with_the_same_defects_every_time(dataset, recipe, marked):
+    _, (good, painted) = set_aside(list_strips(dataset / "train" / "good"), recipe)
     image, nothing = read_strip(good, 255)
     spotted, mask = read_strip(painted, 255)
     again, _ = read_strip(painted, 255)
-    assert np.array_equal(spotted, again) and not nothing.any() and 9 <= mask.sum() <= 30
+    assert np.array_equal(spotted, again) and not nothing.any() and marked[0] <= mask.sum() <= marked[1]
     assert np.array_equal((spotted != image).any(axis=0) | mask, (spotted != image).any(axis=0))
     assert painted.is_defective and not good.is_defective

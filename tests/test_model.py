@@ -6,7 +6,9 @@ from dataloader import to_unit_range
 from demo_strips import make_strip
 from model import (
     ARCHITECTURES,
+    DIFFERENCE_SCALE,
     DecoderStage,
+    DifferenceSegmentationNetwork,
     SegmentationNetwork,
     SegmentationNetworkONNX,
     SegmentationNetworkONNXFullImage,
@@ -27,11 +29,27 @@ def test_the_product_has_the_contract_s_widths():
 
 
 def test_the_mobile_network_has_an_eighth_of_the_weights_and_is_separable_below_the_first_level():
-    unet, mobile = (network(base_channels=16) for network in ARCHITECTURES.values())
+    unet, mobile = (ARCHITECTURES[name](base_channels=16) for name in ("unet", "mobile"))
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (unet, mobile)]
     assert 7 < sizes[0] / sizes[1] < 9
     depthwise = [layer for layer in mobile.modules() if isinstance(layer, torch.nn.Conv2d) and layer.groups > 1]
     assert len(depthwise) == 22 and all(layer.groups == layer.in_channels == layer.out_channels for layer in depthwise)
+
+
+def test_the_difference_network_is_told_what_only_target_has():
+    images = torch.rand(2, 3, 32, 32)
+    network, seen = DifferenceSegmentationNetwork(base_channels=4).eval(), []
+    network.encoder[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network(images)
+    (features,) = seen
+    assert features.shape == (2, 7, 32, 32) and torch.equal(features[:, :3], images)
+    first, second = (DIFFERENCE_SCALE * (images[:, 0] - images[:, channel]) for channel in (1, 2))
+    expected = torch.where(first * second > 0, torch.sign(first) * torch.minimum(first.abs(), second.abs()), 0)
+    assert torch.equal(features[:, 3], first) and torch.equal(features[:, 4], second)
+    assert torch.allclose(features[:, 5], expected) and (expected > 0).any() and (expected < 0).any()
+    assert torch.equal(features[:, 6].sign(), expected.sign())
+    weights = sum(parameter.numel() for parameter in DifferenceSegmentationNetwork(base_channels=16).parameters())
+    assert 0.5e6 < weights < 0.6e6  # a third of the unet's
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values())

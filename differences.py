@@ -1,0 +1,24 @@
+"""How Target differs from both references at once: what a defect does and nothing else should. Torch functions.
+
+Differences are (B, 2, H, W): Target less Ref1 and Target less Ref2, as shares of the range, each -1 to 1.
+"""
+
+import torch
+from torch.nn import functional
+
+from alignment import enlarge, window_mean
+
+QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
+LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
+
+
+def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): the smaller of the two differences where both have one sign, 0 elsewhere."""
+    smaller, larger = differences.amin(dim=1, keepdim=True), differences.amax(dim=1, keepdim=True)
+    return functional.relu(smaller) - functional.relu(-larger)
+
+
+def noise_around(differences: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): the root mean square of both differences in a window of about 31 pixels, edges included, and QUIET."""
+    mean_square = window_mean(differences.square().mean(dim=1, keepdim=True))
+    return enlarge(mean_square, *differences.shape[2:]).clamp(min=LEAST_POWER).sqrt() + QUIET

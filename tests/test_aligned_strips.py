@@ -1,0 +1,97 @@
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from aligned_strips import aligned_copies
+from checkpoint import load_checkpoint
+from dataloader import load_image
+from dataset_folder import list_strips
+from demo_strips import make_strip
+from distributed import ALONE
+from gaussian import GREY_LEVELS
+from model import SegmentationNetworkONNXFullImage
+from predictors import StripAligner, TorchPredictor
+from run_folder import ALIGNED_SUFFIX
+from tests.conftest import RUN, SMALL_SIZE, arguments_for, run
+from trainer import parse_args, prepare
+from training_data import Dataset, training_patches
+
+CPU = torch.device("cpu")
+
+
+def prepared(arguments: argparse.Namespace) -> Dataset:
+    with ExitStack() as held:
+        return prepare(arguments, ALONE, held)[1]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.tiff")}
+
+
+def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_path):
+    strips = list_strips(dataset / "train" / "good")
+    copies = aligned_copies(strips, "full", 255, tmp_path / "copies", CPU)
+    first = times(tmp_path / "copies")
+    aligner = StripAligner("full", CPU)
+    for strip, copy in zip(strips, copies):
+        assert np.array_equal(tifffile.imread(copy), aligner(load_image(strip.path))[0])
+    assert aligned_copies(strips, "full", 255, tmp_path / "copies", CPU) == copies and times(tmp_path / "copies") == first
+    copies[0].unlink()
+    aligned_copies(strips, "full", 255, tmp_path / "copies", CPU)
+    second = times(tmp_path / "copies")
+    assert second.keys() == first.keys() and sum(second[name] != first[name] for name in first) == 1
+    aligned_copies(strips, "shift", 255, tmp_path / "copies", CPU)
+    assert all(second[name] != changed for name, changed in times(tmp_path / "copies").items())
+
+
+def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):
+    arguments = parse_args(arguments_for(dataset, tmp_path, "--align", "full"))
+    found = prepared(arguments)
+    patches = training_patches(arguments, found)
+    seen = []
+    full_image = SegmentationNetworkONNXFullImage(torch.nn.Identity(), SMALL_SIZE, 128, "full")
+    full_image.patch_network.defect_probability = lambda tiles: seen.append(tiles) or tiles[:, :1]
+    for number, strip in enumerate(found.train):
+        with torch.inference_mode():
+            full_image(torch.from_numpy(load_image(strip.path) / np.float32(GREY_LEVELS))[None])
+        for tile in range(4):
+            index = 4 * number + tile
+            sample = next(patches[epoch, index] for epoch in range(20) if not patches[epoch, index]["target_mask"].any())
+            assert (sample["three_channel_input"] - seen[-1][tile]).abs().max() < 1e-5
+
+
+def test_a_training_on_aligned_strips_says_so_and_leaves_no_copies(dataset, tmp_path):
+    done = run("trainer.py", *arguments_for(dataset, tmp_path, "--align", "full", "--recipe", "robust", "--arch", "difference"))
+    assert done.returncode == 0, done.stderr
+    content = load_checkpoint(tmp_path / f"{RUN}_best.pth")
+    assert (content["align"], content["recipe"], content["network"]) == ("full", "robust", "DifferenceSegmentationNetwork")
+    assert {"ref1_shift_y", "ref2_gain", "ref1_remainder"} < content["channel_ranges"].keys()
+    assert not (tmp_path / f"{RUN}{ALIGNED_SUFFIX}").exists()
+    header, *rows = (tmp_path / f"{RUN}_test" / "channels.csv").read_text().splitlines()
+    assert len(rows) == 4 and "ref2_shift_x" in header.split(",")
+    path = tmp_path / f"{RUN}_best.pth"
+    for command in (
+        ("export_onnx_fullimage.py", "--checkpoint_path", path, "--output_path", tmp_path / "model.onnx"),
+        ("inference_onnx.py", "--model_path", tmp_path / "model.onnx", "--output_dir", tmp_path / "onnx"),
+        ("inference_pytorch.py", "--model_path", path, "--output_dir", tmp_path / "pytorch"),
+    ):
+        done = run(*command)
+        assert done.returncode == 0, done.stderr
+    for heatmap in (tmp_path / "onnx").rglob("*_heatmap.tiff"):
+        other = tifffile.imread(tmp_path / "pytorch" / heatmap.relative_to(tmp_path / "onnx"))
+        assert np.abs(tifffile.imread(heatmap) - other).max() < 1e-4
+    rows = [(tmp_path / kind / "channels.csv").read_text() for kind in ("onnx", "pytorch")]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("align", ["shift", "full"])
+def test_the_predictor_aligns_before_it_cuts(make_network, align):
+    network = make_network()
+    image = make_strip(np.random.default_rng(0), SMALL_SIZE)
+    aligned, _ = StripAligner(align, CPU)(image)
+    assert np.abs(TorchPredictor(network, 128, CPU, align)(image) - TorchPredictor(network, 128, CPU)(aligned)).max() < 1e-5
