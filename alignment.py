@@ -22,6 +22,9 @@ LOBES = 3  # of the Lanczos kernel that shifts images: with less, a pattern of f
 GAINS = (0.25, 4.0)  # smallest and largest of a reference
 
 HALVING = (1, 5, 10, 10, 5, 1)  # binomial weights: with fewer, what aliases moves an estimate by up to 0.1 px
+ALIASED = (1, 2, 1)  # taken off the coarsest image: what it shows of lines 5 to 8 pixels apart moves the other way
+# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart would be twice too long.
+DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
 
 GLOBAL_ROUNDS = 2  # of least squares at a quarter of the size, one shift for the strip; then shifts for each row:
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0  # at a quarter of the size; pixels: the Gaussian by which the rows around it count with it
@@ -29,11 +32,12 @@ FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # at half the size
 STIFFNESS = 1e-3  # of a pattern's gradients: what is asked of an axis with less, as along straight lines, is divided by this much
 BACKGROUND = 9  # pixels of the smaller images: what is slower is illumination
 LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
+GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
 OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
 
 BLOCK = 4  # pixels along each side: gain and offset are found from means of blocks,
-MATCH_SIGMA = 9.0  # pixels: weighted by a Gaussian as wide as a window of 31
+MATCH_SIGMA = 20.0  # pixels: weighted by this Gaussian; with 9, a defect of 12 pixels loses a third of its contrast
 STEADY = 8 / 255  # contrast (a share of the range) below which the gain is rather that of the whole strip
 TINY = 1e-7  # of squared shares of the range: less than rounding to 8 bits leaves
 
@@ -54,9 +58,17 @@ class Alignment(nn.Module):
         self.mode = mode
 
     def forward(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        device = strips.device.type
+        is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if is_autocast or strips.dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast(device, enabled=False):  # half the digits cannot tell a hundredth of a pixel
+                aligned, measures = self.align(strips.float())
+            return aligned.to(strips.dtype), measures
+        return self.align(strips)
+
+    def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         target, references = strips[:, :1], strips[:, 1:3]
-        shift = estimate_shift(target, references)
-        moved = move_rows(references, shift)
+        moved, shift = register(target, references)
         gain, offset = gain_and_offset(target, moved)
         if self.mode == "full":
             matched = gain * moved + offset
@@ -72,25 +84,32 @@ class Alignment(nn.Module):
         return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2)
 
 
+def register(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The references moved onto Target, and by how much: 0 for one that would then differ more from it."""
+    shift = estimate_shift(target, references)
+    moved = move_rows(references, shift)
+    is_worse = mean_square(target - moved) > mean_square(target - references)
+    return torch.where(is_worse, references, moved), torch.where(is_worse, 0.0, shift)
+
+
 def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """How far each row of the references has moved against Target: (B, 2, 2, H), (y, x) in pixels, down and to the right.
 
-    `target` is (B, 1, H, W), `references` (B, 2, H, W), values 0-1. A shift that is not determined is 0, and so is one that leaves
-    more of the difference than there was.
+    `target` is (B, 1, H, W), `references` (B, 2, H, W), values 0-1. Along an axis along which it is not determined it is 0.
     """
     images = torch.cat([target, references], dim=1)
     half = halve(images)
-    coarse, fine = Pair(halve(half), 4), Pair(half, 2)
+    coarse, fine = Pair(blur(halve(half), ALIASED), 4), Pair(half, 2)
     shift = torch.zeros_like(references[:, :, :1, :1]).expand(-1, -1, 2, -1)
     for _ in range(GLOBAL_ROUNDS):
         shift = coarse.improve(shift, None)
     shift = shift.expand(-1, -1, -1, coarse.height)
     for _ in range(COARSE_ROUNDS):
         shift = coarse.improve(shift, COARSE_SIGMA / 4)
-    shift = resize_rows(2 * shift, fine.height)
+    shift = fine.better(resize_rows(2 * shift, fine.height))
     for _ in range(FINE_ROUNDS):
         shift = fine.improve(shift, FINE_SIGMA / 2)
-    return resize_rows(2 * fine.guarded(shift), images.shape[2])
+    return resize_rows(2 * fine.determined(shift), images.shape[2])
 
 
 class Pair:
@@ -114,7 +133,7 @@ class Pair:
 
         moved = move_rows(self.references, shift, self.limit)
         gain = weigh(row_sums(self.target * self.inner, moved)) / (weigh(row_sums(moved * self.inner, moved)) + TINY)
-        difference = self.target - gain.clamp(*GAINS)[..., None] * moved
+        difference = self.target - gain.clamp(*GAINS_OF_A_ROUND)[..., None] * moved
         yy, yx, xx = map(weigh, self.structure)
         along_y, along_x = (weigh(row_sums(gradient, difference)) for gradient in self.gradients)
         stiffness = STIFFNESS * (yy + xx) + TINY
@@ -122,12 +141,15 @@ class Pair:
         step = torch.stack([xx * along_y - yx * along_x, yy * along_x - yx * along_y], dim=2) / (yy * xx - yx * yx)[:, :, None]
         return (shift + step.clamp(-LONGEST_STEP, LONGEST_STEP)).clamp(-self.limit, self.limit)
 
-    def guarded(self, shift: torch.Tensor) -> torch.Tensor:
-        """The shift, 0 along an axis along which there is only noise, and 0 altogether where it leaves more of the difference."""
+    def determined(self, shift: torch.Tensor) -> torch.Tensor:
+        """The shift, 0 along an axis along which there is only noise."""
         moved = move_rows(self.references, shift, self.limit)
         pairs = zip(self.gradients, gradients(moved))
         coherence = torch.stack([correlation(own, other * self.inner) for own, other in pairs], dim=2)
-        shift = torch.where(coherence < LEAST_COHERENCE, 0.0, shift)
+        return torch.where(coherence < LEAST_COHERENCE, 0.0, shift)
+
+    def better(self, shift: torch.Tensor) -> torch.Tensor:
+        """The shift (B, 2, 2, h), 0 for a reference of which it leaves more of the difference."""
         moved = move_rows(self.references, shift, self.limit)
         after, before = (correlation(self.target * self.inner, other * self.inner) for other in (moved, self.references))
         return torch.where((after < before)[:, :, None], 0.0, shift)
@@ -142,22 +164,22 @@ def move_rows(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_
     """
     height, width = images.shape[2:]
     reach = math.ceil(limit) + LOBES - 1
-    taps = 2 * reach + 1
     weights = lanczos_weights(shift, reach)
+    along_y, along_x = (weights[:, :, axis].split(1, dim=3) for axis in (0, 1))
     padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
-    images = sum(weights[tap, :, :, 0, :, None] * padded[:, :, tap : tap + height] for tap in range(taps))
+    images = sum(weight * padded[:, :, tap : tap + height] for tap, weight in enumerate(along_y))
     padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
-    return sum(weights[tap, :, :, 1, :, None] * padded[..., tap : tap + width] for tap in range(taps))
+    return sum(weight * padded[..., tap : tap + width] for tap, weight in enumerate(along_x))
 
 
 def lanczos_weights(shift: torch.Tensor, reach: int) -> torch.Tensor:
-    """Weights (2 * reach + 1, ...) of the pixels -reach..reach for each of `shift` (...): their sum is 1."""
+    """Weights (..., 2 * reach + 1) of the pixels -reach..reach for each of `shift` (...): their sum is 1."""
     pixels = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
-    angle = math.pi * (pixels.view(-1, *[1] * shift.dim()) - shift)
+    angle = math.pi * (pixels - shift[..., None])
     angle = torch.where(angle.abs() < 1e-4, 1e-4, angle)  # sin(angle) / angle is 1 there, too
     weights = torch.sin(angle) * torch.sin(angle / LOBES) / (angle * angle)
     weights = torch.where(angle.abs() < LOBES * math.pi, weights, 0.0)
-    return weights / weights.sum(dim=0)
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
 def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -194,11 +216,16 @@ def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[tor
     return enlarge(gain, height, width), enlarge(offset, height, width)
 
 
-def window_mean(planes: torch.Tensor) -> torch.Tensor:
-    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of (B, C, H, W) under a Gaussian of MATCH_SIGMA pixels."""
+def window_mean(planes: torch.Tensor, sigma: float = MATCH_SIGMA) -> torch.Tensor:
+    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of (B, C, H, W) under a Gaussian of `sigma` pixels.
+
+    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
+    """
     height, width = planes.shape[2:]
     planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
-    return blur(functional.avg_pool2d(planes, BLOCK), gaussian_window(MATCH_SIGMA / BLOCK))
+    blocks = functional.avg_pool2d(planes, BLOCK)
+    window = gaussian_window(sigma / BLOCK)
+    return blur(blocks, window, "constant") / blur(torch.ones_like(blocks[:1, :1]), window, "constant")
 
 
 def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -214,9 +241,9 @@ def halve(images: torch.Tensor) -> torch.Tensor:
     return convolve(images, HALVING, stride=2)
 
 
-def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
-    """(B, C, H, W) convolved with a window of odd length along y and x. The border's pixels go on beyond it."""
-    return convolve(functional.pad(images, (len(window) // 2,) * 4, mode="replicate"), window)
+def blur(images: torch.Tensor, window: Sequence[float], beyond: str = "replicate") -> torch.Tensor:
+    """(B, C, H, W) convolved with a window of odd length along y and x. Beyond the border its pixels go on, or "constant": 0."""
+    return convolve(functional.pad(images, (len(window) // 2,) * 4, mode=beyond), window)
 
 
 def convolve(images: torch.Tensor, window: Sequence[float], stride: int = 1) -> torch.Tensor:
@@ -246,9 +273,12 @@ def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
 
 
 def gradients(images: torch.Tensor) -> list[torch.Tensor]:
-    """Along y and along x, of (B, C, H, W): half the difference of a pixel's neighbours."""
-    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    return [(padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) / 2, (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2]
+    """Along y and along x, of (B, C, H, W)."""
+    reach = len(DERIVATIVE) // 2
+    weights, planes = images.new_tensor(DERIVATIVE), images.flatten(0, 1)[:, None]
+    along_y = functional.conv2d(functional.pad(planes, (0, 0, reach, reach), mode="replicate"), weights.view(1, 1, -1, 1))
+    along_x = functional.conv2d(functional.pad(planes, (reach, reach, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
+    return [gradient.reshape(images.shape) for gradient in (along_y, along_x)]
 
 
 def row_sums(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

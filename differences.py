@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from alignment import enlarge, window_mean
 
+NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
 LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
 
@@ -20,5 +21,5 @@ def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
 
 def noise_around(differences: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): the root mean square of both differences in a window of about 31 pixels, edges included, and QUIET."""
-    mean_square = window_mean(differences.square().mean(dim=1, keepdim=True))
+    mean_square = window_mean(differences.square().mean(dim=1, keepdim=True), NOISE_SIGMA)
     return enlarge(mean_square, *differences.shape[2:]).clamp(min=LEAST_POWER).sqrt() + QUIET
