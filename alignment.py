@@ -205,9 +205,10 @@ def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[tor
     Least squares over a window that is much larger than a defect, from means of blocks, so that a defect is not evened out; where
     there is no contrast, the gain is that of the whole strip. After He, Sun and Tang 2010, "Guided image filtering".
     """
-    mean_target, mean_reference = window_mean(target), window_mean(references)
-    covariance = window_mean(target * references) - mean_target * mean_reference
-    variance = window_mean(references * references) - mean_reference * mean_reference
+    means = window_mean(torch.cat([target, references, target * references, references * references], dim=1))
+    mean_target, mean_reference, mean_product, mean_of_squares = means.split([1, 2, 2, 2], dim=1)
+    covariance = mean_product - mean_target * mean_reference
+    variance = mean_of_squares - mean_reference * mean_reference
     overall = covariance.mean(dim=(2, 3), keepdim=True) / (variance.mean(dim=(2, 3), keepdim=True) + TINY)
     steady = STEADY * STEADY
     gain = ((covariance + steady * overall.clamp(*GAINS)) / (variance + steady)).clamp(*GAINS)
