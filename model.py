@@ -18,7 +18,6 @@ from differences import consistent_difference, noise_around
 from tiling import Tiling
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
-
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
 
 
@@ -106,22 +105,20 @@ class MobileSegmentationNetwork(SegmentationNetwork):
 
 
 class DifferenceSegmentationNetwork(SegmentationNetwork):
-    """A UNet of four levels that is also given what it is to compare: same inputs and outputs, height and width multiples of 8.
+    """A UNet of four levels that is told what it is to find: same inputs and outputs, height and width multiples of 8.
 
-    Its first layer reads Target, Ref1, Ref2, Target - Ref1, Target - Ref2, their consistent difference, and that in units of the
-    noise around it. A defect of three pixels needs no more levels: at the fourth a pixel sees 60 of the strip's.
+    Its first layer reads Target, the consistent difference from both references, and that in units of the noise around it.
+    It never sees how Target differs from one reference alone: a network that does takes strong points for defects that one
+    reference shares. A defect of three pixels needs no more levels: at the fourth a pixel sees 60 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)
     decoder_widths = (4, 2, 1)
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
-        super().__init__(in_channels + 4, out_channels, base_channels)
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         differences = images[:, :1] - images[:, 1:3]
         consistent = consistent_difference(differences)
-        features = [images, DIFFERENCE_SCALE * differences, DIFFERENCE_SCALE * consistent, consistent / noise_around(differences)]
+        features = [images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise_around(differences)]
         return super().forward(torch.cat(features, dim=1))
 
 

@@ -29,8 +29,8 @@ STRIPE_PRESENCES = ((REF1,), (REF2,), WITH_REF1, WITH_REF2)  # besides all chann
 class Nuisances:
     """How much the channels of a good patch may differ. The severity of a patch, 0-1, multiplies what says so."""
 
-    shift: float = 0.5  # pixels in y and x, times severity; a reference that was registered is still off by this much
-    wobble_share: float = 0.3  # of the patches: edges that were etched or binarised lie differently in every shot
+    shift: float = 0.3  # pixels in y and x, times severity; a reference that was registered is still off by this much
+    wobble_share: float = 0.2  # of the patches: edges that were etched or binarised lie differently in every shot
     wobble: float = 0.7  # pixels in y and x, times severity; the largest local displacement
     wobble_cell: tuple[float, float] = (16.0, 24.0)  # pixels over which neighbours are displaced together
     gain: float = 0.12  # 1 +- this, times severity: lamps and cameras that are matched badly

@@ -55,7 +55,7 @@ class Points:
     flat_share: float = 0.15  # of the points are level inside and have a soft edge
     shared_factor: tuple[float, float] = (0.85, 1.15)  # each channel's own, of a background point's contrast
     shared_least: float = 0.8  # of Target's contrast is in each reference that shares a point, or nobody could tell
-    jitter: float = 0.4  # pixels in y and x by which a point lies elsewhere in a reference: what registration leaves
+    jitter: float = 0.2  # pixels in y and x by which a point lies elsewhere in a reference: what registration leaves
     beyond_border: float = 1.0  # pixels outside the patch where a centre may still lie: tiles cut points
     clearance: float = 3.0  # sigmas of the larger of two points between their centres, so that neither hides the other
     tries: int = 3  # to place a point so, before it is left out
@@ -108,7 +108,11 @@ ROBUST_STRIP_RANGE = (30, 50)  # fewest and one more than most points of a whole
 RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {CLASSIC: ClassicRecipe, ROBUST: RobustRecipe}
 FLAGS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags are with a recipe, unless they are given
     CLASSIC: {},
-    ROBUST: {"gamma_schedule": "constant"},  # a rising gamma turns from the faint points, of which there are many here
+    ROBUST: {
+        "gamma_schedule": "constant",  # a rising gamma turns from the faint points, of which there are many here
+        "lr": 0.002,  # at its largest: the cycle ends at 0
+        "lr_schedule": "one_cycle",
+    },
 }
 
 

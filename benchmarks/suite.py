@@ -196,7 +196,7 @@ def _shoot_part(part: Part, level: str, generator: np.random.Generator, image_si
         factors = generator.uniform(*STRIPE_FACTOR, len(part.stripes))
         exposure = draw_exposure(generator, image_size, amounts.gain, amounts.offset, amounts.illumination, amounts.noise_sigma)
         pattern = _add_stripes(part.pattern, part.stripes, factors)
-        lit = light(see(_move_rows(pattern, shift), image_size), exposure)
+        lit = light(see(move_rows(pattern, shift), image_size), exposure)
         for point in part.points:
             if channel in CHANNELS[point.presence]:
                 _paint(lit, point, _move_point(point.center, shift))
@@ -213,12 +213,12 @@ def _draw_shift(generator: np.random.Generator, amounts: Amounts, height: int) -
             constant = generator.uniform(-amounts.shift, amounts.shift, 2)
         shift += constant
     if amounts.wander:
-        shift[:, 0] += amounts.wander * generator.uniform(0.5, 1) * _draw_wander(generator, height)
-        shift[:, 1] += amounts.wander * generator.uniform(*WANDER_SHARE_X) * _draw_wander(generator, height)
+        shift[:, 0] += amounts.wander * generator.uniform(0.5, 1) * draw_wander(generator, height)
+        shift[:, 1] += amounts.wander * generator.uniform(*WANDER_SHARE_X) * draw_wander(generator, height)
     return shift
 
 
-def _draw_wander(generator: np.random.Generator, height: int) -> np.ndarray:
+def draw_wander(generator: np.random.Generator, height: int) -> np.ndarray:
     """A smooth curve over the rows that goes from -1 to 1 or back, and mostly to and fro in between."""
     wavelengths = np.exp(generator.uniform(*np.log(WANDER_WAVES), 3))
     phases = generator.uniform(0, 2 * np.pi, 3)
@@ -226,7 +226,7 @@ def _draw_wander(generator: np.random.Generator, height: int) -> np.ndarray:
     return 2 * (curve - curve.min()) / np.ptp(curve) - 1
 
 
-def _move_rows(pattern: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def move_rows(pattern: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """A pattern on the fine grid, moved by `shift` (H, 2), (y, x) camera pixels for each camera row, down and to the right."""
     if not shift.any():
         return pattern

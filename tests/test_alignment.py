@@ -183,7 +183,7 @@ def test_equal_channels_stay_as_they_are(scene):
     for mode in MODES[1:]:
         aligned, measures = align(strips, mode)
         assert np.abs(found_shift(strips)).max() < 1e-4 and (aligned - strips).abs().max() < 1e-4
-        assert (measures["gain"] - 1).abs().max() < 1e-3 and measures["residual"].max() < 1e-4
+        assert (measures["gain"] - 1).abs().max() < 1e-3 and measures["remainder"].max() < 1e-4
 
 
 def round_point(center: tuple[float, float], sigma: float, amplitude: float) -> np.ndarray:

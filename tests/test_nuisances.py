@@ -55,7 +55,7 @@ def test_references_move_and_target_does_not():
         displace(moved, replace(AMOUNTS, wobble_share=0.0), 1.0, np.random.default_rng(seed))
         assert np.array_equal(moved[0], image[0])
         shifts += [measure_shift(image[0], plane) for plane in moved[1:]]
-    assert 0.4 < np.abs(shifts).max() < 0.55  # OpenCV's own cubic, with which this is measured, is off by up to 0.05
+    assert abs(np.abs(shifts).max() - AMOUNTS.shift) < 0.06  # OpenCV's own cubic, with which this is measured, is off by up to 0.05
     still = image.copy()
     displace(still, AMOUNTS, 0.0, np.random.default_rng(0))
     assert np.abs(still - image).max() < 0.01

@@ -208,7 +208,7 @@ def test_a_shift_moves_pattern_and_points_to_the_same_place():
     y, x = (np.arange(length) / demo_strips.FINE - demo_strips.MARGIN + (1 / demo_strips.FINE - 1) / 2 for length in FINE_SIZE)
     for center in ((20.3, 30.8), (110.6, 90.1), (220.0, 150.4)):
         spot = np.exp(-0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)).astype(np.float32)
-        moved = demo_strips.see(suite._move_rows(spot, shift), SIZE)
+        moved = demo_strips.see(suite.move_rows(spot, shift), SIZE)
         expected = suite._move_point(center, shift)
         assert np.abs(measure(moved, center)[1] - expected).max() < 0.03
         assert np.abs(np.subtract(expected, center) - shift[round(center[0])]).max() < 0.02
