@@ -55,7 +55,7 @@ def test_both_keep_the_structure_and_write_the_same_files(both_outputs, dataset)
     ]
     assert files[0] == files[1]
     strips = [strip.relative.with_suffix("").as_posix() for strip in list_strips(dataset / "test")]
-    assert files[0] == {"scores.csv", "detections.csv", "detections.json", "metrics.json", "report.html"} | {
+    assert files[0] == {"scores.csv", "channels.csv", "detections.csv", "detections.json", "metrics.json", "report.html"} | {
         f"{name}_{end}" for name in strips for end in ("heatmap.tiff", "panels.png")
     }
     rows = list(csv.DictReader((folder / "output" / "onnx" / "scores.csv").open()))
