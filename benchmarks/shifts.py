@@ -121,7 +121,7 @@ def limit_of(scores: list[np.ndarray]) -> float:
 
 
 def draw(rates: dict[tuple[str, str], list[float]], names: list[str]) -> None:
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 5.5), layout="constrained")
     for axis, kind in zip(figure.subplots(1, 2, sharey=True), SHIFTS):
         for name in names:
             is_aligned = any(word in name for word in ("aligned", "registered"))
@@ -130,7 +130,7 @@ def draw(rates: dict[tuple[str, str], list[float]], names: list[str]) -> None:
         axis.axhline(FLOOR, color="0.8", zorder=0)
         axis.grid(alpha=0.3)
     figure.axes[0].set(ylabel=f"false alarms per strip ({FLOOR:g} stands for none)")
-    figure.axes[1].legend(loc="center right", fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     with replace_file(PICTURE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
