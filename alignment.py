@@ -188,15 +188,8 @@ def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Te
     y = torch.arange(height, device=moved.device) + shift[:, :, 0]
     x = torch.arange(width, device=moved.device) + shift[:, :, 1, :, None]
     is_beyond = ((y < -OUTSIDE) | (y > height - 1 + OUTSIDE))[..., None] | (x < -OUTSIDE) | (x > width - 1 + OUTSIDE)
-    first, second = moved[:, :1], moved[:, 1:]
-    first_beyond, second_beyond = is_beyond[:, :1], is_beyond[:, 1:]
-    return torch.cat(
-        [
-            torch.where(first_beyond, torch.where(second_beyond, target, second), first),
-            torch.where(second_beyond, torch.where(first_beyond, target, first), second),
-        ],
-        dim=1,
-    )
+    other = torch.where(is_beyond.flip(1), target, moved.flip(1))
+    return torch.where(is_beyond, other, moved)
 
 
 def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -225,7 +218,7 @@ def window_mean(planes: torch.Tensor, sigma: float = MATCH_SIGMA) -> torch.Tenso
     height, width = planes.shape[2:]
     planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
     blocks = functional.avg_pool2d(planes, BLOCK)
-    window = gaussian_window(sigma / BLOCK)
+    window = gaussian_window(sigma / BLOCK, math.ceil(3 * sigma / BLOCK))
     return blur(blocks, window, "constant") / blur(torch.ones_like(blocks[:1, :1]), window, "constant")
 
 
@@ -257,13 +250,13 @@ def convolve(images: torch.Tensor, window: Sequence[float], stride: int = 1) -> 
 
 def smooth_rows(rows: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, C, H) weighted by a Gaussian of `sigma` rows; beyond the strip there is nothing."""
-    window = gaussian_window(sigma)
+    window = gaussian_window(sigma, math.ceil(3 * sigma))
     padded = functional.pad(rows, (len(window) // 2,) * 2).flatten(0, 1)[:, None]
     return functional.conv1d(padded, rows.new_tensor(window).view(1, 1, -1)).reshape(-1, *rows.shape[1:])
 
 
-def gaussian_window(sigma: float) -> list[float]:
-    reach = math.ceil(3 * sigma)
+def gaussian_window(sigma: float, reach: int) -> list[float]:
+    """What `sigma` pixels weigh from -`reach` to `reach`, 1 in the middle."""
     return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alignment import Alignment
+from alignment import Alignment, blur, gaussian_window
 from differences import consistent_difference, noise_around
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
@@ -22,24 +22,17 @@ class Smoothing(nn.Module):
 
     def __init__(self, sigma: float):
         super().__init__()
-        self.reach = int(3 * sigma + 0.5)
-        distance = torch.arange(-self.reach, self.reach + 1, dtype=torch.float32)
-        window = torch.exp(-0.5 * (distance / max(sigma, 1e-6)) ** 2)
-        self.register_buffer("window", window / window.sum(), persistent=False)
+        self.window = gaussian_window(sigma, int(3 * sigma + 0.5)) if sigma else []
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
-        if self.reach == 0:
-            return planes
-        channels = planes.shape[1]
-        padded = functional.pad(planes, (self.reach,) * 4, mode="replicate")
-        along_y = functional.conv2d(padded, self.window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-        return functional.conv2d(along_y, self.window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        return blur(planes, self.window) if self.window else planes
 
 
 class DoubleDetection(nn.Module):
     """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none for 0."""
 
     label = "double detection"
+    align = "none"
 
     def __init__(self, sigma: float = 0.0):
         super().__init__()
@@ -58,6 +51,7 @@ class ToleranceEnvelope(nn.Module):
     """
 
     label = "tolerance envelope"
+    align = "none"
 
     def __init__(self, sigma: float = 0.0):
         super().__init__()
@@ -79,10 +73,11 @@ class RegisteredDifference(nn.Module):
     """
 
     label = "registered difference"
+    align = "full"
 
     def __init__(self, sigma: float = 0.0):
         super().__init__()
-        self.alignment = Alignment("full")
+        self.alignment = Alignment(self.align)
         self.smoothing = Smoothing(sigma)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:

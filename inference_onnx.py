@@ -45,7 +45,7 @@ def infer(arguments: argparse.Namespace) -> int:
     print(f"{path} on {predictor.device}, strips of {folder}")
     patch = PATCH_SIZES[predictor.metadata["image_type"]]
     facts = (predictor.input_max, choose_device(None), patch, predictor.image_size)
-    known = {"measured": predictor.measured, "trained_on": predictor.metadata["training_dataset_path"], "align": predictor.align}
+    known = {"measured": predictor.measured, "trained_on": predictor.metadata["training_dataset_path"]}
     return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 
 

@@ -54,7 +54,7 @@ def infer(arguments: argparse.Namespace) -> int:
     print(f"{path} on {device}, strips of {folder}")
     facts = (content["input_max"], device, patch)
     known = {"measured": {name: content[name] for name in MEASURED}, "trained_on": content["training_dataset_path"]}
-    return score_folder(Detector(str(path), predictor, *facts, **known, align=content["align"]), folder, arguments)
+    return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1."""
+"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1.
+
+Its `align` says what it does to the references first: one of alignment.MODES.
+"""
 
 import json
 import math
@@ -39,9 +42,8 @@ class TorchPredictor:
             self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
         was_training = self.network.training
         self._full_image.eval()
-        strips = torch.from_numpy(to_unit_range(image))[None].to(self.device)
         with full_precision():
-            heatmap = self._full_image(strips)[0, 0].cpu().numpy()
+            heatmap = self._full_image(to_batch(image, self.device))[0, 0].cpu().numpy()
         self.network.train(was_training)
         return heatmap
 
@@ -57,7 +59,7 @@ class StripAligner:
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(3, H, W) grey levels to the same, which may leave 0-255 where the references were matched, and (2, MEASURES)."""
         with full_precision():
-            strips, measures = self.alignment(torch.from_numpy(to_unit_range(image))[None].to(self.device))
+            strips, measures = self.alignment(to_batch(image, self.device))
         return (strips[0] * GREY_LEVELS).cpu().numpy(), measures[0].cpu().numpy()
 
 
@@ -66,12 +68,12 @@ class ClassicalPredictor:
 
     def __init__(self, detector: nn.Module, device: torch.device):
         self.detector = detector.to(device)
-        self.device = device
+        self.device, self.align = device, detector.align
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         with full_precision():
-            return self.detector(torch.from_numpy(to_unit_range(image))[None].to(self.device))[0, 0].cpu().numpy()
+            return self.detector(to_batch(image, self.device))[0, 0].cpu().numpy()
 
 
 class OnnxPredictor:
@@ -107,6 +109,11 @@ class OnnxPredictor:
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
         return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+
+
+def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(3, H, W) grey levels to (1, 3, H, W), values 0-1, on a device."""
+    return torch.from_numpy(to_unit_range(image))[None].to(device)
 
 
 def full_precision() -> AbstractContextManager[None]:

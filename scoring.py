@@ -16,12 +16,12 @@ from classical import classical_detector, name_of, sigma_of
 from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import GOOD, StripFile, list_strips, masks_without_strip
 from drift import drift_warnings
-from evaluation import Evaluation, Predictor, Rules, evaluate
+from evaluation import Evaluation, Rules, evaluate
 from files import refused_by_system
 from ignored_regions import IgnoredRegions
 from inspection import inspect_strips
 from outputs import describe_figures, describe_rivals, write_results
-from predictors import ClassicalPredictor
+from predictors import ClassicalPredictor, OnnxPredictor, TorchPredictor
 from report import write_report
 from thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
 
@@ -36,7 +36,7 @@ class Detector:
     """
 
     name: str
-    predictor: Predictor
+    predictor: TorchPredictor | ClassicalPredictor | OnnxPredictor
     input_max: float
     device: torch.device
     patch: int = 1
@@ -44,7 +44,6 @@ class Detector:
     is_classical: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     trained_on: str | None = None
-    align: str = "none"
     calibrated_on: str = "kept with the model"
 
 
@@ -66,7 +65,6 @@ def classical(arguments: argparse.Namespace, folder: Path, device: torch.device)
     if good and arguments.threshold is None and not arguments.good_path:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
     known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}"}
-    known |= {"align": "full"} if method == "registered" else {}
     return Detector(name_of(method, sigma), predictor, input_max, device, **known)
 
 
@@ -101,8 +99,9 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     threshold = choose_threshold(detector, arguments, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
-    is_known = detector.measured.get("channel_ranges") or detector.align != "none"
-    measure = channel_measure(detector.align, detector.device) if is_known else None
+    align = detector.predictor.align
+    is_measured = detector.measured.get("channel_ranges") or align != "none"
+    measure = channel_measure(align, detector.device) if is_measured else None
     rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams, measure)
     result = evaluate_with_rivals(detector, inspection.usable, rules, output_dir)
     result.problems[:0] = inspection.problems

@@ -192,7 +192,7 @@ def measure_best(folder: RunFolder, dataset: Dataset, arguments: argparse.Namesp
     measured = measure(predictor, dataset.train, dataset.valid, arguments.input_max, device)
     measured["target_false_alarms"] = arguments.target_false_alarms
     save_checkpoint(folder.best, content | measured)
-    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured, align=arguments.align)
+    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured)
 
 
 def score_test_strips(
@@ -200,7 +200,7 @@ def score_test_strips(
 ) -> None:
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
-    rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.align, detector.device))
+    rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.predictor.align, detector.device))
     result = evaluate_with_rivals(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
     write_everything(output, detector, result, threshold, settings_of(arguments))
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
