@@ -2,9 +2,10 @@
 strips are loaded for training, in PyTorch inference and in the ONNX graph.
 
 The shift of a reference is a smooth curve over the rows of a strip: a line camera's speed drifts along it, and all pixels of a row
-are taken at once. It is found by least squares on the gradients of smaller images: Lucas and Kanade 1981, "An iterative image
-registration technique", with the gradients of Target alone (Baker and Matthews 2004, "Lucas-Kanade 20 years on"), whose noise is
-not that of the difference, so that noise moves no estimate.
+are taken at once. A wider image has such a curve for each of its columns of a strip's width: rows of an area camera need not move
+as one. It is found by least squares on the gradients of smaller images: Lucas and Kanade 1981, "An iterative image registration
+technique", with the gradients of Target alone (Baker and Matthews 2004, "Lucas-Kanade 20 years on"), whose noise is not that of the
+difference, so that noise moves no estimate.
 """
 
 import math
@@ -26,6 +27,8 @@ ALIASED = (1, 2, 1)  # taken off the coarsest image: what it shows of lines 5 to
 # With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart would be twice too long.
 DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
 
+COLUMN = 160  # pixels: an image has one column for each so many, rounded, and at least one
+NEIGHBOURS = (0.5, 1.0, 0.5)  # how much the columns to the left and right count with one
 GLOBAL_ROUNDS = 2  # of least squares at a quarter of the size, one shift for the strip; then shifts for each row:
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0  # at a quarter of the size; pixels: the Gaussian by which the rows around it count with it
 FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # at half the size
@@ -78,8 +81,8 @@ class Alignment(nn.Module):
 
     @staticmethod
     def _measures(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        mean = shift.mean(dim=3)
-        wander = (shift - mean[..., None]).square().sum(dim=2).amax(dim=2).sqrt()
+        mean = shift.mean(dim=(3, 4))
+        wander = (shift - mean[..., None, None]).square().sum(dim=2).amax(dim=(2, 3)).sqrt()
         remainder = mean_square(target - moved).sqrt()[:, :, 0, 0]
         return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2)
 
@@ -87,23 +90,24 @@ class Alignment(nn.Module):
 def register(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The references moved onto Target, and by how much: 0 for one that would then differ more from it."""
     shift = estimate_shift(target, references)
-    moved = move_rows(references, shift)
+    moved = move(references, shift)
     is_worse = mean_square(target - moved) > mean_square(target - references)
-    return torch.where(is_worse, references, moved), torch.where(is_worse, 0.0, shift)
+    return torch.where(is_worse, references, moved), torch.where(is_worse[..., None], 0.0, shift)
 
 
 def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """How far each row of the references has moved against Target: (B, 2, 2, H), (y, x) in pixels, down and to the right.
+    """How far each row of the references has moved against Target: (B, 2, 2, H, columns), (y, x) in pixels, down and to the right.
 
-    `target` is (B, 1, H, W), `references` (B, 2, H, W), values 0-1. Along an axis along which it is not determined it is 0.
+    An image of a strip's width is one column; of a wider one these are the shifts in the middle of each. `target` is (B, 1, H, W),
+    `references` (B, 2, H, W), values 0-1. Along an axis along which it is not determined it is 0.
     """
     images = torch.cat([target, references], dim=1)
     half = halve(images)
     coarse, fine = Pair(blur(halve(half), ALIASED), 4), Pair(half, 2)
-    shift = torch.zeros_like(references[:, :, :1, :1]).expand(-1, -1, 2, -1)
+    shift = torch.zeros_like(references[:, :, :1, :1])[:, :, None].expand(-1, -1, 2, -1, -1)
     for _ in range(GLOBAL_ROUNDS):
         shift = coarse.improve(shift, None)
-    shift = shift.expand(-1, -1, -1, coarse.height)
+    shift = shift.expand(-1, -1, -1, coarse.height, max(1, round(int(images.shape[3]) / COLUMN)))
     for _ in range(COARSE_ROUNDS):
         shift = coarse.improve(shift, COARSE_SIGMA / 4)
     shift = fine.better(resize_rows(2 * shift, fine.height))
@@ -123,19 +127,24 @@ class Pair:
         border = math.ceil(self.limit) + 1  # what may come from beyond the strip's edge says nothing
         self.inner = functional.pad(torch.ones_like(images[:1, :1, :, 2 * border :]), (border, border))
         along_y, along_x = self.gradients = [gradient * self.inner for gradient in gradients(self.target)]
-        self.structure = [row_sums(*pair) for pair in ((along_y, along_y), (along_y, along_x), (along_x, along_x))]
+        self.structure = along_y * along_y, along_y * along_x, along_x * along_x
 
     def improve(self, shift: torch.Tensor, sigma: float | None) -> torch.Tensor:
-        """One round: a better shift (B, 2, 2, h) in smaller pixels. Rows count together within `sigma`; None: all of them."""
+        """One round: a better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
 
-        def weigh(rows: torch.Tensor) -> torch.Tensor:
-            return rows.mean(dim=2, keepdim=True) if sigma is None else smooth_rows(rows, sigma)
+        None: all rows, and one shift (B, 2, 2, 1, 1).
+        """
 
-        moved = move_rows(self.references, shift, self.limit)
-        gain = weigh(row_sums(self.target * self.inner, moved)) / (weigh(row_sums(moved * self.inner, moved)) + TINY)
-        difference = self.target - gain.clamp(*GAINS_OF_A_ROUND)[..., None] * moved
+        def weigh(products: torch.Tensor) -> torch.Tensor:
+            sums = column_sums(products, int(shift.shape[4]))
+            return sums.mean(dim=2, keepdim=True) if sigma is None else smooth(sums, sigma)
+
+        moved = move(self.references, shift, self.limit)
+        target = self.target * self.inner
+        gain = weigh(target * moved) / (weigh(moved * self.inner * moved) + TINY)
+        difference = self.target - widen(gain.clamp(*GAINS_OF_A_ROUND), self.target.shape[3]) * moved
         yy, yx, xx = map(weigh, self.structure)
-        along_y, along_x = (weigh(row_sums(gradient, difference)) for gradient in self.gradients)
+        along_y, along_x = (weigh(gradient * difference) for gradient in self.gradients)
         stiffness = STIFFNESS * (yy + xx) + TINY
         yy, xx = yy + stiffness, xx + stiffness
         step = torch.stack([xx * along_y - yx * along_x, yy * along_x - yx * along_y], dim=2) / (yy * xx - yx * yx)[:, :, None]
@@ -143,20 +152,20 @@ class Pair:
 
     def determined(self, shift: torch.Tensor) -> torch.Tensor:
         """The shift, 0 along an axis along which there is only noise."""
-        moved = move_rows(self.references, shift, self.limit)
+        moved = move(self.references, shift, self.limit)
         pairs = zip(self.gradients, gradients(moved))
         coherence = torch.stack([correlation(own, other * self.inner) for own, other in pairs], dim=2)
-        return torch.where(coherence < LEAST_COHERENCE, 0.0, shift)
+        return torch.where(coherence[..., None, None] < LEAST_COHERENCE, 0.0, shift)
 
     def better(self, shift: torch.Tensor) -> torch.Tensor:
-        """The shift (B, 2, 2, h), 0 for a reference of which it leaves more of the difference."""
-        moved = move_rows(self.references, shift, self.limit)
+        """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the difference."""
+        moved = move(self.references, shift, self.limit)
         after, before = (correlation(self.target * self.inner, other * self.inner) for other in (moved, self.references))
-        return torch.where((after < before)[:, :, None], 0.0, shift)
+        return torch.where((after < before)[..., None, None, None], 0.0, shift)
 
 
-def move_rows(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
-    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H) or (B, C, 2, 1), (y, x) in pixels, at most `limit`, has moved them.
+def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
+    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), (y, x) in pixels, at most `limit`, has moved them.
 
     Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x, as a sum over
     all shifts by whole pixels: no pixel is looked up by an index, so any opset and device can do it fast. The border's pixels go
@@ -164,8 +173,10 @@ def move_rows(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_
     """
     height, width = images.shape[2:]
     reach = math.ceil(limit) + LOBES - 1
-    weights = lanczos_weights(shift, reach)
-    along_y, along_x = (weights[:, :, axis].split(1, dim=3) for axis in (0, 1))
+    shift = widen(shift, width)
+    weights, rows = lanczos_weights(shift.flatten(3), reach), int(shift.shape[3])
+    piles = weights.reshape(*shift.shape[:3], -1, shift.shape[4]).unbind(dim=2)  # of both axes: rows of a tap upon rows of the next
+    along_y, along_x = (pile.split(rows, dim=2) for pile in piles)
     padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
     images = sum(weight * padded[:, :, tap : tap + height] for tap, weight in enumerate(along_y))
     padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
@@ -173,21 +184,22 @@ def move_rows(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_
 
 
 def lanczos_weights(shift: torch.Tensor, reach: int) -> torch.Tensor:
-    """Weights (..., 2 * reach + 1) of the pixels -reach..reach for each of `shift` (...): their sum is 1."""
+    """Weights (..., 2 * reach + 1, n) of the pixels -reach..reach for each of `shift` (..., n): their sum is 1."""
     pixels = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
-    angle = math.pi * (pixels - shift[..., None])
+    angle = math.pi * (pixels[:, None] - shift[..., None, :])
     angle = torch.where(angle.abs() < 1e-4, 1e-4, angle)  # sin(angle) / angle is 1 there, too
     weights = torch.sin(angle) * torch.sin(angle / LOBES) / (angle * angle)
     weights = torch.where(angle.abs() < LOBES * math.pi, weights, 0.0)
-    return weights / weights.sum(dim=-1, keepdim=True)
+    return weights / weights.sum(dim=-2, keepdim=True)
 
 
 def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H) reaches beyond the strip, and Target where both do."""
+    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the strip, Target where both do."""
     height, width = moved.shape[2:]
-    y = torch.arange(height, device=moved.device) + shift[:, :, 0]
-    x = torch.arange(width, device=moved.device) + shift[:, :, 1, :, None]
-    is_beyond = ((y < -OUTSIDE) | (y > height - 1 + OUTSIDE))[..., None] | (x < -OUTSIDE) | (x > width - 1 + OUTSIDE)
+    shift = widen(shift, width)
+    y = torch.arange(height, device=moved.device)[:, None] + shift[:, :, 0]
+    x = torch.arange(width, device=moved.device) + shift[:, :, 1]
+    is_beyond = (y < -OUTSIDE) | (y > height - 1 + OUTSIDE) | (x < -OUTSIDE) | (x > width - 1 + OUTSIDE)
     other = torch.where(is_beyond.flip(1), target, moved.flip(1))
     return torch.where(is_beyond, other, moved)
 
@@ -248,11 +260,31 @@ def convolve(images: torch.Tensor, window: Sequence[float], stride: int = 1) -> 
     return planes.reshape(-1, images.shape[1], *planes.shape[2:])
 
 
-def smooth_rows(rows: torch.Tensor, sigma: float) -> torch.Tensor:
-    """(B, C, H) weighted by a Gaussian of `sigma` rows; beyond the strip there is nothing."""
-    window = gaussian_window(sigma, math.ceil(3 * sigma))
-    padded = functional.pad(rows, (len(window) // 2,) * 2).flatten(0, 1)[:, None]
-    return functional.conv1d(padded, rows.new_tensor(window).view(1, 1, -1)).reshape(-1, *rows.shape[1:])
+def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
+    """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of one width."""
+    if columns == 1:
+        return images.sum(dim=3, keepdim=True)
+    images = functional.pad(images, (0, -images.shape[3] % columns))
+    return images.reshape(*images.shape[:3], columns, -1).sum(dim=4)
+
+
+def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, C, H, columns) weighted by a Gaussian of `sigma` rows, and with NEIGHBOURS; beyond the image there is nothing."""
+    window, rows = gaussian_window(sigma, math.ceil(3 * sigma)), sums.transpose(2, 3).flatten(0, 1)[:, None]
+    rows = functional.conv2d(rows, sums.new_tensor(window).view(1, 1, 1, -1), padding=(0, len(window) // 2))
+    if sums.shape[3] > 1:
+        rows = functional.conv2d(rows, sums.new_tensor(NEIGHBOURS).view(1, 1, -1, 1), padding=(1, 0))
+    return rows.reshape(-1, sums.shape[1], *rows.shape[2:]).transpose(2, 3)
+
+
+def widen(planes: torch.Tensor, width: int) -> torch.Tensor:
+    """(..., columns) to (..., width), linearly between the middles of columns; one column stays one, which stands for any width."""
+    columns = int(planes.shape[-1])
+    if columns == 1:
+        return planes
+    middles = torch.arange(columns, dtype=planes.dtype, device=planes.device)
+    places = (torch.arange(width, dtype=planes.dtype, device=planes.device) + 0.5) * (columns / width) - 0.5
+    return planes @ (1 - (places.clamp(0, columns - 1) - middles[:, None]).abs()).clamp(min=0)
 
 
 def gaussian_window(sigma: float, reach: int) -> list[float]:
@@ -261,9 +293,9 @@ def gaussian_window(sigma: float, reach: int) -> list[float]:
 
 
 def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
-    """(B, 2, 2, h) to `height` rows: twice as many, or one less."""
-    larger = functional.interpolate(shift.flatten(1, 2), scale_factor=2.0, mode="linear", align_corners=False)
-    return larger.reshape(-1, 2, 2, larger.shape[2])[..., :height]
+    """(B, 2, 2, h, columns) to `height` rows: twice as many, or one less."""
+    larger = functional.interpolate(shift.flatten(1, 2), scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False)
+    return larger.reshape(-1, 2, 2, *larger.shape[2:])[..., :height, :]
 
 
 def gradients(images: torch.Tensor) -> list[torch.Tensor]:
@@ -275,14 +307,10 @@ def gradients(images: torch.Tensor) -> list[torch.Tensor]:
     return [gradient.reshape(images.shape) for gradient in (along_y, along_x)]
 
 
-def row_sums(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    return (first * second).sum(dim=3)
-
-
 def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of each channel (B, C, 1), from -1 to 1, without taking means off; 0 where one of them is 0 everywhere."""
+    """Of each channel (B, C), from -1 to 1, without taking means off; 0 where one of them is 0 everywhere."""
     together, own, other = ((a * b).mean(dim=(2, 3)) for a, b in ((first, second), (first, first), (second, second)))
-    return (together / (own * other + TINY * TINY).sqrt())[..., None]
+    return together / (own * other + TINY * TINY).sqrt()
 
 
 def mean_square(difference: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignment import GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, move_rows, register
+from alignment import GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, move, register
 from classical import RegisteredDifference
 from demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
 from export_onnx_fullimage import write_graph
@@ -90,8 +90,8 @@ def batch(*channels: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Te
 
 
 def found_shift(strips: torch.Tensor) -> np.ndarray:
-    """(2, 2, H): of each reference along (y, x)."""
-    return register(strips[:, :1], strips[:, 1:3])[1][0].numpy()
+    """(2, 2, H) of a strip: of each reference along (y, x)."""
+    return register(strips[:, :1], strips[:, 1:3])[1][0, ..., 0].numpy()
 
 
 def align(strips: torch.Tensor, mode: str = "full") -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -136,6 +136,21 @@ def test_a_shift_is_found_to_a_twentieth_of_a_pixel(shifts, noise):
     assert np.abs(mean - truth.mean(axis=2)).max() < 0.03
     middle = truth.mean(axis=2, keepdims=True)
     assert measures["wander"][0].numpy() == pytest.approx(np.hypot(*np.moveaxis(truth - middle, 1, 0)).max(axis=1), abs=0.5)
+
+
+def test_columns_of_a_wide_image_are_moved_by_shifts_of_their_own():
+    """As a board is that was bent or seen at an angle; a strip of one column can only follow the mean of it."""
+    size, scene = (256, 640), texture()
+    y, x = np.indices(size, dtype=float)
+    moves = np.stack([1.5 - x / 320, x / 160 - 2.0])  # at each end of the image at most 1.5 and 2 pixels
+    target, reference = scene(y, x), scene(y - moves[0], x - moves[1])
+    strips = batch(target, reference, scene(y - 0.5, x + 0.25))
+    shift = register(strips[:, :1], strips[:, 1:3])[1][0].numpy()
+    middles = 640 / 4 * (np.arange(4) + 0.5)
+    assert shift.shape == (2, 2, 256, 4)
+    assert np.abs(shift[0].mean(axis=1) - [1.5 - middles / 320, middles / 160 - 2.0]).max() < 0.15
+    assert np.abs(shift[1].mean(axis=1) - [[0.5], [-0.25]]).max() < 0.03
+    assert (residual(align(strips)[0]) < 0.25 * residual(strips)).all()
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -325,7 +340,13 @@ def spoilt(size: tuple[int, int]) -> list[tuple[torch.Tensor, list[int]]]:
 
 @pytest.mark.parametrize(
     "mode, size, opset",
-    [("full", (128, 128), 11), ("full", (131, 177), 11), ("shift", STRIP_SIZE, 11), ("full", STRIP_SIZE, 11)]
+    [
+        ("full", (128, 128), 11),
+        ("full", (131, 177), 11),
+        ("full", (131, 333), 11),
+        ("shift", STRIP_SIZE, 11),
+        ("full", STRIP_SIZE, 11),
+    ]
     + [pytest.param(mode, size, 18, marks=pytest.mark.long) for mode, size in (("full", (131, 177)), ("shift", STRIP_SIZE))],
 )
 def test_a_graph_gives_what_pytorch_gives(mode, size, opset, tmp_path):
@@ -389,7 +410,9 @@ def test_nothing_is_made_on_another_device(mode):
 def test_images_are_moved_as_the_waves_that_they_are_made_of():
     scene, size = texture(0, shortest=4.0), (96, 96)
     for shift in ((0.5, -0.5), (-2.7, 1.3), (3.0, -3.0)):
-        moved = move_rows(torch.from_numpy(shot(scene, size, shift))[None, None], torch.tensor(shift)[None, None, :, None].double())
+        moved = move(
+            torch.from_numpy(shot(scene, size, shift))[None, None], torch.tensor(shift)[None, None, :, None, None].double()
+        )
         assert np.abs(moved[0, 0].numpy() - shot(scene, size))[8:-8, 8:-8].max() < 3.0
 
 
