@@ -30,9 +30,9 @@ class Nuisances:
     """How much the channels of a good patch may differ. The severity of a patch, 0-1, multiplies what says so."""
 
     shift: float = 0.3  # pixels in y and x, times severity; a reference that was registered is still off by this much
-    wobble_share: float = 0.2  # of the patches: edges that were etched or binarised lie differently in every shot
-    wobble: float = 0.7  # pixels in y and x, times severity; the largest local displacement
-    wobble_cell: tuple[float, float] = (16.0, 24.0)  # pixels over which neighbours are displaced together
+    wobble_share: float = 0.2  # of the patches: edges that were etched or binarised lie where no registration can follow
+    wobble: float = 1.5  # pixels in y and x, times severity; the largest local displacement, of both references alike
+    wobble_cell: tuple[float, float] = (16.0, 48.0)  # pixels over which neighbours are displaced together
     gain: float = 0.12  # 1 +- this, times severity: lamps and cameras that are matched badly
     offset: float = 8.0  # grey levels, times severity
     illumination: float = 6.0  # grey levels, times severity; one slow wave along y and a slope across x
@@ -83,14 +83,12 @@ def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Gene
 
 
 def displace(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
-    """Move each reference against Target, as a whole and sometimes locally, by cubic interpolation; the border is repeated."""
+    """Move each reference against Target, and sometimes parts of both, by cubic interpolation; the border is repeated."""
     shifts = generator.uniform(-amounts.shift, amounts.shift, (2, 2)) * severity
-    is_wobbling = generator.random() < amounts.wobble_share
     for channel, shift in zip((REF1, REF2), shifts):
-        if is_wobbling:
-            wobble(image[channel], shift, amounts, severity, generator)
-        else:
-            move(image[channel], shift)
+        move(image[channel], shift)
+    if generator.random() < amounts.wobble_share:
+        wobble(image[REF1:], amounts, severity, generator)
 
 
 def move(plane: np.ndarray, shift: np.ndarray) -> None:
@@ -99,14 +97,17 @@ def move(plane: np.ndarray, shift: np.ndarray) -> None:
     cv2.sepFilter2D(plane, -1, kernel_x, kernel_y, plane, borderType=cv2.BORDER_REPLICATE)
 
 
-def wobble(plane: np.ndarray, shift: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
-    """Move a plane (h, w) in place by `shift` (y, x) pixels, and each part of it besides by a smooth displacement of its own."""
-    cell = generator.uniform(*amounts.wobble_cell)
-    nodes = [max(2, round(length / cell)) for length in plane.shape]
-    coarse = generator.uniform(-amounts.wobble, amounts.wobble, (*nodes, 2)) * severity - shift[::-1]  # OpenCV wants (x, y)
-    places = cv2.resize(coarse.astype(np.float32), plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    places += _grid(plane.shape)
-    plane[...] = cv2.remap(plane, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+def wobble(references: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+    """Move parts of both references (2, h, w) in place by one smooth displacement. What one of them alone does not share with
+    Target is no defect anyway; what neither does, because Target's edges lie elsewhere, looks like one.
+    """
+    size, cell = references.shape[1:], generator.uniform(*amounts.wobble_cell)
+    nodes = [max(2, round(length / cell)) for length in size]
+    coarse = generator.uniform(-amounts.wobble, amounts.wobble, (*nodes, 2)) * severity
+    places = cv2.resize(coarse.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    places += _grid(size)
+    for plane in references:
+        plane[...] = cv2.remap(plane, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:

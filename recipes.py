@@ -50,12 +50,14 @@ class Points:
     smallest_contrast: float = 4.0  # grey levels: on a patch without noise, too, there is nothing to be learnt from less
     sigma: tuple[float, float] = (0.6, 1.8)  # pixels, log-uniform: from one pixel to about four across
     large_share: float = 0.1  # of the points are larger: marks on binary boards
-    large_sigma: tuple[float, float] = (1.8, 4.0)  # pixels, log-uniform; nothing is longer than its end, elongated or not
+    large_sigma: tuple[float, float] = (1.8, 5.0)  # pixels, log-uniform; nothing is longer than its end, elongated or not
+    large_contrast: tuple[float, float] = (20.0, 255.0)  # grey levels, log-uniform: such marks are as black and white as the board
     elongation: tuple[float, float] = (1.0, 2.5)  # log-uniform, along y or x: scratches and smears
     flat_share: float = 0.15  # of the points are level inside and have a soft edge
+    large_flat_share: float = 0.5  # and of the large ones
     shared_factor: tuple[float, float] = (0.85, 1.15)  # each channel's own, of a background point's contrast
     shared_least: float = 0.8  # of Target's contrast is in each reference that shares a point, or nobody could tell
-    jitter: float = 0.2  # pixels in y and x by which a point lies elsewhere in a reference: what registration leaves
+    jitter: float = 0.4  # pixels in y and x by which a point lies elsewhere in a reference: dust does not move with the part
     beyond_border: float = 1.0  # pixels outside the patch where a centre may still lie: tiles cut points
     clearance: float = 3.0  # sigmas of the larger of two points between their centres, so that neither hides the other
     tries: int = 3  # to place a point so, before it is left out
@@ -146,11 +148,12 @@ def draw_points(
     They lie apart. One that finds no room is left out.
     """
     chances = generator.random((18, count))
-    sigmas = _sigmas(chances[3:7], amounts)
-    contrasts = _contrasts(chances[:3], amounts, sigmas, noise)
+    is_large = chances[3] < amounts.large_share
+    sigmas = _sigmas(chances[4:7], amounts, is_large)
+    contrasts = _contrasts(chances[:3], amounts, is_large, sigmas, noise)
     centers = _draw_centers(generator, amounts, sigmas.max(axis=1).tolist(), image_size)
     jitters = (amounts.jitter * (2 * chances[7:11] - 1)).T.reshape(-1, 2, 2).tolist()
-    flat = (chances[11] < amounts.flat_share).tolist()
+    flat = (chances[11] < np.where(is_large, amounts.large_flat_share, amounts.flat_share)).tolist()
     points = []
     spreads = chances[12:18].T.tolist()
     for contrast, sigma, center, jitter, is_flat, spread in zip(contrasts, sigmas.tolist(), centers, jitters, flat, spreads):
@@ -193,20 +196,20 @@ def _clip(level: float) -> float:
     return min(max(level, 0.0), GREY_LEVELS)
 
 
-def _contrasts(chances: np.ndarray, amounts: Points, sigmas: np.ndarray, noise: float) -> list[float]:
+def _contrasts(chances: np.ndarray, amounts: Points, is_large: np.ndarray, sigmas: np.ndarray, noise: float) -> list[float]:
     """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1 for each."""
     by_level, by_noise = _log_between(amounts.contrast, chances[0]), noise * _log_between(amounts.noise_contrast, chances[0])
     contrasts = np.where(chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level)
+    contrasts = np.where(is_large, _log_between(amounts.large_contrast, chances[0]), contrasts)
     contrasts = np.maximum(contrasts, amounts.least_visibility * noise / np.sqrt(np.pi * sigmas.prod(axis=1)))
     return np.where(chances[2] < 0.5, contrasts, -contrasts).tolist()
 
 
-def _sigmas(chances: np.ndarray, amounts: Points) -> np.ndarray:
-    """(count, 2): (y, x) in pixels, from four random numbers 0-1 for each point."""
-    is_large = chances[0] < amounts.large_share
-    short = np.where(is_large, _log_between(amounts.large_sigma, chances[1]), _log_between(amounts.sigma, chances[1]))
-    long = np.minimum(short * _log_between(amounts.elongation, chances[2]), amounts.large_sigma[1])
-    along_y = chances[3] < 0.5
+def _sigmas(chances: np.ndarray, amounts: Points, is_large: np.ndarray) -> np.ndarray:
+    """(count, 2): (y, x) in pixels, from three random numbers 0-1 for each point."""
+    short = np.where(is_large, _log_between(amounts.large_sigma, chances[0]), _log_between(amounts.sigma, chances[0]))
+    long = np.minimum(short * _log_between(amounts.elongation, chances[1]), amounts.large_sigma[1])
+    along_y = chances[2] < 0.5
     return np.stack([np.where(along_y, long, short), np.where(along_y, short, long)], axis=1)
 
 

@@ -91,14 +91,19 @@ def test_contrasts_sizes_and_places_are_in_their_ranges():
     points = drawn(noise=0.5)
     defects = [point for point in points if point.presence == TARGET_ONLY]
     contrasts = np.abs([point.amplitudes[TARGET] for point in defects])
-    assert POINTS.smallest_contrast <= contrasts.min() < 4.5 and 80 < contrasts.max() <= POINTS.contrast[1]
-    assert np.mean(contrasts == POINTS.smallest_contrast) == pytest.approx(POINTS.noise_share, abs=0.05)  # 2.5-8 x 0.5 is at most 4
+    is_large = np.array([min(point.sigma) >= POINTS.large_sigma[0] for point in defects])
+    small, large = contrasts[~is_large], contrasts[is_large]
+    assert is_large.mean() == pytest.approx(POINTS.large_share, abs=0.03)
+    assert POINTS.smallest_contrast <= small.min() < 4.5 and 80 < small.max() <= POINTS.contrast[1]
+    assert POINTS.large_contrast[0] <= large.min() < 25 and 200 < large.max() <= POINTS.large_contrast[1]
+    assert np.mean(small == POINTS.smallest_contrast) == pytest.approx(POINTS.noise_share, abs=0.05)  # 2.5-8 x 0.5 is at most 4
     assert 0.45 < np.mean([point.amplitudes[TARGET] > 0 for point in defects]) < 0.55
     sigmas = np.array([point.sigma for point in points])
     assert 0.6 <= sigmas.min() < 0.65 and POINTS.large_sigma[1] - 0.5 < sigmas.max() <= POINTS.large_sigma[1]
     ratios = sigmas.max(axis=1) / sigmas.min(axis=1)
     assert 2.3 < ratios.max() <= POINTS.elongation[1] + 1e-9 and 0.4 < np.mean(sigmas[:, 0] > sigmas[:, 1]) < 0.6
-    assert np.mean([point.is_flat for point in points]) == pytest.approx(POINTS.flat_share, abs=0.02)
+    flat_share = (1 - POINTS.large_share) * POINTS.flat_share + POINTS.large_share * POINTS.large_flat_share
+    assert np.mean([point.is_flat for point in points]) == pytest.approx(flat_share, abs=0.02)
     centers = np.array([point.centers for point in points])
     assert -1.5 <= centers[:, 0].min() < -1.4 and 128.4 < centers[:, 0].max() <= 128.5
     jitters = centers[:, 1:] - centers[:, :1]
@@ -209,7 +214,7 @@ def test_a_run_keeps_its_recipe_and_is_resumed_with_no_other(dataset, tmp_path, 
     longer = load_checkpoint(last.with_name(last.name.replace("ep1", "ep2")))
     assert (longer["recipe"], longer["recipe_settings"], longer["epoch"]) == ("robust", settings, 2)
     monkeypatch.setattr(resumption, "settings_of_recipe", lambda name: settings | {"jitter": 0.6})
-    with pytest.raises(UserError, match=r"whose jitter is 0\.2, expected 0\.6"):
+    with pytest.raises(UserError, match=r"whose jitter is 0\.4, expected 0\.6"):
         train(parse_args(["--resume", str(last), "--epochs", "3", "--gpu_id", "-1"]))
 
 
