@@ -7,14 +7,12 @@ thresholded just the same.
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from alignment import Alignment, blur, gaussian_window
-from differences import consistent_difference, noise_around
+from differences import consistent_difference, noise_around, outside_references
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
-TOLERANCE = 3  # pixels along each side of the window of an envelope
 
 
 class Smoothing(nn.Module):
@@ -58,11 +56,7 @@ class ToleranceEnvelope(nn.Module):
         self.smoothing = Smoothing(sigma)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
-        target, references = strips[:, :1], strips[:, 1:3]
-        highest = functional.max_pool2d(references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
-        lowest = -functional.max_pool2d(-references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
-        outside = functional.relu(target - highest) - functional.relu(lowest - target)
-        return self.smoothing(outside).abs()
+        return self.smoothing(outside_references(strips)).abs()
 
 
 class RegisteredDifference(nn.Module):

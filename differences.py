@@ -1,6 +1,6 @@
 """How Target differs from both references at once: what a defect does and nothing else should. Torch functions.
 
-Differences are (B, 2, H, W): Target less Ref1 and Target less Ref2, as shares of the range, each -1 to 1.
+Strips are (B, 3, H, W), values 0-1; differences (B, 2, H, W): Target less Ref1 and Target less Ref2, each -1 to 1.
 """
 
 import torch
@@ -10,6 +10,7 @@ from alignment import enlarge, window_mean
 
 NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
+TOLERANCE = 3  # pixels along each side of a window in which a reference's edge may lie anywhere
 LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
 
 
@@ -17,6 +18,24 @@ def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): the smaller of the two differences where both have one sign, 0 elsewhere."""
     smaller, larger = differences.amin(dim=1, keepdim=True), differences.amax(dim=1, keepdim=True)
     return functional.relu(smaller) - functional.relu(-larger)
+
+
+def agreed_difference(differences: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): the consistent difference, the less of it the larger the other one is.
+
+    A defect differs from both references by about the same. A point that one reference shares but for a tenth leaves as much
+    of a consistent difference as a faint defect, and ten times that against the other.
+    """
+    consistent, larger = consistent_difference(differences), differences.abs().amax(dim=1, keepdim=True)
+    return consistent * consistent.abs() / (larger + QUIET)
+
+
+def outside_references(strips: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): how far Target lies above (positive) or below all that both references have in the window around a pixel."""
+    target, references = strips[:, :1], strips[:, 1:3]
+    highest = functional.max_pool2d(references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
+    lowest = -functional.max_pool2d(-references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
+    return functional.relu(target - highest) - functional.relu(lowest - target)
 
 
 def noise_around(differences: torch.Tensor) -> torch.Tensor:

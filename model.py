@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn import functional
 
 from alignment import Alignment
-from differences import consistent_difference, noise_around
+from differences import agreed_difference, consistent_difference, noise_around, outside_references
 from tiling import Tiling
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
+DIFFERENCE_FEATURES = 5  # planes that the difference network makes of three channels
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -107,19 +108,25 @@ class MobileSegmentationNetwork(SegmentationNetwork):
 class DifferenceSegmentationNetwork(SegmentationNetwork):
     """A UNet of four levels that is told what it is to find: same inputs and outputs, height and width multiples of 8.
 
-    Its first layer reads Target, the consistent difference from both references, and that in units of the noise around it.
-    It never sees how Target differs from one reference alone: a network that does takes strong points for defects that one
-    reference shares. A defect of three pixels needs no more levels: at the fourth a pixel sees 60 of the strip's.
+    Its first layer reads Target, the consistent difference from both references, that in units of the noise around it, how far
+    Target is outside all that the references have within a pixel (an edge that lies a little differently hardly is), and the
+    difference to which both references agree. It never sees how Target differs from one reference alone: a network that does
+    takes strong points for defects that one reference shares. A defect of three pixels needs no more levels: at the fourth a
+    pixel sees 60 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)
     decoder_widths = (4, 2, 1)
 
+    def __init__(self, out_channels: int = 2, base_channels: int = 64):
+        super().__init__(DIFFERENCE_FEATURES, out_channels, base_channels)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         differences = images[:, :1] - images[:, 1:3]
         consistent = consistent_difference(differences)
-        features = [images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise_around(differences)]
-        return super().forward(torch.cat(features, dim=1))
+        in_noise = consistent / noise_around(differences)
+        strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(differences)], dim=1)
+        return super().forward(torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, in_noise, strong], dim=1))
 
 
 ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}

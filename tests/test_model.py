@@ -38,16 +38,22 @@ def test_the_mobile_network_has_an_eighth_of_the_weights_and_is_separable_below_
 
 def test_the_difference_network_is_told_what_only_target_has():
     images = torch.rand(2, 3, 32, 32)
+    images[0, 0, 10, 20], images[1, 0, 10, 20] = 1.5, -0.5
     network, seen = DifferenceSegmentationNetwork(base_channels=4).eval(), []
     network.encoder[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network(images)
     (features,) = seen
     first, second = (images[:, 0] - images[:, channel] for channel in (1, 2))
     expected = torch.where(first * second > 0, torch.sign(first) * torch.minimum(first.abs(), second.abs()), 0)
-    assert features.shape == (2, 3, 32, 32) and torch.equal(features[:, 0], images[:, 0])
+    assert features.shape == (2, 5, 32, 32) and torch.equal(features[:, 0], images[:, 0])
     assert torch.allclose(features[:, 1], DIFFERENCE_SCALE * expected) and (expected > 0).any() and (expected < 0).any()
     noise = torch.cat([first, second]).square().mean().sqrt()
     assert (features[:, 2] - expected / noise).abs().max() < 0.1 * features[:, 2].abs().max()
+    around = images[:, 1:, 9:12, 19:22].flatten(1)
+    outside = images[:, 0, 10, 20] - images[:, 0, 10, 20].clamp(around.amin(dim=1), around.amax(dim=1))
+    assert torch.allclose(features[:, 3, 10, 20], DIFFERENCE_SCALE * outside, atol=1e-6)
+    agreed = expected * expected.abs() / (torch.maximum(first.abs(), second.abs()) + 1 / 255)
+    assert torch.allclose(features[:, 4], DIFFERENCE_SCALE * agreed, atol=1e-6)
     weights = sum(parameter.numel() for parameter in DifferenceSegmentationNetwork(base_channels=16).parameters())
     assert 0.5e6 < weights < 0.6e6  # a third of the unet's
 
