@@ -49,7 +49,7 @@ NETWORKS = (  # name in the tables, name of the run, further flags of trainer.py
     ("robust, `difference`, trained aligned", "aligned", (*DIFFERENCE, "--align", "full"), "full"),
 )
 ON_BOARDS = ("classic", "aligned")  # runs that learn boards, too
-EPOCHS = {"strips": 33, "boards": 87}  # 61 and 23 steps each: about 2,000 in all
+EPOCHS = {"strips": 33, "boards": 40}  # 61 and 50 steps each: about 2,000 in all
 CHOICE_SEED, CHOICE_STRIPS = 77_001, range(3, 7)  # strips to choose Gaussians on; of each level with one defect and with many
 
 
