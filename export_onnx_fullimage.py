@@ -2,13 +2,13 @@
 
     python export_onnx_fullimage.py                                             # newest best checkpoint, opset 18
     python export_onnx_fullimage.py --checkpoint_path checkpoints/RUN_best.pth --opset_version 11 --test_path /data/strips/test
+    python export_onnx_fullimage.py --describe onnx_models/RUN_best.onnx       # what a file says of itself
 
 The file's input is `input` (B, 3, H, W) float32 0-1, its output `output` (B, 3, H, W): defect probability, 0, 0. It is written to
 ./onnx_models only after ONNX Runtime gave the same heatmaps as PyTorch on the CPU, to 1e-4.
 """
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errors import UserError, about, one_line, run_command
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
-from checkpoint import BEST_SUFFIX, MEASURED, build_network, file_hash, load_checkpoint
+from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest, whole_number
 from dataloader import load_image, to_unit_range
 from dataset_folder import list_images
@@ -31,6 +30,7 @@ from demo_strips import make_strip
 from files import replace_file
 from gaussian import STRIP_DEFECTS_RANGE, paint_defects
 from model import SegmentationNetworkONNXFullImage
+from model_file import describe, read_description, shortened, table_of, write_entries
 from predictors import open_session
 from tiling import PATCH_SIZES
 
@@ -40,6 +40,7 @@ FIRST_DYNAMO_OPSET = 18  # torch's newer exporter writes this and above, its Tor
 TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
 PARITY_BATCHES = (1, 3)
 PARITY_SEED = 0
+PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +55,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--test_path", type=Path, help="strips to compare on; default: generated ones")
     parser.add_argument("--skip_existing", action="store_true", help="do nothing when the file already holds this checkpoint")
+    parser.add_argument("--describe", type=Path, metavar="FILE", help="print what an ONNX file says of itself, and export nothing")
     return parser.parse_args(arguments)
 
 
@@ -66,27 +68,36 @@ def export(arguments: argparse.Namespace) -> Path:
         output_path = output_path / f"{checkpoint_path.stem}.onnx"
     image_size = tuple(arguments.image_size or (content["img_height"], content["img_width"]))
     patch = PATCH_SIZES[content["image_type"]]
-    metadata = describe_export(checkpoint_path, content, image_size, arguments.opset_version)
-    if arguments.skip_existing and has_metadata(output_path, metadata):
+    network = build_network(content, checkpoint_path)
+    entries = describe(checkpoint_path, content, network, image_size, arguments.opset_version)
+    if arguments.skip_existing and holds(output_path, entries):
         output_path.touch()  # it is the newest again
         return output_path
-    model = SegmentationNetworkONNXFullImage(build_network(content, checkpoint_path), image_size, patch, content["align"]).eval()
+    model = SegmentationNetworkONNXFullImage(network, image_size, patch, content["align"]).eval()
     strips = parity_strips(arguments.test_path, image_size, content["input_max"])
     with replace_file(output_path) as temporary:
         write_graph(model, image_size, arguments.opset_version, temporary)
-        add_metadata(temporary, metadata)
+        clean_graph(temporary)
         report = inspect_file(temporary, arguments.opset_version)
-        report |= compare(model, temporary, strips)
-        print("\n".join(f"{name:26}{value}" for name, value in report.items()))
+        parity = compare(model, temporary, strips)
+        write_entries(temporary, entries | {"parity": parity[PARITY]})
+        print(table_of(report | parity))
+        if not content["calibration"]:
+            print("no threshold is in the file, for want of one in the checkpoint: expected a run with held-out good strips")
     return output_path
 
 
-def has_metadata(path: Path, metadata: dict[str, str]) -> bool:
+def holds(path: Path, entries: dict[str, str]) -> bool:
     """Whether an ONNX file is there, is whole, and was exported from just this checkpoint for just this size and opset."""
     try:
-        return metadata == open_session(path, use_cuda=False).get_modelmeta().custom_metadata_map
+        return entries.items() <= entries_of(path).items()
     except UserError:
         return False
+
+
+def entries_of(path: Path) -> dict[str, str]:
+    """What a file says of itself. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
+    return open_session(path, use_cuda=False).get_modelmeta().custom_metadata_map
 
 
 def write_graph(model: SegmentationNetworkONNXFullImage, image_size: tuple[int, int], opset: int, path: Path) -> None:
@@ -120,30 +131,13 @@ def quiet_exporters() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def describe_export(path: Path, content: dict[str, Any], image_size: tuple[int, int], opset: int) -> dict[str, str]:
-    """What the file will say of itself, as plain strings that any runtime's metadata call returns."""
-    return {
-        "checkpoint": path.name,
-        "checkpoint_sha256": file_hash(path),
-        "epoch": str(content["epoch"]),
-        "image_type": content["image_type"],
-        "image_size": f"{image_size[0]}x{image_size[1]}",
-        "patch": str(PATCH_SIZES[content["image_type"]]),
-        "input_max": str(content["input_max"]),
-        "align": content["align"],
-        "opset": str(opset),
-        "training_dataset_path": content["training_dataset_path"] or "",
-    } | {name: json.dumps(content[name]) for name in MEASURED}
-
-
-def add_metadata(path: Path, metadata: dict[str, str]) -> None:
-    """Write the metadata, without the exporter's stack traces, and the output's sizes where the exporter left them open."""
+def clean_graph(path: Path) -> None:
+    """Take the exporter's stack traces out, and say the output's sizes where the exporter left them open."""
     model = onnx.load(path)
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
-    onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
 
 
@@ -219,12 +213,19 @@ def compare(model: SegmentationNetworkONNXFullImage, path: Path, strips: np.ndar
     return {
         "channel 0": f"from {channels[0].min():.3g} to {channels[0].max():.3g}",
         "channels 1 and 2": f"sums {channels[1].sum():g} and {channels[2].sum():g}",
-        "ONNX Runtime - PyTorch": ", ".join(f"{value:.1e} ({name})" for name, value in differences.items()),
+        PARITY: ", ".join(f"{value:.1e} ({name})" for name, value in differences.items()),
     }
 
 
 def main() -> int:
-    path = export(parse_args())
+    arguments = parse_args()
+    if arguments.describe:
+        with about(arguments.describe):
+            entries = entries_of(arguments.describe)
+            read_description(entries)
+        print(table_of(shortened(entries)))
+        return 0
+    path = export(arguments)
     print(f"the model is in {path}; next: python inference_onnx.py --model_path '{path}'")
     return 0
 

@@ -24,7 +24,6 @@ from command_line import (
 from distributed import choose_device
 from predictors import OnnxPredictor
 from scoring import Detector, score_folder, score_without_model
-from tiling import PATCH_SIZES
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,12 +39,12 @@ def infer(arguments: argparse.Namespace) -> int:
         return score_without_model(arguments, choose_device(None))
     path = newest(arguments.model_path, "*.onnx")
     predictor = OnnxPredictor(path)
-    require_as_asked(arguments, predictor.metadata["image_type"], predictor.input_max, path)
-    folder = arguments.test_path or default_test_path(predictor.metadata["training_dataset_path"], path)
+    description = predictor.description
+    require_as_asked(arguments, description.image_type, description.input_max, path)
+    folder = arguments.test_path or default_test_path(description.training_dataset_path, path)
     print(f"{path} on {predictor.device}, strips of {folder}")
-    patch = PATCH_SIZES[predictor.metadata["image_type"]]
-    facts = (predictor.input_max, choose_device(None), patch, predictor.image_size)
-    known = {"measured": predictor.measured, "trained_on": predictor.metadata["training_dataset_path"]}
+    facts = (description.input_max, choose_device(None), description.patch, predictor.image_size)
+    known = {"measured": description.measured, "trained_on": description.training_dataset_path}
     return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 
 

@@ -3,27 +3,22 @@
 Its `align` says what it does to the references first: one of alignment.MODES.
 """
 
-import json
-import math
 import sys
 from contextlib import AbstractContextManager
 from errors import UserError, about, one_line
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from torch import nn
 
-from alignment import MODES, Alignment
-from checkpoint import MEASURED, check_measured
+from alignment import Alignment
 from dataloader import to_unit_range
 from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
-from tiling import PATCH_SIZES
+from model_file import read_description
 
-REQUIRED_METADATA = ("input_max", "image_type", "training_dataset_path")
 ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 
 
@@ -91,18 +86,8 @@ class OnnxPredictor:
             expected = [(name, "tensor(float)", 3, height, width) for name in ("input", "output")]
             if signature != expected or not all(isinstance(length, int) for length in (height, width)):
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
-            self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
-            missing = [key for key in REQUIRED_METADATA if key not in self.metadata]
-            if missing:
-                raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
-            self.input_max = _input_max(self.metadata["input_max"])
-            if self.metadata["image_type"] not in PATCH_SIZES:
-                raise UserError(f"found image type {self.metadata['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
-            self.align = self.metadata.get("align", "none")
-            if self.align not in MODES:
-                raise UserError(f"found align {self.align!r} in its metadata, expected one of {', '.join(MODES)}")
-            self.measured = _measured(self.metadata)
-        self.image_size: tuple[int, int] = (height, width)
+            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
+        self.align, self.image_size = self.description.align, (height, width)
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -119,26 +104,6 @@ def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
 def full_precision() -> AbstractContextManager[None]:
     """Convolutions on a GPU without TF32, which would move heatmaps by about 1e-3."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-def _input_max(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UserError(f"found input_max {text!r} in its metadata, expected a number above 0")
-    return value
-
-
-def _measured(metadata: dict[str, str]) -> dict[str, Any]:
-    """What was measured on held-out strips, as far as the file tells. Raises `UserError` when it is not readable."""
-    try:
-        measured = {name: json.loads(metadata[name]) for name in MEASURED if name in metadata}
-    except ValueError:
-        raise UserError("found metadata that are no JSON, expected a file of export_onnx_fullimage.py") from None
-    check_measured(measured)
-    return measured
 
 
 def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSession:

@@ -88,8 +88,8 @@ def test_the_report_and_the_metadata(make_checkpoint, tmp_path, capsys):
     for line in ("opset", "IR version", "producer", "inputs", "outputs", "size", "nodes", "load time", "channel 0", "sums 0 and 0"):
         assert line in report
     assert all(name in report for name in ("strips, batch 1", "strips, batch 3", "noise, batch 1", "noise, batch 3"))
-    metadata = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
-    assert metadata["checkpoint"] == "model_best.pth" and metadata["input_max"] == "4095.0" and metadata["patch"] == "128"
+    entries = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    assert entries["checkpoint"] == "model_best.pth" and entries["input_max"] == "4095.0" and entries["tile_size"] == "128 128"
 
 
 def test_strips_to_compare_on_may_be_given(make_checkpoint, dataset, tmp_path):

@@ -249,7 +249,7 @@ def test_models_that_are_missing_or_no_onnx_file(onnx_model, dataset, tmp_path, 
         "other.onnx": "expected a file of export_onnx_fullimage.py",
         "grey.onnx": "expected a file of export_onnx_fullimage.py",
         "open.onnx": "expected a file of export_onnx_fullimage.py",
-        "silent.onnx": "found no input_max, image_type, training_dataset_path in its metadata",
+        "silent.onnx": "found no schema_version in its metadata",
         "empty": "found no *.onnx",
     }
     for name, complaint in cases.items():

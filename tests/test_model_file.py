@@ -1,0 +1,95 @@
+from errors import UserError
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from checkpoint import load_checkpoint
+from export_onnx_fullimage import export, parse_args
+from model_file import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
+from tests.conftest import run
+from thresholds import calibrate, threshold_for
+from tiling import calculate_kept_ranges, calculate_positions
+
+CALIBRATION = calibrate([np.array([0.9 - 0.02 * strip, 0.3]) for strip in range(40)])
+
+
+def entries_of(path):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+
+
+@pytest.fixture
+def exported(make_checkpoint, tmp_path):
+    """A checkpoint that knows its thresholds, and its ONNX file."""
+    checkpoint = make_checkpoint(calibration=CALIBRATION, target_false_alarms=0.2, channel_ranges={"target_mean": [80.0, 120.0]})
+    arguments = ["--checkpoint_path", str(checkpoint), "--output_path", str(tmp_path / "model.onnx")]
+    return checkpoint, export(parse_args(arguments))
+
+
+def test_a_file_says_all_that_is_needed_to_use_it(exported):
+    checkpoint, path = exported
+    content, entries = load_checkpoint(checkpoint), entries_of(path)
+    description = read_description(entries)
+    assert description.image_type == content["image_type"] and description.input_max == content["input_max"]
+    assert description.align == "none" and description.patch == 128
+    assert description.measured == {name: content[name] for name in description.measured}
+    assert entries["schema_version"] == str(SCHEMA_VERSION) and entries["channels"] == "Target Ref1 Ref2"
+    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == "18"
+    assert entries["image_size"] == "200 150" and entries["input_range"] == "0 1" and entries["precision"] == "float32"
+    for name, length in (("rows", 200), ("columns", 150)):
+        assert list(map(int, entries[f"tile_{name}"].split())) == calculate_positions(length, 128)
+        ranges = [tuple(map(int, kept.split(":"))) for kept in entries[f"kept_{name}"].split()]
+        assert ranges == calculate_kept_ranges(length, 128)
+    assert "strips, batch 3" in entries["parity"]
+
+
+def test_thresholds_are_those_of_the_calibration(exported):
+    entries = entries_of(exported[1])
+    wanted = {"threshold": 0.2} | {f"threshold_at_{rate:g}": rate for rate in RATES}
+    values = {name: float(entries[name]) for name in wanted}
+    assert values == {name: threshold_for(CALIBRATION, rate, "").value for name, rate in wanted.items()}
+    assert 0 < values["threshold_at_1"] < values["threshold"] < values["threshold_at_0.01"] == 0.9
+
+
+def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_checkpoint, tmp_path, capsys):
+    path = export(parse_args(["--checkpoint_path", str(make_checkpoint()), "--output_path", str(tmp_path / "model.onnx")]))
+    assert "no threshold is in the file" in capsys.readouterr().out
+    entries = entries_of(path)
+    assert {entries[name] for name in entries if name.startswith("threshold")} == {NO_THRESHOLD}
+    assert read_description(entries).measured["calibration"] is None
+
+
+def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    done = run("export_onnx_fullimage.py", "--describe", exported[1], cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == table_of(shortened(entries_of(exported[1]))) + "\n"
+    assert "schema_version" in done.stdout and "characters)" in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    done = run("export_onnx_fullimage.py", "--describe", exported[0], cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {exported[0]}: ") and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
+    _, path = exported
+    entries = entries_of(path)
+    cases = [
+        ({"schema_version": None}, "found no schema_version"),
+        ({"schema_version": "2"}, "found metadata of schema version 2, expected 1 at most"),
+        ({"schema_version": "one"}, "found schema_version 'one'"),
+        ({"align": None, "calibration": None}, "found no align, calibration"),
+        ({"image_type": "wide"}, "found image_type 'wide'"),
+        ({"align": "half"}, "found align 'half'"),
+        ({"input_max": "-1"}, "found input_max '-1'"),
+        ({"calibration": "{"}, "no JSON"),
+        ({"calibration": "[1]"}, "found calibration"),
+    ]
+    for change, complaint in cases:
+        changed = {name: text for name, text in (entries | change).items() if text is not None}
+        with pytest.raises(UserError, match=complaint):
+            read_description(changed)
+    for change, complaint in cases[:2]:
+        write_entries(path, {name: text for name, text in (entries | change).items() if text is not None})
+        onnx.checker.check_model(path)
+        done = run("inference_onnx.py", "--model_path", path, "--test_path", dataset / "test", cwd=tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith(f"error: {path}: {complaint}") and done.stderr.count("\n") == 1
