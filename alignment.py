@@ -103,11 +103,12 @@ def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tens
     """
     images = torch.cat([target, references], dim=1)
     half = halve(images)
-    coarse, fine = Pair(blur(halve(half), ALIASED), 4), Pair(half, 2)
+    columns = max(1, round(int(images.shape[3]) / COLUMN))
+    coarse, fine = Pair(blur(halve(half), ALIASED), 4, columns), Pair(half, 2, columns)
     shift = torch.zeros_like(references[:, :, :1, :1])[:, :, None].expand(-1, -1, 2, -1, -1)
     for _ in range(GLOBAL_ROUNDS):
         shift = coarse.improve(shift, None)
-    shift = shift.expand(-1, -1, -1, coarse.height, max(1, round(int(images.shape[3]) / COLUMN)))
+    shift = shift.expand(-1, -1, -1, coarse.height, columns)
     for _ in range(COARSE_ROUNDS):
         shift = coarse.improve(shift, COARSE_SIGMA / 4)
     shift = fine.better(resize_rows(2 * shift, fine.height))
@@ -119,15 +120,17 @@ def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tens
 class Pair:
     """Target and references, `factor` times smaller, without what is slow in them, and what a round of least squares needs."""
 
-    def __init__(self, images: torch.Tensor, factor: int):
+    def __init__(self, images: torch.Tensor, factor: int, columns: int):
         images = images - blur(images, [1] * BACKGROUND)
         self.target, self.references = images[:, :1], images[:, 1:]
-        self.height = images.shape[2]
+        self.height, self.columns = images.shape[2], columns
         self.limit = LARGEST_SHIFT / factor
         border = math.ceil(self.limit) + 1  # what may come from beyond the strip's edge says nothing
         self.inner = functional.pad(torch.ones_like(images[:1, :1, :, 2 * border :]), (border, border))
+        self.inner_target = self.target * self.inner
         along_y, along_x = self.gradients = [gradient * self.inner for gradient in gradients(self.target)]
-        self.structure = along_y * along_y, along_y * along_x, along_x * along_x
+        pairs = (along_y, along_y), (along_y, along_x), (along_x, along_x)
+        self.structure = [column_sums(one * other, columns) for one, other in pairs]
 
     def improve(self, shift: torch.Tensor, sigma: float | None) -> torch.Tensor:
         """One round: a better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
@@ -135,16 +138,17 @@ class Pair:
         None: all rows, and one shift (B, 2, 2, 1, 1).
         """
 
-        def weigh(products: torch.Tensor) -> torch.Tensor:
-            sums = column_sums(products, int(shift.shape[4]))
-            return sums.mean(dim=2, keepdim=True) if sigma is None else smooth(sums, sigma)
+        def weigh(sums: torch.Tensor) -> torch.Tensor:
+            return sums.sum(dim=3, keepdim=True).mean(dim=2, keepdim=True) if sigma is None else smooth(sums, sigma)
+
+        def together(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            return weigh(column_sums(one * other, self.columns))
 
         moved = move(self.references, shift, self.limit)
-        target = self.target * self.inner
-        gain = weigh(target * moved) / (weigh(moved * self.inner * moved) + TINY)
+        gain = together(self.inner_target, moved) / (together(moved * self.inner, moved) + TINY)
         difference = self.target - widen(gain.clamp(*GAINS_OF_A_ROUND), self.target.shape[3]) * moved
         yy, yx, xx = map(weigh, self.structure)
-        along_y, along_x = (weigh(gradient * difference) for gradient in self.gradients)
+        along_y, along_x = (together(gradient, difference) for gradient in self.gradients)
         stiffness = STIFFNESS * (yy + xx) + TINY
         yy, xx = yy + stiffness, xx + stiffness
         step = torch.stack([xx * along_y - yx * along_x, yy * along_x - yx * along_y], dim=2) / (yy * xx - yx * yx)[:, :, None]
@@ -160,7 +164,7 @@ class Pair:
     def better(self, shift: torch.Tensor) -> torch.Tensor:
         """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the difference."""
         moved = move(self.references, shift, self.limit)
-        after, before = (correlation(self.target * self.inner, other * self.inner) for other in (moved, self.references))
+        after, before = (correlation(self.inner_target, other * self.inner) for other in (moved, self.references))
         return torch.where((after < before)[..., None, None, None], 0.0, shift)
 
 

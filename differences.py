@@ -20,13 +20,13 @@ def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
     return functional.relu(smaller) - functional.relu(-larger)
 
 
-def agreed_difference(differences: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W): the consistent difference, the less of it the larger the other one is.
+def agreed_difference(consistent: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): the consistent difference of two differences, the less of it the larger the other one is.
 
     A defect differs from both references by about the same. A point that one reference shares but for a tenth leaves as much
     of a consistent difference as a faint defect, and ten times that against the other.
     """
-    consistent, larger = consistent_difference(differences), differences.abs().amax(dim=1, keepdim=True)
+    larger = differences.abs().amax(dim=1, keepdim=True)
     return consistent * consistent.abs() / (larger + QUIET)
 
 

@@ -125,7 +125,7 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
         differences = images[:, :1] - images[:, 1:3]
         consistent = consistent_difference(differences)
         in_noise = consistent / noise_around(differences)
-        strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(differences)], dim=1)
+        strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(consistent, differences)], dim=1)
         return super().forward(torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, in_noise, strong], dim=1))
 
 

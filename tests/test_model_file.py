@@ -2,21 +2,16 @@ from errors import UserError
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from checkpoint import load_checkpoint
-from export_onnx_fullimage import export, parse_args
+from export_onnx_fullimage import entries_of, export, parse_args
 from model_file import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
 from tests.conftest import run
 from thresholds import calibrate, threshold_for
 from tiling import calculate_kept_ranges, calculate_positions
 
 CALIBRATION = calibrate([np.array([0.9 - 0.02 * strip, 0.3]) for strip in range(40)])
-
-
-def entries_of(path):
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
 
 
 @pytest.fixture
