@@ -35,9 +35,16 @@ class Exposure:
 
 def make_strip(generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE) -> np.ndarray:
     """A good strip (3, H, W) float32, grey levels 0-255: Target, Ref1 and Ref2 are three shots of one pattern."""
+    return make_strip_and_shifts(generator, image_size)[0]
+
+
+def make_strip_and_shifts(
+    generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """A strip of `make_strip`, and by how many pixels (y, x) each channel shows the pattern off its place in Target."""
     pattern = draw_pattern(generator, image_size)
     shifts = [(0.0, 0.0), *generator.uniform(-REFERENCE_SHIFT, REFERENCE_SHIFT, (2, 2))]
-    return np.stack([shoot(pattern, generator, image_size, shift) for shift in shifts])
+    return np.stack([shoot(pattern, generator, image_size, shift) for shift in shifts]), shifts
 
 
 def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:

@@ -113,18 +113,29 @@ def allocate_channels(generator: np.random.Generator, count: int) -> list[tuple[
 
 
 def paint_defects(
-    image: np.ndarray, mask: np.ndarray, generator: np.random.Generator, count_range: tuple[int, int]
+    image: np.ndarray,
+    mask: np.ndarray,
+    generator: np.random.Generator,
+    count_range: tuple[int, int],
+    shifts: Sequence[tuple[float, float]] | None = None,
 ) -> list[tuple[Defect, tuple[int, ...]]]:
     """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask (H, W), both in place.
 
-    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most), both possible. Returns
+    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most), both possible. Where it is
+    known by how many pixels (y, x) each channel shows the part off its place in Target, `shifts` says so, and a shared point,
+    which belongs to the part, goes with it: at its own place in each channel, and whole instead of cut to its window. Returns
     every defect with the channels that it is in.
     """
     count = int(generator.integers(count_range[0], count_range[1] + 1))
     painted = [(draw_defect(generator, mask.shape), channels) for channels in allocate_channels(generator, count)]
     for defect, channels in painted:
         for channel in channels:
-            paint(image[channel], defect)
+            if shifts is None or channels == TARGET_ONLY:
+                paint(image[channel], defect)
+            else:
+                place = tuple(at + shift for at, shift in zip(defect.center, shifts[channel]))
+                paint_point(image[channel], place, defect.sigma, defect.amplitude)
+                np.clip(image[channel], 0, GREY_LEVELS, out=image[channel])
         if channels == TARGET_ONLY:
             mark(mask, defect)
     return painted

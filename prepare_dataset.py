@@ -12,7 +12,7 @@ import argparse
 import csv
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from errors import UserError, run_command
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from command_line import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
 from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
 from dataset_folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
-from demo_strips import STRIP_SIZE, make_strip
+from demo_strips import STRIP_SIZE, make_strip_and_shifts
 from files import new_folder
 from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
@@ -78,9 +78,9 @@ def build_demo(root: Path, arguments: argparse.Namespace) -> None:
     def make(job: tuple[str, str, int]) -> list[Point]:
         split, kind, number = job
         generator = np.random.default_rng((arguments.seed, list(DEMO_COUNTS).index(split), kind == KIND, number))
-        image = make_strip(generator)
+        image, shifts = make_strip_and_shifts(generator)
         if kind == KIND:
-            return write_painted_strip(root, split, demo_file(number), image, generator)
+            return write_painted_strip(root, split, demo_file(number), image, generator, shifts=shifts)
         write_strip(root / split / GOOD / demo_file(number), image)
         return []
 
@@ -216,13 +216,14 @@ def write_painted_strip(
     generator: np.random.Generator,
     pixel_type: np.dtype | type = np.float32,
     input_max: float = DEFAULT_INPUT_MAX,
+    shifts: Sequence[tuple[float, float]] | None = None,
 ) -> list[Point]:
     """Paint classic defects into a strip (grey levels 0-255, in place); write it, in the camera's own range, and its mask.
 
-    Returns the defects, each with the channels that it is in.
+    `shifts` are those of `paint_defects`. Returns the defects, each with the channels that it is in.
     """
     mask = np.zeros(image.shape[1:], np.uint8)
-    points = paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
+    points = paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE, shifts)
     pixels = image * (input_max / GREY_LEVELS)
     write_strip(
         root / split / KIND / file, (pixels if np.issubdtype(pixel_type, np.floating) else np.rint(pixels)).astype(pixel_type)

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -107,6 +108,28 @@ def test_target_gets_all_defects_and_the_mask_only_those_that_no_reference_has()
         assert mask[y, x] == (channels == TARGET_ONLY)
         assert [image[channel, y, x] != 128 for channel in range(3)] == [channel in channels for channel in range(3)]
     assert not np.array_equal(image[1], image[2])
+
+
+def test_a_shared_point_lies_where_each_channel_shows_the_part():
+    shifts = [(0.0, 0.0), (0.4, -0.3), (-1.6, 2.25)]
+    moved, still = np.full((3, 200, 200), 128, np.float32), np.full((3, 200, 200), 128, np.float32)
+    masks = np.zeros((2, 200, 200), np.float32)
+    painted = paint_defects(moved, masks[0], np.random.default_rng(4), (10, 10), shifts)
+    assert painted == paint_defects(still, masks[1], np.random.default_rng(4), (10, 10)) and np.array_equal(*masks)
+    lonely = 0
+    for (defect, channels), channel in itertools.product(painted, range(3)):
+        (top, left), (y, x) = (max(at - 7, 0) for at in defect.center), defect.center
+        if any(max(abs(y - other.center[0]), abs(x - other.center[1])) < 15 for other, _ in painted if other is not defect):
+            continue  # its window has another point, too
+        window = (slice(top, y + 8), slice(left, x + 8))
+        if channels == TARGET_ONLY:
+            assert np.array_equal(moved[channel][window], still[channel][window])
+        elif channel in channels and min(y, x) > 7 and max(y, x) < 192:
+            weights = np.abs(moved[channel][window] - 128)
+            middle = [(weights * axis).sum() / weights.sum() for axis in np.indices(weights.shape)]
+            assert middle == pytest.approx([7 + shift for shift in shifts[channel]], abs=0.05)
+            lonely += 1
+    assert lonely > 8
 
 
 def test_the_number_of_defects_covers_its_range():
