@@ -1,5 +1,6 @@
 """What is measured on held-out strips and kept with a model: its threshold, its rivals, and what its strips were like."""
 
+from errors import UserError
 from typing import Any
 
 import torch
@@ -10,22 +11,26 @@ from dataloader import load_image
 from dataset_folder import GOOD, StripFile
 from detections import find_peaks
 from drift import alignment_statistics, channel_statistics, training_ranges
-from evaluation import Evaluation, Measure, Predictor, evaluate, heatmap_of
+from evaluation import BatchPredictor, Evaluation, Measure, Predictor, answers_of, evaluate
 from ignored_regions import IgnoredRegions
 from predictors import ClassicalPredictor, StripAligner, TorchPredictor
+from stages import StageTimes
 from thresholds import Calibration, calibrate
 
 MOST_STRIPS = 200  # whose channels are measured
 MOST_STRIPS_TO_CHOOSE_BY = 40  # each is scored by a dozen detectors
 
 
-def calibrate_on(predictor: Predictor, good: list[StripFile], input_max: float, ignored: IgnoredRegions) -> Calibration:
+def calibrate_on(
+    predictor: Predictor | BatchPredictor, good: list[StripFile], input_max: float, ignored: IgnoredRegions
+) -> Calibration:
     """The strongest detections on good strips, which are read as they are. Raises `UserError` for a strip that cannot be used."""
+    answers = answers_of(predictor, good, lambda strip: (load_image(strip.path, input_max), None), ignored, StageTimes())
     heights = []
-    for strip in tqdm(good, desc="setting the threshold", unit="strip", disable=None, leave=False):
-        image = load_image(strip.path, input_max)
-        heatmap = heatmap_of(strip, image, predictor, ignored.of(strip.path, image.shape[1:]))
-        heights.append(find_peaks(heatmap).heights)
+    for answer in tqdm(answers, "setting the threshold", len(good), unit="strip", disable=None, leave=False):
+        if isinstance(answer, UserError):
+            raise answer
+        heights.append(find_peaks(answer.heatmap).heights)
     return calibrate(heights)
 
 

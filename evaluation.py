@@ -1,11 +1,12 @@
 """A predictor run over strips: detections, verdicts and figures. Both inference scripts and the trainer are thin around it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from errors import UserError, about
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import tifffile
@@ -21,6 +22,7 @@ from ignored_regions import IgnoredRegions
 from matching import FALSE_ALARM, MATCH_RADIUS, NO_MATTER, Truth, match, outcome_of, truths_of
 from metrics import PixelFigures, PointFigures, image_figures
 from recipes import paint_strip
+from stages import READERS, WRITERS, Backlog, StageTimes, grouped, in_order, threads
 from thresholds import Threshold
 from visualize import save_panels
 
@@ -29,6 +31,56 @@ ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
 Measure = Callable[[np.ndarray], dict[str, float]]  # (3, H, W) grey levels 0-255 to what is known of its channels, by name
 Figures = dict[str, float | None]
+Load = Callable[[StripFile], tuple[np.ndarray, np.ndarray | None]]  # to an image and its mask, as `read_strip`
+
+
+@runtime_checkable
+class BatchPredictor(Protocol):
+    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `answer` up to `batch` prepared ones."""
+
+    batch: int
+
+    def prepare(self, image: np.ndarray) -> np.ndarray: ...
+
+    def answer(self, prepared: list[np.ndarray]) -> Sequence[np.ndarray]: ...
+
+
+class OneByOne:
+    """Any predictor as a `BatchPredictor`."""
+
+    batch = 1
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def answer(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+        return [self.predictor(image) for image in prepared]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A strip that was read, (3, H, W) grey levels 0-255, and what a predictor says of it, (H, W) float32 0-1, 0 where ignored.
+
+    `mask` and `ignored` are (H, W) bool; None where it is not known what is a defect, and where everything counts.
+    """
+
+    strip: StripFile
+    image: np.ndarray
+    mask: np.ndarray | None
+    ignored: np.ndarray | None
+    heatmap: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    strip: StripFile
+    image: np.ndarray
+    mask: np.ndarray | None
+    ignored: np.ndarray | None
+    prepared: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -120,6 +172,7 @@ class Evaluation:
     rivals: dict[str, Scoreboard] = field(default_factory=dict)
     gallery: Gallery = field(default_factory=Gallery)
     problems: list[str] = field(default_factory=list)
+    times: StageTimes = field(default_factory=StageTimes)
 
     @property
     def boards(self) -> dict[str, Scoreboard]:
@@ -152,7 +205,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Predictor | BatchPredictor,
     strips: list[StripFile],
     input_max: float = DEFAULT_INPUT_MAX,
     label: str = "scoring strips",
@@ -172,27 +225,84 @@ def evaluate(
     """
     rules, rivals, seen = rules or Rules(), rivals or {}, Counter()
     result = Evaluation(rivals={name: Scoreboard() for name in rivals})
-    for strip in tqdm(processes.share(strips), desc=label, unit="strip", disable=processes.hides_progress, leave=False):
-        try:
-            image, mask = read_strip(strip, input_max)
-            ignored = rules.ignored.of(strip.path, image.shape[1:])
-            heatmap = heatmap_of(strip, image, predictor, ignored)
-            rivals_heatmaps = {name: heatmap_of(strip, image, rival, ignored) for name, rival in rivals.items()}
-        except UserError as error:
-            result.problems.append(str(error))
-            continue
-        truth = _ground_truth(image, mask, ignored, rules.patch) if use_masks and mask is not None else None
-        result.board.add(strip, heatmap, truth, rules.match_radius)
-        for name, rivals_heatmap in rivals_heatmaps.items():
-            result.rivals[name].add(strip, rivals_heatmap, truth, rules.match_radius)
-        scored = _apply_rules(strip, image, heatmap, truth, rules)
-        result.results.append(scored)
-        _exhibit(result.gallery, scored, image, heatmap, truth)
-        seen[strip.kind] += 1
-        if output_dir:
-            draw = pictures_per_kind is None or seen[strip.kind] <= pictures_per_kind
-            _write_strip(output_dir / strip.relative.with_suffix(""), scored, image, heatmap, mask, draw)
+    share, load = processes.share(strips), partial(read_strip, input_max=input_max)
+    answers = answers_of(predictor, share, load, rules.ignored, result.times)
+    progress = tqdm(answers, label, len(share), unit="strip", disable=processes.hides_progress, leave=False)
+    with result.times.of_all(), threads(WRITERS) as writers:
+        writing = Backlog(writers, 2 * WRITERS)
+        for answer in progress:
+            if isinstance(answer, UserError):
+                result.problems.append(str(answer))
+                continue
+            with result.times.of("post-processing"):
+                try:
+                    scored = _score(result, answer, rules, rivals, use_masks)
+                except UserError as error:
+                    result.problems.append(str(error))
+                    continue
+            seen[answer.strip.kind] += 1
+            if output_dir:
+                draw = pictures_per_kind is None or seen[answer.strip.kind] <= pictures_per_kind
+                writing.add(_write_strip, output_dir, scored, answer, draw, result.times)
+        writing.finish()
     return _gather(result, processes)
+
+
+def answers_of(
+    predictor: Predictor | BatchPredictor, strips: list[StripFile], load: Load, regions: IgnoredRegions, times: StageTimes
+) -> Iterator[Answer | UserError]:
+    """What a predictor says of each strip, in their order, or what is wrong with it. The next strips are read meanwhile."""
+    batches = predictor if isinstance(predictor, BatchPredictor) else OneByOne(predictor)
+
+    def read(strip: StripFile) -> _Loaded | UserError:
+        try:
+            with times.of("loading"):
+                image, mask = load(strip)
+                ignored = regions.of(strip.path, image.shape[1:])
+            with times.of("preprocessing"), about(strip.path):
+                return _Loaded(strip, image, mask, ignored, batches.prepare(image))
+        except UserError as error:
+            return error
+
+    with threads(READERS) as readers:
+        for group in grouped(in_order(readers, read, strips, batches.batch + READERS), batches.batch):
+            with times.of("inference"):
+                heatmaps = iter(_answer(batches, [entry for entry in group if isinstance(entry, _Loaded)]))
+            for entry in group:
+                yield entry if isinstance(entry, UserError) else _checked(entry, next(heatmaps), times)
+
+
+def _answer(batches: BatchPredictor, group: list[_Loaded]) -> Sequence[np.ndarray | UserError]:
+    """The heatmaps of strips; where one of them cannot be answered, each is asked for alone, so that the others are not lost."""
+    try:
+        return batches.answer([entry.prepared for entry in group]) if group else []
+    except UserError as error:
+        return [error] if len(group) == 1 else [heatmap for entry in group for heatmap in _answer(batches, [entry])]
+
+
+def _checked(entry: _Loaded, heatmap: np.ndarray | UserError, times: StageTimes) -> Answer | UserError:
+    try:
+        with times.of("post-processing"), about(entry.strip.path):
+            if isinstance(heatmap, UserError):
+                raise heatmap
+            return Answer(entry.strip, entry.image, entry.mask, entry.ignored, _probabilities(heatmap, entry.ignored))
+    except UserError as error:
+        return error
+
+
+def _score(result: Evaluation, answer: Answer, rules: Rules, rivals: dict[str, Predictor], use_masks: bool) -> StripResult:
+    """Enter a strip into the result. Raises `UserError`, and enters nothing, for a rival that cannot answer."""
+    strip, image, heatmap = answer.strip, answer.image, answer.heatmap
+    rivals_heatmaps = {name: heatmap_of(strip, image, rival, answer.ignored) for name, rival in rivals.items()}
+    known = use_masks and answer.mask is not None
+    truth = _ground_truth(image, answer.mask, answer.ignored, rules.patch) if known else None
+    result.board.add(strip, heatmap, truth, rules.match_radius)
+    for name, rivals_heatmap in rivals_heatmaps.items():
+        result.rivals[name].add(strip, rivals_heatmap, truth, rules.match_radius)
+    scored = _apply_rules(strip, image, heatmap, truth, rules)
+    result.results.append(scored)
+    _exhibit(result.gallery, scored, image, heatmap, truth)
+    return scored
 
 
 def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -217,16 +327,20 @@ def _gather(result: Evaluation, processes: Processes) -> Evaluation:
     for name, board in whole.rivals.items():
         board.merge([part.rivals[name] for part in parts])
     whole.gallery.merge([part.gallery for part in parts])
+    whole.times.merge([part.times for part in parts])
     return whole
 
 
 def heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
     """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored. Raises `UserError` for another range."""
     with about(strip.path):
-        heatmap = predictor(image)
-        lowest, highest = heatmap.min(), heatmap.max()
-        if not (lowest >= 0 and highest <= 1 + ROUNDING):
-            raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
+        return _probabilities(predictor(image), ignored)
+
+
+def _probabilities(heatmap: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
+    lowest, highest = heatmap.min(), heatmap.max()
+    if not (lowest >= 0 and highest <= 1 + ROUNDING):
+        raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
     heatmap = np.minimum(heatmap, 1)
     return heatmap if ignored is None else np.where(ignored, np.float32(0), heatmap)
 
@@ -261,11 +375,12 @@ def _exhibit(gallery: Gallery, result: StripResult, image: np.ndarray, heatmap: 
             gallery.add_false_alarm(file, detection, image, heatmap)
 
 
-def _write_strip(
-    stem: Path, result: StripResult, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, draw: bool
-) -> None:
-    with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
-        tifffile.imwrite(temporary, heatmap)
-    if draw:
-        title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
-        save_panels(stem.with_name(f"{stem.name}_panels.png"), image, heatmap, mask, title, result.detections)
+def _write_strip(output_dir: Path, result: StripResult, answer: Answer, draw: bool, times: StageTimes) -> None:
+    stem = output_dir / result.strip.relative.with_suffix("")
+    with times.of("writing"):
+        with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
+            tifffile.imwrite(temporary, answer.heatmap)
+        if draw:
+            title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
+            path = stem.with_name(f"{stem.name}_panels.png")
+            save_panels(path, answer.image, answer.heatmap, answer.mask, title, result.detections)

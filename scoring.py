@@ -121,6 +121,7 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
         print(f"warning: {warning}", file=sys.stderr)
     for problem in result.problems:
         print(f"error: {problem}", file=sys.stderr)
+    print(result.times.describe(len(result.results)))
     print(
         f"{len(result.results)} of {strips} strips scored: verdicts, detections, heatmaps and panels are in {output_dir}; "
         f"next: open {output_dir / REPORT} in a browser"
@@ -182,7 +183,7 @@ def write_everything(
 
 def settings_shown(detector: Detector, folder: Path, arguments: argparse.Namespace) -> dict[str, str]:
     shown = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
-    settings = {"detector": detector.name, "device": str(detector.device), "strips": str(folder.absolute())}
+    settings = {"detector": detector.name, "device": str(detector.predictor.device), "strips": str(folder.absolute())}
     settings |= {name: str(getattr(arguments, name)) for name in shown if getattr(arguments, name) is not None}
     return settings | {"scored": datetime.now().astimezone().isoformat(timespec="seconds")}
 
