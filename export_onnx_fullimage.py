@@ -31,7 +31,7 @@ from files import replace_file
 from gaussian import STRIP_DEFECTS_RANGE, paint_defects
 from model import SegmentationNetworkONNXFullImage
 from model_file import describe, read_description, shortened, table_of, write_entries
-from predictors import open_session
+from onnx_session import open_session
 from tiling import PATCH_SIZES
 
 DEFAULT_OPSET = 18
@@ -97,7 +97,7 @@ def holds(path: Path, entries: dict[str, str]) -> bool:
 
 def entries_of(path: Path) -> dict[str, str]:
     """What a file says of itself. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
-    return open_session(path, use_cuda=False).get_modelmeta().custom_metadata_map
+    return open_session(path).get_modelmeta().custom_metadata_map
 
 
 def write_graph(model: SegmentationNetworkONNXFullImage, image_size: tuple[int, int], opset: int, path: Path) -> None:
@@ -153,7 +153,7 @@ def inspect_file(path: Path, opset: int) -> dict[str, str]:
         raise UserError(f"--opset_version {opset}: the file is not valid ONNX ({one_line(error)})") from None
     started = time.perf_counter()
     with about(f"--opset_version {opset}"):
-        open_session(path, use_cuda=False)
+        open_session(path)
     load_seconds = time.perf_counter() - started
     return {
         "opset": str(opset),
@@ -196,7 +196,7 @@ def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max
 
 def compare(model: SegmentationNetworkONNXFullImage, path: Path, strips: np.ndarray) -> dict[str, str]:
     """ONNX Runtime against PyTorch, both on the CPU, on strips and on noise. Raises `UserError` beyond TOLERANCE."""
-    session = open_session(path, use_cuda=False)
+    session = open_session(path)
     noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32)
     differences, outputs = {}, []
     for name, images in (("strips", strips), ("noise", noise)):

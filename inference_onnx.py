@@ -1,7 +1,9 @@
-"""Score a folder of strips with an ONNX file, one call of ONNX Runtime per strip.
+"""Score a folder of strips with an ONNX file in ONNX Runtime.
 
     python inference_onnx.py                                     # newest file, test strips of the data set that it is from
     python inference_onnx.py --model_path onnx_models/RUN_best.onnx --test_path /data/strips/test --output_dir output/mine
+    python inference_onnx.py --device cuda --batch 8             # on a GPU or not at all, eight strips per call
+    python inference_onnx.py --doctor                            # what this machine can compute on, and what is wrong with it
 
 Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them verdicts (scores.csv),
 detections (.csv and .json), figures (metrics.json) and a report (report.html).
@@ -9,8 +11,10 @@ detections (.csv and .json), figures (metrics.json) and a report (report.html).
 
 import argparse
 import sys
-from errors import run_command
+from errors import about, run_command
 from pathlib import Path
+
+import torch
 
 from command_line import (
     ONNX_FOLDER,
@@ -20,8 +24,11 @@ from command_line import (
     newest,
     parse_scoring,
     require_as_asked,
+    whole_number,
 )
 from distributed import choose_device
+from doctor import diagnose
+from onnx_session import DEVICES, SessionSettings
 from predictors import OnnxPredictor
 from scoring import Detector, score_folder, score_without_model
 
@@ -30,22 +37,37 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--model_path", type=Path, default=ONNX_FOLDER, help="ONNX file, or a folder for its newest one")
     add_test_folder(parser, "./output/onnx")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it computes the model, else cpu")
+    parser.add_argument("--batch", type=whole_number(1), default=1, help="strips per call")
+    parser.add_argument("--threads", type=whole_number(1), help="CPU threads of a call; default: ONNX Runtime's, one per core")
+    parser.add_argument("--cuda_graph", action="store_true", help="with --device cuda: record a call once and replay it")
+    parser.add_argument("--doctor", action="store_true", help="say what this machine can compute on, and score nothing")
     return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
     """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    if arguments.doctor:
+        return diagnose()
     if arguments.method != "net":
-        return score_without_model(arguments, choose_device(None))
+        return score_without_model(arguments, torch_device(arguments.device))
     path = newest(arguments.model_path, "*.onnx")
-    predictor = OnnxPredictor(path)
+    settings = SessionSettings(arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph)
+    predictor = OnnxPredictor(path, settings)
     description = predictor.description
     require_as_asked(arguments, description.image_type, description.input_max, path)
     folder = arguments.test_path or default_test_path(description.training_dataset_path, path)
-    print(f"{path} on {predictor.device}, strips of {folder}")
-    facts = (description.input_max, choose_device(None), description.patch, predictor.image_size)
+    print(f"{path} on {predictor.device} ({predictor.placed.why}), strips of {folder}")
+    with about(path):
+        predictor.warm_up()
+    facts = (description.input_max, torch_device(predictor.device), description.patch, predictor.image_size)
     known = {"measured": description.measured, "trained_on": description.training_dataset_path}
     return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
+
+
+def torch_device(device: str) -> torch.device:
+    """Where the classical methods compute beside a model on a device of DEVICES."""
+    return choose_device(-1 if device == "cpu" else None)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@
 Its `align` says what it does to the references first: one of alignment.MODES.
 """
 
-import sys
 from contextlib import AbstractContextManager
-from errors import UserError, about, one_line
+from errors import UserError, about
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -18,8 +16,9 @@ from dataloader import to_unit_range
 from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from model_file import read_description
+from onnx_session import SessionSettings, calls_of, place_session
 
-ERRORS_ONLY = 3  # of ONNX Runtime's log severities
+WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}  # on a GPU the first ones choose algorithms and capture the graph
 
 
 class TorchPredictor:
@@ -72,14 +71,16 @@ class ClassicalPredictor:
 
 
 class OnnxPredictor:
-    """A full-strip ONNX file in ONNX Runtime: one call per strip, on CUDA where there is one and on the CPU elsewhere.
+    """A full-strip ONNX file in ONNX Runtime, called with up to `batch` strips at once; a `BatchPredictor` of evaluation.py.
 
-    Raises `UserError`, naming the file, for one that is missing or not of export_onnx_fullimage.py.
+    Raises `UserError`, naming the file, for one that is missing or not of export_onnx_fullimage.py, and for a device that does not
+    compute it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, settings: SessionSettings):
         with about(path):
-            self.session = open_session(path)
+            self.placed = place_session(path, settings)
+            self.session, self.device, self.batch = self.placed.session, self.placed.device, settings.batch
             nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
             height, width = signature[0][-2:]
@@ -87,13 +88,27 @@ class OnnxPredictor:
             if signature != expected or not all(isinstance(length, int) for length in (height, width)):
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
             self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
+            self._call = calls_of(self.placed, self.batch)
         self.align, self.image_size = self.description.align, (height, width)
-        self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
+
+    def warm_up(self) -> None:
+        """Have done what only the first calls do: memory, the choice of algorithms, engines. Raises `UserError` as `answer`."""
+        nothing = [self.prepare(np.zeros((3, *self.image_size), np.float32))] * self.batch
+        for _ in range(WARM_UP_CALLS[self.device]):
+            self.answer(nothing)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.answer([self.prepare(image)])[0]
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels to what the file takes. Raises `UserError` for a strip of another size."""
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
-        return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+        return to_unit_range(image)
+
+    def answer(self, prepared: list[np.ndarray]) -> np.ndarray:
+        """(n, H, W) heatmaps of n strips, no more than `batch`. Raises `UserError` when ONNX Runtime cannot compute them."""
+        return self._call(np.stack(prepared))
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -104,23 +119,3 @@ def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
 def full_precision() -> AbstractContextManager[None]:
     """Convolutions on a GPU without TF32, which would move heatmaps by about 1e-3."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-def open_session(path: Path, use_cuda: bool = True) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session. Raises `UserError`, without the path, for a file that is missing or not a model.
-
-    CUDA is asked for only where torch finds a GPU: asking in vain prints a long error. Importing torch has loaded its libraries.
-    """
-    if not path.is_file():
-        raise UserError("found no such file, expected an ONNX file written by export_onnx_fullimage.py")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    has_cuda = torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    providers = [("CUDAExecutionProvider", {"use_tf32": 0})] if use_cuda and has_cuda else []
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
-        raise UserError(f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file") from None
-    if providers and "CUDAExecutionProvider" not in session.get_providers():
-        print("warning: torch finds a GPU but ONNX Runtime cannot use it; running on the CPU", file=sys.stderr)
-    return session

@@ -21,7 +21,7 @@ from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
 from export_onnx_fullimage import DEFAULT_OPSET, write_graph
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
-from predictors import open_session
+from onnx_session import open_session
 from tiling import PATCH_SIZES
 
 WARM_UPS = 2  # a session's first calls also find their memory
@@ -43,7 +43,7 @@ def main() -> None:
                 write_graph(full_image, STRIP_SIZE, DEFAULT_OPSET, path)
                 weights = sum(parameter.numel() for parameter in network.parameters())
                 rows[name, base_channels] = f"{weights / 1e6:.2f} | {path.stat().st_size / 1e6:.1f}"
-                sessions[name, base_channels] = open_session(path, use_cuda=False)
+                sessions[name, base_channels] = open_session(path)
     seconds = defaultdict(list)
     for number in range(WARM_UPS + arguments.rounds):
         for key, session in sessions.items():

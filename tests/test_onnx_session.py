@@ -1,0 +1,246 @@
+"""Where ONNX Runtime computes a model, how strips reach it, and what `--doctor` says: real sessions, real commands.
+
+What a GPU with broken libraries looks like is tried with a driver that is compiled here and knows one GPU. The tests of CUDA itself
+need a GPU.
+"""
+
+import re
+import shutil
+import subprocess
+from errors import UserError
+
+import numpy as np
+import onnxruntime
+import pytest
+import tifffile
+
+import export_onnx_fullimage as exporter
+import inference_onnx
+from dataloader import to_unit_range
+from dataset_folder import list_strips
+from evaluation import evaluate
+from nvidia import find_driver, visible_gpus
+from onnx_session import (
+    BoundCall,
+    FreeCall,
+    SessionSettings,
+    create_session,
+    engine_folder,
+    open_session,
+    place_session,
+    require_placed,
+)
+from predictors import OnnxPredictor
+from tests.conftest import SMALL_SIZE, run
+
+needs_gpu = pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")
+PAINTED_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int number) { *device = number; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Painted GPU", length); return 0; }
+"""
+
+
+@pytest.fixture
+def model(make_checkpoint, tmp_path):
+    return exporter.export(
+        exporter.parse_args(["--checkpoint_path", str(make_checkpoint()), "--output_path", str(tmp_path / "m.onnx")])
+    )
+
+
+@pytest.fixture
+def painted_gpu(tmp_path):
+    """The environment of a machine with a driver and a GPU, but without what ONNX Runtime needs to use it."""
+    if find_driver() or not shutil.which("gcc"):
+        pytest.skip("needs gcc and a machine without an NVIDIA driver")
+    source, folder = tmp_path / "driver.c", tmp_path / "driver"
+    source.write_text(PAINTED_DRIVER)
+    folder.mkdir()
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source], check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
+def random_strips(count):
+    return np.random.default_rng(0).random((count, 3, *SMALL_SIZE), dtype=np.float32)
+
+
+def test_bound_memory_and_batches_give_the_heatmaps_of_single_calls(model):
+    session, strips = open_session(model), random_strips(3)
+    single = np.concatenate([FreeCall(session)(strips[number : number + 1]) for number in range(3)])
+    assert single.shape == (3, *SMALL_SIZE) and single.std() > 0.01
+    assert np.abs(FreeCall(session)(strips) - single).max() < 1e-6
+    bound = BoundCall(session, 3, "cpu")
+    first, backwards = bound(strips), bound(strips[::-1])
+    assert np.abs(first - single).max() < 1e-6 and np.abs(backwards[::-1] - single).max() < 1e-6
+    assert np.abs(bound(strips[1:2]) - single[1:2]).max() < 1e-6
+
+
+def test_a_predictor_of_batches_loses_only_the_bad_strip(model, dataset, tmp_path):
+    shutil.copytree(dataset / "test", tmp_path / "test")
+    tifffile.imwrite(tmp_path / "test" / "good" / "strip_0b.tiff", np.full((3, 300, 200), 90, np.float32), photometric="minisblack")
+    results = [
+        evaluate(
+            OnnxPredictor(model, SessionSettings("cpu", batch, threads=1)),
+            list_strips(tmp_path / "test"),
+            output_dir=tmp_path / str(batch),
+        )
+        for batch in (1, 3)
+    ]
+    assert [len(result.results) for result in results] == [4, 4]
+    for result in results:
+        assert (
+            len(result.problems) == 1 and "strip_0b.tiff: found (300, 200) (height, width), expected the ONNX" in result.problems[0]
+        )
+    for one, three in zip(results[0].results, results[1].results):
+        assert one.strip == three.strip and one.score == pytest.approx(three.score, abs=1e-6)
+        name = one.strip.relative.with_name(f"{one.strip.path.stem}_heatmap.tiff")
+        heatmaps = [tifffile.imread(tmp_path / folder / name) for folder in ("1", "3")]
+        assert np.abs(heatmaps[0] - heatmaps[1]).max() < 1e-6
+
+
+class Choosy:
+    """A predictor of three strips at once that cannot answer dark ones."""
+
+    batch = 3
+
+    def prepare(self, image):
+        return image
+
+    def answer(self, prepared):
+        if any(image.max() < 100 for image in prepared):
+            raise UserError("found a dark strip")
+        return np.stack([to_unit_range(image)[0] for image in prepared])
+
+
+def test_strips_beside_one_that_cannot_be_answered_are_asked_again_alone(strip_file, tmp_path):
+    for number in range(5):
+        strip_file(np.full((3, *SMALL_SIZE), 50 if number == 1 else 200, np.float32), f"strips/{number}.tiff")
+    result = evaluate(Choosy(), list_strips(tmp_path / "strips"))
+    assert [scored.strip.path.stem for scored in result.results] == ["0", "2", "3", "4"]
+    assert result.problems == [f"{tmp_path / 'strips' / '1.tiff'}: found a dark strip"]
+
+
+def test_a_model_is_named_with_where_it_is_computed_and_why(model, dataset, tmp_path):
+    flags = ("--model_path", model, "--test_path", dataset / "test", "--batch", "3", "--threads", "1")
+    for device, why in (("cpu", "as asked"), ("auto", "found no GPU")):
+        if device == "auto" and visible_gpus():
+            continue
+        done = run("inference_onnx.py", *flags, "--device", device, cwd=tmp_path)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert done.stdout.startswith(f"{model} on cpu ({why}), strips of ")
+        assert re.search(
+            r"^\S+ strips per second; of each, in ms, beside each other: \S+ loading, \S+ preprocessing, "
+            r"\S+ inference, \S+ post-processing, \S+ writing$",
+            done.stdout,
+            re.MULTILINE,
+        )
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_does_not_compute_the_model_is_an_error(device, model, dataset, tmp_path):
+    done = run("inference_onnx.py", "--model_path", model, "--test_path", dataset / "test", "--device", device, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, ""), done.stderr
+    assert done.stderr.startswith(f"error: {model}: --device {device}: found ") and "see --doctor" in done.stderr
+    assert not (tmp_path / "output").exists() and not list(tmp_path.glob("*_tensorrt"))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
+def test_auto_says_why_a_gpu_is_not_used(painted_gpu, model, dataset, tmp_path):
+    done = run("inference_onnx.py", "--model_path", model, "--test_path", dataset / "test", cwd=tmp_path, **painted_gpu)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load (" in done.stdout
+
+
+def test_nodes_that_another_device_computes_are_counted(model):
+    session = create_session(model, "cpu", SessionSettings())
+    require_placed(session, "cpu")
+
+    class ClaimsCuda:
+        """A session on the CPU that says it could use CUDA, which is what ONNX Runtime's list of providers is worth."""
+
+        get_provider_graph_assignment_info = session.get_provider_graph_assignment_info
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    with pytest.raises(UserError, match=r"found (\d+) of the graph's \1 nodes elsewhere, [1-9]\d* costly ones, expected none"):
+        require_placed(ClaimsCuda(), "cuda")
+
+
+def test_a_file_that_is_no_model_is_not_the_device_s_fault(tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    for device in ("auto", "cpu", "cuda"):
+        with pytest.raises(UserError, match="no model that ONNX Runtime can load"):
+            place_session(tmp_path / "text.onnx", SessionSettings(device))
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "tensorrt"])
+def test_a_cuda_graph_needs_cuda(device, model):
+    with pytest.raises(UserError, match=f"--cuda_graph: found --device {device}, expected --device cuda"):
+        place_session(model, SessionSettings(device, cuda_graph=True))
+
+
+def test_a_number_of_strips_or_threads_is_at_least_one(capsys):
+    for flag in ("--batch", "--threads"):
+        with pytest.raises(SystemExit):
+            inference_onnx.parse_args([flag, "0"])
+        assert "found 0, expected at least 1" in capsys.readouterr().err
+
+
+def test_engines_of_another_model_or_batch_are_not_taken(tmp_path):
+    path, folders = tmp_path / "m.onnx", set()
+    for content, batch in ((b"a", 1), (b"b", 1), (b"a", 2), (b"a", 1)):
+        path.write_bytes(content)
+        folders.add(engine_folder(path, batch))
+    assert len(folders) == 3 and {folder.parent for folder in folders} == {tmp_path / "m_tensorrt"}
+
+
+def test_the_doctor_finds_a_machine_without_a_gpu_well(tmp_path):
+    if find_driver():
+        pytest.skip("needs a machine without an NVIDIA driver")
+    done = run("inference_onnx.py", "--doctor", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
+    assert re.search(r"^--device cpu +works: computed a convolution$", done.stdout, re.MULTILINE)
+    assert done.stdout.count("not offered: there is no GPU") == 2 and done.stdout.endswith("what this machine can offer works\n")
+    for name in ("NVIDIA driver", "ONNX Runtime", "PyTorch"):
+        assert re.search(rf"^{name} +\S", done.stdout, re.MULTILINE)
+
+
+def test_the_doctor_says_what_to_do_about_a_gpu_that_cannot_be_used(painted_gpu, tmp_path):
+    done = run("inference_onnx.py", "--doctor", cwd=tmp_path, **painted_gpu)
+    assert done.returncode == 1 and "GPUs: Painted GPU" in done.stdout and "Traceback" not in done.stderr
+    assert re.search(r"^error: PyTorch: .*; it cannot use the GPU: install torch", done.stderr, re.MULTILINE)
+    if onnxruntime.cuda_version:
+        assert re.search(r"^error: --device cuda: does not work: .*; install CUDA \d+\.\d+ and cuDNN 9", done.stderr, re.MULTILINE)
+
+
+def test_the_doctor_finds_two_wheels_of_onnx_runtime(tmp_path):
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        folder = tmp_path / f"{name.replace('-', '_')}-{onnxruntime.__version__}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {onnxruntime.__version__}\n")
+    done = run("inference_onnx.py", "--doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "only one may be installed: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in done.stderr
+
+
+@needs_gpu
+@pytest.mark.parametrize("flags", [{}, {"batch": 3}, {"batch": 2, "cuda_graph": True}])
+def test_cuda_gives_the_heatmaps_of_the_cpu(flags, model):
+    strips = list(random_strips(5) * 255)
+    expected, predictor = OnnxPredictor(model, SessionSettings("cpu")), OnnxPredictor(model, SessionSettings("cuda", **flags))
+    predictor.warm_up()
+    for start in range(0, 5, predictor.batch):
+        group = strips[start : start + predictor.batch]
+        answers = predictor.answer([predictor.prepare(strip) for strip in group])
+        for strip, answer in zip(group, answers):
+            assert np.abs(answer - expected(strip)).max() < 1e-4
+
+
+@needs_gpu
+def test_auto_takes_cuda(model):
+    assert place_session(model, SessionSettings()).device == "cuda"
