@@ -18,23 +18,26 @@ from dataloader import to_unit_range
 from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from model_file import read_description
+from strip_graph import INPUTS
 
+ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
 ERRORS_ONLY = 3  # of ONNX Runtime's log severities
 
 
 class TorchPredictor:
     """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
 
-    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"):
+    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none", mode: str = "tiles"):
         self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
-        self.patch, self.device, self.align = patch, device, align
+        self.patch, self.device, self.align, self.mode = patch, device, align, mode
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
-            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
+            whole = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align, self.mode)
+            self._full_image = whole.to(self.device)
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():
@@ -80,20 +83,33 @@ class OnnxPredictor:
     def __init__(self, path: Path):
         with about(path):
             self.session = open_session(path)
-            nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
+            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
+            nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
             height, width = signature[0][-2:]
-            expected = [(name, "tensor(float)", 3, height, width) for name in ("input", "output")]
+            kind = ONNX_TYPES[INPUTS[self.description.input_kind]]
+            expected = [("input", kind, self.description.channels, height, width), ("output", "tensor(float)", 3, height, width)]
             if signature != expected or not all(isinstance(length, int) for length in (height, width)):
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
-            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
         self.align, self.image_size = self.description.align, (height, width)
         self.device = "CUDA" if "CUDAExecutionProvider" in self.session.get_providers() else "CPU"
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
-        return self.session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+        batch = as_asked(image[None], self.description.input_kind, self.description.channels, self.description.input_max)
+        return self.session.run(["output"], {"input": batch})[0][0, 0]
+
+
+def as_asked(images: np.ndarray, input_kind: str, channels: int, input_max: float) -> np.ndarray:
+    """(B, 3, H, W) grey levels as an ONNX file takes them: of a kind in strip_graph.INPUTS, and with so many channels."""
+    if channels > 3:
+        images = np.concatenate([images, np.zeros_like(images[:, :1])], axis=1)
+    if input_kind == "unit":
+        return to_unit_range(images)
+    if input_kind == "raw":
+        return images * np.float32(input_max / GREY_LEVELS)
+    return np.rint(images).astype(np.uint8)
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
