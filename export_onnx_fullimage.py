@@ -58,7 +58,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--outputs",
         type=comma_separated,
-        default=("heatmap",),
+        default="heatmap",
         metavar="NAME,...",
         help=f"some of {', '.join(OUTPUTS)}",
     )
