@@ -26,22 +26,44 @@ class Smoothing(nn.Module):
         return blur(planes, self.window) if self.window else planes
 
 
-class DoubleDetection(nn.Module):
-    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none for 0."""
+class ClassicalDetector(nn.Module):
+    """Strips to heatmaps, with references that are aligned first where `align` says so. A method is a subclass with a `compare`."""
 
-    label = "double detection"
+    label: str
     align = "none"
+    mode = "whole"  # pixel by pixel: no tiles
 
     def __init__(self, sigma: float = 0.0):
         super().__init__()
-        self.smoothing = Smoothing(sigma)
+        self.alignment = None if self.align == "none" else Alignment(self.align)
+        self.sigma, self.smoothing = sigma, Smoothing(sigma)
+
+    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W), aligned, to (B, 1, H, W)."""
+        raise NotImplementedError
+
+    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, 3, H, W) to heatmaps (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES)."""
+        measures = None
+        if self.alignment:
+            strips, measures = self.alignment(strips)
+        return self.compare(strips), measures
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        return self.look(strips)[0]
+
+
+class DoubleDetection(ClassicalDetector):
+    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none for 0."""
+
+    label = "double detection"
+
+    def compare(self, strips: torch.Tensor) -> torch.Tensor:
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3]).abs()
         return differences.amin(dim=1, keepdim=True)
 
 
-class ToleranceEnvelope(nn.Module):
+class ToleranceEnvelope(ClassicalDetector):
     """How far Target lies outside what both references have within a pixel, smoothed by a Gaussian of `sigma` pixels.
 
     The envelope reaches from the smallest to the largest value of both references in a window of 3x3 pixels: an edge may move by
@@ -49,17 +71,12 @@ class ToleranceEnvelope(nn.Module):
     """
 
     label = "tolerance envelope"
-    align = "none"
 
-    def __init__(self, sigma: float = 0.0):
-        super().__init__()
-        self.smoothing = Smoothing(sigma)
-
-    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+    def compare(self, strips: torch.Tensor) -> torch.Tensor:
         return self.smoothing(outside_references(strips)).abs()
 
 
-class RegisteredDifference(nn.Module):
+class RegisteredDifference(ClassicalDetector):
     """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it, x, as x / (1 + x).
 
     The references are registered to Target and matched first (alignment.py). Each difference is smoothed by a Gaussian of `sigma`
@@ -69,13 +86,7 @@ class RegisteredDifference(nn.Module):
     label = "registered difference"
     align = "full"
 
-    def __init__(self, sigma: float = 0.0):
-        super().__init__()
-        self.alignment = Alignment(self.align)
-        self.smoothing = Smoothing(sigma)
-
-    def forward(self, strips: torch.Tensor) -> torch.Tensor:
-        strips, _ = self.alignment(strips)
+    def compare(self, strips: torch.Tensor) -> torch.Tensor:
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
         ratio = consistent_difference(differences).abs() / noise_around(differences)
         return ratio / (1 + ratio)
@@ -89,7 +100,7 @@ METHODS = {  # --method, beside the network: the module and the sigmas that it c
 }
 
 
-def classical_detector(method: str, sigma: float) -> nn.Module:
+def classical_detector(method: str, sigma: float) -> ClassicalDetector:
     """The module of a name in METHODS with a Gaussian of `sigma` pixels."""
     return METHODS[method][0](sigma)
 

@@ -2,93 +2,181 @@
 
     python export_onnx_fullimage.py                                             # newest best checkpoint, opset 18
     python export_onnx_fullimage.py --checkpoint_path checkpoints/RUN_best.pth --opset_version 11 --test_path /data/strips/test
+    python export_onnx_fullimage.py --input uint8 --outputs heatmap,score,detections --mode whole
+    python export_onnx_fullimage.py --method registered --test_path /data/strips/test --output_path registered.onnx
     python export_onnx_fullimage.py --describe onnx_models/RUN_best.onnx       # what a file says of itself
 
-The file's input is `input` (B, 3, H, W) float32 0-1, its output `output` (B, 3, H, W): defect probability, 0, 0. It is written to
-./onnx_models only after ONNX Runtime gave the same heatmaps as PyTorch on the CPU, to 1e-4.
+The file's input is `input` (B, 3, H, W) float32 0-1 unless another one is asked for, its first output `output` (B, 3, H, W): defect
+probability, 0, 0. It is written to ./onnx_models only after ONNX Runtime gave the same as PyTorch on the CPU, to 1e-4.
 """
 
 import argparse
-import logging
 import sys
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from errors import UserError, about, one_line, run_command
+from dataclasses import dataclass
+from errors import UserError, about, run_command
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
-from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
-from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest, whole_number
-from dataloader import load_image, to_unit_range
+from checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
+from classical import METHODS
+from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest, positive, whole_number
+from dataloader import DEFAULT_INPUT_MAX, load_image
 from dataset_folder import list_images
-from demo_strips import make_strip
 from files import replace_file
-from gaussian import STRIP_DEFECTS_RANGE, paint_defects
-from model import SegmentationNetworkONNXFullImage
-from model_file import describe, read_description, shortened, table_of, write_entries
+from ignored_regions import IgnoredRegions
+from model import MODES, SegmentationNetworkONNXFullImage
+from model_file import default_threshold, describe, read_description, shortened, table_of, write_entries
+from onnx_graph import inspect_file, write_graph
 from onnx_session import open_session
+from parity import PARITY, compare, compare_modes, parity_strips
+from predictors import TorchPredictor
+from scoring import Detector as Scorer
+from scoring import calibrated, classical
+from strip_graph import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, Detector, StripGraph
 from tiling import PATCH_SIZES
 
 DEFAULT_OPSET = 18
-OLDEST_OPSET = 11
-FIRST_DYNAMO_OPSET = 18  # torch's newer exporter writes this and above, its TorchScript exporter what is older
-TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
-PARITY_BATCHES = (1, 3)
-PARITY_SEED = 0
-PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
+
+
+CPU = torch.device("cpu")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--checkpoint_path", type=Path, default=CHECKPOINT_FOLDER, help="file, or a folder for its newest best one")
-    parser.add_argument(
-        "--output_path", type=Path, default=ONNX_FOLDER, help="NAME.onnx, or a folder for the checkpoint's name in it"
-    )
+    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the checkpoint, or a classical rival")
+    parser.add_argument("--output_path", type=Path, default=ONNX_FOLDER, help="NAME.onnx, or a folder for the usual name in it")
     parser.add_argument("--opset_version", type=int, default=DEFAULT_OPSET, help="11 to the newest that torch writes")
     parser.add_argument(
         "--image_size", type=whole_number(1), nargs=2, metavar=("H", "W"), help="strip to export for; default: as trained"
     )
+    parser.add_argument("--input", choices=INPUTS, default="unit", help="unit: float32 0-1; raw: float32 up to input_max; uint8")
+    parser.add_argument("--input_channels", type=int, choices=CHANNELS, default=3, help="4: the last one is not looked at")
+    parser.add_argument("--mode", choices=MODES, default="tiles", help="tiles as in training, or the whole strip in one piece")
+    parser.add_argument(
+        "--outputs",
+        type=comma_separated,
+        default="heatmap",
+        metavar="NAME,...",
+        help=f"some of {', '.join(OUTPUTS)}",
+    )
+    parser.add_argument("--good_path", type=Path, help="folder of good strips to set the threshold on anew")
+    parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
     parser.add_argument("--test_path", type=Path, help="strips to compare on; default: generated ones")
-    parser.add_argument("--skip_existing", action="store_true", help="do nothing when the file already holds this checkpoint")
+    parser.add_argument("--skip_existing", action="store_true", help="do nothing when the file already holds just this")
     parser.add_argument("--describe", type=Path, metavar="FILE", help="print what an ONNX file says of itself, and export nothing")
     return parser.parse_args(arguments)
 
 
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The value of --outputs: names in the order of OUTPUTS, the heatmap always among them."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"found {unknown[0]!r}, expected some of {','.join(OUTPUTS)}")
+    return tuple(name for name in OUTPUTS if name in names or name == "heatmap")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A detector for strips of `image_size` (height, width) and, as a checkpoint has it, what is known of it.
+
+    `checkpoint` is None for a classical one.
+    """
+
+    detector: Detector
+    content: dict[str, Any]
+    image_size: tuple[int, int]
+    checkpoint: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.stem if self.checkpoint else type(self.detector).__name__
+
+
 def export(arguments: argparse.Namespace) -> Path:
     """Write the ONNX file and return its path. Raises `UserError`, and writes nothing, when anything about it is not as asked."""
-    checkpoint_path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
-    content = load_checkpoint(checkpoint_path)
+    source = trained(arguments) if arguments.method == "net" else untrained(arguments)
     output_path = arguments.output_path
     if output_path.suffix != ".onnx":
-        output_path = output_path / f"{checkpoint_path.stem}.onnx"
-    image_size = tuple(arguments.image_size or (content["img_height"], content["img_width"]))
-    patch = PATCH_SIZES[content["image_type"]]
-    network = build_network(content, checkpoint_path)
-    entries = describe(checkpoint_path, content, network, image_size, arguments.opset_version)
+        output_path = output_path / f"{source.name}.onnx"
+    content, input_max = source.content, source.content["input_max"]
+    check_flags(arguments, source)
+    graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
+    channels, opset = arguments.input_channels, arguments.opset_version
+    entries = describe(content, source.checkpoint, graph, channels, source.image_size, opset)
     if arguments.skip_existing and holds(output_path, entries):
         output_path.touch()  # it is the newest again
         return output_path
-    model = SegmentationNetworkONNXFullImage(network, image_size, patch, content["align"]).eval()
-    strips = parity_strips(arguments.test_path, image_size, content["input_max"])
+    strips = parity_strips(arguments.test_path, source.image_size, input_max)
+    threshold = default_threshold(content)
     with replace_file(output_path) as temporary:
-        write_graph(model, image_size, arguments.opset_version, temporary)
-        clean_graph(temporary)
-        report = inspect_file(temporary, arguments.opset_version)
-        parity = compare(model, temporary, strips)
+        example = torch.zeros(2, channels, *source.image_size, dtype=INPUTS[arguments.input])
+        write_graph(graph, example, opset, temporary, graph.output_names, threshold if "detections" in graph.outputs else None)
+        report = inspect_file(temporary, opset)
+        parity = compare(graph, temporary, strips, channels, input_max, threshold)
         write_entries(temporary, entries | {"parity": parity[PARITY]})
-        print(table_of(report | parity))
+        print(table_of(report | parity | difference_of_modes(source, strips, threshold)))
         if not content["calibration"]:
-            print("no threshold is in the file, for want of one in the checkpoint: expected a run with held-out good strips")
+            print("no threshold is in the file, for want of held-out good strips: --good_path FOLDER sets one")
     return output_path
 
 
+def trained(arguments: argparse.Namespace) -> Source:
+    """The detector of a checkpoint."""
+    path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
+    content = load_checkpoint(path)
+    size = tuple(arguments.image_size or (content["img_height"], content["img_width"]))
+    patch, network = PATCH_SIZES[content["image_type"]], build_network(content, path)
+    if arguments.good_path:
+        predictor = TorchPredictor(network, patch, CPU, content["align"], arguments.mode)
+        scorer = Scorer(str(path), predictor, content["input_max"], CPU, patch, size, trained_on=content["training_dataset_path"])
+        content = content | calibrated(scorer, arguments.good_path, None, IgnoredRegions()).measured
+    detector = SegmentationNetworkONNXFullImage(network, size, patch, content["align"], arguments.mode)
+    return Source(detector, content, size, path)
+
+
+def untrained(arguments: argparse.Namespace) -> Source:
+    """The detector of a --method, set up on the good strips of --good_path, or else as to score --test_path."""
+    input_max, needs_threshold = arguments.input_max or DEFAULT_INPUT_MAX, not arguments.good_path
+    scorer = classical(arguments.method, arguments.test_path, None, input_max, CPU, needs_threshold)
+    if arguments.good_path:
+        scorer = calibrated(scorer, arguments.good_path, None, IgnoredRegions())
+    detector, size = scorer.predictor.detector, arguments.image_size
+    if size is None:
+        folder = arguments.test_path or arguments.good_path
+        if folder is None:
+            raise UserError(f"--method {arguments.method}: found no --image_size, --test_path or --good_path, expected one of them")
+        size = load_image(list_images(folder)[0], input_max).shape[1:]
+    known = {"input_max": input_max, "image_type": "strip", "epoch": 0, "align": detector.align}
+    return Source(detector, DEFAULTS | known | scorer.measured, tuple(size))
+
+
+def check_flags(arguments: argparse.Namespace, source: Source) -> None:
+    """Raises `UserError` for what cannot be had together."""
+    if arguments.input == "uint8" and source.content["input_max"] != UINT8_MAX:
+        raise UserError(f"--input uint8: found a camera up to {source.content['input_max']:g}, expected one up to {UINT8_MAX:g}")
+    if "alignment" in arguments.outputs and source.detector.align == "none":
+        raise UserError("--outputs alignment: found a detector that aligns nothing, expected one trained with --align")
+    if "detections" in arguments.outputs and arguments.method != "net" and not source.content["calibration"]:
+        raise UserError(f"--outputs detections: found no threshold for --method {arguments.method}, expected --good_path FOLDER")
+
+
+def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) -> dict[str, str]:
+    """The report's line on a strip in one piece against tiles; none for tiles."""
+    whole = source.detector
+    if not isinstance(whole, SegmentationNetworkONNXFullImage) or whole.mode == "tiles":
+        return {}
+    patch = PATCH_SIZES[source.content["image_type"]]
+    tiles = SegmentationNetworkONNXFullImage(whole.patch_network.network, source.image_size, patch, whole.align)
+    return compare_modes(whole, tiles.eval(), strips, threshold)
+
+
 def holds(path: Path, entries: dict[str, str]) -> bool:
-    """Whether an ONNX file is there, is whole, and was exported from just this checkpoint for just this size and opset."""
+    """Whether an ONNX file is there, is whole, and was exported from just this and in just this way."""
     try:
         return entries.items() <= entries_of(path).items()
     except UserError:
@@ -98,123 +186,6 @@ def holds(path: Path, entries: dict[str, str]) -> bool:
 def entries_of(path: Path) -> dict[str, str]:
     """What a file says of itself. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
     return open_session(path).get_modelmeta().custom_metadata_map
-
-
-def write_graph(model: SegmentationNetworkONNXFullImage, image_size: tuple[int, int], opset: int, path: Path) -> None:
-    """The graph alone, of just the opset that was asked for. Raises `UserError` when no exporter can write that one."""
-    if opset < OLDEST_OPSET:
-        raise UserError(f"--opset_version {opset}: expected {OLDEST_OPSET} or newer")
-    use_dynamo = opset >= FIRST_DYNAMO_OPSET
-    example = torch.zeros(2 if use_dynamo else 1, 3, *image_size)  # dynamo takes a batch of 1 for a constant
-    batch = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if use_dynamo else {"dynamic_axes": {"input": {0: "batch"}}}
-    options = {"input_names": ["input"], "output_names": ["output"], "external_data": False, "verbose": False, "dynamo": use_dynamo}
-    try:
-        with quiet_exporters(), torch.no_grad():
-            torch.onnx.export(model, (example,), path, opset_version=opset, **batch, **options)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"--opset_version {opset}: torch cannot write it ({one_line(error)})") from None
-
-
-@contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Keeps the exporters' warnings off the screen; what matters in them is checked in the file afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
-
-
-def clean_graph(path: Path) -> None:
-    """Take the exporter's stack traces out, and say the output's sizes where the exporter left them open."""
-    model = onnx.load(path)
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
-    onnx.save(model, path)
-
-
-def inspect_file(path: Path, opset: int) -> dict[str, str]:
-    """Check the file and describe it. Raises `UserError` when it is not valid or of another opset than `opset`."""
-    model = onnx.load(path)
-    written = {imported.domain or "ai.onnx": imported.version for imported in model.opset_import}
-    if written != {"ai.onnx": opset}:
-        raise UserError(f"--opset_version {opset}: torch wrote {written} instead")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UserError(f"--opset_version {opset}: the file is not valid ONNX ({one_line(error)})") from None
-    started = time.perf_counter()
-    with about(f"--opset_version {opset}"):
-        open_session(path)
-    load_seconds = time.perf_counter() - started
-    return {
-        "opset": str(opset),
-        "IR version": str(model.ir_version),
-        "producer": f"{model.producer_name} {model.producer_version}",
-        "inputs": ", ".join(map(describe_value, model.graph.input)),
-        "outputs": ", ".join(map(describe_value, model.graph.output)),
-        "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "nodes": f"{sum(node.op_type != 'Constant' for node in model.graph.node)} that are not constants",
-        "load time (CPU)": f"{load_seconds:.2f} s",
-    }
-
-
-def describe_value(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    sizes = ", ".join(size.dim_param or str(size.dim_value) for size in tensor.shape.dim)
-    return f"{value.name} ({sizes}) {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}"
-
-
-def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> np.ndarray:
-    """Strips to compare on, (3, 3, H, W) float32 0-1: spread over `test_path`, else generated with painted defects.
-
-    Raises `UserError` for strips of another size than `image_size`.
-    """
-    count = max(PARITY_BATCHES)
-    if test_path is None:
-        generator = np.random.default_rng(PARITY_SEED)
-        strips = [make_strip(generator, image_size) for _ in range(count)]
-        for strip in strips:
-            paint_defects(strip, np.zeros(image_size, np.uint8), generator, STRIP_DEFECTS_RANGE)
-        return to_unit_range(np.stack(strips))
-    paths = list_images(test_path)
-    strips = []
-    for path in (paths[number * len(paths) // count] for number in range(count)):
-        strips.append(load_image(path, input_max))
-        if strips[-1].shape[1:] != image_size:
-            raise UserError(f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: see --image_size")
-    return to_unit_range(np.stack(strips))
-
-
-def compare(model: SegmentationNetworkONNXFullImage, path: Path, strips: np.ndarray) -> dict[str, str]:
-    """ONNX Runtime against PyTorch, both on the CPU, on strips and on noise. Raises `UserError` beyond TOLERANCE."""
-    session = open_session(path)
-    noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32)
-    differences, outputs = {}, []
-    for name, images in (("strips", strips), ("noise", noise)):
-        for batch in PARITY_BATCHES:
-            answer = session.run(["output"], {"input": images[:batch]})[0]
-            with torch.inference_mode():
-                expected = model(torch.from_numpy(images[:batch])).numpy()
-            differences[f"{name}, batch {batch}"] = float(np.abs(answer - expected).max())
-            outputs.append(answer)
-    channels = [np.concatenate([output[:, channel].ravel() for output in outputs]) for channel in range(3)]
-    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
-    if not all(value < TOLERANCE for value in differences.values()):  # so that NaN fails, too
-        raise UserError(f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {TOLERANCE:g}")
-    return {
-        "channel 0": f"from {channels[0].min():.3g} to {channels[0].max():.3g}",
-        "channels 1 and 2": f"sums {channels[1].sum():g} and {channels[2].sum():g}",
-        PARITY: ", ".join(f"{value:.1e} ({name})" for name, value in differences.items()),
-    }
 
 
 def main() -> int:

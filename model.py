@@ -4,7 +4,7 @@ SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
   SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
     SegmentationNetworkONNXFullImage  whole strip: aligned, tiles, the same copy of the net for all of them, stitched
 
-PyTorch inference runs the last one as it is, so it and the ONNX file cannot disagree about tiles.
+PyTorch inference runs the last one as it is, and strip_graph.py exports it, so it and the ONNX file cannot disagree about tiles.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from alignment import Alignment
 from differences import agreed_difference, consistent_difference, noise_around, outside_references
-from tiling import Tiling
+from tiling import Tiling, WholeImage
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
+MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
 DIFFERENCE_FEATURES = 5  # planes that the difference network makes of three channels
 
 
@@ -67,7 +68,7 @@ class DecoderStage(nn.Module):
 class SegmentationNetwork(nn.Module):
     """UNet of six levels: (B, in_channels, h, w), values 0-1, to logits (B, out_channels, h, w).
 
-    Channel 1 of the logits is the defect, channel 0 the background. Height and width are multiples of 32.
+    Channel 1 of the logits is the defect, channel 0 the background. Height and width are multiples of `multiple`, here 32.
     After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded convolutions, batch norm and bilinear upsampling.
     """
 
@@ -84,6 +85,11 @@ class SegmentationNetwork(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(map(DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder, levels[-2::-1]))
         self.head = nn.Conv2d(decoder[-1], out_channels, kernel_size=3, padding=1)
+
+    @property
+    def multiple(self) -> int:
+        """Of which height and width must be multiples: each level but the first has half the size of the one before."""
+        return 2 ** (len(self.encoder_widths) - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         levels = [self.encoder[0](images)]
@@ -150,21 +156,29 @@ class SegmentationNetworkONNX(nn.Module):
 class SegmentationNetworkONNXFullImage(nn.Module):
     """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
 
-    References are aligned first, if `align` says so, and all tiles of all strips go through one copy of the network as one batch.
-    `image_size` is (height, width).
+    References are aligned first, if `align` says so, and all tiles of all strips go through one copy of the network as one batch;
+    in mode "whole" each strip goes through it in one piece. `image_size` is (height, width).
     """
 
-    def __init__(self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int, align: str = "none"):
+    def __init__(
+        self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int, align: str = "none", mode: str = "tiles"
+    ):
         super().__init__()
+        self.align, self.mode = align, mode
         self.alignment = None if align == "none" else Alignment(align)
         self.patch_network = SegmentationNetworkONNX(network)
-        self.tiling = Tiling(image_size, patch)
+        self.tiling = Tiling(image_size, patch) if mode == "tiles" else WholeImage(image_size, network.multiple)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, 3, H, W) to defect probabilities (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES)."""
+        measures = None
         if self.alignment:
-            images, _ = self.alignment(images)
-        probabilities = self.patch_network.defect_probability(self.tiling.split(images))
-        return with_two_zero_channels(self.tiling.stitch(probabilities))
+            strips, measures = self.alignment(strips)
+        probabilities = self.patch_network.defect_probability(self.tiling.split(strips))
+        return self.tiling.stitch(probabilities), measures
+
+    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        return with_two_zero_channels(self.look(strips)[0])
 
 
 def with_two_zero_channels(heatmap: torch.Tensor) -> torch.Tensor:

@@ -13,29 +13,32 @@ from typing import Any
 
 import onnx
 
-from alignment import MODES
+from alignment import MEASURES, MODES
 from checkpoint import MEASURED, check_measured, file_hash
-from model import SegmentationNetwork
-from thresholds import threshold_for
+from classical import ClassicalDetector
+from strip_graph import CHANNELS, DETECTION_COLUMNS, INPUTS, MOST_DETECTIONS, UINT8_MAX, Detector, StripGraph
+from thresholds import UNCALIBRATED, threshold_for
 from tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PRODUCT = "Background Removal Net 1.0"
-CHANNELS = "Target Ref1 Ref2"
+CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
 RATES = (0.01, 0.1, 1.0, 10.0)  # false alarms per strip, for each of which the file has a threshold
-REQUIRED = ("image_type", "input_max", "align", "training_dataset_path", *MEASURED)
+REQUIRED = ("image_type", "input_max", "align", "training_dataset_path", "input", "channels", *MEASURED)
 NO_THRESHOLD = "none"  # of a checkpoint whose training measured nothing on good strips
 SHORTENED = 100  # characters of an entry that are shown
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a reader needs of the entries, checked; `measured` are those of checkpoint.MEASURED."""
+    """What a reader needs of the entries, checked: `input_kind` is one of strip_graph.INPUTS, `measured` those of MEASURED."""
 
     image_type: str
     input_max: float
     align: str
     training_dataset_path: str
+    input_kind: str
+    channels: int
     measured: dict[str, Any]
 
     @property
@@ -44,36 +47,75 @@ class Description:
 
 
 def describe(
-    checkpoint: Path, content: dict[str, Any], network: SegmentationNetwork, image_size: tuple[int, int], opset: int
+    content: dict[str, Any], checkpoint: Path | None, graph: StripGraph, channels: int, image_size: tuple[int, int], opset: int
 ) -> dict[str, str]:
-    """The entries of a file exported from a loaded checkpoint; `image_size` is (height, width)."""
-    patch, (height, width) = PATCH_SIZES[content["image_type"]], image_size
+    """The entries of an exported file. `content` is a loaded checkpoint's, or what else is known in its place.
+
+    `channels` is how many the input has, `image_size` (height, width).
+    """
+    detector, (height, width) = graph.detector, image_size
+    highest = {"unit": 1, "raw": content["input_max"], "uint8": UINT8_MAX}[graph.input_kind]
     return {
         "schema_version": str(SCHEMA_VERSION),
         "product": PRODUCT,
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": file_hash(checkpoint),
+        "checkpoint": checkpoint.name if checkpoint else "",
+        "checkpoint_sha256": file_hash(checkpoint) if checkpoint else "",
         "training_dataset_path": content["training_dataset_path"] or "",
         "epoch": str(content["epoch"]),
-        "network": type(network).__name__,
-        "base_channels": str(network.head.in_channels),
-        "align": content["align"],
-        "channels": CHANNELS,
-        "input_type": "float32",
-        "input_range": "0 1",
+        **_detector(detector),
+        "align": detector.align,
+        "input": graph.input_kind,
+        "channels": " ".join(CHANNEL_NAMES[:channels]),
+        "input_type": str(INPUTS[graph.input_kind]).removeprefix("torch."),
+        "input_range": f"0 {highest:g}",
         "input_max": str(content["input_max"]),
         "image_type": content["image_type"],
         "image_size": f"{height} {width}",
-        "tile_size": f"{patch} {patch}",
-        "tile_rows": _numbers(calculate_positions(height, patch)),
-        "tile_columns": _numbers(calculate_positions(width, patch)),
-        "kept_rows": _ranges(calculate_kept_ranges(height, patch)),
-        "kept_columns": _ranges(calculate_kept_ranges(width, patch)),
+        **_pieces(detector, image_size, PATCH_SIZES[content["image_type"]]),
+        "outputs": " ".join(graph.output_names),
+        **_columns(graph, content),
         "precision": "float32",
         "opset": str(opset),
         **_thresholds(content),
         **{name: json.dumps(content[name]) for name in MEASURED},
     }
+
+
+def _detector(detector: Detector) -> dict[str, str]:
+    if isinstance(detector, ClassicalDetector):
+        return {"network": type(detector).__name__, "gaussian": f"{detector.sigma:g}"}
+    network = detector.patch_network.network
+    return {"network": type(network).__name__, "base_channels": str(network.head.in_channels)}
+
+
+def _pieces(detector: Detector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
+    """In which pieces a strip is looked at, and what of each is kept."""
+    if detector.mode == "whole":
+        return {"mode": "whole"}
+    pieces = {"mode": "tiles", "tile_size": f"{patch} {patch}"}
+    for name, length in zip(("rows", "columns"), image_size):
+        pieces[f"tile_{name}"] = _numbers(calculate_positions(length, patch))
+        pieces[f"kept_{name}"] = _ranges(calculate_kept_ranges(length, patch))
+    return pieces
+
+
+def _columns(graph: StripGraph, content: dict[str, Any]) -> dict[str, str]:
+    """What the numbers of the further outputs mean."""
+    columns = {}
+    if "detections" in graph.outputs:
+        columns["detections"] = " ".join(DETECTION_COLUMNS)
+        columns["most_detections"] = str(MOST_DETECTIONS)
+        columns["threshold_default"] = repr(default_threshold(content))
+    if "alignment" in graph.outputs:
+        columns["alignment"] = " ".join(MEASURES)
+    return columns
+
+
+def default_threshold(content: dict[str, Any]) -> float:
+    """The calibrated threshold on the heatmap, for the rate that the training was asked for; UNCALIBRATED where there is none."""
+    if not content["calibration"]:
+        return UNCALIBRATED
+    return threshold_for(content["calibration"], content["target_false_alarms"], "").value
 
 
 def _thresholds(content: dict[str, Any]) -> dict[str, str]:
@@ -114,11 +156,12 @@ def read_description(entries: dict[str, str]) -> Description:
     missing = [name for name in REQUIRED if name not in entries]
     if missing:
         raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
-    for name, known in (("image_type", PATCH_SIZES), ("align", MODES)):
+    channels = {" ".join(CHANNEL_NAMES[:count]): count for count in CHANNELS}
+    for name, known in (("image_type", PATCH_SIZES), ("align", MODES), ("input", INPUTS), ("channels", channels)):
         if entries[name] not in known:
             raise UserError(f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}")
     facts = (entries["image_type"], _input_max(entries["input_max"]), entries["align"], entries["training_dataset_path"])
-    return Description(*facts, _measured(entries))
+    return Description(*facts, entries["input"], channels[entries["channels"]], _measured(entries))
 
 
 def _input_max(text: str) -> float:

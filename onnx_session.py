@@ -24,8 +24,8 @@ DEVICES = ("auto", *PROVIDERS)
 COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})  # the rest may stay on the CPU
 BATCH = "batch"  # what the exporter calls the input's first dimension
 ERRORS_ONLY, NOTHING, WARNINGS = 3, 4, 2  # of ONNX Runtime's log severities; the last is its default
-ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}
-Call = Callable[[np.ndarray], np.ndarray]  # strips (n, 3, H, W), 0-1, to heatmaps (n, H, W), n no more than the batch
+ELEMENTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+Call = Callable[[np.ndarray], np.ndarray]  # strips as the file takes them to heatmaps (n, H, W), n no more than the batch
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class SessionSettings:
     batch: int = 1
     threads: int | None = None
     cuda_graph: bool = False
+
+
+ANY_DEVICE = SessionSettings()
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ class FreeCall:
     """Calls with as many strips as there are, each with memory of its own."""
 
     def __init__(self, session: onnxruntime.InferenceSession):
-        self.session, self.input = session, session.get_inputs()[0].name
+        self.session, self.input, self.output = session, session.get_inputs()[0].name, session.get_outputs()[0].name
 
     def __call__(self, strips: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.input: strips})[0][:, 0]
+        return self.session.run([self.output], {self.input: strips})[0][:, 0]
 
 
 class BoundCall:

@@ -16,24 +16,27 @@ from dataloader import to_unit_range
 from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from model_file import read_description
-from onnx_session import SessionSettings, calls_of, place_session
+from onnx_session import ANY_DEVICE, SessionSettings, calls_of, place_session
+from strip_graph import INPUTS
 
+ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}  # on a GPU the first ones choose algorithms and capture the graph
 
 
 class TorchPredictor:
     """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
 
-    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"):
+    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none", mode: str = "tiles"):
         self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
-        self.patch, self.device, self.align = patch, device, align
+        self.patch, self.device, self.align, self.mode = patch, device, align, mode
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
-            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
+            whole = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align, self.mode)
+            self._full_image = whole.to(self.device)
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():
@@ -77,17 +80,18 @@ class OnnxPredictor:
     compute it.
     """
 
-    def __init__(self, path: Path, settings: SessionSettings):
+    def __init__(self, path: Path, settings: SessionSettings = ANY_DEVICE):
         with about(path):
             self.placed = place_session(path, settings)
             self.session, self.device, self.batch = self.placed.session, self.placed.device, settings.batch
-            nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
+            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
+            nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
             height, width = signature[0][-2:]
-            expected = [(name, "tensor(float)", 3, height, width) for name in ("input", "output")]
+            kind = ONNX_TYPES[INPUTS[self.description.input_kind]]
+            expected = [("input", kind, self.description.channels, height, width), ("output", "tensor(float)", 3, height, width)]
             if signature != expected or not all(isinstance(length, int) for length in (height, width)):
                 raise UserError(f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py")
-            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
             self._call = calls_of(self.placed, self.batch)
         self.align, self.image_size = self.description.align, (height, width)
 
@@ -104,11 +108,22 @@ class OnnxPredictor:
         """(3, H, W) grey levels to what the file takes. Raises `UserError` for a strip of another size."""
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
-        return to_unit_range(image)
+        return as_asked(image[None], self.description.input_kind, self.description.channels, self.description.input_max)[0]
 
     def answer(self, prepared: list[np.ndarray]) -> np.ndarray:
         """(n, H, W) heatmaps of n strips, no more than `batch`. Raises `UserError` when ONNX Runtime cannot compute them."""
         return self._call(np.stack(prepared))
+
+
+def as_asked(images: np.ndarray, input_kind: str, channels: int, input_max: float) -> np.ndarray:
+    """(B, 3, H, W) grey levels as an ONNX file takes them: of a kind in strip_graph.INPUTS, and with so many channels."""
+    if channels > 3:
+        images = np.concatenate([images, np.zeros_like(images[:, :1])], axis=1)
+    if input_kind == "unit":
+        return to_unit_range(images)
+    if input_kind == "raw":
+        return images * np.float32(input_max / GREY_LEVELS)
+    return np.rint(images).astype(np.uint8)
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -47,14 +47,15 @@ class Detector:
     calibrated_on: str = "kept with the model"
 
 
-def classical(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Detector:
-    """The detector of --method, to score `folder`; where that is a `test/` with a `valid/` beside it, set up on those strips.
+def classical(
+    method: str, folder: Path | None, img_format: str | None, input_max: float, device: torch.device, needs_threshold: bool
+) -> Detector:
+    """The detector of a --method; where `folder` is a `test/` with a `valid/` beside it, set up on those strips.
 
     Raises `UserError` when they cannot be used.
     """
-    method, input_max = arguments.method, arguments.input_max or DEFAULT_INPUT_MAX
-    beside = Path(os.path.abspath(folder)).with_name("valid")
-    valid = list_strips(beside, arguments.img_format) if folder.name == "test" and beside.is_dir() else []
+    beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
+    valid = list_strips(beside, img_format) if beside and folder.name == "test" and beside.is_dir() else []
     inspection = inspect_strips(valid, input_max)
     if inspection.problems:
         raise UserError(inspection.problems[0])
@@ -62,9 +63,9 @@ def classical(arguments: argparse.Namespace, folder: Path, device: torch.device)
     sigma = sigma_of(method, measured["rival_sigmas"])
     predictor = ClassicalPredictor(classical_detector(method, sigma), device)
     good = good_strips(valid)
-    if good and arguments.threshold is None and not arguments.good_path:
+    if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
-    known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}"}
+    known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}" if beside else ""}
     return Detector(name_of(method, sigma), predictor, input_max, device, **known)
 
 
@@ -73,7 +74,9 @@ def score_without_model(arguments: argparse.Namespace, device: torch.device) -> 
     folder = arguments.test_path
     if folder is None:
         raise UserError(f"--method {arguments.method}: found no --test_path, expected a folder of strips")
-    detector = classical(arguments, folder, device)
+    needs_threshold = arguments.threshold is None and not arguments.good_path
+    input_max = arguments.input_max or DEFAULT_INPUT_MAX
+    detector = classical(arguments.method, folder, arguments.img_format, input_max, device, needs_threshold)
     print(f"{detector.name} on {device}, strips of {folder}")
     return score_folder(detector, folder, arguments)
 
@@ -136,7 +139,7 @@ def choose_threshold(detector: Detector, arguments: argparse.Namespace, ignored:
     if arguments.threshold is not None:
         return Threshold(arguments.threshold, "as given")
     if arguments.good_path:
-        detector = _calibrated(detector, arguments.good_path, arguments.img_format, ignored)
+        detector = calibrated(detector, arguments.good_path, arguments.img_format, ignored)
     elif detector.is_classical and not detector.measured.get("calibration"):
         raise UserError(
             f"--method {arguments.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
@@ -200,7 +203,7 @@ def describe(result: Evaluation) -> list[str]:
     return lines
 
 
-def _calibrated(detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions) -> Detector:
+def calibrated(detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions) -> Detector:
     """The detector with a threshold set on the good strips of a folder. Raises `UserError` when they cannot be used."""
     if detector.trained_on and folder.resolve() == Path(detector.trained_on).resolve():
         print(f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr)

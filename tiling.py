@@ -1,7 +1,7 @@
 """Where tiles lie on an image and which part of each one is kept.
 
 The only place that knows: the training set reads its patches at `tile_positions`, and `Tiling` cuts and stitches
-for validation, PyTorch inference and the ONNX graph alike.
+for validation, PyTorch inference and the ONNX graph alike. `WholeImage` stands in for it where an image is looked at in one piece.
 
 Along one axis of length L with patches of size p there are n = 1 + ceil((L - p) / (p - p/8)) tiles at evenly spaced
 whole positions from 0 to L - p, so neighbours overlap by at least an eighth of a patch. Where two overlap, each keeps its
@@ -12,6 +12,7 @@ from errors import UserError
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 PATCH_SIZES = {"strip": 128, "square": 256, "mvtec": 256}  # --image_type: patch height and width in pixels
 
@@ -67,8 +68,7 @@ class Tiling(nn.Module):
 
         Raises `UserError` when the images are not of this tiling's size.
         """
-        if tuple(images.shape[2:]) != self.image_size:
-            raise UserError(f"found images of {tuple(images.shape[2:])} (height, width), expected {self.image_size}")
+        _check_size(images, self.image_size)
         (tiles_y, tiles_x), channels, patch = self.grid, images.shape[1], self.patch
         rows = images.index_select(2, self.split_rows)
         cells = rows.index_select(3, self.split_columns).reshape(-1, channels, tiles_y, patch, tiles_x, patch)
@@ -80,6 +80,34 @@ class Tiling(nn.Module):
         cells = tiles.reshape(-1, tiles_y, tiles_x, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
         sheet = cells.reshape(-1, channels, tiles_y * patch, tiles_x * patch)
         return sheet.index_select(2, self.stitch_rows).index_select(3, self.stitch_columns)
+
+
+class WholeImage(nn.Module):
+    """No tiles: the image in one piece, mirrored beyond its bottom and right edges up to a multiple that the network can take.
+
+    Fewer pixels are looked at than in tiles, and none of them near a tile's border; but a network that was trained on patches has
+    not seen so large a piece.
+    """
+
+    def __init__(self, image_size: tuple[int, int], multiple: int):
+        super().__init__()
+        self.image_size = tuple(image_size)
+        self.padded_size = tuple(_ceil_divide(length, multiple) * multiple for length in image_size)
+
+    def split(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) to (B, C, padded height, padded width). Raises `UserError` when the images are not of this size."""
+        _check_size(images, self.image_size)
+        bottom, right = (padded - length for padded, length in zip(self.padded_size, self.image_size))
+        return functional.pad(images, (0, right, 0, bottom), mode="reflect")
+
+    def stitch(self, images: torch.Tensor) -> torch.Tensor:
+        """What `split` gave, or anything of its size, without the padding."""
+        return images[:, :, : self.image_size[0], : self.image_size[1]]
+
+
+def _check_size(images: torch.Tensor, image_size: tuple[int, int]) -> None:
+    if tuple(images.shape[2:]) != image_size:
+        raise UserError(f"found images of {tuple(images.shape[2:])} (height, width), expected {image_size}")
 
 
 def _split_index(length: int, patch: int) -> list[int]:

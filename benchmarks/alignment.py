@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alignment import MODES, Alignment
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from export_onnx_fullimage import DEFAULT_OPSET, write_graph
+from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
+from onnx_graph import write_graph
 from tiling import PATCH_SIZES
 
 NETWORKS = ("unet", "difference")
@@ -61,7 +62,7 @@ def main() -> None:
         sessions, graphs = {}, {}
         for name, model in models.items():
             path = Path(folder) / "model.onnx"
-            write_graph(model, STRIP_SIZE, DEFAULT_OPSET, path)
+            write_graph(model, torch.zeros(2, 3, *STRIP_SIZE), DEFAULT_OPSET, path)
             nodes = sum(node.op_type != "Constant" for node in onnx.load(path).graph.node)
             started = time.perf_counter()
             sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

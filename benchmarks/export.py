@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from export_onnx_fullimage import quiet_exporters, write_graph
 from model import SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from onnx_graph import quiet_exporters, write_graph
 from tiling import calculate_kept_ranges, tile_positions
 
 PATCH = 128
@@ -86,7 +86,7 @@ def main() -> None:
     strip = to_unit_range(make_strip(np.random.default_rng(0)))[None]
     with tempfile.TemporaryDirectory() as folder:
         files = {BATCH: Path(folder) / "batch.onnx", UNROLLED: Path(folder) / "unrolled.onnx"}
-        write_graph(eager, STRIP_SIZE, OPSET, files[BATCH])
+        write_graph(eager, torch.zeros(2, 3, *STRIP_SIZE), OPSET, files[BATCH])
         export_unrolled(Unrolled(network).eval(), files[UNROLLED])
         provider_rows = {"CPU": "CPUExecutionProvider"} | (
             {"CUDA": ("CUDAExecutionProvider", {"use_tf32": 0})} if arguments.cuda else {}

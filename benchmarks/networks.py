@@ -14,13 +14,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from export_onnx_fullimage import DEFAULT_OPSET, write_graph
+from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
+from onnx_graph import write_graph
 from onnx_session import open_session
 from tiling import PATCH_SIZES
 
@@ -40,7 +42,7 @@ def main() -> None:
                 network = architecture(base_channels=base_channels)
                 path = Path(folder) / f"{name}{base_channels}.onnx"
                 full_image = SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH_SIZES["strip"]).eval()
-                write_graph(full_image, STRIP_SIZE, DEFAULT_OPSET, path)
+                write_graph(full_image, torch.zeros(2, 3, *STRIP_SIZE), DEFAULT_OPSET, path)
                 weights = sum(parameter.numel() for parameter in network.parameters())
                 rows[name, base_channels] = f"{weights / 1e6:.2f} | {path.stat().st_size / 1e6:.1f}"
                 sessions[name, base_channels] = open_session(path)

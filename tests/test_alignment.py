@@ -13,8 +13,8 @@ from torch import nn
 from alignment import GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, move, register
 from classical import RegisteredDifference
 from demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
-from export_onnx_fullimage import write_graph
 from gaussian import paint_point
+from onnx_graph import write_graph
 from tests.conftest import SMALL_SIZE
 
 Scene = Callable[
@@ -320,7 +320,7 @@ class Exported(nn.Module):
 
 
 def open_graph(model: nn.Module, size: tuple[int, int], opset: int, path) -> Callable[[torch.Tensor], torch.Tensor]:
-    write_graph(model.eval(), size, opset, path)
+    write_graph(model.eval(), torch.zeros(2, 3, *size), opset, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda strips: torch.from_numpy(session.run(None, {"input": strips.numpy()})[0])
 

@@ -104,10 +104,10 @@ def test_a_file_that_differs_from_pytorch_is_not_written(make_checkpoint, tmp_pa
     export_file(make_checkpoint(), output)
     before = output.read_bytes()
 
-    def wrong(model, path, strips, compare=export_onnx_fullimage.compare):
+    def wrong(graph, *facts, compare=export_onnx_fullimage.compare):
         with torch.no_grad():
-            model.patch_network.network.head.bias[1].add_(0.1)
-        return compare(model, path, strips)
+            graph.detector.patch_network.network.head.bias[1].add_(0.1)
+        return compare(graph, *facts)
 
     monkeypatch.setattr(export_onnx_fullimage, "compare", wrong)
     with pytest.raises(UserError, match=r"heatmaps differ from PyTorch's by .* expected less than 0\.0001"):

@@ -70,7 +70,7 @@ def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
     entries = entries_of(path)
     cases = [
         ({"schema_version": None}, "found no schema_version"),
-        ({"schema_version": "2"}, "found metadata of schema version 2, expected 1 at most"),
+        ({"schema_version": "3"}, "found metadata of schema version 3, expected 2 at most"),
         ({"schema_version": "one"}, "found schema_version 'one'"),
         ({"align": None, "calibration": None}, "found no align, calibration"),
         ({"image_type": "wide"}, "found image_type 'wide'"),
