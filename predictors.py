@@ -97,8 +97,11 @@ class OnnxPredictor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
-        batch = as_asked(image[None], self.description.input_kind, self.description.channels, self.description.input_max)
-        return self.session.run(["output"], {"input": batch})[0][0, 0]
+        return self.session.run(["output"], {"input": self.as_asked(image[None])})[0][0, 0]
+
+    def as_asked(self, images: np.ndarray) -> np.ndarray:
+        """(B, 3, H, W) grey levels as the file takes them."""
+        return as_asked(images, self.description.input_kind, self.description.channels, self.description.input_max)
 
 
 def as_asked(images: np.ndarray, input_kind: str, channels: int, input_max: float) -> np.ndarray:
