@@ -11,10 +11,14 @@ probability, 0, 0. It is written to ./onnx_models only after ONNX Runtime gave t
 """
 
 import argparse
+import itertools
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from errors import UserError, about, run_command
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,23 +26,26 @@ import torch
 
 from checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
 from classical import METHODS
-from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, newest, positive, whole_number
+from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, from_0_to_1, newest, positive, whole_number
 from dataloader import DEFAULT_INPUT_MAX, load_image
 from dataset_folder import list_images
 from files import replace_file
+from gate import TARGETS, compare_variant, generated_strips
 from ignored_regions import IgnoredRegions
 from model import MODES, SegmentationNetworkONNXFullImage
 from model_file import default_threshold, describe, read_description, shortened, table_of, write_entries
 from onnx_graph import inspect_file, write_graph
 from onnx_session import open_session
 from parity import PARITY, compare, compare_modes, parity_strips
-from predictors import TorchPredictor
+from predictors import TorchPredictor, as_asked
 from scoring import Detector as Scorer
 from scoring import calibrated, classical
 from strip_graph import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, Detector, StripGraph
 from tiling import PATCH_SIZES
+from variants import PRECISIONS, in_half_precision, quantize
 
 DEFAULT_OPSET = 18
+CALIBRATION_STRIPS = 16  # of 18 tiles each: more move no range that matters
 
 
 CPU = torch.device("cpu")
@@ -63,6 +70,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME,...",
         help=f"some of {', '.join(OUTPUTS)}",
     )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="fp16 for a GPU, int8 for a CPU: only if no worse")
+    parser.add_argument("--calibration_path", type=Path, help="strips to measure int8's ranges on; default: generated ones")
+    parser.add_argument("--target", choices=TARGETS, help="where fp16 or int8 is to be faster; default: cuda or cpu")
+    parser.add_argument(
+        "--max_recall_drop", type=from_0_to_1, default=0.01, help="largest share of true points that fp16 or int8 may lose"
+    )
+    parser.add_argument("--force", action="store_true", help="write fp16 or int8 even if it loses more, or is not faster")
     parser.add_argument("--good_path", type=Path, help="folder of good strips to set the threshold on anew")
     parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
     parser.add_argument("--test_path", type=Path, help="strips to compare on; default: generated ones")
@@ -114,15 +128,59 @@ def export(arguments: argparse.Namespace) -> Path:
     strips = parity_strips(arguments.test_path, source.image_size, input_max)
     threshold = default_threshold(content)
     with replace_file(output_path) as temporary:
-        example = torch.zeros(2, channels, *source.image_size, dtype=INPUTS[arguments.input])
-        write_graph(graph, example, opset, temporary, graph.output_names, threshold if "detections" in graph.outputs else None)
+        write(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)
         parity = compare(graph, temporary, strips, channels, input_max, threshold)
-        write_entries(temporary, entries | {"parity": parity[PARITY]})
+        write_entries(temporary, entries | {"parity": parity[PARITY], "precision": PRECISIONS["fp32"]})
         print(table_of(report | parity | difference_of_modes(source, strips, threshold)))
+        if arguments.precision != "fp32":
+            vary(graph, arguments, source, threshold, temporary)
         if not content["calibration"]:
             print("no threshold is in the file, for want of held-out good strips: --good_path FOLDER sets one")
     return output_path
+
+
+def write(graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path) -> None:
+    """The graph alone."""
+    example = torch.zeros(2, arguments.input_channels, *source.image_size, dtype=INPUTS[arguments.input])
+    default = threshold if "detections" in graph.outputs else None
+    write_graph(graph, example, arguments.opset_version, path, graph.output_names, default)
+
+
+def vary(graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path) -> None:
+    """Replace a proven float32 file by the variant asked for, and print how they compare. Raises `UserError` where it is worse."""
+    precision, input_max = arguments.precision, source.content["input_max"]
+    entries = entries_of(path) | {"precision": PRECISIONS[precision]}
+    with TemporaryDirectory() as folder:
+        variant = Path(folder) / "variant.onnx"
+        if precision == "fp16":
+            half = StripGraph(in_half_precision(source.detector), arguments.input, input_max, arguments.outputs).eval()
+            write(half, arguments, source, threshold, variant)
+        else:
+            quantize(path, variant, calibration_strips(arguments, source))
+        write_entries(variant, entries)
+        target = arguments.target or {"fp16": "cuda", "int8": "cpu"}[precision]
+        comparison = compare_variant(path, variant, arguments.test_path, input_max, threshold, target)
+        print(table_of({"precision": PRECISIONS[precision], "file": f"{variant.stat().st_size / 1e6:.1f} MB"} | comparison.lines))
+        refusal = comparison.refusal(arguments.max_recall_drop)
+        if refusal and not arguments.force:
+            raise UserError(f"--precision {precision}: {refusal}; --force writes it all the same")
+        gate = "; ".join(f"{name}: {text}" for name, text in comparison.lines.items())
+        write_entries(variant, entries | {"gate": gate})
+        shutil.copyfile(variant, path)
+
+
+def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterator[np.ndarray]:
+    """Strips (1, C, H, W) of the file's own input to measure ranges on: of --calibration_path, else generated ones."""
+    input_max = source.content["input_max"]
+    if arguments.calibration_path:
+        images = (load_image(path, input_max) for path in list_images(arguments.calibration_path)[:CALIBRATION_STRIPS])
+    else:
+        images = (image for image, _ in itertools.islice(generated_strips(source.image_size), CALIBRATION_STRIPS))
+    for image in images:
+        if image.shape[1:] != source.image_size:
+            raise UserError(f"--calibration_path: found {image.shape[1:]} (height, width), expected {source.image_size}")
+        yield as_asked(image[None], arguments.input, arguments.input_channels, input_max)
 
 
 def trained(arguments: argparse.Namespace) -> Source:
@@ -159,6 +217,8 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
     """Raises `UserError` for what cannot be had together."""
     if arguments.input == "uint8" and source.content["input_max"] != UINT8_MAX:
         raise UserError(f"--input uint8: found a camera up to {source.content['input_max']:g}, expected one up to {UINT8_MAX:g}")
+    if arguments.precision != "fp32" and arguments.method != "net":
+        raise UserError(f"--precision {arguments.precision}: found --method {arguments.method}, expected a network")
     if "alignment" in arguments.outputs and source.detector.align == "none":
         raise UserError("--outputs alignment: found a detector that aligns nothing, expected one trained with --align")
     if "detections" in arguments.outputs and arguments.method != "net" and not source.content["calibration"]:

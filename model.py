@@ -92,7 +92,15 @@ class SegmentationNetwork(nn.Module):
         return 2 ** (len(self.encoder_widths) - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        levels = [self.encoder[0](images)]
+        return self.segment(self.features(images))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads, (B, planes, h, w): the channels themselves."""
+        return images
+
+    def segment(self, features: torch.Tensor) -> torch.Tensor:
+        """Features to logits."""
+        levels = [self.encoder[0](features)]
         for block in self.encoder[1:]:
             levels.append(block(self.pool(levels[-1])))
         features = levels.pop()
@@ -127,12 +135,13 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     def __init__(self, out_channels: int = 2, base_channels: int = 64):
         super().__init__(DIFFERENCE_FEATURES, out_channels, base_channels)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Five planes of three channels."""
         differences = images[:, :1] - images[:, 1:3]
         consistent = consistent_difference(differences)
         in_noise = consistent / noise_around(differences)
         strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(consistent, differences)], dim=1)
-        return super().forward(torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, in_noise, strong], dim=1))
+        return torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, in_noise, strong], dim=1)
 
 
 ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}

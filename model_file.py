@@ -74,7 +74,6 @@ def describe(
         **_pieces(detector, image_size, PATCH_SIZES[content["image_type"]]),
         "outputs": " ".join(graph.output_names),
         **_columns(graph, content),
-        "precision": "float32",
         "opset": str(opset),
         **_thresholds(content),
         **{name: json.dumps(content[name]) for name in MEASURED},

@@ -108,11 +108,15 @@ class OnnxPredictor:
         """(3, H, W) grey levels to what the file takes. Raises `UserError` for a strip of another size."""
         if image.shape[1:] != self.image_size:
             raise UserError(f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}")
-        return as_asked(image[None], self.description.input_kind, self.description.channels, self.description.input_max)[0]
+        return self.as_asked(image[None])[0]
 
     def answer(self, prepared: list[np.ndarray]) -> np.ndarray:
         """(n, H, W) heatmaps of n strips, no more than `batch`. Raises `UserError` when ONNX Runtime cannot compute them."""
         return self._call(np.stack(prepared))
+
+    def as_asked(self, images: np.ndarray) -> np.ndarray:
+        """(B, 3, H, W) grey levels as the file takes them."""
+        return as_asked(images, self.description.input_kind, self.description.channels, self.description.input_max)
 
 
 def as_asked(images: np.ndarray, input_kind: str, channels: int, input_max: float) -> np.ndarray:

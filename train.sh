@@ -23,7 +23,8 @@ if ! names_a_run "$@"; then # that one goes on in its own folder
     settings+=(--checkpoint_path "$here/checkpoints")
 fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
-    settings+=(--image_type strip --img_format tiff --bs 16 --lr 0.001 --num_defects_range 4 10 --cache_size 100 --seed 42)
+    settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10 --cache_size 100 --seed 42)
+    settings+=(--recipe robust --align full --arch difference)
     if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         settings+=(--base_channels 64 --epochs 30)
         if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_bf16_supported(including_emulation=False))'; then

@@ -1,6 +1,6 @@
 """Draw the pictures of the documents, after `bash train.sh`. That of the report needs Chromium.
 
-python docs/make_pictures.py --run checkpoints/BgRemoval_lr0.001_ep10_bs16_976x176_strip
+python docs/make_pictures.py --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
 """
 
 import argparse
@@ -26,7 +26,7 @@ from detections import detect
 from distributed import choose_device
 from gaussian import STRIP_DEFECTS_RANGE
 from predictors import TorchPredictor
-from recipes import RECIPES, ROBUST
+from recipes import RECIPES
 from scoring import REPORT
 from thresholds import threshold_for
 from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
@@ -73,11 +73,11 @@ def draw_samples(run: Path) -> None:
     save_jpg("samples.jpg", picture[: picture.shape[0] // 3])  # two rows of six
 
 
-def draw_robust_samples(dataset: Path) -> None:
+def draw_recipes(dataset: Path) -> None:
     strips = sorted((dataset / "train" / "good").iterdir())
-    patches = StripPatches(strips, STRIP_SIZE, PATCH, RECIPES[ROBUST](STRIP_DEFECTS_RANGE))
-    picture = visualize.draw_samples(painted_samples(patches))
-    save_jpg("robust-samples.jpg", picture[picture.shape[0] // 2 :])  # three rows of six
+    for name, recipe in RECIPES.items():
+        picture = visualize.draw_samples(painted_samples(StripPatches(strips, STRIP_SIZE, PATCH, recipe(STRIP_DEFECTS_RANGE))))
+        save_jpg(f"{name}-samples.jpg", picture[picture.shape[0] // 2 :])  # three rows of six
 
 
 def draw_tiling() -> None:
@@ -124,7 +124,7 @@ def main() -> None:
     draw_panels(run, arguments.dataset)
     draw_demo_strips()
     draw_samples(run)
-    draw_robust_samples(arguments.dataset)
+    draw_recipes(arguments.dataset)
     draw_tiling()
     draw_report(run)
     shutil.copy(f"{run}_curves.png", PICTURES / "curves.png")
