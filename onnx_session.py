@@ -30,10 +30,10 @@ Call = Callable[[np.ndarray], np.ndarray]  # strips as the file takes them to he
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`device` is one of DEVICES, `batch` the most strips of a call, `threads` those of the CPU (None: as many as cores)."""
+    """`device` is one of DEVICES, `batch` the strips of a call (None: any number), `threads` of the CPU (None: one per core)."""
 
     device: str = "auto"
-    batch: int = 1
+    batch: int | None = 1
     threads: int | None = None
     cuda_graph: bool = False
 
@@ -131,7 +131,7 @@ def create_session(
     options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.intra_op_num_threads = settings.threads or 0
-    if device != "cpu":
+    if device != "cpu" and settings.batch:
         options.add_free_dimension_override_by_name(BATCH, settings.batch)
     providers = [*_accelerators(device, settings, engines), PROVIDERS["cpu"]]
     with silent_runtime():
@@ -234,7 +234,7 @@ def _accelerators(device: str, settings: SessionSettings, engines: Path | None) 
     return [(PROVIDERS["tensorrt"], caches if engines else {}), cuda]
 
 
-def engine_folder(path: Path, batch: int) -> Path:
+def engine_folder(path: Path, batch: int | None) -> Path:
     """Where TensorRT's engines of a model lie: beside it, in a folder of its own for everything that an engine depends on.
 
     ONNX Runtime tells neither weights nor sizes apart: it would take an engine of another model of the same network.
@@ -243,7 +243,7 @@ def engine_folder(path: Path, batch: int) -> Path:
     return path.with_name(f"{path.stem}_tensorrt") / f"{file_hash(path)[:16]}_batch{batch}_{versions}"
 
 
-def _make_engine_folder(path: Path, batch: int) -> Path:
+def _make_engine_folder(path: Path, batch: int | None) -> Path:
     folder = engine_folder(path, batch)
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,27 @@
-"""The exported graph beside one with a copy of the network for each tile, and beside PyTorch: size, nodes, load time, latency.
+"""Every kind of exported file beside each other: size, nodes, load time, latency, strips per second, memory, parity, recall.
 
-    python benchmarks/export.py                       # 64 base channels: some minutes on two cores
-    python benchmarks/export.py --base_channels 16
+    python benchmarks/export.py                              # times alone, with random weights: ten minutes on two cores
+    python benchmarks/export.py --quality output/quality     # and what the networks find that benchmarks/quality.py has trained
 
-All three have the same weights and give the same heatmap of one 976x176 strip (the largest difference is shown). Loads, and then
-calls of open sessions, are measured in turn; the table shows medians. On the CPU; --cuda adds rows where there is a GPU.
+The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
+all files are measured in turn; the table shows medians. Memory is the most that a process of its own has needed after three calls,
+above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's heatmap of the same weights, in float32
+where a file has fewer bits. Recall is that of the quality suite at 0.1 false alarms per strip, by the file itself; a network that
+nobody trained has none. On the CPU; where there is a GPU, there, too. The last line is the whole table as one JSON object.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +30,77 @@ import onnx
 import onnxruntime
 import torch
 from torch import nn
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent))
 
+from quality_scores import Predictor, pool, score_strip, with_interval
+from suite import LEVELS, STRIP_COUNT, make_suite_strip
+
+from checkpoint import build_network, load_checkpoint
+from classical import METHODS, classical_detector
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from model import SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from gate import generated_strips
+from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
 from onnx_graph import quiet_exporters, write_graph
+from onnx_session import SessionSettings, open_session, place_session
 from tiling import calculate_kept_ranges, tile_positions
+from variants import in_half_precision, quantize
 
-PATCH = 128
-OPSET = 18
+PATCH, OPSET = 128, 17  # an older opset is written in a tenth of the time, and its files are as fast
 WARM_UPS = 2  # a session's first calls also find their memory
-BATCH, UNROLLED, EAGER = "one copy, tiles as a batch", "18 unrolled copies", "PyTorch eager"
+BATCHES = (1, 8)
+CALIBRATION_STRIPS = 16
+GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}  # pixels, as benchmarks/quality.py chooses them
+MEMORY = """
+import re, sys
+import numpy as np, onnxruntime
+def kilobytes():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = kilobytes()
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+for _ in range(3):
+    session.run(None, {"input": np.zeros((1, 3, 976, 176), np.float32)})
+print(kilobytes() - before)
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file: of an architecture or a classical method, with the weights of a run of benchmarks/quality.py, if any."""
+
+    name: str
+    architecture: str = "unet"
+    base_channels: int = 64
+    run: str | None = None
+    mode: str = "tiles"
+    precision: str = "fp32"
+    align: str = "none"
+    unrolled: bool = False
+
+
+ROWS = (
+    Row("unet, 64 channels, unrolled", unrolled=True),
+    Row("unet, 64 channels, tiles"),
+    Row("unet, 64 channels, whole", mode="whole"),
+    Row("unet, 64 channels, tiles, int8", precision="int8"),
+    Row("unet, 64 channels, whole, int8", mode="whole", precision="int8"),
+    Row("unet, 64 channels, tiles, fp16", precision="fp16"),
+    Row("unet, 16 channels, robust recipe, tiles", base_channels=16, run="robust"),
+    Row("unet, 16 channels, robust recipe, whole", base_channels=16, run="robust", mode="whole"),
+    Row("mobile, 16 channels, whole", "mobile", 16, mode="whole"),
+    Row("difference, 16 channels, registered, tiles", "difference", 16, "aligned", align="full"),
+    Row("difference, 16 channels, registered, whole", "difference", 16, "aligned", "whole", align="full"),
+    Row("difference, 16 channels, registered, whole, int8", "difference", 16, "aligned", "whole", "int8", "full"),
+    Row("the same network without its aligner, whole", "difference", 16, "aligned", "whole"),
+    Row("difference, 8 channels, registered, whole", "difference", 8, "aligned8", "whole", align="full"),
+    Row("difference, 8 channels, taught, registered, whole", "difference", 8, "taught8", "whole", align="full"),
+    Row("difference, 8 channels, taught, registered, whole, int8", "difference", 8, "taught8", "whole", "int8", "full"),
+    *(Row(f"{method}, no network", method) for method in METHODS),
+)
+REFERENCE = ROWS[0].name  # that others are so many times as fast as
 
 
 class Unrolled(nn.Module):
@@ -59,64 +124,109 @@ class Unrolled(nn.Module):
         return torch.cat(stitched_rows, dim=2)
 
 
-def export_unrolled(model: Unrolled, path: Path) -> None:
-    with quiet_exporters(), torch.no_grad():
-        batch = ({0: torch.export.Dim("batch")},)
-        options = {"input_names": ["input"], "output_names": ["output"], "external_data": False, "verbose": False}
-        torch.onnx.export(model, (torch.zeros(2, 3, *STRIP_SIZE),), path, opset_version=OPSET, dynamic_shapes=batch, **options)
-
-
-def random_network(base_channels: int) -> SegmentationNetwork:
-    torch.manual_seed(0)
-    network = SegmentationNetwork(base_channels=base_channels)
-    network.train()
-    with torch.no_grad():
-        network(torch.rand(4, 3, PATCH, PATCH))  # batch norm statistics that are not the initial ones
-    return network.eval()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base_channels", type=int, default=64)
+    parser.add_argument("--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth")
+    parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
-    network = random_network(arguments.base_channels)
-    eager = SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH).eval()
-    strip = to_unit_range(make_strip(np.random.default_rng(0)))[None]
+    strips = to_unit_range(np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))]))
+    wanted = [row for row in ROWS if arguments.rows in row.name]
     with tempfile.TemporaryDirectory() as folder:
-        files = {BATCH: Path(folder) / "batch.onnx", UNROLLED: Path(folder) / "unrolled.onnx"}
-        write_graph(eager, torch.zeros(2, 3, *STRIP_SIZE), OPSET, files[BATCH])
-        export_unrolled(Unrolled(network).eval(), files[UNROLLED])
-        provider_rows = {"CPU": "CPUExecutionProvider"} | (
-            {"CUDA": ("CUDAExecutionProvider", {"use_tf32": 0})} if arguments.cuda else {}
-        )
-        print("| one 976x176 strip | device | file | nodes | load | latency | difference |\n|" + " --- |" * 7)
-        for device, provider in provider_rows.items():
-            fastest = eager.to(device.lower(), memory_format=torch.channels_last)  # as our predictor does it
-            print_rows(device, provider, files, fastest, strip, arguments.rounds)
+        table, paths = {}, {}
+        for row in tqdm(wanted, desc="exporting", disable=None):
+            best = trained(row, arguments.quality)
+            detector = detector_of(row, best)
+            paths[row.name] = Path(folder) / f"{len(paths)}.onnx"
+            write(row, detector, paths[row.name])
+            table[row.name] = facts_of(paths[row.name], detector, strips[:1])
+            if best or row.architecture in METHODS:
+                table[row.name] |= recall_of(paths[row.name], arguments.strips)
+        for provider in ("CPU", "CUDA") if torch.cuda.is_available() else ("CPU",):
+            measure_times(paths, table, strips, arguments.rounds, provider)
+    print_table(table)
+    print(json.dumps(table))
 
 
-@torch.inference_mode()
-def print_rows(
-    device: str, provider: str | tuple, files: dict[str, Path], eager: nn.Module, strip: np.ndarray, rounds: int
-) -> None:
-    openers = {name: partial(onnxruntime.InferenceSession, path, providers=[provider]) for name, path in files.items()}
-    loads = interleaved(openers, rounds)
-    runs = {name: partial(opener().run, None, {"input": strip}) for name, opener in openers.items()}
-    runs[EAGER] = partial(run_eagerly, eager, torch.from_numpy(strip).to(device.lower()))
-    latencies = interleaved(runs, rounds)
-    answers = {name: np.asarray(run()).reshape(strip.shape) for name, run in runs.items()}
-    for name, latency in latencies.items():
-        difference = f"{np.abs(answers[name] - answers[EAGER]).max():.1e}"
-        facts = describe_file(files[name], loads[name]) if name in files else "- | - | -"
-        print(f"| {name} | {device} | {facts} | {milliseconds(latency)} | {difference} |")
+def trained(row: Row, quality: Path | None) -> Path | None:
+    """The best checkpoint of a row's run, None where there is none."""
+    found = sorted((quality / f"{row.run}_seed42").glob("*_best.pth")) if quality and row.run else []
+    return found[0] if found else None
 
 
-def interleaved(actions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def detector_of(row: Row, best: Path | None) -> nn.Module:
+    """What a row exports, with trained weights or random ones."""
+    if row.architecture in METHODS:
+        return classical_detector(row.architecture, GAUSSIANS[row.architecture]).eval()
+    if best:
+        network = build_network(load_checkpoint(best), best)
+    else:
+        torch.manual_seed(0)
+        network = ARCHITECTURES[row.architecture](base_channels=row.base_channels)
+        with torch.no_grad():
+            network(torch.rand(4, 3, PATCH, PATCH))  # batch norm statistics that are not the initial ones
+    if row.unrolled:
+        return Unrolled(network).eval()
+    return SegmentationNetworkONNXFullImage(network.eval(), STRIP_SIZE, PATCH, row.align, row.mode).eval()
+
+
+def write(row: Row, detector: nn.Module, path: Path) -> None:
+    exported = in_half_precision(detector) if row.precision == "fp16" else detector
+    with quiet_exporters():
+        write_graph(exported.eval(), torch.zeros(2, 3, *STRIP_SIZE), OPSET, path)
+    if row.precision == "int8":
+        strips = (to_unit_range(image)[None] for image, _ in islice(generated_strips(STRIP_SIZE), CALIBRATION_STRIPS))
+        quantize(path, path, strips)
+
+
+def facts_of(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, Any]:
+    answer = open_session(path).run(["output"], {"input": strip})[0][:, :1]
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(strip))[:, :1].numpy()
+    memory = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    return {
+        "file_mb": path.stat().st_size / 1e6,
+        "nodes": sum(node.op_type != "Constant" for node in onnx.load(path).graph.node),
+        "memory_mb": int(memory.stdout) / 1024,
+        "difference": float(np.abs(answer - expected).max()),
+    }
+
+
+def recall_of(path: Path, count: int) -> dict[str, Any]:
+    """Recall at 0.1 false alarms per strip on the first shots of the quality suite, with its interval."""
+    session = place_session(path, SessionSettings()).session
+    predictor: Predictor = lambda image: session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]  # noqa: E731
+    jobs = [(level, number) for level in LEVELS for number in range(count)]
+    scored = [score_strip(predictor, make_suite_strip(*job, 0)) for job in tqdm(jobs, desc="recall", disable=None, leave=False)]
+    return {"recall": list(pool(scored).table()[0]["recall"][0.1])}
+
+
+def open_on(path: Path, settings: SessionSettings) -> onnxruntime.InferenceSession:
+    return place_session(path, settings).session
+
+
+def measure_times(paths: dict[str, Path], table: dict[str, dict], strips: np.ndarray, rounds: int, provider: str) -> None:
+    """Adds load time and latencies, all files in turn in every round."""
+    settings = SessionSettings(provider.lower(), batch=None)
+    openers = {name: partial(open_on, path, settings) for name, path in paths.items()}
+    loads = interleaved(openers, min(rounds, 3), "loading")
+    sessions = {name: opener() for name, opener in openers.items()}
+    suffix = "" if provider == "CPU" else "_cuda"
+    for name, seconds in loads.items():
+        table[name][f"load_ms{suffix}"] = 1000 * seconds
+    for batch in BATCHES:
+        feed = {"input": strips[:batch]}
+        runs = {name: partial(session.run, ["output"], feed) for name, session in sessions.items()}
+        for name, seconds in interleaved(runs, rounds, f"batch {batch} on {provider}").items():
+            table[name][f"batch{batch}_ms{suffix}"] = 1000 * seconds
+            table[name]["strips_per_second" + suffix] = max(table[name].get("strips_per_second" + suffix, 0), batch / seconds)
+
+
+def interleaved(actions: dict[str, Callable[[], Any]], rounds: int, label: str) -> dict[str, float]:
     """Median seconds of each action, all of them in turn in every round, after WARM_UPS rounds that do not count."""
     seconds = defaultdict(list)
-    for _ in range(WARM_UPS + rounds):
+    for _ in tqdm(range(WARM_UPS + rounds), desc=label, disable=None, leave=False):
         for name, action in actions.items():
             started = time.perf_counter()
             action()
@@ -124,17 +234,22 @@ def interleaved(actions: dict[str, Callable[[], Any]], rounds: int) -> dict[str,
     return {name: statistics.median(values[WARM_UPS:]) for name, values in seconds.items()}
 
 
-def run_eagerly(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return model(images).cpu()
-
-
-def describe_file(path: Path, load: float) -> str:
-    nodes = sum(node.op_type != "Constant" for node in onnx.load(path).graph.node)
-    return f"{path.stat().st_size / 1e6:.1f} MB | {nodes} | {milliseconds(load)}"
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
+def print_table(table: dict[str, dict[str, Any]]) -> None:
+    titles = "| one 976x176 strip, CPU | file, MB | nodes | load, ms | batch 1, ms | batch 8, ms | strips/s | times as fast "
+    titles += "| memory, MB | difference | recall at 0.1 |"
+    print(titles)
+    print("|" + " --- |" * (titles.count("|") - 1))
+    slowest = table.get(REFERENCE, {}).get("batch1_ms")
+    for name, row in table.items():
+        speed = f"{slowest / row['batch1_ms']:.1f}" if slowest else "-"
+        recall = with_interval([tuple(row["recall"])]) if "recall" in row else "-"
+        cells = [f"{row['file_mb']:.1f}", row["nodes"], f"{row['load_ms']:,.0f}", f"{row['batch1_ms']:,.0f}"]
+        cells += [f"{row['batch8_ms']:,.0f}", f"{row['strips_per_second']:.1f}", speed, f"{row['memory_mb']:,.0f}"]
+        print(f"| {name} | {' | '.join(map(str, cells))} | {row['difference']:.1e} | {recall} |")
+    for name, row in table.items():
+        if "batch1_ms_cuda" in row:
+            times = f"{row['batch1_ms_cuda']:.2f} ms alone, {row['strips_per_second_cuda']:,.0f} strips/s at best"
+            print(f"on CUDA, {name}: {times}")
 
 
 if __name__ == "__main__":
