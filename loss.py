@@ -37,7 +37,7 @@ class TeacherLoss(nn.Module):
     in the focal loss, alpha_c (1 - p)^gamma with p of the mask's class c: otherwise background that is right already would drown
     the few defects. The weight has no gradient, so that every pixel is drawn to just the teacher's probability. Multiplied by
     TEACHER_WEIGHT. After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv:1503.02531), at a
-    temperature of 1: a network learnt with the focal loss is seldom so sure that its probabilities would have to be softened.
+    temperature of 1: a teacher that has learnt with the focal loss is seldom so sure that its answers would have to be softened.
     """
 
     def __init__(self, alpha: float = 0.75):
