@@ -1,6 +1,6 @@
 """What a small network finds alone, and what it finds when a larger one has taught it (trainer.py --teacher).
 
-    python benchmarks/distillation.py --teacher output/quality/aligned_seed42/RUN_best.pth --amp     # an hour on two cores
+    python benchmarks/distillation.py --teacher output/quality/aligned_seed42/RUN_best.pth --amp     # half an hour
 
 Students learn the demo strips for 12 epochs, alone and taught, from the same first weights and the same samples. All are scored on
 70 strips of the quality suite's kind (benchmarks/suite.py) with a seed of their own, ten of each level. Finished trainings are kept
