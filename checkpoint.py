@@ -23,6 +23,8 @@ DEFAULTS = {
     "input_max": DEFAULT_INPUT_MAX,
     "align": "none",
     "training_dataset_path": None,
+    "teacher": None,
+    "teacher_sha256": None,
     "target_false_alarms": DEFAULT_RATE,
     "calibration": None,
     "channel_ranges": {},
@@ -38,6 +40,8 @@ KEY_TYPES = {
     "input_max": (int, float),
     "align": str,
     "training_dataset_path": (str, type(None)),
+    "teacher": (str, type(None)),
+    "teacher_sha256": (str, type(None)),
 }
 MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
 BEST_SUFFIX = "_best.pth"

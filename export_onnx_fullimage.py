@@ -34,7 +34,7 @@ from gate import TARGETS, compare_variant, generated_strips
 from ignored_regions import IgnoredRegions
 from model import MODES, SegmentationNetworkONNXFullImage
 from model_file import default_threshold, describe, read_description, shortened, table_of, write_entries
-from onnx_graph import inspect_file, write_graph
+from onnx_graph import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from onnx_session import open_session
 from parity import PARITY, compare, compare_modes, parity_strips
 from predictors import TorchPredictor, as_asked
@@ -142,6 +142,8 @@ def export(arguments: argparse.Namespace) -> Path:
 
 def write(graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path) -> None:
     """The graph alone."""
+    if source.detector.align != "none" and arguments.opset_version >= FIRST_DYNAMO_OPSET:
+        print("writing the graph: with registration inside, that takes about a minute", flush=True)
     example = torch.zeros(2, arguments.input_channels, *source.image_size, dtype=INPUTS[arguments.input])
     default = threshold if "detections" in graph.outputs else None
     write_graph(graph, example, arguments.opset_version, path, graph.output_names, default)

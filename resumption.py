@@ -15,6 +15,7 @@ RESUME_KEYS = ("optimizer_state_dict", "history", "step", "loss_sum", "loss_coun
 # Flags that a resumed run may be given anew. Every other one is part of what the run is, and stays as it was.
 FREE_ON_RESUME = ("training_dataset_path", "checkpoint_path", "epochs", "gpu_id", "cache_size", "num_workers", "save_every")
 FREE_ON_RESUME += ("patience", "compile", "deterministic", "target_false_alarms", "resume", "overwrite")
+FREE_ON_RESUME += ("teacher",)  # it may have moved: its hash tells whether it is the same
 
 
 def run_name(arguments: argparse.Namespace, image_size: tuple[int, int]) -> str:
@@ -52,6 +53,10 @@ def resumed_settings(arguments: argparse.Namespace, content: dict[str, Any], fol
     settings = {name: content[name] for name in vars(arguments) if name in content and name != "gpu_id"}
     settings |= {"checkpoint_path": folder, "training_dataset_path": Path(content["training_dataset_path"])}
     settings |= recipe_of(content)
+    if content["teacher"]:
+        settings["teacher"] = Path(content["teacher"])
+    elif "teacher" in arguments.given:
+        raise UserError(f"found a run without a teacher, expected one that was begun with --teacher {arguments.teacher}")
     for name in arguments.given:
         value = getattr(arguments, name)
         if name not in FREE_ON_RESUME and name in settings and settings[name] != value:

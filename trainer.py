@@ -48,6 +48,7 @@ from resumption import describe_resumption, find_last, require_same_strips, resu
 from run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
 from scoring import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
+from teacher import check_teacher, require_not_of_run
 from thresholds import DEFAULT_RATE, Threshold
 from tiling import PATCH_SIZES
 from training import Training, explained_failures, selection_metric, settings_of
@@ -57,6 +58,7 @@ Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()
 RECIPE_HELP = "how samples are made: classic paints strong defects, robust also faint ones, on channels that differ"
 ALIGN_HELP = "register the references to Target by fractions of a pixel (shift), and match their gain and offset, too (full)"
+TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
 
@@ -96,6 +98,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--arch", choices=ARCHITECTURES, default="unet", help="mobile: for lines without a GPU; difference: given the differences"
     )
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
     parser.add_argument("--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="lose a run of the same name in --checkpoint_path")
@@ -113,7 +116,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     given = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN))))
     given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
     recipe = given.get("recipe", defaults["recipe"])
-    parsed = argparse.Namespace(**defaults | FLAGS[recipe] | given, recipe_settings=settings_of_recipe(recipe), given=list(given))
+    derived = {"recipe_settings": settings_of_recipe(recipe), "teacher_sha256": None, "given": list(given)}
+    parsed = argparse.Namespace(**defaults | FLAGS[recipe] | given | derived)
     if not parsed.resume and not parsed.training_dataset_path:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
@@ -157,6 +161,8 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
             arguments = resumed_settings(arguments, content, resumed.parent, processes.count)
     if arguments.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
+    if arguments.teacher:
+        arguments.teacher_sha256 = check_teacher(arguments)
     held.enter_context(only_training_in(arguments.checkpoint_path))
     dataset = find_dataset(arguments)
     if arguments.patience and selection_metric(dataset, arguments.use_mask) is None:
@@ -167,6 +173,8 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
         with about(resumed):
             require_same_strips(content, dataset)
     folder = RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size))
+    if arguments.teacher:
+        require_not_of_run(arguments.teacher, (folder.last, folder.best))
     folder.prepare(resumed, arguments.overwrite)
     if arguments.align != "none":
         copies = aligned_copies(dataset.train, arguments.align, arguments.input_max, folder.file(ALIGNED_SUFFIX), processes.device)

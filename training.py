@@ -23,12 +23,13 @@ from tqdm import tqdm
 from checkpoint import save_checkpoint
 from distributed import Processes
 from evaluation import BROKEN_NETWORK, evaluate
-from loss import FocalLoss
+from loss import FocalLoss, TeacherLoss
 from metrics import HEADLINES
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from predictors import TorchPredictor
 from run_folder import NOT_FINITE_SUFFIX, History, RunFolder
 from schedules import gamma_at, learning_rate_at
+from teacher import describe_teacher, load_teacher
 from training_data import Batch, Dataset, TrainingLoader, painted_samples, training_patches
 
 STEPS_PER_READING = 20  # the loss stays on the device in between
@@ -63,7 +64,8 @@ class Training:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # faster, on the CPU too
         self.optimizer = torch.optim.Adam(network.parameters(), lr=arguments.lr, fused=True)
-        self.focal_loss = FocalLoss(arguments.alpha)
+        self.focal_loss, self.teacher_loss = FocalLoss(arguments.alpha), TeacherLoss(arguments.alpha)
+        self.teacher = load_teacher(arguments.teacher, self.device) if arguments.teacher else None
         self.metric = selection_metric(dataset, arguments.use_mask)
         self.history: History = []
         self.step = 0  # steps done of the present epoch
@@ -116,9 +118,10 @@ class Training:
         batch = settings.bs * settings.accumulate * count
         parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
         by = f"best checkpoint by {readable(self.metric)} on the validation strips" if self.metric else "the last epoch is the best"
+        taught = f"{describe_teacher(self.teacher, settings.teacher)}; " if self.teacher else ""
         return (
             f"{self.dataset.describe()}; {len(self.patches)} patches per epoch\n"
-            f"network: {settings.arch} with {settings.base_channels} base channels, on {self.device}; "
+            f"network: {settings.arch} with {settings.base_channels} base channels, on {self.device}; {taught}"
             f"{batch} patches per step{parts}; {by}"
         )
 
@@ -228,9 +231,7 @@ class Training:
             masks = batch["target_mask"].to(self.device, non_blocking=True)
             is_last = number == len(batches)
             with nullcontext() if is_last or not self.exchange else self.exchange.no_sync():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arguments.amp):
-                    logits = self.forward(images)
-                share = self.focal_loss(logits.float(), masks, gamma) * (len(masks) / patches)
+                share = self._loss(images, masks, gamma) * (len(masks) / patches)
                 share.backward()
             loss += share.detach()
         self.optimizer.step()
@@ -239,6 +240,18 @@ class Training:
         is_first_bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(is_first_bad, self.step, self.first_bad_step)
         self.step += 1
+
+    def _loss(self, images: torch.Tensor, masks: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Of images (B, 3, h, w), values 0-1, and masks (B, 1, h, w), float {0, 1}, on the device: a scalar."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.arguments.amp):
+            logits = self.forward(images)
+            if self.teacher:
+                with torch.no_grad():
+                    teacher_logits = self.teacher(images)
+        loss = self.focal_loss(logits.float(), masks, gamma)
+        if not self.teacher:
+            return loss
+        return loss + self.teacher_loss(logits.float(), teacher_logits.float(), masks, gamma)
 
     def _read(self) -> None:
         """Bring the losses that the devices have kept together. All processes must call it.

@@ -17,6 +17,7 @@ from tests.conftest import ROOT, arguments_for, run, weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
 EPOCHS = 6
+SAME_GROUPS = ("--bs", 2, "--accumulate", 2)  # batch norm in one process takes its statistics as in two with --bs 2
 TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
 
 
@@ -56,7 +57,7 @@ def together(dataset, tmp_path_factory):
     "flags, tolerance",
     [
         (("--bs", 4), 0.02),  # not closer: batch norm takes its statistics from four patches here, from two in each process
-        (("--bs", 2, "--accumulate", 2), 1e-3),  # from two here, too: what remains is the order in which gradients are added
+        (SAME_GROUPS, 1e-3),  # from two here, too: what remains is the order in which gradients are added
     ],
 )
 def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(together, dataset, tmp_path, flags, tolerance):
@@ -68,6 +69,18 @@ def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(together,
     both = load_checkpoint(folder / f"{TOGETHER}.pth")["history"]
     assert np.abs(losses(both) / losses(alone) - 1).max() < tolerance, (losses(both), losses(alone))
     assert both[0].keys() == alone[0].keys()
+
+
+def test_two_processes_learn_from_a_teacher_as_one_does(together, dataset, tmp_path):
+    teacher = ("--teacher", together[0] / f"{TOGETHER}_best.pth")
+    printed, _ = end_of(start(2, dataset, tmp_path, *teacher))
+    done = run("trainer.py", *arguments_for(dataset, tmp_path / "alone", "--epochs", EPOCHS, "--lr", 1e-4, *SAME_GROUPS, *teacher))
+    assert done.returncode == 0 and printed.count("taught by") == done.stdout.count("taught by") == 1, done.stderr
+    histories = [load_checkpoint(folder / f"{TOGETHER}.pth")["history"] for folder in (tmp_path, tmp_path / "alone")]
+    both, alone = map(losses, histories)
+    assert np.abs(both / alone - 1).max() < 1e-3, (both, alone)
+    untaught = losses(load_checkpoint(together[0] / f"{TOGETHER}.pth")["history"])
+    assert np.abs(both / untaught - 1).min() > 0.01
 
 
 def test_the_first_process_alone_prints_and_writes(together):

@@ -146,6 +146,13 @@ def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path
 
 
 @pytest.mark.long
+def test_the_benchmark_of_distillation_shows_what_is_there(make_checkpoint, tmp_path):
+    teacher = make_checkpoint(align="full", base_channels=4)
+    done = run(Path("benchmarks") / "distillation.py", "--teacher", teacher, "--output", tmp_path, "--runs", "0")
+    assert done.returncode == 0 and "| the teacher | 1 | 0." in done.stdout and done.stdout.count("| 0 |  |  |") == 4, done.stderr
+
+
+@pytest.mark.long
 def test_the_export_benchmark_runs():
     done = run(Path("benchmarks") / "export.py", "--base_channels", "2", "--rounds", "1")
     assert done.returncode == 0 and done.stdout.count("| CPU |") == 3, done.stderr

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from loss import FocalLoss
+from loss import TEACHER_WEIGHT, FocalLoss, TeacherLoss
 
 
 def by_hand(logits, mask, gamma, alpha=0.75, smoothing=1e-5):
@@ -55,3 +55,39 @@ def test_value_and_gradient_are_finite_however_sure_the_network_is(margin, gamma
         loss = FocalLoss()(logits, torch.full((1, 1, 1, 1), true), gamma)
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+def logits_of(*probabilities):
+    """(1, 2, 1, N) with these probabilities of a defect."""
+    defect = torch.tensor(probabilities, dtype=torch.float64).reshape(1, 1, 1, -1)
+    return torch.cat([torch.log(1 - defect), torch.log(defect)], dim=1) + 5.0  # what both have in common does not count
+
+
+def test_the_teacher_loss_against_its_formula():
+    own, teacher, mask, gamma = (0.9, 0.2, 0.3, 0.6), (0.7, 0.4, 0.1, 0.6), (1.0, 1.0, 0.0, 0.0), 1.7
+    total = 0
+    for p, q, true in zip(own, teacher, mask):
+        divergence = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+        total += (0.75 * (1 - p) ** gamma if true else 0.25 * p**gamma) * divergence
+    loss = TeacherLoss()(logits_of(*own), logits_of(*teacher), torch.tensor(mask).reshape(1, 1, 1, -1), gamma)
+    assert loss.item() == pytest.approx(TEACHER_WEIGHT * total / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize("true", [0.0, 1.0])
+@pytest.mark.parametrize("teacher", [0.02, 0.5, 0.9])
+def test_every_pixel_is_drawn_to_the_teachers_probability_whatever_the_mask_says(teacher, true):
+    for own in (0.01, 0.3, teacher, 0.97):
+        logits = logits_of(own).requires_grad_()
+        TeacherLoss()(logits, logits_of(teacher), torch.full((1, 1, 1, 1), true), 1.0).backward()
+        weight = TEACHER_WEIGHT * (0.75 * (1 - own) if true else 0.25 * own)
+        assert logits.grad[0, 1].item() == pytest.approx(weight * (own - teacher), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("margin", [20.0, 200.0, 1e4])
+def test_the_teacher_loss_is_finite_however_sure_both_are(margin):
+    for sign in (-1, 1):
+        for true in (0.0, 1.0):
+            logits = torch.tensor([-margin, margin]).reshape(1, 2, 1, 1).requires_grad_()
+            loss = TeacherLoss()(logits, sign * logits.detach(), torch.full((1, 1, 1, 1), true), 3.0)
+            loss.backward()
+            assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()

@@ -90,6 +90,15 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(uninterrupted, da
     same_run(uninterrupted, tmp_path)
 
 
+def test_a_taught_run_that_was_interrupted_ends_with_the_same_weights(uninterrupted, dataset, tmp_path):
+    flags = (*FLAGS, "--teacher", uninterrupted / f"{RUN}_best.pth")
+    done = run("trainer.py", *arguments_for(dataset, tmp_path / "whole", *flags))
+    assert done.returncode == 0, done.stderr
+    interrupt_again_and_again(dataset, tmp_path / "stopped", signal.SIGTERM, seed=7, times=2, flags=flags)
+    same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert weights(tmp_path / "whole" / f"{RUN}.pth") != weights(uninterrupted / f"{RUN}.pth")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
