@@ -246,8 +246,8 @@ def holds(path: Path, entries: dict[str, str]) -> bool:
 
 
 def entries_of(path: Path) -> dict[str, str]:
-    """What a file says of itself. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
-    return open_session(path).get_modelmeta().custom_metadata_map
+    """What a file says of itself, by name. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
+    return dict(sorted(open_session(path).get_modelmeta().custom_metadata_map.items()))
 
 
 def main() -> int:

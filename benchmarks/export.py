@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
     strips = to_unit_range(np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))]))
-    wanted = [row for row in ROWS if arguments.rows in row.name]
+    wanted = [row for row in ROWS if arguments.rows in row.name and (row.precision != "fp16" or torch.cuda.is_available())]
     with tempfile.TemporaryDirectory() as folder:
         table, paths = {}, {}
         for row in tqdm(wanted, desc="exporting", disable=None):
