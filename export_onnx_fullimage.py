@@ -122,7 +122,7 @@ def export(arguments: argparse.Namespace) -> Path:
     graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
     channels, opset = arguments.input_channels, arguments.opset_version
     entries = describe(content, source.checkpoint, graph, channels, source.image_size, opset)
-    if arguments.skip_existing and holds(output_path, entries):
+    if arguments.skip_existing and holds(output_path, entries | {"precision": PRECISIONS[arguments.precision]}):
         output_path.touch()  # it is the newest again
         return output_path
     strips = parity_strips(arguments.test_path, source.image_size, input_max)

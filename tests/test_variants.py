@@ -82,6 +82,11 @@ def test_a_variant_that_is_worse_or_slower_is_refused_with_the_table(make_checkp
     monkeypatch.setattr(export_onnx_fullimage, "compare_variant", lambda *facts: comparison)
     path = export_file(make_checkpoint(), output, "--precision", "int8", "--max_recall_drop", 0.03)
     assert entries_of(path)["gate"] == "recall: so much"
+    written = path.read_bytes()
+    export_file(make_checkpoint(), output, "--precision", "int8", "--max_recall_drop", 0.03, "--skip_existing")
+    assert path.read_bytes() == written
+    export_file(make_checkpoint(), output, "--skip_existing")  # float32 is not what is there
+    assert entries_of(path)["precision"] == "float32"
 
 
 def test_what_a_variant_cannot_be_made_of_is_one_line(make_checkpoint, dataset, tmp_path):
