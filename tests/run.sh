@@ -7,4 +7,5 @@ locked require_packages requirements-dev.txt
 cd "$here"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-exec "$python" -m pytest "$@"
+export OMP_NUM_THREADS=1 # the processes share the cores: threads of theirs would only wait for one another
+exec "$python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
