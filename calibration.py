@@ -13,7 +13,7 @@ from detections import find_peaks
 from drift import alignment_statistics, channel_statistics, training_ranges
 from evaluation import BatchPredictor, Evaluation, Measure, Predictor, answers_of, evaluate
 from ignored_regions import IgnoredRegions
-from predictors import ClassicalPredictor, StripAligner, TorchPredictor
+from predictors import DetectorPredictor, StripAligner, TorchPredictor
 from stages import StageTimes
 from thresholds import Calibration, calibrate
 
@@ -48,7 +48,7 @@ def best_sigmas(strips: list[StripFile], input_max: float, device: torch.device)
     sample = _spread(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
     for method, (_, candidates) in METHODS.items():
-        rivals = {sigma: ClassicalPredictor(classical_detector(method, sigma), device) for sigma in candidates}
+        rivals = {sigma: DetectorPredictor(classical_detector(method, sigma), device) for sigma in candidates}
         if len(rivals) == 1 or not sample:
             continue
         first = next(iter(rivals.values()))
@@ -76,7 +76,7 @@ def rivals_of(sigmas: dict[str, float], device: torch.device) -> dict[str, Predi
     """The classical methods by what a table calls them, each with its own Gaussian of `sigmas` or the default."""
     chosen = {method: sigma_of(method, sigmas) for method in METHODS}
     return {
-        name_of(method, sigma): ClassicalPredictor(classical_detector(method, sigma), device) for method, sigma in chosen.items()
+        name_of(method, sigma): DetectorPredictor(classical_detector(method, sigma), device) for method, sigma in chosen.items()
     }
 
 

@@ -8,7 +8,7 @@ thresholded just the same.
 import torch
 from torch import nn
 
-from alignment import Alignment, blur, gaussian_window
+from alignment import AligningDetector, blur, gaussian_window
 from differences import consistent_difference, noise_around, outside_references
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
@@ -26,28 +26,16 @@ class Smoothing(nn.Module):
         return blur(planes, self.window) if self.window else planes
 
 
-class ClassicalDetector(nn.Module):
-    """Strips to heatmaps, with references that are aligned first where `align` says so. A method is a subclass with a `compare`."""
+class ClassicalDetector(AligningDetector):
+    """A method without a net: a subclass with a `label`, a `compare` and, where it needs aligned references, an `align`."""
 
     label: str
     align = "none"
     mode = "whole"  # pixel by pixel: no tiles
 
     def __init__(self, sigma: float = 0.0):
-        super().__init__()
-        self.alignment = None if self.align == "none" else Alignment(self.align)
+        super().__init__(self.align)
         self.sigma, self.smoothing = sigma, Smoothing(sigma)
-
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W), aligned, to (B, 1, H, W)."""
-        raise NotImplementedError
-
-    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 3, H, W) to heatmaps (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES)."""
-        measures = None
-        if self.alignment:
-            strips, measures = self.alignment(strips)
-        return self.compare(strips), measures
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
         return self.look(strips)[0]

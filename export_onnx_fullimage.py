@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alignment import AligningDetector
 from checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
 from classical import METHODS
 from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, from_0_to_1, newest, positive, whole_number
@@ -37,10 +38,9 @@ from model_file import default_threshold, describe, read_description, shortened,
 from onnx_graph import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from onnx_session import open_session
 from parity import PARITY, compare, compare_modes, parity_strips
-from predictors import TorchPredictor, as_asked
-from scoring import Detector as Scorer
-from scoring import calibrated, classical
-from strip_graph import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, Detector, StripGraph
+from predictors import DetectorPredictor, as_asked
+from scoring import Detector, calibrated, classical
+from strip_graph import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from tiling import PATCH_SIZES
 from variants import PRECISIONS, in_half_precision, quantize
 
@@ -101,7 +101,7 @@ class Source:
     `checkpoint` is None for a classical one.
     """
 
-    detector: Detector
+    detector: AligningDetector
     content: dict[str, Any]
     image_size: tuple[int, int]
     checkpoint: Path | None = None
@@ -131,10 +131,11 @@ def export(arguments: argparse.Namespace) -> Path:
         write(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)
         parity = compare(graph, temporary, strips, channels, input_max, threshold)
-        write_entries(temporary, entries | {"parity": parity[PARITY], "precision": PRECISIONS["fp32"]})
+        entries |= {"parity": parity[PARITY], "precision": PRECISIONS["fp32"]}
+        write_entries(temporary, entries)
         print(table_of(report | parity | difference_of_modes(source, strips, threshold)))
         if arguments.precision != "fp32":
-            vary(graph, arguments, source, threshold, temporary)
+            vary(arguments, source, entries, threshold, temporary)
         if not content["calibration"]:
             print("no threshold is in the file, for want of held-out good strips: --good_path FOLDER sets one")
     return output_path
@@ -149,10 +150,10 @@ def write(graph: StripGraph, arguments: argparse.Namespace, source: Source, thre
     write_graph(graph, example, arguments.opset_version, path, graph.output_names, default)
 
 
-def vary(graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path) -> None:
+def vary(arguments: argparse.Namespace, source: Source, entries: dict[str, str], threshold: float, path: Path) -> None:
     """Replace a proven float32 file by the variant asked for, and print how they compare. Raises `UserError` where it is worse."""
     precision, input_max = arguments.precision, source.content["input_max"]
-    entries = entries_of(path) | {"precision": PRECISIONS[precision]}
+    entries = entries | {"precision": PRECISIONS[precision]}
     with TemporaryDirectory() as folder:
         variant = Path(folder) / "variant.onnx"
         if precision == "fp16":
@@ -191,11 +192,11 @@ def trained(arguments: argparse.Namespace) -> Source:
     content = load_checkpoint(path)
     size = tuple(arguments.image_size or (content["img_height"], content["img_width"]))
     patch, network = PATCH_SIZES[content["image_type"]], build_network(content, path)
-    if arguments.good_path:
-        predictor = TorchPredictor(network, patch, CPU, content["align"], arguments.mode)
-        scorer = Scorer(str(path), predictor, content["input_max"], CPU, patch, size, trained_on=content["training_dataset_path"])
-        content = content | calibrated(scorer, arguments.good_path, None, IgnoredRegions()).measured
     detector = SegmentationNetworkONNXFullImage(network, size, patch, content["align"], arguments.mode)
+    if arguments.good_path:
+        predictor = DetectorPredictor(detector, CPU)
+        scorer = Detector(str(path), predictor, content["input_max"], CPU, patch, size, trained_on=content["training_dataset_path"])
+        content = content | calibrated(scorer, arguments.good_path, None, IgnoredRegions()).measured
     return Source(detector, content, size, path)
 
 

@@ -2,10 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from errors import UserError
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,27 +19,27 @@ from detections import find_peaks
 from evaluation import read_strip
 from matching import FALSE_ALARM, Truth, match, outcome_of, truths_of
 from metrics import PointFigures
-from onnx_session import SessionSettings, place_session
+from onnx_session import SessionSettings
 from predictors import OnnxPredictor
 from recipes import ROBUST, paint_strip
 
 FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
 SEED = 50_000  # of the generated strips: none of a training's
-ROUNDS, WARM_UPS = 9, 2  # timed calls of each file in turn, and calls before them that do not count
+ROUNDS, WARM_UPS = 9, 2  # timed calls of each file, and calls before them that do not count: they also find their memory
 TARGETS = ("cpu", "cuda")
 
 Labelled = tuple[np.ndarray, np.ndarray]  # a strip (3, H, W) in grey levels and its mask (H, W) bool
+Known = tuple[np.ndarray, list[Truth], np.ndarray]  # a strip, its truths and each pixel's truth, as `truths_of` gives them
 
 
 @dataclass
 class Findings:
-    """What a file has found above the threshold, its recall at any number of false alarms, and how long a strip takes it."""
+    """What a file has found above the threshold, and its recall at any number of false alarms."""
 
     predictor: OnnxPredictor
     points: PointFigures = field(default_factory=PointFigures)
     hits: int = 0
     false_alarms: int = 0
-    seconds: float | None = None
 
     def add(self, heatmap: np.ndarray, truths: list[Truth], labels: np.ndarray, threshold: float) -> None:
         peaks = find_peaks(heatmap)
@@ -67,52 +70,56 @@ def compare_variant(
     reference: Path, variant: Path, test_path: Path | None, input_max: float, threshold: float, target: str
 ) -> Comparison:
     """Both files, which describe themselves, on labelled strips: those of `test_path` if it has enough points, else generated."""
-    both = [Findings(OnnxPredictor(path)) for path in (reference, variant)]
+    both = [Findings(_on_target(path, target)) for path in (reference, variant)]
     count, largest, means = 0, 0.0, []
-    for image, mask in enough_strips(test_path, both[0].predictor.image_size, input_max):
-        truths, labels = truths_of(mask, image)
-        heatmaps = [findings.predictor(image) for findings in both]
-        for findings, heatmap in zip(both, heatmaps):
-            findings.add(heatmap, truths, labels, threshold)
-        difference = np.abs(heatmaps[0] - heatmaps[1])
-        count, largest = count + len(truths), max(largest, float(difference.max()))
-        means.append(float(difference.mean()))
-    _measure_speed(both, (reference, variant), target)
-    strips, recalls = len(means), [findings.hits / count for findings in both]
+    strips = enough_strips(test_path, both[0].predictor.image_size, input_max)
+    with tqdm(total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False) as progress:
+        for image, truths, labels in strips:
+            heatmaps = [findings.predictor(image) for findings in both]
+            for findings, heatmap in zip(both, heatmaps):
+                findings.add(heatmap, truths, labels, threshold)
+            difference = np.abs(heatmaps[0] - heatmaps[1])
+            count, largest = count + len(truths), max(largest, float(difference.max()))
+            means.append(float(difference.mean()))
+            progress.update(len(truths))
+    seconds = _measure_speed([findings.predictor for findings in both], target)
+    recalls = [findings.hits / count for findings in both]
     at_few = [findings.points.figures()["point_recall_at_0.1"] for findings in both]
-    alarms = [findings.false_alarms / strips for findings in both]
+    alarms = [findings.false_alarms / len(means) for findings in both]
     lines = {
-        "compared on": f"{strips} strips with {count:,} true points",
+        "compared on": f"{len(means)} strips with {count:,} true points",
         "heatmaps": f"differ by {largest:.2g} at most, by {statistics.mean(means):.1e} on average",
         f"recall above {threshold:.3g}": f"{recalls[1]:.4f}, float32 {recalls[0]:.4f}",
         "false alarms per strip": f"{alarms[1]:.3g}, float32 {alarms[0]:.3g}",
         "point recall at 0.1": f"{at_few[1]:.4f}, float32 {at_few[0]:.4f}",
     }
-    speed = both[0].seconds / both[1].seconds if both[1].seconds else None
-    times = [f"{1000 * findings.seconds:.1f} ms" for findings in both] if speed else []
+    speed = seconds[0] / seconds[1] if seconds else None
+    times = [f"{1000 * each:.1f} ms" for each in seconds]
     lines[f"one strip on {target}"] = (
         f"{times[1]}, float32 {times[0]}: {speed:.2f} times as fast" if speed else "speed not measured"
     )
     return Comparison(lines, recalls[0] - recalls[1], speed)
 
 
-def enough_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> Iterator[Labelled]:
+def enough_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> Iterator[Known]:
     """Labelled strips of `test_path` with together FEWEST_POINTS points; where it has fewer, generated ones."""
-    known = list(_labelled(test_path, input_max)) if test_path else []
-    counts = [len(truths_of(mask, image)[0]) for image, mask in known]
-    if sum(counts) < FEWEST_POINTS:
-        if test_path:
-            print(f"{test_path}: found {sum(counts)} true points, expected {FEWEST_POINTS:,}: comparing on generated strips")
-        known = generated_strips(image_size)
+    known = list(_until_enough(_labelled(test_path, input_max))) if test_path else []
+    points = sum(len(truths) for _, truths, _ in known)
+    if points >= FEWEST_POINTS:
+        return iter(known)
+    if test_path:
+        print(f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: comparing on generated strips")
+    return _until_enough(generated_strips(image_size))
+
+
+def _until_enough(strips: Iterable[Labelled]) -> Iterator[Known]:
     points = 0
-    with tqdm(total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False) as progress:
-        for image, mask in known:
-            yield image, mask
-            count = len(truths_of(mask, image)[0])
-            progress.update(count)
-            points += count
-            if points >= FEWEST_POINTS:
-                return
+    for image, mask in strips:
+        truths, labels = truths_of(mask, image)
+        yield image, truths, labels
+        points += len(truths)
+        if points >= FEWEST_POINTS:
+            return
 
 
 def _labelled(test_path: Path, input_max: float) -> Iterator[Labelled]:
@@ -133,19 +140,30 @@ def generated_strips(image_size: tuple[int, int]) -> Iterator[Labelled]:
         number += 1
 
 
-def _measure_speed(both: list[Findings], paths: tuple[Path, Path], target: str) -> None:
-    """Median seconds of a call with one strip on the target, both files in turn; none where the target is not on this machine."""
+def _on_target(path: Path, target: str) -> OnnxPredictor:
+    """The file on the target; where that is not on this machine, on what is."""
     try:
-        sessions = [place_session(path, SessionSettings(target)).session for path in paths]
+        return OnnxPredictor(path, SessionSettings(target))
     except UserError:
-        return
-    image, _ = next(generated_strips(both[0].predictor.image_size))
-    batch = both[0].predictor.as_asked(image[None])
-    seconds: list[list[float]] = [[], []]
-    for _ in range(WARM_UPS + ROUNDS):
-        for session, times in zip(sessions, seconds):
+        return OnnxPredictor(path)
+
+
+def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
+    """Median seconds of a call with one strip; empty where a predictor is not on the target."""
+    if any(predictor.device != target for predictor in predictors):
+        return []
+    image, _ = next(generated_strips(predictors[0].image_size))
+    inputs = {"input": predictors[0].as_asked(image[None])}
+    calls = {number: partial(predictor.session.run, ["output"], inputs) for number, predictor in enumerate(predictors)}
+    return list(interleaved(calls, ROUNDS, "timing precisions").values())
+
+
+def interleaved(actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str) -> dict[Hashable, float]:
+    """Median seconds of each action, all of them in turn in every round, after WARM_UPS rounds that do not count."""
+    seconds = defaultdict(list)
+    for _ in tqdm(range(WARM_UPS + rounds), desc=label, disable=None, leave=False):
+        for name, action in actions.items():
             started = time.perf_counter()
-            session.run(["output"], {"input": batch})
-            times.append(time.perf_counter() - started)
-    for findings, times in zip(both, seconds):
-        findings.seconds = statistics.median(times[WARM_UPS:])
+            action()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[WARM_UPS:]) for name, values in seconds.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alignment import Alignment
+from alignment import AligningDetector
 from differences import agreed_difference, consistent_difference, noise_around, outside_references
 from tiling import Tiling, WholeImage
 
@@ -162,7 +162,7 @@ class SegmentationNetworkONNX(nn.Module):
         return with_two_zero_channels(self.defect_probability(patches))
 
 
-class SegmentationNetworkONNXFullImage(nn.Module):
+class SegmentationNetworkONNXFullImage(AligningDetector):
     """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
 
     References are aligned first, if `align` says so, and all tiles of all strips go through one copy of the network as one batch;
@@ -172,19 +172,13 @@ class SegmentationNetworkONNXFullImage(nn.Module):
     def __init__(
         self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int, align: str = "none", mode: str = "tiles"
     ):
-        super().__init__()
-        self.align, self.mode = align, mode
-        self.alignment = None if align == "none" else Alignment(align)
+        super().__init__(align)
+        self.mode = mode
         self.patch_network = SegmentationNetworkONNX(network)
         self.tiling = Tiling(image_size, patch) if mode == "tiles" else WholeImage(image_size, network.multiple)
 
-    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 3, H, W) to defect probabilities (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES)."""
-        measures = None
-        if self.alignment:
-            strips, measures = self.alignment(strips)
-        probabilities = self.patch_network.defect_probability(self.tiling.split(strips))
-        return self.tiling.stitch(probabilities), measures
+    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+        return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
         return with_two_zero_channels(self.look(strips)[0])

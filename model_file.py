@@ -13,10 +13,10 @@ from typing import Any
 
 import onnx
 
-from alignment import MEASURES, MODES
+from alignment import MEASURES, MODES, AligningDetector
 from checkpoint import MEASURED, check_measured, file_hash
 from classical import ClassicalDetector
-from strip_graph import CHANNELS, DETECTION_COLUMNS, INPUTS, MOST_DETECTIONS, UINT8_MAX, Detector, StripGraph
+from strip_graph import CHANNELS, DETECTION_COLUMNS, INPUTS, MOST_DETECTIONS, StripGraph, largest_value
 from thresholds import UNCALIBRATED, threshold_for
 from tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 
@@ -54,7 +54,6 @@ def describe(
     `channels` is how many the input has, `image_size` (height, width).
     """
     detector, (height, width) = graph.detector, image_size
-    highest = {"unit": 1, "raw": content["input_max"], "uint8": UINT8_MAX}[graph.input_kind]
     return {
         "schema_version": str(SCHEMA_VERSION),
         "product": PRODUCT,
@@ -67,7 +66,7 @@ def describe(
         "input": graph.input_kind,
         "channels": " ".join(CHANNEL_NAMES[:channels]),
         "input_type": str(INPUTS[graph.input_kind]).removeprefix("torch."),
-        "input_range": f"0 {highest:g}",
+        "input_range": f"0 {largest_value(graph.input_kind, content['input_max']):g}",
         "input_max": str(content["input_max"]),
         "image_type": content["image_type"],
         "image_size": f"{height} {width}",
@@ -80,14 +79,14 @@ def describe(
     }
 
 
-def _detector(detector: Detector) -> dict[str, str]:
+def _detector(detector: AligningDetector) -> dict[str, str]:
     if isinstance(detector, ClassicalDetector):
         return {"network": type(detector).__name__, "gaussian": f"{detector.sigma:g}"}
     network = detector.patch_network.network
     return {"network": type(network).__name__, "base_channels": str(network.head.in_channels)}
 
 
-def _pieces(detector: Detector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
+def _pieces(detector: AligningDetector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
     """In which pieces a strip is looked at, and what of each is kept."""
     if detector.mode == "whole":
         return {"mode": "whole"}

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from alignment import Alignment
+from alignment import AligningDetector, Alignment
 from dataloader import to_unit_range
 from gaussian import GREY_LEVELS
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from model_file import read_description
 from onnx_session import ANY_DEVICE, SessionSettings, calls_of, place_session
-from strip_graph import INPUTS
+from strip_graph import INPUTS, largest_value
 
 ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}  # on a GPU the first ones choose algorithms and capture the graph
@@ -26,17 +25,16 @@ WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}  # on a GPU the first ones 
 class TorchPredictor:
     """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
 
-    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none", mode: str = "tiles"):
+    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"):
         self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
-        self.patch, self.device, self.align, self.mode = patch, device, align, mode
+        self.patch, self.device, self.align = patch, device, align
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
-            whole = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align, self.mode)
-            self._full_image = whole.to(self.device)
+            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():
@@ -60,10 +58,10 @@ class StripAligner:
         return (strips[0] * GREY_LEVELS).cpu().numpy(), measures[0].cpu().numpy()
 
 
-class ClassicalPredictor:
-    """A detector of classical.py, for strips of any size."""
+class DetectorPredictor:
+    """A detector as it is: one of classical.py, for strips of any size, or one that is exported, for those of its own."""
 
-    def __init__(self, detector: nn.Module, device: torch.device):
+    def __init__(self, detector: AligningDetector, device: torch.device):
         self.detector = detector.to(device)
         self.device, self.align = device, detector.align
 
@@ -123,11 +121,8 @@ def as_asked(images: np.ndarray, input_kind: str, channels: int, input_max: floa
     """(B, 3, H, W) grey levels as an ONNX file takes them: of a kind in strip_graph.INPUTS, and with so many channels."""
     if channels > 3:
         images = np.concatenate([images, np.zeros_like(images[:, :1])], axis=1)
-    if input_kind == "unit":
-        return to_unit_range(images)
-    if input_kind == "raw":
-        return images * np.float32(input_max / GREY_LEVELS)
-    return np.rint(images).astype(np.uint8)
+    values = np.multiply(images, largest_value(input_kind, input_max) / GREY_LEVELS, dtype=np.float32)
+    return np.rint(values).astype(np.uint8) if input_kind == "uint8" else values
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:

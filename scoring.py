@@ -21,7 +21,7 @@ from files import refused_by_system
 from ignored_regions import IgnoredRegions
 from inspection import inspect_strips
 from outputs import describe_figures, describe_rivals, write_results
-from predictors import ClassicalPredictor, OnnxPredictor, TorchPredictor
+from predictors import DetectorPredictor, OnnxPredictor, TorchPredictor
 from report import write_report
 from thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
 
@@ -36,7 +36,7 @@ class Detector:
     """
 
     name: str
-    predictor: TorchPredictor | ClassicalPredictor | OnnxPredictor
+    predictor: TorchPredictor | DetectorPredictor | OnnxPredictor
     input_max: float
     device: torch.device
     patch: int = 1
@@ -61,7 +61,7 @@ def classical(
         raise UserError(inspection.problems[0])
     measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
     sigma = sigma_of(method, measured["rival_sigmas"])
-    predictor = ClassicalPredictor(classical_detector(method, sigma), device)
+    predictor = DetectorPredictor(classical_detector(method, sigma), device)
     good = good_strips(valid)
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())

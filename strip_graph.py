@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from classical import ClassicalDetector
+from alignment import AligningDetector
 from detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
-from model import SegmentationNetworkONNXFullImage, with_two_zero_channels
+from model import with_two_zero_channels
 
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}  # --input, and the tensor's type
 OUTPUTS = {"heatmap": "output", "score": "score", "detections": "detections", "alignment": "alignment"}  # and the tensor's name
@@ -20,8 +20,6 @@ MOST_DETECTIONS = 100  # of a strip: one with more needs no list
 CANDIDATES = 4 * MOST_DETECTIONS  # that are looked at, before of each plateau one is left
 DETECTION_COLUMNS = ("y", "x", "heatmap")
 NOTHING = -1.0  # y and x of the rows beyond a strip's last detection
-
-Detector = SegmentationNetworkONNXFullImage | ClassicalDetector
 
 
 class StripGraph(nn.Module):
@@ -33,15 +31,19 @@ class StripGraph(nn.Module):
                 beyond the last are -1, -1, 0
     alignment   (B, 2, MEASURES), what `Alignment` measured of each reference
 
-    `largest` is the camera's largest value, by which a `raw` input is divided.
+    `input_max` is the camera's largest value, by which a `raw` input is divided.
     """
 
     def __init__(
-        self, detector: Detector, input_kind: str = "unit", largest: float = UINT8_MAX, outputs: tuple[str, ...] = ("heatmap",)
+        self,
+        detector: AligningDetector,
+        input_kind: str = "unit",
+        input_max: float = UINT8_MAX,
+        outputs: tuple[str, ...] = ("heatmap",),
     ):
         super().__init__()
         self.detector, self.input_kind, self.outputs = detector, input_kind, outputs
-        self.factor = {"unit": None, "raw": 1 / largest, "uint8": 1 / UINT8_MAX}[input_kind]
+        self.factor = None if input_kind == "unit" else 1 / largest_value(input_kind, input_max)
 
     @property
     def output_names(self) -> list[str]:
@@ -59,6 +61,11 @@ class StripGraph(nn.Module):
 
     def to_unit_range(self, images: torch.Tensor) -> torch.Tensor:
         return images if self.factor is None else images.to(torch.float32) * self.factor
+
+
+def largest_value(input_kind: str, input_max: float) -> float:
+    """How far the values of an input of INPUTS go, of a camera up to `input_max`."""
+    return {"unit": 1.0, "raw": input_max, "uint8": UINT8_MAX}[input_kind]
 
 
 def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:

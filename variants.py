@@ -25,11 +25,11 @@ QUANTIZED = ("Conv", "MaxPool", "Concat", "Resize")  # with these in between, va
 
 
 class HalfPrecision(nn.Module):
-    """A network whose layers compute in float16: (B, 3, h, w) float32 to logits (B, 2, h, w) float32."""
+    """A network, made to compute its layers in float16: (B, 3, h, w) float32 to logits (B, 2, h, w) float32."""
 
     def __init__(self, network: SegmentationNetwork):
         super().__init__()
-        self.network = copy.deepcopy(network).half()
+        self.network = network.half()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.network.segment(self.network.features(images).half()).float()
@@ -37,10 +37,8 @@ class HalfPrecision(nn.Module):
 
 def in_half_precision(detector: SegmentationNetworkONNXFullImage) -> SegmentationNetworkONNXFullImage:
     """The detector with a network in float16; its own stays as it is."""
-    half = copy.copy(detector)
-    half._modules = dict(detector._modules)
-    half.patch_network = copy.copy(detector.patch_network)
-    half.patch_network._modules = {"network": HalfPrecision(detector.patch_network.network)}
+    half = copy.deepcopy(detector)
+    half.patch_network.network = HalfPrecision(half.patch_network.network)
     return half
 
 

@@ -12,13 +12,9 @@ nobody trained has none. On the CPU; where there is a GPU, there, too. The last 
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -42,7 +38,7 @@ from checkpoint import build_network, load_checkpoint
 from classical import METHODS, classical_detector
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from gate import generated_strips
+from gate import generated_strips, interleaved
 from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
 from onnx_graph import quiet_exporters, write_graph
 from onnx_session import SessionSettings, open_session, place_session
@@ -50,7 +46,6 @@ from tiling import calculate_kept_ranges, tile_positions
 from variants import in_half_precision, quantize
 
 PATCH, OPSET = 128, 18
-WARM_UPS = 2  # a session's first calls also find their memory
 BATCHES = (1, 8)
 CALIBRATION_STRIPS = 16
 GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}  # pixels, as benchmarks/quality.py chooses them
@@ -221,17 +216,6 @@ def measure_times(paths: dict[str, Path], table: dict[str, dict], strips: np.nda
         for name, seconds in interleaved(runs, rounds, f"batch {batch} on {provider}").items():
             table[name][f"batch{batch}_ms{suffix}"] = 1000 * seconds
             table[name]["strips_per_second" + suffix] = max(table[name].get("strips_per_second" + suffix, 0), batch / seconds)
-
-
-def interleaved(actions: dict[str, Callable[[], Any]], rounds: int, label: str) -> dict[str, float]:
-    """Median seconds of each action, all of them in turn in every round, after WARM_UPS rounds that do not count."""
-    seconds = defaultdict(list)
-    for _ in tqdm(range(WARM_UPS + rounds), desc=label, disable=None, leave=False):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values[WARM_UPS:]) for name, values in seconds.items()}
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:

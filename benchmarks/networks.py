@@ -6,11 +6,9 @@ Latencies are those of open ONNX Runtime sessions, measured in turn; the table s
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
 from export_onnx_fullimage import DEFAULT_OPSET
+from gate import interleaved
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
 from onnx_graph import write_graph
 from onnx_session import open_session
 from tiling import PATCH_SIZES
-
-WARM_UPS = 2  # a session's first calls also find their memory
 
 
 def main() -> None:
@@ -46,16 +43,11 @@ def main() -> None:
                 weights = sum(parameter.numel() for parameter in network.parameters())
                 rows[name, base_channels] = f"{weights / 1e6:.2f} | {path.stat().st_size / 1e6:.1f}"
                 sessions[name, base_channels] = open_session(path)
-    seconds = defaultdict(list)
-    for number in range(WARM_UPS + arguments.rounds):
-        for key, session in sessions.items():
-            started = time.perf_counter()
-            session.run(None, {"input": strip})
-            if number >= WARM_UPS:
-                seconds[key].append(time.perf_counter() - started)
+    calls = {key: partial(session.run, None, {"input": strip}) for key, session in sessions.items()}
+    seconds = interleaved(calls, arguments.rounds, "calling")
     print("| --arch | base channels | weights, millions | file, MB | one strip, ms |\n| --- | --- | --- | --- | --- |")
     for (name, base_channels), row in rows.items():
-        print(f"| {name} | {base_channels} | {row} | {statistics.median(seconds[name, base_channels]) * 1000:,.0f} |")
+        print(f"| {name} | {base_channels} | {row} | {seconds[name, base_channels] * 1000:,.0f} |")
 
 
 if __name__ == "__main__":

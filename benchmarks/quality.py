@@ -34,7 +34,7 @@ from checkpoint import build_network, file_hash, load_checkpoint
 from classical import METHODS, classical_detector, name_of, sigma_of
 from files import replace_file
 from metrics import PointFigures
-from predictors import ClassicalPredictor, TorchPredictor
+from predictors import DetectorPredictor, TorchPredictor
 from prepare_dataset import read_grey, write_strip
 from tiling import PATCH_SIZES
 
@@ -118,7 +118,7 @@ class Bench:
     def classical(self) -> Iterator[tuple[str, Predictor, str]]:
         for method in METHODS:
             sigma = sigma_of(method, self.sigmas)
-            predictor = ClassicalPredictor(classical_detector(method, sigma), self.device)
+            predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
             yield name_of(method, sigma), predictor, f"{method}_{sigma:g}"
 
     def choose_sigmas(self) -> dict[str, float]:
@@ -128,7 +128,7 @@ class Bench:
         for method, (_, candidates) in METHODS.items():
             worth = {}
             for sigma in tqdm(candidates, desc=f"Gaussian for {method}", disable=None):
-                predictor = ClassicalPredictor(classical_detector(method, sigma), self.device)
+                predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
                 figures = pool([score_strip(predictor, strip) for strip in strips]).figures()
                 worth[sigma] = figures["point_recall_at_0.1"] + figures["point_recall_at_1"]
             chosen[method] = max(worth, key=worth.get)

@@ -29,7 +29,7 @@ from dataset_folder import StripFile, list_strips
 from demo_strips import make_strip
 from evaluation import Rules, evaluate, read_strip
 from metrics import PixelFigures
-from predictors import ClassicalPredictor
+from predictors import DetectorPredictor
 from prepare_dataset import write_painted_strip, write_strip
 from scoring import Detector, write_everything
 from thresholds import Threshold
@@ -69,7 +69,7 @@ def make_strips(root: Path) -> None:
 def score(root: Path, count: int) -> tuple[float, float, float]:
     """Peak memory in MB, milliseconds a strip, and size of the report in MB."""
     device = torch.device("cpu")
-    detector = Detector("double detection", ClassicalPredictor(classical_detector("double", 0.0), device), 255, device)
+    detector = Detector("double detection", DetectorPredictor(classical_detector("double", 0.0), device), 255, device)
     strips = [renamed(strip, number) for number, strip in zip(range(count), endless(list_strips(root / "test")))]
     started = time.perf_counter()
     result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), rivals={})

@@ -30,7 +30,7 @@ from classical import METHODS, classical_detector, name_of, sigma_of
 from demo_strips import STRIP_SIZE, develop, draw_exposure, draw_pattern, light, see
 from detections import find_peaks
 from files import replace_file
-from predictors import ClassicalPredictor, TorchPredictor
+from predictors import DetectorPredictor, TorchPredictor
 from tiling import PATCH_SIZES
 
 SEED = 5_150_901  # of these strips alone
@@ -85,7 +85,7 @@ def find_detectors(runs: Path, seed: int) -> Iterator[tuple[str, Predictor]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for method in METHODS:
         sigma = sigma_of(method, {})
-        yield name_of(method, sigma), ClassicalPredictor(classical_detector(method, sigma), device)
+        yield name_of(method, sigma), DetectorPredictor(classical_detector(method, sigma), device)
     for name, run, _, align in NETWORKS:
         for best in (runs / f"{run}_seed{seed}").glob("*_best.pth"):
             content = load_checkpoint(best)

@@ -20,7 +20,7 @@ from demo_strips import make_strip
 from evaluation import Evaluation, Rules, evaluate
 from gallery import PICTURES, REACH
 from metrics import FALSE_ALARM_RATES
-from predictors import ClassicalPredictor
+from predictors import DetectorPredictor
 from prepare_dataset import write_strip
 from report import ENLARGEMENT, write_report
 from tests.conftest import SMALL_SIZE
@@ -29,7 +29,7 @@ from thresholds import Threshold, calibrate, threshold_for
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 THRESHOLD = Threshold(0.1, "--threshold")
-DETECTOR, RIVAL = (ClassicalPredictor(module, torch.device("cpu")) for module in (ToleranceEnvelope(1.0), DoubleDetection()))
+DETECTOR, RIVAL = (DetectorPredictor(module, torch.device("cpu")) for module in (ToleranceEnvelope(1.0), DoubleDetection()))
 HOSTILE = (
     "\"quoted\" & 'single'.tiff",
     "<img src=x onerror=alert(1)>.tiff",

@@ -11,12 +11,11 @@ from onnx import TensorProto
 import export_onnx_fullimage
 import gate
 from dataloader import to_unit_range
-from export_onnx_fullimage import entries_of, export, parse_args
+from export_onnx_fullimage import entries_of
 from gate import Comparison, enough_strips, generated_strips
-from matching import truths_of
 from model import ARCHITECTURES
 from tests.conftest import SMALL_SIZE
-from tests.test_strip_graph import QUICK_OPSET, opened
+from tests.test_strip_graph import export_file, opened
 from variants import inner_layers
 
 
@@ -24,11 +23,6 @@ from variants import inner_layers
 def few_points(monkeypatch):
     monkeypatch.setattr(gate, "FEWEST_POINTS", 30)
     monkeypatch.setattr(export_onnx_fullimage, "CALIBRATION_STRIPS", 2)
-
-
-def export_file(checkpoint, output, *more):
-    words = ("--checkpoint_path", checkpoint, "--output_path", output, "--opset_version", QUICK_OPSET, *more)
-    return export(parse_args([str(word) for word in words]))
 
 
 def heatmaps(path):
@@ -105,7 +99,7 @@ def test_what_a_variant_cannot_be_made_of_is_one_line(make_checkpoint, dataset, 
 def test_strips_with_too_few_points_are_not_compared_on(dataset, capsys, monkeypatch):
     strips = list(enough_strips(dataset / "test", SMALL_SIZE, 255.0))
     assert "expected 30: comparing on generated strips" in capsys.readouterr().out
-    assert sum(len(truths_of(mask, image)[0]) for image, mask in strips) >= 30
+    assert sum(len(truths) for _, truths, _ in strips) >= 30
     monkeypatch.setattr(gate, "FEWEST_POINTS", 1)
     given = list(enough_strips(dataset / "test", SMALL_SIZE, 255.0))
-    assert capsys.readouterr().out == "" and not any(np.array_equal(given[0][0], image) for image, _ in strips)
+    assert capsys.readouterr().out == "" and not any(np.array_equal(given[0][0], image) for image, _, _ in strips)
