@@ -1,0 +1,39 @@
+// What an ONNX file of export_onnx_fullimage.py says of itself, checked: docs/reference/files.md lists the entries.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "strip_detector_export.h"
+
+namespace strips {
+
+// Whatever goes wrong: what was found, and what was expected.
+class STRIP_DETECTOR_API Error : public std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+enum class PixelType { float32, uint8 };
+
+constexpr int kNewestSchema = 2;       // of the metadata
+constexpr std::size_t kMeasures = 5;   // of a reference's alignment: shift_y, shift_x, wander, gain, remainder
+
+struct ModelFacts {
+    std::map<std::string, std::string> entries;  // all of them, as they are in the file
+    std::string input;                           // unit, raw or uint8
+    PixelType pixel_type = PixelType::float32;
+    double input_max = 0;             // the camera's largest value
+    float largest_value = 0;          // of the input: 1, input_max or 255
+    int channels = 0;                 // planes of a strip: 3, or 4 of which the last is not looked at
+    int height = 0, width = 0;        // of a strip, pixels
+    std::optional<float> threshold;   // calibrated: a pixel of the heatmap is a defect's when it exceeds it
+    bool has_alignment = false;       // whether the file tells how it aligned the references
+};
+
+// Throws Error for entries that are absent, not usable or of a newer schema.
+STRIP_DETECTOR_API ModelFacts read_facts(std::map<std::string, std::string> entries);
+
+}  // namespace strips

@@ -1,0 +1,15 @@
+// Which names the library shows to others. STRIP_DETECTOR_STATIC: it is linked in; STRIP_DETECTOR_BUILDING: it is being built.
+#ifndef STRIP_DETECTOR_EXPORT_H
+#define STRIP_DETECTOR_EXPORT_H
+
+#if defined(STRIP_DETECTOR_STATIC)
+#define STRIP_DETECTOR_API
+#elif defined(_WIN32) && defined(STRIP_DETECTOR_BUILDING)
+#define STRIP_DETECTOR_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define STRIP_DETECTOR_API __declspec(dllimport)
+#else
+#define STRIP_DETECTOR_API __attribute__((visibility("default")))
+#endif
+
+#endif

@@ -1,0 +1,523 @@
+"""The C++ detector: built as a user builds it, and held against Python on real strips, real files and real sessions."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import onnxruntime
+import pytest
+import tifffile
+import torch
+
+from dataloader import load_image
+from detections import find_peaks
+from export_onnx_fullimage import export, parse_args
+from model import DifferenceSegmentationNetwork
+from predictors import OnnxPredictor, as_asked
+from tests.conftest import ROOT
+from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
+from thresholds import calibrate
+
+TOLERANCE = 1e-6
+CALIBRATION = calibrate([np.array([0.4 - 0.01 * strip, 0.1]) for strip in range(20)])
+NO_THRESHOLD = "none"
+
+
+@pytest.fixture(scope="session")
+def built():
+    """The folder of the checks preset, in which a warning is an error."""
+    try:
+        return build("checks")
+    except RuntimeError as error:
+        if "CI" not in os.environ and "error: found no " in str(error):  # a tool, or headers that cannot be fetched
+            pytest.skip(str(error).strip().splitlines()[-1])
+        raise
+
+
+@pytest.fixture(scope="session")
+def library(built):
+    return Library(built)
+
+
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory):
+    """One whose heatmap is Target, of an odd size."""
+    return write_plain_model(tmp_path_factory.mktemp("plain") / "plain.onnx", (37, 53))
+
+
+@pytest.fixture
+def export_small(make_checkpoint, tmp_path):
+    """Exports a small network with random weights, and a low threshold."""
+
+    def make(*words, name="model.onnx", **facts):
+        checkpoint = make_checkpoint(calibration=CALIBRATION, **facts)
+        flags = ["--checkpoint_path", checkpoint, "--output_path", tmp_path / name, "--opset_version", 17, *words]
+        return export(parse_args([str(flag) for flag in flags]))
+
+    return make
+
+
+@pytest.fixture
+def strip_detect(built):
+    """The program; returns what it did."""
+
+    def call(*words, **environment):
+        command = [str(built / "strip_detect"), *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+
+    return call
+
+
+def check(built, name, *words, **environment):
+    command = [str(built / "checks" / name), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, env=os.environ | environment)
+
+
+def strips_of(dataset, count):
+    """So many strips in whole grey levels (count, 3, H, W): those of the data set, turned and mirrored."""
+    images = [np.rint(load_image(path)) for path in sorted(dataset.rglob("strip_*.tiff")) if "ground_truth" not in str(path)]
+    turned = [np.ascontiguousarray(image[:, ::step, ::other]) for image in images for step in (1, -1) for other in (1, -1)]
+    return np.stack([turned[number % len(turned)] for number in range(count)])
+
+
+def assert_same_detections(found, heatmap, threshold):
+    peaks = find_peaks(heatmap, threshold)
+    assert [(y, x) for y, x, *_ in found] == [tuple(point) for point in peaks.points.tolist()]
+    assert [peak for *_, peak, _ in found] == peaks.heights.tolist()
+    np.testing.assert_allclose([score for *_, score in found], peaks.scores, atol=1e-9, rtol=0)
+
+
+# ---- the same as Python
+
+
+@pytest.mark.parametrize("input_kind, input_max", [("unit", 255.0), ("unit", 4095.0), ("raw", 4095.0), ("uint8", 255.0)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_heatmaps_and_detections_are_those_of_python(library, export_small, dataset, input_kind, input_max, channels):
+    path = export_small("--input", input_kind, "--input_channels", channels, input_max=input_max)
+    detector, session = CppDetector(library, path), onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = as_asked(strips_of(dataset, 50), input_kind, channels, input_max)
+    threshold, total = np.float32(detector.facts.threshold), 0
+    for batch in (images[:1], images[1:4], *np.array_split(images[4:], 23)):
+        heatmaps, detections = detector(np.ascontiguousarray(batch))
+        np.testing.assert_allclose(heatmaps, session.run(["output"], {"input": batch})[0][:, 0], atol=TOLERANCE, rtol=0)
+        for heatmap, found in zip(heatmaps, detections):
+            assert_same_detections(found, heatmap, threshold)
+            total += len(found)
+    assert total > 500
+
+
+def test_alignment_is_that_of_the_file(library, export_small, dataset):
+    torch.manual_seed(0)
+    facts = {"network": "DifferenceSegmentationNetwork", "align": "full"}
+    facts["model_state_dict"] = DifferenceSegmentationNetwork(base_channels=4).state_dict()
+    path = export_small("--outputs", "heatmap,score,detections,alignment", **facts)
+    images = as_asked(strips_of(dataset, 3), "unit", 3, 255.0)
+    detector = CppDetector(library, path)
+    detector(images)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    expected = session.run(["alignment"], {"input": images})[0]
+    np.testing.assert_allclose([detector.alignment(strip) for strip in range(3)], expected, atol=TOLERANCE)
+
+
+def test_detections_are_pythons_whatever_the_heatmap_is_like(library, plain_model):
+    detector, generator = CppDetector(library, plain_model), np.random.default_rng(0)
+    noise = generator.random((37, 53), dtype=np.float32)
+    smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(noise)[None], 3, 1, 1)[0].numpy()
+    heatmaps = {
+        "noise": noise,
+        "smooth": smooth,
+        "few levels": np.round(noise * 4).astype(np.float32) / 4,
+        "few levels, smooth": np.round(smooth * 6).astype(np.float32) / 6,
+        "saturated": np.where(noise > 0.9, 1, noise).astype(np.float32),
+        "one plateau": np.full((37, 53), 0.75, np.float32),
+        "corners": np.pad(np.zeros((35, 51), np.float32), 1, constant_values=0.9),
+        "nothing": np.zeros((37, 53), np.float32),
+        "at the threshold": np.full((37, 53), 0.5, np.float32),
+    }
+    for heatmap in heatmaps.values():
+        (found,) = detector(np.stack([heatmap, noise, noise])[None])[1]
+        assert_same_detections(found, heatmap, 0.5)
+
+
+def test_no_more_than_a_thousand_detections_come_out(library, tmp_path):
+    path = write_plain_model(tmp_path / "large.onnx", (300, 300))
+    strip = np.zeros((1, 3, 300, 300), np.float32)
+    strip[:, 0, ::8, ::8] = np.linspace(0.6, 0.9, 38 * 38, dtype=np.float32).reshape(38, 38)
+    heatmaps, (found,) = CppDetector(library, path)(strip)
+    assert len(found) == 1000
+    assert_same_detections(found, heatmaps[0], 0.5)
+
+
+# ---- the program and its files
+
+LAYOUTS = {
+    "planes": ("CHW", {"photometric": "rgb", "planarconfig": "separate"}),
+    "interleaved": ("HWC", {"photometric": "rgb"}),
+    "pages": ("CHW", {"photometric": "minisblack"}),
+    "rows as pages": ("HWC", {"photometric": "minisblack"}),
+    "tiled": ("HWC", {"photometric": "rgb", "tile": (64, 48)}),
+    "tiled planes": ("CHW", {"photometric": "rgb", "planarconfig": "separate", "tile": (256, 16)}),
+    "deflate": ("CHW", {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib", "predictor": True}),
+    "lzw": ("HWC", {"photometric": "rgb", "compression": "lzw"}),
+    "big endian": ("CHW", {"photometric": "rgb", "planarconfig": "separate", "byteorder": ">"}),
+    "BigTIFF": ("HWC", {"photometric": "rgb", "bigtiff": True}),
+}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+def test_every_file_that_python_reads_is_read(strip_detect, plain_model, tmp_path, kind):
+    pixels, files = np.random.default_rng(1).integers(0, 256, (4, 37, 53)).astype(kind), []
+    for channels in (3, 4):
+        for name, (order, options) in LAYOUTS.items():
+            if options.get("predictor") and kind == np.float16:
+                continue  # tifffile writes none
+            files.append(tmp_path / f"{name} {channels}.tiff")
+            stored = pixels[:channels] if order == "CHW" else np.moveaxis(pixels[:channels], 0, -1)
+            tifffile.imwrite(files[-1], stored, **options)
+    done = strip_detect(plain_model, *files, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, latency = map(json.loads, done.stdout.splitlines())
+    assert latency["latency_ms"]["calls"] == len(files) == len(lines)
+    for path, line in zip(files, lines):
+        heatmap = as_asked(load_image(path)[None], "unit", 3, 255.0)[0, 0]
+        found = [tuple(found[name] for name in ("y", "x", "peak", "score")) for found in line["detections"]]
+        assert line["strip"] == str(path)
+        assert line["defective"]
+        assert_same_detections([(y, x, np.float32(peak), score) for y, x, peak, score in found], heatmap, 0.5)
+
+
+@pytest.mark.parametrize("input_kind", ["unit", "raw", "uint8"])
+def test_the_program_finds_what_python_finds(strip_detect, export_small, dataset, input_kind):
+    path, files = export_small("--input", input_kind), sorted((dataset / "test").rglob("*.tiff"))
+    done = strip_detect(path, *files, "--json", "--threads", 1, "--repeat", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, latency = map(json.loads, done.stdout.splitlines())
+    assert latency["latency_ms"]["calls"] == 2 * len(files)
+    assert latency["device"] == "cpu"
+    predictor = OnnxPredictor(path)
+    for name, line in zip(files, lines):
+        peaks = find_peaks(predictor(load_image(name)), np.float32(line["threshold"]))
+        assert [[found["y"], found["x"]] for found in line["detections"]] == peaks.points.tolist()
+        np.testing.assert_allclose([found["peak"] for found in line["detections"]], peaks.heights, atol=TOLERANCE)
+
+
+def painted(value, size=(37, 53)):
+    """A strip whose Target is `value`."""
+    return np.stack([np.full(size, value, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)])
+
+
+def write(path, strip):
+    tifffile.imwrite(path, strip, photometric="minisblack")
+
+
+def hostile_files(folder):
+    """By name: what is wrong, and what is to be said of it."""
+    whole = folder / "whole.tiff"
+    tifffile.imwrite(whole, painted(200), photometric="rgb", planarconfig="separate", compression="zlib")
+    packed = whole.read_bytes()
+    tifffile.imwrite(whole, painted(200), photometric="rgb", planarconfig="separate")
+    content = {
+        "empty": (b"", "found no readable TIFF file"),
+        "text": (b"this is no image", "found no readable TIFF file"),
+        "header only": (packed[:8], "found no readable TIFF file"),
+        "truncated": (whole.read_bytes()[:-200], "expected"),
+        "truncated, compressed": (packed[: len(packed) // 2], "expected"),
+    }
+    for name, (data, _) in content.items():
+        (folder / f"{name}.tiff").write_bytes(data)
+    pixels = {
+        "another size": (painted(1, (53, 37)), "expected 3 or 4 channels of 37 x 53"),
+        "two channels": (painted(1)[:2], "expected 3 or 4 channels"),
+        "five channels": (np.zeros((5, 37, 53), np.float32), "expected 3 or 4 channels"),
+        "one plane": (painted(1)[0], "expected 3 or 4 channels"),
+        "int32": (painted(1).astype(np.int32), "expected uint8, uint16 or floats"),
+        "complex": (painted(1).astype(np.complex64), "expected uint8, uint16 or floats"),
+        "bits": (painted(1)[0] > 0, "expected"),
+        "NaN": (painted(np.nan), "found a value of nan, expected 0 to 255"),
+        "negative": (painted(-1), "found a value of -1, expected 0 to 255"),
+        "too bright": (painted(256), "found a value of 256, expected 0 to 255"),
+    }
+    for name, (image, _) in pixels.items():
+        write(folder / f"{name}.tiff", image)
+    expected = {name: text for name, (_, text) in (content | pixels).items()}
+    (folder / "folder.tiff").mkdir()
+    return expected | {"folder": "found no readable TIFF file", "missing": "found no readable TIFF file"}
+
+
+def test_each_bad_file_is_one_clear_line_and_the_others_go_on(strip_detect, plain_model, tmp_path):
+    expected = hostile_files(tmp_path)
+    paths = [tmp_path / f"{name}.tiff" for name in expected]
+    done = strip_detect(plain_model, *paths, tmp_path / "whole.tiff", "--json")
+    assert done.returncode == 1
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(expected)
+    for path, text, error in zip(paths, expected.values(), errors):
+        assert error.startswith(f"error: {path}: found")
+        assert text in error
+    strip, _ = map(json.loads, done.stdout.splitlines())
+    assert strip["strip"].endswith("whole.tiff")
+    assert strip["defective"]
+
+
+def test_what_the_program_says(strip_detect, plain_model, tmp_path):
+    write(tmp_path / "good.tiff", painted(100))
+    write(tmp_path / "bad.tiff", painted(200))
+    done = strip_detect(plain_model, tmp_path / "good.tiff", tmp_path / "bad.tiff")
+    assert done.returncode == 0
+    assert "good.tiff: OK, 0 detections above 0.5" in done.stdout
+    assert re.search(r"bad.tiff: NG, 1 detections above 0.5\n  y 18  x 26  heatmap 0.784", done.stdout)
+    assert re.search(r"2 calls on cpu .* p50 [\d.e-]+, p95 [\d.e-]+, p99 [\d.e-]+, max [\d.e-]+", done.stdout)
+    assert strip_detect("--help").stdout.startswith("usage: strip_detect MODEL.onnx STRIP...")
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["--device", "gpu"], "--device: found 'gpu', expected auto, cpu or cuda"),
+        (["--threads", "0"], "--threads: found '0', expected a whole number from 1 on"),
+        (["--repeat", "3x"], "--repeat: found '3x'"),
+        (["--threshold", "nan"], "--threshold: found 'nan', expected a number"),
+        (["--colour"], "found the flag --colour, which is not known"),
+        (["--repeat"], "--repeat: found nothing after it"),
+        ([], "found too few files"),
+    ],
+)
+def test_a_wrong_flag_is_said(strip_detect, plain_model, words, text):
+    done = strip_detect(plain_model, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {text}")
+
+
+def test_a_strange_file_name_is_sound_json(strip_detect, plain_model, tmp_path):
+    path = os.fsencode(tmp_path) + b'/a "strip"\n\xff \xe6\x9f\xb1.tiff'
+    write(tmp_path / "strip.tiff", painted(200))
+    os.rename(tmp_path / "strip.tiff", path)
+    done = subprocess.run(
+        [str(strip_detect.__closure__[0].cell_contents / "strip_detect"), plain_model, path, "--json"], capture_output=True
+    )
+    line = json.loads(done.stdout.decode().splitlines()[0])
+    assert line["strip"].endswith('/a "strip"\n\ufffd \u67f1.tiff')
+
+
+def test_two_models_are_compared(strip_detect, tmp_path):
+    size = (37, 53)
+    old = write_plain_model(tmp_path / "old.onnx", size, threshold="0.5")
+    new = write_plain_model(tmp_path / "new.onnx", size, threshold="0.7")
+    strip = painted(0)
+    strip[0, 5, 5], strip[0, 30, 40] = 160, 240
+    write(tmp_path / "strip.tiff", strip)
+    done = strip_detect("--compare", old, new, tmp_path / "strip.tiff")
+    assert done.returncode == 0
+    assert "strip.tiff: lost  y 5  x 5" in done.stdout
+    assert "1 strips: 0 new detections, 1 lost, 0 verdicts changed" in done.stdout
+    lines = strip_detect("--compare", new, old, tmp_path / "strip.tiff", "--json").stdout.splitlines()
+    found, summary, *_ = map(json.loads, lines)
+    assert [(point["y"], point["x"]) for point in found["new"]] == [(5, 5)]
+    assert summary == {"strips": 1, "new": 1, "lost": 0, "verdicts_changed": 0}
+
+
+def test_without_a_gpu_cuda_is_an_error_and_auto_says_why(strip_detect, plain_model, tmp_path):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("has an NVIDIA driver")
+    write(tmp_path / "strip.tiff", painted(200))
+    refused = strip_detect(plain_model, tmp_path / "strip.tiff", "--device", "cuda")
+    assert refused.returncode == 1
+    assert re.match(r"error: .*plain\.onnx: found that CUDA cannot be used: \w+", refused.stderr)
+    assert "on cpu (CUDA cannot be used: " in strip_detect(plain_model, tmp_path / "strip.tiff").stdout
+
+
+# ---- what is refused, and that the next call works
+
+
+def bad_models(folder, plain_model):
+    size, data = (37, 53), plain_model.read_bytes()
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "truncated.onnx").write_bytes(data[: len(data) // 2])
+    (folder / "text.onnx").write_text("no model")
+    made = {
+        "no metadata": ({"schema_version": None}, "found no schema_version in the model's metadata"),
+        "newer": ({"schema_version": "3"}, "found schema_version '3' in the model's metadata, expected 2 at most: a newer suite"),
+        "odd version": ({"schema_version": "two"}, "expected a whole number"),
+        "other size": ({"image_size": "53 37"}, "found the model's input of shape (-1, 3, 37, 53)"),
+        "no size": ({"image_size": "37"}, "expected height and width in pixels"),
+        "huge": ({"image_size": "99999999999 53"}, "expected height and width in pixels"),
+        "bytes": ({"input": "uint8"}, "found the model's input of shape"),
+        "four": ({"channels": "Target Ref1 Ref2 ignored"}, "found the model's input of shape"),
+        "odd input": ({"input": "half"}, "found input 'half' in the model's metadata, expected unit, raw or uint8"),
+        "alignment": ({"outputs": "output alignment", "alignment": "shift_y"}, "expected shift_y shift_x wander gain remainder"),
+        "no alignment": (
+            {"outputs": "output alignment", "alignment": "shift_y shift_x wander gain remainder"},
+            "found no output of the name 'alignment'",
+        ),
+        "no range": ({"input_max": "0"}, "found input_max '0' in the model's metadata, expected a number above 0"),
+        "odd threshold": ({"threshold": "high"}, "expected a number, or none"),
+        "uncalibrated": ({"threshold": NO_THRESHOLD}, "found no calibrated threshold in it, expected one to be given"),
+    }
+    for name, (entries, _) in made.items():
+        write_plain_model(folder / f"{name}.onnx", size, **entries)
+    unreadable = dict.fromkeys(("empty", "truncated", "text"), ".onnx")  # ONNX Runtime's words follow the path
+    expected = {"missing": "found no such file"} | unreadable
+    return expected | {name: text for name, (_, text) in made.items()}
+
+
+def test_each_bad_model_is_refused_with_its_reason_and_the_next_call_works(library, plain_model, tmp_path):
+    strip = np.full((1, 3, 37, 53), 0.75, np.float32)
+    for name, text in bad_models(tmp_path, plain_model).items():
+        path = tmp_path / f"{name}.onnx"
+        with pytest.raises(RuntimeError, match=re.escape(text)) as caught:
+            CppDetector(library, path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert len(str(caught.value)) > len(f"{path}: ") + 10
+        assert len(CppDetector(library, plain_model)(strip)[1][0]) == 1
+    assert CppDetector(library, tmp_path / "uncalibrated.onnx", threshold=0.25).facts.threshold == 0.25
+
+
+def test_nothing_that_comes_through_the_c_interface_breaks_it(library, plain_model):
+    functions, detector = library.functions, CppDetector(library, plain_model)
+    strip = np.full((1, 3, 37, 53), 0.75, np.float32)
+    handle, results, data = detector.detector, detector.results, strip.ctypes.data
+    too_many = 2**64 // strip.nbytes + 2
+    refused = {
+        (None, data, FLOAT32, 1, 3, 37, 53, results): "a null pointer, expected a detector",
+        (handle, None, FLOAT32, 1, 3, 37, 53, results): "no pixels (a null pointer)",
+        (handle, data, FLOAT32, 1, 3, 37, 53, None): "a null pointer, expected results",
+        (handle, data, 1, 1, 3, 37, 53, results): "pixels of another type, expected float32: the model's input is 'unit'",
+        (handle, data, 7, 1, 3, 37, 53, results): "pixel type 7",
+        (handle, data, FLOAT32, 0, 3, 37, 53, results): "0 strips of 3 planes of 37 x 53, expected 1 to 65536 strips",
+        (handle, data, FLOAT32, too_many, 3, 37, 53, results): f"{too_many} strips",
+        (handle, data, FLOAT32, 1, 0, 37, 53, results): "1 strips of 0 planes",
+        (handle, data, FLOAT32, 1, 4, 37, 53, results): "1 strips of 4 planes",
+        (handle, data, FLOAT32, 1, 3, 0, 53, results): "planes of 0 x 53",
+        (handle, data, FLOAT32, 1, 3, 53, 37, results): "planes of 53 x 37",
+        (handle, data, FLOAT32, 1, 3, -37, -53, results): "planes of -37 x -53",
+    }
+    for arguments, text in refused.items():
+        assert functions.strip_detector_detect(*arguments) == -1
+        assert text in library.error()
+        assert len(detector(strip)[1][0]) == 1
+    for value, text in ((np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1.5, "1.5")):
+        broken = strip.copy()
+        broken[0, 2, 36, 7] = value
+        with pytest.raises(RuntimeError, match=re.escape(f"found a value of {text} in strip 0, plane 2, at (y, x) = (36, 7)")):
+            detector(broken)
+        assert functions.strip_results_count(results, 0) == -1, "what an earlier call found is not what this one did"
+        assert len(detector(strip)[1][0]) == 1
+    assert functions.strip_results_count(results, 1) == -1
+    assert "found no strip 1 in the results, expected one of 1" in library.error()
+    assert not functions.strip_results_heatmap(results, 9)
+    assert functions.strip_results_detection(results, 0, 1, ctypes.byref(ctypes.create_string_buffer(64))) == -1
+    assert functions.strip_results_detection(results, 0, 0, None) == -1
+    assert functions.strip_results_alignment(results, 0, 0, None) == -1
+    assert "does not tell how it aligned" in library.error()
+    assert functions.strip_detector_facts(handle, None) == functions.strip_detector_facts(None, None) == -1
+    assert functions.strip_detector_entry(handle, b"input_max") == b"255.0"
+    assert functions.strip_detector_entry(handle, None) is functions.strip_detector_entry(handle, b"nothing") is None
+    assert functions.strip_detector_new(None, ON_CPU, 1, np.nan) is functions.strip_detector_new(b"", 9, 1, np.nan) is None
+    functions.strip_detector_delete(None)
+    functions.strip_results_delete(None)
+    assert len(detector(strip)[1][0]) == 1
+
+
+# ---- many threads, no memory, other programs
+
+
+def test_eight_threads_get_what_one_gets(built, export_small):
+    done = check(built, "stress", export_small("--image_size", 128, 128), 8, 200, 1)
+    assert re.match(r"3200 calls, 0 different answers", done.stdout), done.stdout + done.stderr
+
+
+def test_a_call_allocates_nothing_of_its_own(built, export_small, plain_model):
+    for model in (plain_model, export_small()):
+        done = check(built, "allocations", model)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not done.stdout.endswith(" 0 detections\n")
+
+
+def test_an_installed_copy_serves_another_project(built, plain_model, tmp_path):
+    prefix = tmp_path / "moved" / "strip_detector"
+    subprocess.run(["cmake", "--install", built, "--prefix", tmp_path / "installed"], check=True, capture_output=True)
+    prefix.parent.mkdir()
+    (tmp_path / "installed").rename(prefix)
+    write(tmp_path / "strip.tiff", painted(200))
+    clean = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    done = subprocess.run(
+        [prefix / "bin" / "strip_detect", plain_model, tmp_path / "strip.tiff"], env=clean, capture_output=True, text=True
+    )
+    assert "strip.tiff: NG" in done.stdout, done.stderr
+    configure = ["cmake", "-S", SOURCES / "checks" / "consumer", "-B", tmp_path / "consumer", f"-DCMAKE_PREFIX_PATH={prefix}"]
+    subprocess.run(configure, check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", tmp_path / "consumer"], check=True, capture_output=True)
+    done = subprocess.run([tmp_path / "consumer" / "consumer", plain_model], env=clean, capture_output=True, text=True)
+    assert done.stdout.startswith("37 x 53 pixels, 0 detections, ONNX Runtime 1."), done.stderr
+
+
+def test_the_program_in_the_documents_runs(built, plain_model, tmp_path):
+    text = (ROOT / "docs" / "how-to" / "production-line.md").read_text()
+    (tmp_path / "line.cpp").write_text(re.search(r"```cpp\n(.*?)```", text, re.DOTALL)[1])
+    words = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}", tmp_path / "line.cpp", "-o", tmp_path / "line"]
+    libraries = [
+        f"-L{built}",
+        "-lstrip_detector",
+        f"-Wl,-rpath,{built}",
+        f"-Wl,-rpath-link,{SOURCES / 'build' / 'onnxruntime' / 'lib'}",
+    ]
+    subprocess.run([*words, *libraries], check=True)
+    assert subprocess.run([tmp_path / "line", plain_model], capture_output=True, text=True).stdout == "OK\n"
+    refused = subprocess.run([tmp_path / "line", tmp_path / "missing.onnx"], capture_output=True, text=True)
+    assert (refused.returncode, "found no such file" in refused.stderr) == (1, True)
+
+
+def test_the_library_is_sound_for_windows(built):
+    compiler = shutil.which("x86_64-w64-mingw32-g++") or shutil.which("x86_64-w64-mingw32-g++-posix")
+    if not compiler and "CI" not in os.environ:
+        pytest.skip("needs mingw-w64")
+    headers = re.search(r"ONNXRuntime_INCLUDE_DIR:PATH=(.*)", (built / "CMakeCache.txt").read_text())[1]
+    sources = [SOURCES / f"{name}.cpp" for name in ("strip_detector", "strip_detector_c", "model_facts", "peaks", "strip_detect")]
+    words_of_msvc = ["-D_Return_type_success_(x)=", "-D_Frees_ptr_opt_=", "-D_stdcall=__stdcall"]  # in ONNX Runtime's headers
+    flags = [
+        "-std=c++17",
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-DSTRIP_DETECTOR_BUILDING",
+        *words_of_msvc,
+        "-isystem",
+        headers,
+    ]
+    done = subprocess.run([compiler, *flags, *sources], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- what takes minutes
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", ["address", "thread"])
+def test_no_sanitizer_finds_anything(preset, export_small, plain_model, tmp_path):
+    folder = build(preset)
+    suppressions = f"suppressions={SOURCES / 'checks' / 'suppressions.txt'}"
+    # At exit ONNX Runtime unlocks a mutex that ThreadSanitizer has not seen it lock; we have none ourselves.
+    options = {"TSAN_OPTIONS": f"{suppressions} report_mutex_bugs=0"}
+    for model in (plain_model, export_small("--image_size", 128, 128)):
+        done = check(folder, "stress", model, 8, 50, 2, **options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    expected = hostile_files(tmp_path)
+    paths = [str(tmp_path / f"{name}.tiff") for name in [*expected, "whole"]]
+    words = [str(folder / "strip_detect"), str(plain_model), *paths, "--device", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | options)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == len(expected), done.stderr
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_calls_leave_memory_flat(built, tmp_path):
+    model = write_plain_model(tmp_path / "tiny.onnx", (32, 32))
+    done = check(built, "stress", model, 4, 50, 500)
+    calls, different, gained = map(int, re.match(r"(\d+) calls, (\d+) different answers, gained (-?\d+) kB", done.stdout).groups())
+    assert (calls, different) == (110_000, 0)
+    assert gained < 1024
