@@ -112,18 +112,20 @@ class CppDetector:
         return np.array([[getattr(one, name) for name, _ in FoundAlignment._fields_] for one in found])
 
 
-def write_plain_model(path: Path, size: tuple[int, int], **entries: str) -> Path:
-    """A model whose heatmap is Target as it comes in. `entries` are metadata beside or in place of the usual ones."""
+def write_plain_model(path: Path, size: tuple[int, int], gain: float = 1, **entries: str) -> Path:
+    """A model whose heatmap is Target as it comes in, times `gain`. `entries` are metadata beside or in place of the usual ones."""
     height, width = size
     shape = ["batch", 3, height, width]
     numbers = {"zero": 0, "one": 1, "axis": 1}
     nodes = [
         helper.make_node("Slice", ["input", "zero", "one", "axis"], ["target"]),
+        helper.make_node("Mul", ["target", "gain"], ["heatmap"]),
         helper.make_node("Mul", ["target", "nothing"], ["zeros"]),
-        helper.make_node("Concat", ["target", "zeros", "zeros"], ["output"], axis=1),
+        helper.make_node("Concat", ["heatmap", "zeros", "zeros"], ["output"], axis=1),
     ]
     constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in numbers.items()]
-    constants.append(numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+    factors = {"nothing": 0, "gain": gain}
+    constants += [numpy_helper.from_array(np.array([value], np.float32), name) for name, value in factors.items()]
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("input", "output")]
     graph = helper.make_graph(nodes, "plain", *ends, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -143,6 +144,14 @@ def test_detections_are_pythons_whatever_the_heatmap_is_like(library, plain_mode
         assert_same_detections(found, heatmap, 0.5)
 
 
+def test_one_strip_may_bring_a_plane_that_is_not_looked_at(library, plain_model):
+    detector, strip = CppDetector(library, plain_model), np.random.default_rng(0).random((1, 4, 37, 53), dtype=np.float32)
+    strip[:, 3] = np.nan
+    heatmaps, detections = detector(strip)
+    assert np.array_equal(heatmaps, strip[:, 0])
+    assert detections == detector(np.ascontiguousarray(strip[:, :3]))[1]
+
+
 def test_no_more_than_a_thousand_detections_come_out(library, tmp_path):
     path = write_plain_model(tmp_path / "large.onnx", (300, 300))
     strip = np.zeros((1, 3, 300, 300), np.float32)
@@ -263,6 +272,32 @@ def test_each_bad_file_is_one_clear_line_and_the_others_go_on(strip_detect, plai
     assert strip["defective"]
 
 
+def test_files_that_lie_are_read_or_refused(strip_detect, built, tmp_path):
+    subprocess.run([sys.executable, SOURCES / "fuzz" / "make_seeds.py", tmp_path], check=True, capture_output=True)
+    model, files = write_plain_model(tmp_path / "plain.onnx", (16, 8)), sorted((tmp_path / "tiff").iterdir())
+    limited = [
+        "bash",
+        "-c",
+        'ulimit -v 4000000; exec "$@"',
+        "limited",
+        built / "strip_detect",
+        model,
+        *files,
+        "--json",
+        "--device",
+        "cpu",
+    ]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr[-500:]
+    read = {json.loads(line)["strip"] for line in done.stdout.splitlines()[:-1]}
+    errors = done.stderr.splitlines()
+    assert len(read) + len(errors) == len(files) > 700
+    assert all(re.match(r"error: .*\.tiff: found .*, expected ", error) for error in errors)
+    for file in files:
+        sound = not re.match(r"lie|ring|small|one_bit|complex|signed|palette|not_finite|cut", file.name)
+        assert str(file) in read or not sound, file
+
+
 def test_what_the_program_says(strip_detect, plain_model, tmp_path):
     write(tmp_path / "good.tiff", painted(100))
     write(tmp_path / "bad.tiff", painted(200))
@@ -353,6 +388,10 @@ def bad_models(folder, plain_model):
             {"outputs": "output alignment", "alignment": "shift_y shift_x wander gain remainder"},
             "found no output of the name 'alignment'",
         ),
+        "two lines": ({"input": "un\nit"}, "found input 'un it' in the model's metadata"),
+        "too large": ({"image_size": "1048576 1048576"}, "expected height and width in pixels"),
+        "beyond float": ({"threshold": "1e300"}, "expected a number, or none"),
+        "tiny range": ({"input_max": "1e-300"}, "expected a number above 0"),
         "no range": ({"input_max": "0"}, "found input_max '0' in the model's metadata, expected a number above 0"),
         "odd threshold": ({"threshold": "high"}, "expected a number, or none"),
         "uncalibrated": ({"threshold": NO_THRESHOLD}, "found no calibrated threshold in it, expected one to be given"),
@@ -376,6 +415,18 @@ def test_each_bad_model_is_refused_with_its_reason_and_the_next_call_works(libra
     assert CppDetector(library, tmp_path / "uncalibrated.onnx", threshold=0.25).facts.threshold == 0.25
 
 
+def test_a_model_whose_heatmap_is_none_judges_nothing(library, tmp_path):
+    strip = np.full((1, 3, 37, 53), 0.75, np.float32)
+    for name, gain in (("nan", np.nan), ("inf", np.inf)):
+        with pytest.raises(RuntimeError, match="found a heatmap beyond 0 to 1"):
+            CppDetector(library, write_plain_model(tmp_path / f"{name}.onnx", (37, 53), gain))
+    detector = CppDetector(library, write_plain_model(tmp_path / "double.onnx", (37, 53), 2))
+    with pytest.raises(RuntimeError, match="found a heatmap beyond 0 to 1"):
+        detector(strip)
+    assert library.functions.strip_results_count(detector.results, 0) == -1
+    assert len(detector(strip / 2)[1][0]) == 1
+
+
 def test_nothing_that_comes_through_the_c_interface_breaks_it(library, plain_model):
     functions, detector = library.functions, CppDetector(library, plain_model)
     strip = np.full((1, 3, 37, 53), 0.75, np.float32)
@@ -385,12 +436,14 @@ def test_nothing_that_comes_through_the_c_interface_breaks_it(library, plain_mod
         (None, data, FLOAT32, 1, 3, 37, 53, results): "a null pointer, expected a detector",
         (handle, None, FLOAT32, 1, 3, 37, 53, results): "no pixels (a null pointer)",
         (handle, data, FLOAT32, 1, 3, 37, 53, None): "a null pointer, expected results",
+        (handle, data + 1, FLOAT32, 1, 3, 37, 53, results): "pixels at an odd address, expected one that is a multiple of 4",
         (handle, data, 1, 1, 3, 37, 53, results): "pixels of another type, expected float32: the model's input is 'unit'",
         (handle, data, 7, 1, 3, 37, 53, results): "pixel type 7",
         (handle, data, FLOAT32, 0, 3, 37, 53, results): "0 strips of 3 planes of 37 x 53, expected 1 to 65536 strips",
         (handle, data, FLOAT32, too_many, 3, 37, 53, results): f"{too_many} strips",
         (handle, data, FLOAT32, 1, 0, 37, 53, results): "1 strips of 0 planes",
-        (handle, data, FLOAT32, 1, 4, 37, 53, results): "1 strips of 4 planes",
+        (handle, data, FLOAT32, 1, 5, 37, 53, results): "1 strips of 5 planes",
+        (handle, data, FLOAT32, 2, 4, 37, 53, results): "2 strips of 4 planes",
         (handle, data, FLOAT32, 1, 3, 0, 53, results): "planes of 0 x 53",
         (handle, data, FLOAT32, 1, 3, 53, 37, results): "planes of 53 x 37",
         (handle, data, FLOAT32, 1, 3, -37, -53, results): "planes of -37 x -53",
@@ -398,6 +451,8 @@ def test_nothing_that_comes_through_the_c_interface_breaks_it(library, plain_mod
     for arguments, text in refused.items():
         assert functions.strip_detector_detect(*arguments) == -1
         assert text in library.error()
+        if arguments[-1]:
+            assert functions.strip_results_count(results, 0) == -1, "what an earlier call found is gone"
         assert len(detector(strip)[1][0]) == 1
     for value, text in ((np.nan, "nan"), (np.inf, "inf"), (-0.1, "-0.1"), (1.5, "1.5")):
         broken = strip.copy()
@@ -417,6 +472,9 @@ def test_nothing_that_comes_through_the_c_interface_breaks_it(library, plain_mod
     assert functions.strip_detector_entry(handle, b"input_max") == b"255.0"
     assert functions.strip_detector_entry(handle, None) is functions.strip_detector_entry(handle, b"nothing") is None
     assert functions.strip_detector_new(None, ON_CPU, 1, np.nan) is functions.strip_detector_new(b"", 9, 1, np.nan) is None
+    for threads in (-1, 1025):
+        assert functions.strip_detector_new(os.fsencode(plain_model), ON_CPU, threads, np.nan) is None
+        assert f"found {threads} threads, expected 0 to 1024" in library.error()
     functions.strip_detector_delete(None)
     functions.strip_results_delete(None)
     assert len(detector(strip)[1][0]) == 1
@@ -512,6 +570,20 @@ def test_no_sanitizer_finds_anything(preset, export_small, plain_model, tmp_path
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | options)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == len(expected), done.stderr
+
+
+@pytest.mark.long
+def test_no_fuzz_target_finds_anything(tmp_path):
+    if not shutil.which("clang++"):
+        pytest.skip("needs clang with libFuzzer")
+    folder = build("fuzz") / "fuzz"
+    subprocess.run([sys.executable, SOURCES / "fuzz" / "make_seeds.py", tmp_path], check=True, capture_output=True)
+    limits = ["-max_total_time=30", "-max_len=16384", "-timeout=10", "-rss_limit_mb=512", "-malloc_limit_mb=80"]
+    for name in ("tiff", "metadata", "peaks"):
+        (tmp_path / "found" / name).mkdir(parents=True)
+        words = [folder / f"fuzz_{name}", *limits, tmp_path / "found" / name, tmp_path / name]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 #include "json_text.h"
 
+#include <cmath>
 #include <limits>
 #include <locale>
 #include <sstream>
@@ -12,6 +13,11 @@ std::size_t character_length(const std::string& text, std::size_t place) {
     const auto byte = static_cast<unsigned char>(text[place]);
     const std::size_t length = byte < 0x80 ? 1 : byte < 0xC2 ? 0 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : byte < 0xF5 ? 4 : 0;
     if (place + length > text.size()) return 0;
+    if (length > 2) {  // too long a form, half of a UTF-16 pair, or beyond the last character
+        const auto second = static_cast<unsigned char>(text[place + 1]);
+        if ((byte == 0xE0 && second < 0xA0) || (byte == 0xED && second > 0x9F)) return 0;
+        if ((byte == 0xF0 && second < 0x90) || (byte == 0xF4 && second > 0x8F)) return 0;
+    }
     for (std::size_t next = 1; next < length; ++next) {
         if ((static_cast<unsigned char>(text[place + next]) & 0xC0) != 0x80) return 0;
     }
@@ -20,6 +26,7 @@ std::size_t character_length(const std::string& text, std::size_t place) {
 
 template <typename Number>
 std::string shortest(Number value) {
+    if (!std::isfinite(value)) return "null";  // which JSON has no number for
     std::string text;
     for (int digits = 6; digits <= std::numeric_limits<Number>::max_digits10; ++digits) {
         std::ostringstream written;

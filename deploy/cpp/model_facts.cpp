@@ -1,7 +1,6 @@
 #include "model_facts.h"
 
 #include <cmath>
-#include <limits>
 #include <locale>
 #include <sstream>
 #include <utility>
@@ -9,7 +8,9 @@
 namespace strips {
 namespace {
 
-constexpr int kLongestSide = 1 << 20;  // pixels: what is longer is no image, and its sizes cannot overflow
+constexpr int kLongestSide = 1 << 20;  // pixels,
+constexpr long long kMostPixels = 1 << 28;  // and of a strip: what is larger is no image, and no product of sizes overflows
+constexpr double kLeast = 1e-30, kMost = 1e30;  // of a camera's range: what is made of it in float32 is finite, and not 0
 
 const std::string& entry(const ModelFacts& facts, const std::string& name) {
     const auto found = facts.entries.find(name);
@@ -20,7 +21,9 @@ const std::string& entry(const ModelFacts& facts, const std::string& name) {
 }
 
 Error refused(const std::string& name, const std::string& text, const std::string& expected) {
-    return Error("found " + name + " '" + text.substr(0, 100) + "' in the model's metadata, expected " + expected);
+    std::string shown = text.substr(0, 100);
+    for (char& character : shown) character = static_cast<unsigned char>(character) < 0x20 ? ' ' : character;  // one line
+    return Error("found " + name + " '" + shown + "' in the model's metadata, expected " + expected);
 }
 
 // All of `text` as values with blanks between them, whatever the decimal sign of the process's locale; false where it is not that.
@@ -47,9 +50,7 @@ void read_schema(const ModelFacts& facts) {
 double positive(const ModelFacts& facts, const std::string& name) {
     const std::string& text = entry(facts, name);
     double value = 0;
-    if (!parse(text, value) || !(value > 0) || value > std::numeric_limits<float>::max()) {
-        throw refused(name, text, "a number above 0");
-    }
+    if (!parse(text, value) || !(value >= kLeast && value <= kMost)) throw refused(name, text, "a number above 0");
     return value;
 }
 
@@ -76,7 +77,8 @@ void read_input(ModelFacts& facts) {
 void read_size(ModelFacts& facts) {
     const std::string& text = entry(facts, "image_size");
     const bool is_whole = parse(text, facts.height, facts.width);
-    if (!is_whole || facts.height < 1 || facts.width < 1 || facts.height > kLongestSide || facts.width > kLongestSide) {
+    if (!is_whole || facts.height < 1 || facts.width < 1 || facts.height > kLongestSide || facts.width > kLongestSide ||
+        static_cast<long long>(facts.height) * facts.width > kMostPixels) {
         throw refused("image_size", text, "height and width in pixels");
     }
 }
@@ -85,7 +87,7 @@ void read_threshold(ModelFacts& facts) {
     const std::string& text = entry(facts, "threshold");
     if (text == "none") return;
     double value = 0;
-    if (!parse(text, value) || !std::isfinite(value)) throw refused("threshold", text, "a number, or none");
+    if (!parse(text, value) || !std::isfinite(static_cast<float>(value))) throw refused("threshold", text, "a number, or none");
     facts.threshold = static_cast<float>(value);
 }
 

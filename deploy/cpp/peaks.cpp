@@ -13,7 +13,7 @@ constexpr double kLogitRange = 18.0;  // float32 tells probabilities apart up to
 constexpr double kTieBreak = 1e-6;    // of the mean margin around a peak, in its score
 
 double logit_margin(float probability) {
-    const double p = probability;
+    const double p = probability > 0 ? std::min(probability, 1.0f) : 0;  // NaN, too: the order of what is found must be one
     return std::clamp(std::log(p) - std::log1p(-p), -kLogitRange, kLogitRange);
 }
 
@@ -63,27 +63,37 @@ void PeakFinder::find(const float* heatmap, int height, int width, float thresho
 
 void PeakFinder::collect(const float* heatmap, int height, int width, float threshold) {
     candidates_.clear();
+    rows_.assign(1, 0);
     for (int y = 0; y < height; ++y) {
         const float* pixels = heatmap + static_cast<std::size_t>(y) * width;
         for (int x = 0; x < width; ++x) {
             if (!(pixels[x] > threshold) || !is_highest(heatmap, height, width, y, x)) continue;
             candidates_.push_back({y, x, candidates_.size()});
         }
+        rows_.push_back(candidates_.size());
     }
 }
 
-// Two candidates within reach of each other are equally high: they are of one plateau. They come row by row.
+// Two candidates within reach of each other are equally high: they are of one plateau. Each is held against those in reach alone,
+// so a heatmap that is one plateau takes little longer than another.
 void PeakFinder::join_plateaus() {
-    std::size_t oldest = 0;  // the first candidate that is no more than so many rows above
-    for (std::size_t number = 0; number < candidates_.size(); ++number) {
-        const Candidate here = candidates_[number];
-        while (candidates_[oldest].y < here.y - kNeighbourhood) ++oldest;
-        for (std::size_t earlier = oldest; earlier < number; ++earlier) {
-            if (std::abs(candidates_[earlier].x - here.x) > kNeighbourhood) continue;
-            const std::size_t one = first_of_plateau(earlier), other = first_of_plateau(number);
-            candidates_[std::max(one, other)].plateau = std::min(one, other);
+    const int height = static_cast<int>(rows_.size()) - 1;
+    for (int y = 0; y < height; ++y) {
+        for (int row = std::max(y - kNeighbourhood, 0); row <= y; ++row) {
+            std::size_t first = rows_[row];  // of that row, and not too far to the left
+            for (std::size_t number = rows_[y]; number < rows_[y + 1]; ++number) {
+                const int x = candidates_[number].x;
+                const std::size_t end = std::min(rows_[row + 1], number);
+                while (first < end && candidates_[first].x < x - kNeighbourhood) ++first;
+                for (std::size_t other = first; other < end && candidates_[other].x <= x + kNeighbourhood; ++other) join(other, number);
+            }
         }
     }
+}
+
+void PeakFinder::join(std::size_t earlier, std::size_t later) {
+    const std::size_t one = first_of_plateau(earlier), other = first_of_plateau(later);
+    candidates_[std::max(one, other)].plateau = std::min(one, other);
 }
 
 std::size_t PeakFinder::first_of_plateau(std::size_t number) {

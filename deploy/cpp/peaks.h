@@ -34,10 +34,12 @@ private:
 
     void collect(const float* heatmap, int height, int width, float threshold);
     void join_plateaus();
+    void join(std::size_t earlier, std::size_t later);
     void choose_centers();
     std::size_t first_of_plateau(std::size_t number);
 
     std::vector<Candidate> candidates_;
+    std::vector<std::size_t> rows_;  // number of the first candidate of each row, and how many there are
     std::vector<Plateau> plateaus_;
 };
 

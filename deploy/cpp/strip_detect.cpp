@@ -96,8 +96,6 @@ Arguments parse(const std::vector<std::string>& words) {
     return arguments;
 }
 
-std::filesystem::path path_of(const std::string& name) { return std::filesystem::u8path(name); }
-
 std::vector<strips::ReferenceAlignment> alignment_of(const strips::StripDetector& detector, const strips::Results& results) {
     if (!detector.facts().has_alignment) return {};
     return {results.alignment(0, 0), results.alignment(0, 1)};
@@ -155,7 +153,7 @@ private:
 
 void detect(const strips::StripDetector& detector, const std::string& name, int repeat, strips::Results& results, Latencies& latencies) {
     const strips::ModelFacts& facts = detector.facts();
-    const strips::ModelInput input(strips::read_strip(path_of(name), facts.height, facts.width), facts);
+    const strips::ModelInput input(strips::read_strip(name, facts.height, facts.width), facts);
     for (int call = 0; call < repeat; ++call) {
         const auto started = std::chrono::steady_clock::now();
         detector.detect({input.pixels(), facts.pixel_type, 1, facts.channels, facts.height, facts.width}, results);
@@ -180,7 +178,7 @@ int for_each_strip(const std::vector<std::string>& names, const Work& work) {
 }
 
 int detect_all(const Arguments& arguments) {
-    const strips::StripDetector detector(path_of(arguments.models[0]), arguments.options);
+    const strips::StripDetector detector(arguments.models[0], arguments.options);
     strips::Results results;
     Latencies latencies;
     const int exit_code = for_each_strip(arguments.strips, [&](const std::string& name) {
@@ -202,8 +200,8 @@ std::vector<strips::Detection> alone(const std::vector<strips::Detection>& some,
 }
 
 int compare_all(const Arguments& arguments) {
-    const strips::StripDetector before(path_of(arguments.models[0]), arguments.options);
-    const strips::StripDetector after(path_of(arguments.models[1]), arguments.options);
+    const strips::StripDetector before(arguments.models[0], arguments.options);
+    const strips::StripDetector after(arguments.models[1], arguments.options);
     strips::Results results[2];
     Latencies latencies[2];
     std::size_t looked_at = 0, added = 0, lost = 0, changed = 0;
@@ -239,13 +237,15 @@ int compare_all(const Arguments& arguments) {
 
 int main(int count, char** words) {
     try {
-        const std::vector<std::string> given(words + 1, words + count);
+        const std::vector<std::string> given(words + (count > 0), words + count);
         if (std::find_if(given.begin(), given.end(), [](const auto& word) { return word == "--help" || word == "-h"; }) != given.end()) {
             std::cout << kUsage;
             return EXIT_SUCCESS;
         }
         const Arguments arguments = parse(given);
-        return arguments.models.size() == 2 ? compare_all(arguments) : detect_all(arguments);
+        const int exit_code = arguments.models.size() == 2 ? compare_all(arguments) : detect_all(arguments);
+        if (!std::cout.flush()) throw strips::Error("found that the output cannot be written");
+        return exit_code;
     } catch (const UsageError& error) {
         std::cerr << "error: " << error.what() << "\n" << kUsage;
         return 2;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <sstream>
 #include <utility>
 
@@ -17,6 +18,7 @@ namespace {
 constexpr const char* kOutputs[] = {"output", "alignment"};
 constexpr std::size_t kReferences = 2;
 constexpr std::size_t kMostStrips = 65536;  // of a call: no product of sizes overflows
+constexpr int kMostThreads = 1024;
 constexpr float kRounding = 1 + 1e-5f;      // by which a caller's own scaling may end above the input's range
 
 // One for the whole process, and never destroyed: a detector that is itself a global must not outlive it.
@@ -148,12 +150,17 @@ void require_in_range(const Strips& strips, const ModelFacts& facts) {
 
 void require_strips(const Strips& strips, const ModelFacts& facts) {
     if (!strips.pixels) throw Error("found no pixels (a null pointer), expected a strip's planes");
+    if (strips.pixel_type == PixelType::float32 && reinterpret_cast<std::uintptr_t>(strips.pixels) % alignof(float) != 0) {
+        throw Error("found float32 pixels at an odd address, expected one that is a multiple of " + std::to_string(alignof(float)));
+    }
     if (strips.pixel_type != facts.pixel_type) {
         const bool is_float = facts.pixel_type == PixelType::float32;
         throw Error(std::string("found pixels of another type, expected ") + (is_float ? "float32" : "uint8") + ": the model's input is '" +
                     facts.input + "'");
     }
-    if (strips.count < 1 || strips.count > kMostStrips || strips.channels != facts.channels || strips.height != facts.height || strips.width != facts.width) {
+    const bool has_spare_plane = strips.count == 1 && strips.channels == 4 && facts.channels == 3;  // behind those that are read
+    const bool has_planes = strips.channels == facts.channels || has_spare_plane;
+    if (strips.count < 1 || strips.count > kMostStrips || !has_planes || strips.height != facts.height || strips.width != facts.width) {
         const auto as_text = [](std::size_t count, int channels, int height, int width) {
             return std::to_string(count) + " strips of " + std::to_string(channels) + " planes of " + std::to_string(height) + " x " +
                    std::to_string(width);
@@ -218,6 +225,9 @@ struct StripDetector::Session {
 
 StripDetector::StripDetector(const std::filesystem::path& model, const Options& options) : session_(std::make_unique<Session>()) {
     load_runtime();
+    if (options.threads < 0 || options.threads > kMostThreads) {
+        throw Error("found " + std::to_string(options.threads) + " threads, expected 0 to " + std::to_string(kMostThreads));
+    }
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(model, ignored)) {
         throw Error(model.u8string() + ": found no such file, expected an ONNX file written by export_onnx_fullimage.py");
@@ -234,6 +244,14 @@ StripDetector::StripDetector(const std::filesystem::path& model, const Options& 
     if (!threshold) throw Error(model.u8string() + ": found no calibrated threshold in it, expected one to be given");
     if (!std::isfinite(*threshold)) throw Error("found a threshold that is not finite, expected a number");
     session_->threshold = *threshold;
+    try {
+        warm_up();
+    } catch (const std::exception& error) {
+        throw Error(model.u8string() + ": " + error.what());
+    }
+}
+
+void StripDetector::warm_up() const {
     const ModelFacts& facts = session_->facts;
     const std::vector<float> black(static_cast<std::size_t>(facts.channels) * facts.height * facts.width);  // long enough for uint8, too
     Results results;
@@ -246,20 +264,20 @@ StripDetector& StripDetector::operator=(StripDetector&&) noexcept = default;
 
 void StripDetector::detect(const Strips& strips, Results& results) const {
     const ModelFacts& facts = session_->facts;
-    results.count_ = 0;
+    results.clear();
     require_strips(strips, facts);
-    results.pixels_ = static_cast<std::size_t>(facts.height) * facts.width;
-    results.heatmaps_.resize(strips.count * 3 * results.pixels_);
-    results.alignments_.resize(facts.has_alignment ? strips.count * kReferences * kMeasures : 0);
-    if (results.detections_.size() < strips.count) results.detections_.resize(strips.count);
     try {
+        results.make_room(strips.count, facts);
         session_->run(strips, results.heatmaps_.data(), results.alignments_.data());
+        for (std::size_t strip = 0; strip < strips.count; ++strip) {
+            const float* heatmap = &results.heatmaps_[strip * 3 * results.pixels_];
+            if (!are_in_range(heatmap, results.pixels_, 1)) throw Error("found a heatmap beyond 0 to 1: the model cannot be trusted");
+            results.finder_.find(heatmap, facts.height, facts.width, session_->threshold, results.detections_[strip]);
+        }
     } catch (const Ort::Exception& error) {
         throw Error("found that ONNX Runtime cannot compute it (" + plain(error) + ")");
-    }
-    for (std::size_t strip = 0; strip < strips.count; ++strip) {
-        const float* heatmap = &results.heatmaps_[strip * 3 * results.pixels_];
-        results.finder_.find(heatmap, facts.height, facts.width, session_->threshold, results.detections_[strip]);
+    } catch (const std::bad_alloc&) {
+        throw Error("found too little memory for " + std::to_string(strips.count) + " strips");
     }
     results.count_ = strips.count;
 }
@@ -270,15 +288,23 @@ Device StripDetector::device() const { return session_->device; }
 const std::string& StripDetector::why_device() const { return session_->why; }
 std::string StripDetector::runtime_version() { return OrtGetApiBase()->GetVersionString(); }
 
+void Results::make_room(std::size_t strips, const ModelFacts& facts) {
+    pixels_ = static_cast<std::size_t>(facts.height) * facts.width;
+    heatmaps_.resize(strips * 3 * pixels_);
+    alignments_.resize(facts.has_alignment ? strips * kReferences * kMeasures : 0);
+    if (detections_.size() < strips) detections_.resize(strips);
+}
+
 std::size_t Results::at(std::size_t strip) const {
-    if (strip < count_) return strip;
+    if (strip < count_ && strip < detections_.size()) return strip;  // of results that were moved from nothing is left
     throw Error("found no strip " + std::to_string(strip) + " in the results, expected one of " + std::to_string(count_));
 }
 
 ReferenceAlignment Results::alignment(std::size_t strip, std::size_t reference) const {
+    at(strip);
     if (alignments_.empty()) throw Error("found a model that does not tell how it aligned, expected --outputs heatmap,alignment");
     if (reference >= kReferences) throw Error("found reference " + std::to_string(reference) + ", expected 0 or 1");
-    const float* of = &alignments_[(at(strip) * kReferences + reference) * kMeasures];
+    const float* of = &alignments_[(strip * kReferences + reference) * kMeasures];
     return {of[0], of[1], of[2], of[3], of[4]};
 }
 

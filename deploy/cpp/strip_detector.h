@@ -26,11 +26,12 @@ enum class Device { automatic, cpu, cuda };
 
 struct Options {
     Device device = Device::automatic;
-    int threads = 0;                 // of the CPU for one call; 0: one per core. 1 where several threads call at once
+    int threads = 0;                 // of the CPU for one call, up to 1024; 0: one per core. 1 where several threads call at once
     std::optional<float> threshold;  // on the heatmap; without one the file's calibrated one
 };
 
 // Strips in the caller's memory, which is read where it is: count x channels x height x width values, one plane after the other.
+// The channels are the model's; of one strip alone there may be a fourth where the model has three.
 struct Strips {
     const void* pixels;
     PixelType pixel_type;
@@ -51,6 +52,7 @@ struct ReferenceAlignment {
 class STRIP_DETECTOR_API Results {
 public:
     std::size_t count() const { return count_; }
+    void clear() { count_ = 0; }
 
     // (height, width) defect probabilities 0-1.
     const float* heatmap(std::size_t strip) const { return &heatmaps_[at(strip) * 3 * pixels_]; }
@@ -62,6 +64,7 @@ public:
 
 private:
     friend class StripDetector;
+    void make_room(std::size_t strips, const ModelFacts& facts);
     std::size_t at(std::size_t strip) const;
 
     std::size_t count_ = 0, pixels_ = 0;
@@ -71,7 +74,8 @@ private:
     PeakFinder finder_;
 };
 
-// An opened model. One serves any number of threads at once, each with Results of its own.
+// An opened model. One serves any number of threads at once, each with Results of its own. Of one that was moved from, nothing but
+// its end or an assignment may follow.
 class STRIP_DETECTOR_API StripDetector {
 public:
     // Opens the file and calls it once, as only first calls are slow. Throws Error for a file that is missing, broken, not of
@@ -82,8 +86,8 @@ public:
     StripDetector(StripDetector&&) noexcept;
     StripDetector& operator=(StripDetector&&) noexcept;
 
-    // Throws Error, with empty results, for strips that are not the model's: type, size, planes, values that are not finite or
-    // outside the input's range.
+    // Throws Error, with empty results, for strips that are not the model's (type, size, planes, values that are not finite or
+    // outside the input's range), for a heatmap that is not one, and where memory does not suffice.
     void detect(const Strips& strips, Results& results) const;
 
     const ModelFacts& facts() const;
@@ -93,6 +97,8 @@ public:
     static std::string runtime_version();     // of ONNX Runtime
 
 private:
+    void warm_up() const;
+
     struct Session;
     std::unique_ptr<Session> session_;
 };

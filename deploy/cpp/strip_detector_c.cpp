@@ -29,10 +29,10 @@ Result guarded(Result failed, const Work& work) noexcept {
         try {
             last_error = error.what();
         } catch (...) {
-            last_error.clear();  // there is no memory, not even for the reason
+            last_error = "out of memory";  // short enough to need none
         }
     } catch (...) {
-        last_error.clear();
+        last_error = "unknown";
     }
     return failed;
 }
@@ -115,8 +115,10 @@ void strip_results_delete(strip_results* results) { delete results; }
 int strip_detector_detect(const strip_detector* detector, const void* pixels, int pixel_type, size_t count, int channels, int height,
                           int width, strip_results* results) {
     return guarded(-1, [&] {
+        strips::Results& found = given(results, "results").results;
+        found.clear();  // what an earlier call found is not to be taken for what this one does
         const strips::Strips strips{pixels, pixel_type_of(pixel_type), count, channels, height, width};
-        given(detector, "a detector").detector.detect(strips, given(results, "results").results);
+        given(detector, "a detector").detector.detect(strips, found);
         return 0;
     });
 }

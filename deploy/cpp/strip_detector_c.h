@@ -58,8 +58,8 @@ STRIP_DETECTOR_API const char* strip_detector_entry(const strip_detector* detect
 STRIP_DETECTOR_API strip_results* strip_results_new(void);
 STRIP_DETECTOR_API void strip_results_delete(strip_results* results);
 
-/* pixels: count x channels x height x width values, one plane after the other, read where they are. What pointers into the results
- * led to is gone with the next call. Returns 0. */
+/* pixels: count x channels x height x width values, one plane after the other, read where they are; of one strip alone there may be a
+ * fourth plane where the model has three. What pointers into the results led to is gone with the next call. Returns 0. */
 STRIP_DETECTOR_API int strip_detector_detect(const strip_detector* detector, const void* pixels, int pixel_type, size_t count,
                                              int channels, int height, int width, strip_results* results);
 

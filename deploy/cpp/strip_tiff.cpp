@@ -15,14 +15,12 @@ namespace strips {
 namespace {
 
 constexpr double kGreyLevels = 255;  // of an image in the Python suite, whatever the camera's range
-constexpr int kMostPages = 1 << 20;
+constexpr tmsize_t kMostTileBytes = 1 << 26;
 
-thread_local std::string tiff_error;  // libtiff's own words for what it could not do
+thread_local char tiff_error[256] = "";  // libtiff's own words for what it could not do
 
 void keep_error(const char*, const char* format, va_list arguments) {
-    char text[256];
-    std::vsnprintf(text, sizeof(text), format, arguments);
-    tiff_error = text;
+    std::vsnprintf(tiff_error, sizeof(tiff_error), format, arguments);  // nothing may be thrown through libtiff
 }
 
 struct Closer {
@@ -33,13 +31,13 @@ using Tiff = std::unique_ptr<TIFF, Closer>;
 Tiff open_tiff(const std::filesystem::path& path) {
     TIFFSetWarningHandler(nullptr);
     TIFFSetErrorHandler(keep_error);
-    tiff_error.clear();
+    tiff_error[0] = 0;
 #ifdef _WIN32
-    Tiff tiff(TIFFOpenW(path.c_str(), "r"));
+    Tiff tiff(TIFFOpenW(path.c_str(), "rm"));
 #else
-    Tiff tiff(TIFFOpen(path.c_str(), "r"));
+    Tiff tiff(TIFFOpen(path.c_str(), "rm"));
 #endif
-    if (!tiff) throw Error("found no readable TIFF file (" + tiff_error + "), expected a whole one");
+    if (!tiff) throw Error(std::string("found no readable TIFF file (") + tiff_error + "), expected a whole one");
     return tiff;
 }
 
@@ -97,7 +95,7 @@ float value_at(const unsigned char* at, const Page& page) {
     return page.bits == 32 ? stored<float>(at) : static_cast<float>(stored<double>(at));
 }
 
-Error unreadable() { return Error("found pixels that cannot be read (" + tiff_error + "), expected a whole TIFF file"); }
+Error unreadable() { return Error(std::string("found pixels that cannot be read (") + tiff_error + "), expected a whole TIFF file"); }
 
 // Where the values of a page go: the place in `values` of a sample, and how far apart rows, columns and samples are there.
 struct Place {
@@ -121,7 +119,7 @@ void read_tiles(TIFF* tiff, const Page& page, int plane, const Place& place) {
     const std::size_t pixel = page.bytes() * (plane < 0 ? page.samples : 1), row_bytes = tile_width * pixel;
     const tmsize_t size = TIFFTileSize(tiff);
     // A tile is padded to its full size, which a broken file may state as anything.
-    if (!tile_width || !tile_height || tile_width > page.width + 65536 || tile_height > page.height + 65536 ||
+    if (size <= 0 || size > kMostTileBytes || tile_width > kMostTileBytes || tile_height > kMostTileBytes ||
         size != static_cast<tmsize_t>(row_bytes * tile_height)) {
         throw Error("found tiles of " + std::to_string(tile_height) + " x " + std::to_string(tile_width) + ", expected some that fit");
     }
@@ -149,20 +147,22 @@ void read_rows(TIFF* tiff, const Page& page, int plane, const Place& place) {
     }
 }
 
+// Where a file does not say where its pixels are, libtiff takes its first bytes for them.
+void require_offsets(TIFF* tiff) {
+    const std::uint32_t count = TIFFIsTiled(tiff) ? TIFFNumberOfTiles(tiff) : TIFFNumberOfStrips(tiff);
+    for (std::uint32_t number = 0; number < count; ++number) {
+        if (TIFFGetStrileOffset(tiff, number) == 0) throw Error("found no place of the pixels in the file, expected a whole TIFF file");
+    }
+}
+
 void read_values(TIFF* tiff, const Page& page, Place place) {
+    require_offsets(tiff);
     const auto read = TIFFIsTiled(tiff) ? read_tiles : read_rows;
     if (!page.is_planar()) return read(tiff, page, -1, place);
     for (int plane = 0; plane < page.samples; ++plane) {
         read(tiff, page, plane, place);
         place.values += place.sample;
     }
-}
-
-int count_pages(TIFF* tiff) {
-    int pages = 1;
-    while (pages <= kMostPages && TIFFReadDirectory(tiff)) ++pages;
-    TIFFSetDirectory(tiff, 0);
-    return pages;
 }
 
 bool is_channel_count(std::uint32_t count) { return count == 3 || count == 4; }
@@ -185,12 +185,12 @@ Image read_strip(const std::filesystem::path& path, int height, int width) {
     const Page page = read_page(tiff.get());
     const auto rows = static_cast<std::uint32_t>(height), columns = static_cast<std::uint32_t>(width);
     const std::size_t line = width, plane = line * height;
-    const int pages = page.samples == 1 ? count_pages(tiff.get()) : 1;
+    const int pages = page.samples == 1 ? static_cast<int>(TIFFNumberOfDirectories(tiff.get())) : 1;
     Image image;
     image.height = height;
     image.width = width;
     const auto require_same = [&](int number) {
-        if (!TIFFSetDirectory(tiff.get(), static_cast<tdir_t>(number))) throw unreadable();
+        if (number > 0 && !TIFFReadDirectory(tiff.get())) throw unreadable();
         if (!(read_page(tiff.get()) == page)) throw Error("found pages of several sizes or types, expected a strip's channels or rows");
     };
     if (page.height == rows && page.width == columns && is_channel_count(page.samples)) {
