@@ -42,7 +42,7 @@ class Library:
     """strip_detector_c.h as Python sees it. `functions` are its own, for what is not meant to work."""
 
     def __init__(self, folder: Path):
-        self.functions = functions = ctypes.CDLL(str(next(folder.glob("libstrip_detector.so"))))
+        self.functions = functions = ctypes.CDLL(str(folder / "libstrip_detector.so"))
         pointer, size, integer, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
         signatures = {
             "strip_last_error": (text, []),
@@ -112,8 +112,11 @@ class CppDetector:
         return np.array([[getattr(one, name) for name, _ in FoundAlignment._fields_] for one in found])
 
 
-def write_plain_model(path: Path, size: tuple[int, int], gain: float = 1, **entries: str) -> Path:
-    """A model whose heatmap is Target as it comes in, times `gain`. `entries` are metadata beside or in place of the usual ones."""
+def write_plain_model(path: Path, size: tuple[int, int], gain: float = 1, **entries: str | None) -> Path:
+    """A model whose heatmap is Target as it comes in, times `gain`. `entries` are its metadata.
+
+    Beside the usual ones, or in their place; None takes one away.
+    """
     height, width = size
     shape = ["batch", 3, height, width]
     numbers = {"zero": 0, "one": 1, "axis": 1}

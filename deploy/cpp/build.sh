@@ -6,6 +6,11 @@
 # can be done (as root, with apt-get), else named. The release is installed into build/strip_detector, a folder that can be copied.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case ${1:-} in -h | --help)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit
+    ;;
+esac
 preset=release
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     preset=$1
@@ -37,21 +42,23 @@ require_tools() {
 
 # The folder of the Python wheel's libraries; empty without one.
 wheel_folder() {
-    local python="$here/../../.venv/bin/python"
-    [ -x "$python" ] || python=python3
-    "$python" -c 'import importlib.util as u; s = u.find_spec("onnxruntime"); print(s.submodule_search_locations[0] + "/capi" if s else "")' \
-        2>/dev/null || true
+    local candidate python="$here/../../.venv/bin/python"
+    for candidate in "$python" python3; do
+        "$candidate" -c 'from importlib.util import find_spec as f; print(f("onnxruntime").submodule_search_locations[0] + "/capi")' \
+            2>/dev/null && return
+    done
 }
 
 # fetch_headers FOLDER: into FOLDER/include, from a newer suite of the archive that this system was installed from. Nothing is installed.
 fetch_headers() {
-    local folder=$1 work uri keys=/usr/share/keyrings/debian-archive-keyring.gpg apt
+    local folder=$1 uri keys=/usr/share/keyrings/debian-archive-keyring.gpg apt
     if [ -e "$folder/include/$header" ]; then return; fi
     command -v apt-get >/dev/null || fail "found no headers of ONNX Runtime, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
     uri=$(apt-get indextargets --format '$(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
         awk '$1 == "main" && $2 ~ /debian\/$/ { print $2; exit }')
     [ -n "$uri" ] || fail "found no Debian archive among apt's sources, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
     work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
     echo "deb [signed-by=$keys] $uri $newer_suite main" >"$work/sources.list"
     apt=(apt-get -qq -o "Dir::State=$work" -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache"
@@ -61,13 +68,12 @@ fetch_headers() {
         fail "found no libonnxruntime-dev to fetch, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
     rm -rf "$folder/include"
     mv "$work/unpacked/usr/include/onnxruntime" "$folder/include"
-    rm -rf "$work"
 }
 
 # A folder as ONNX Runtime's releases have it: the wheel's libraries, under the names that a linker looks for, and headers.
 lay_out_wheel() {
     local folder="$here/build/onnxruntime" capi library
-    capi=$(wheel_folder)
+    capi=$(wheel_folder) || true
     library=$(compgen -G "$capi/libonnxruntime.so.*" | head -n 1) ||
         fail "found no ONNX Runtime, expected ONNXRUNTIME_ROOT=FOLDER, a system package or the Python wheel (pip install onnxruntime)"
     mkdir -p "$folder"
@@ -81,21 +87,23 @@ lay_out_wheel() {
 }
 
 require_tools
-cd "$here"
 if [ -n "${ONNXRUNTIME_ROOT:-}" ]; then
-    say "ONNX Runtime: $ONNXRUNTIME_ROOT"
-    set -- "-DONNXRuntime_ROOT=$ONNXRUNTIME_ROOT" "$@"
-elif compgen -G "/usr/include/onnxruntime*/$header" >/dev/null || compgen -G "/usr/local/include/onnxruntime*/$header" >/dev/null; then
+    root=$(realpath -e "$ONNXRUNTIME_ROOT") || fail "found no folder $ONNXRUNTIME_ROOT, expected one with include/ and lib/"
+    say "ONNX Runtime: $root"
+    set -- "-DONNXRuntime_ROOT=$root" "$@"
+elif [ -n "$(find /usr/include/onnxruntime* /usr/local/include/onnxruntime* -name "$header" 2>/dev/null)" ]; then
     say "ONNX Runtime: the system's"
     set -- -DONNXRuntime_ROOT= "$@"
 else
     lay_out_wheel
 fi
-cmake --preset "$preset" --log-level=WARNING "$@"
-cmake --build --preset "$preset" --parallel
+cd "$here"
+cmake --preset "$preset" --log-level=WARNING -U ONNXRuntime_LIBRARY -U ONNXRuntime_INCLUDE_DIR "$@" # of an earlier build another one may be remembered
+cmake --build --preset "$preset" --parallel "$(nproc)"
 if [ "$preset" != release ]; then
     say "built in $here/build/$preset"
     exit
 fi
+rm -rf build/strip_detector
 cmake --install build/release --prefix build/strip_detector >/dev/null
 say "installed in $here/build/strip_detector; next: deploy/cpp/build/strip_detector/bin/strip_detect MODEL.onnx STRIP.tiff"

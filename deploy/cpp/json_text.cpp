@@ -1,9 +1,7 @@
 #include "json_text.h"
 
+#include <charconv>
 #include <cmath>
-#include <limits>
-#include <locale>
-#include <sstream>
 
 namespace strips {
 namespace {
@@ -27,19 +25,8 @@ std::size_t character_length(const std::string& text, std::size_t place) {
 template <typename Number>
 std::string shortest(Number value) {
     if (!std::isfinite(value)) return "null";  // which JSON has no number for
-    std::string text;
-    for (int digits = 6; digits <= std::numeric_limits<Number>::max_digits10; ++digits) {
-        std::ostringstream written;
-        written.imbue(std::locale::classic());
-        written.precision(digits);
-        written << value;
-        text = written.str();
-        std::istringstream read(text);
-        read.imbue(std::locale::classic());
-        Number same = 0;
-        if (read >> same && same == value) break;
-    }
-    return text;
+    char text[32];
+    return std::string(text, std::to_chars(text, text + sizeof(text), value).ptr);
 }
 
 std::string member(const std::string& name, const std::string& json) { return json_of(name) + ": " + json; }

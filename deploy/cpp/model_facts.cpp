@@ -22,7 +22,7 @@ const std::string& entry(const ModelFacts& facts, const std::string& name) {
 
 Error refused(const std::string& name, const std::string& text, const std::string& expected) {
     std::string shown = text.substr(0, 100);
-    for (char& character : shown) character = static_cast<unsigned char>(character) < 0x20 ? ' ' : character;  // one line
+    for (char& character : shown) character = character >= ' ' && character <= '~' ? character : '?';  // one line, in any encoding
     return Error("found " + name + " '" + shown + "' in the model's metadata, expected " + expected);
 }
 
@@ -50,7 +50,7 @@ void read_schema(const ModelFacts& facts) {
 double positive(const ModelFacts& facts, const std::string& name) {
     const std::string& text = entry(facts, name);
     double value = 0;
-    if (!parse(text, value) || !(value >= kLeast && value <= kMost)) throw refused(name, text, "a number above 0");
+    if (!parse(text, value) || !(value >= kLeast && value <= kMost)) throw refused(name, text, "a number from 1e-30 to 1e30");
     return value;
 }
 
@@ -102,6 +102,13 @@ void read_outputs(ModelFacts& facts) {
 }
 
 }  // namespace
+
+std::string text_of(double value) {
+    std::ostringstream text;
+    text.imbue(std::locale::classic());
+    text << value;
+    return text.str();
+}
 
 ModelFacts read_facts(std::map<std::string, std::string> entries) {
     ModelFacts facts;

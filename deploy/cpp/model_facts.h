@@ -16,6 +16,9 @@ class STRIP_DETECTOR_API Error : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A number as errors have it, in any locale.
+STRIP_DETECTOR_API std::string text_of(double value);
+
 enum class PixelType { float32, uint8 };
 
 constexpr int kNewestSchema = 2;       // of the metadata

@@ -74,8 +74,8 @@ void PeakFinder::collect(const float* heatmap, int height, int width, float thre
     }
 }
 
-// Two candidates within reach of each other are equally high: they are of one plateau. Each is held against those in reach alone,
-// so a heatmap that is one plateau takes little longer than another.
+// Two candidates within reach of each other are equally high: they are of one plateau. Each is held against those in reach alone:
+// the time does not grow with the width of a plateau.
 void PeakFinder::join_plateaus() {
     const int height = static_cast<int>(rows_.size()) - 1;
     for (int y = 0; y < height; ++y) {
@@ -92,6 +92,7 @@ void PeakFinder::join_plateaus() {
 }
 
 void PeakFinder::join(std::size_t earlier, std::size_t later) {
+    if (candidates_[earlier].plateau == candidates_[later].plateau) return;
     const std::size_t one = first_of_plateau(earlier), other = first_of_plateau(later);
     candidates_[std::max(one, other)].plateau = std::min(one, other);
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <iterator>
@@ -96,25 +97,90 @@ Arguments parse(const std::vector<std::string>& words) {
     return arguments;
 }
 
-std::vector<strips::ReferenceAlignment> alignment_of(const strips::StripDetector& detector, const strips::Results& results) {
-    if (!detector.facts().has_alignment) return {};
-    return {results.alignment(0, 0), results.alignment(0, 1)};
-}
+// How long calls took.
+class Latencies {
+public:
+    void add(double milliseconds) { milliseconds_.push_back(milliseconds); }
 
-void print_strip(const std::string& name, const strips::StripDetector& detector, const strips::Results& results, bool as_json) {
-    const auto& detections = results.detections(0);
-    const auto alignment = alignment_of(detector, results);
-    if (as_json) {
-        std::cout << "{\"strip\": " << json_of(name) << ", \"defective\": " << (results.is_defective(0) ? "true" : "false")
-                  << ", \"threshold\": " << json_of(detector.threshold()) << ", \"detections\": " << json_of(detections);
+    std::string text() {
+        std::sort(milliseconds_.begin(), milliseconds_.end());
+        return std::to_string(milliseconds_.size()) + " calls; of each, in ms, without reading the file: p50 " + tenths(at(0.5)) +
+               ", p95 " + tenths(at(0.95)) + ", p99 " + tenths(at(0.99)) + ", max " + tenths(at(1));
+    }
+
+    std::string json() {
+        std::sort(milliseconds_.begin(), milliseconds_.end());
+        return "{\"calls\": " + std::to_string(milliseconds_.size()) + ", \"p50\": " + json_of(at(0.5)) + ", \"p95\": " +
+               json_of(at(0.95)) + ", \"p99\": " + json_of(at(0.99)) + ", \"max\": " + json_of(at(1)) + "}";
+    }
+
+private:
+    // The smallest time that so large a share of the calls does not exceed.
+    double at(double share) const {
+        const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(milliseconds_.size())));
+        return milliseconds_.empty() ? 0 : milliseconds_[std::max<std::size_t>(rank, 1) - 1];
+    }
+
+    static std::string tenths(double milliseconds) {
+        char text[32];
+        std::snprintf(text, sizeof(text), "%.1f", milliseconds);
+        return text;
+    }
+
+    std::vector<double> milliseconds_;
+};
+
+// An opened model, and what its calls leave.
+struct Model {
+    Model(const std::string& name, const Arguments& arguments)
+        : path(name), detector(name, arguments.options), repeat(arguments.repeat), json(arguments.json) {}
+
+    const strips::ModelFacts& facts() const { return detector.facts(); }
+    const std::vector<strips::Detection>& found() const { return results.detections(0); }
+
+    void look_at(const strips::Image& image) {
+        const strips::ModelInput input(image, facts());
+        for (int call = 0; call < repeat; ++call) {
+            const auto started = std::chrono::steady_clock::now();
+            detector.detect({input.pixels(), facts().pixel_type, 1, facts().channels, facts().height, facts().width}, results);
+            latencies.add(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count());
+        }
+    }
+
+    void print_latencies() {
+        const std::string device = detector.device() == strips::Device::cuda ? "cuda" : "cpu";
+        if (json) {
+            std::cout << "{\"model\": " << json_of(path) << ", \"device\": " << json_of(device) << ", \"latency_ms\": " << latencies.json()
+                      << "}\n";
+            return;
+        }
+        std::cout << path << " on " << device << " (" << detector.why_device() << "), ONNX Runtime "
+                  << strips::StripDetector::runtime_version() << ": " << latencies.text() << '\n';
+    }
+
+    std::string path;
+    strips::StripDetector detector;
+    strips::Results results;
+    Latencies latencies;
+    int repeat;
+    bool json;
+};
+
+void print_strip(const std::string& name, const Model& model) {
+    std::vector<strips::ReferenceAlignment> alignment;
+    if (model.facts().has_alignment) alignment = {model.results.alignment(0, 0), model.results.alignment(0, 1)};
+    const bool is_defective = model.results.is_defective(0);
+    if (model.json) {
+        std::cout << "{\"strip\": " << json_of(name) << ", \"defective\": " << (is_defective ? "true" : "false")
+                  << ", \"threshold\": " << json_of(model.detector.threshold()) << ", \"detections\": " << json_of(model.found());
         if (!alignment.empty()) std::cout << ", \"alignment\": " << json_of(alignment);
         std::cout << "}\n";
         return;
     }
-    std::cout << name << ": " << (results.is_defective(0) ? "NG" : "OK") << ", " << detections.size() << " detections above "
-              << detector.threshold() << '\n';
-    for (const auto& detection : detections) {
-        std::cout << "  y " << detection.y << "  x " << detection.x << "  heatmap " << detection.peak << "  score " << detection.score << '\n';
+    std::cout << name << ": " << (is_defective ? "NG" : "OK") << ", " << model.found().size() << " detections above "
+              << model.detector.threshold() << '\n';
+    for (const auto& one : model.found()) {
+        std::cout << "  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << "  score " << one.score << '\n';
     }
     for (std::size_t reference = 0; reference < alignment.size(); ++reference) {
         const auto& found = alignment[reference];
@@ -123,69 +189,36 @@ void print_strip(const std::string& name, const strips::StripDetector& detector,
     }
 }
 
-class Latencies {
-public:
-    void add(double milliseconds) { milliseconds_.push_back(milliseconds); }
-
-    void print(const strips::StripDetector& detector, bool as_json) {
-        if (milliseconds_.empty()) return;
-        std::sort(milliseconds_.begin(), milliseconds_.end());
-        const char* device = detector.device() == strips::Device::cuda ? "cuda" : "cpu";
-        if (as_json) {
-            std::cout << "{\"latency_ms\": {\"calls\": " << milliseconds_.size() << ", \"p50\": " << json_of(at(0.5)) << ", \"p95\": "
-                      << json_of(at(0.95)) << ", \"p99\": " << json_of(at(0.99)) << ", \"max\": " << json_of(milliseconds_.back()) << "}, \"device\": \"" << device << "\"}\n";
-            return;
-        }
-        std::cout << milliseconds_.size() << " calls on " << device << " (" << detector.why_device() << "), ONNX Runtime "
-                  << strips::StripDetector::runtime_version() << "; of each, in ms, without reading the file: p50 " << at(0.5) << ", p95 "
-                  << at(0.95) << ", p99 " << at(0.99) << ", max " << milliseconds_.back() << '\n';
-    }
-
-private:
-    // The smallest time that so large a share of the calls does not exceed.
-    double at(double share) const {
-        const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(milliseconds_.size())));
-        return milliseconds_[std::max<std::size_t>(rank, 1) - 1];
-    }
-
-    std::vector<double> milliseconds_;
-};
-
-void detect(const strips::StripDetector& detector, const std::string& name, int repeat, strips::Results& results, Latencies& latencies) {
-    const strips::ModelFacts& facts = detector.facts();
-    const strips::ModelInput input(strips::read_strip(name, facts.height, facts.width), facts);
-    for (int call = 0; call < repeat; ++call) {
-        const auto started = std::chrono::steady_clock::now();
-        detector.detect({input.pixels(), facts.pixel_type, 1, facts.channels, facts.height, facts.width}, results);
-        latencies.add(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count());
-    }
-}
-
-// Does `work` for every strip; one that cannot be used is a line on stderr, and the others go on.
+// Does `work` for every strip's name and image. One that cannot be used is a line on stderr, and the others go on; the exit code.
 template <typename Work>
-int for_each_strip(const std::vector<std::string>& names, const Work& work) {
+int for_each_strip(const Arguments& arguments, const strips::ModelFacts& facts, const Work& work) {
     int exit_code = EXIT_SUCCESS;
-    for (const std::string& name : names) {
+    float brightest = 0;
+    std::size_t read = 0;
+    for (const std::string& name : arguments.strips) {
         try {
-            work(name);
+            const strips::Image image = strips::read_strip(name, facts.height, facts.width);
+            work(name, image);
+            brightest = std::max(brightest, *std::max_element(image.values.begin(), image.values.end()));
+            read += 1;
         } catch (const std::exception& error) {
             std::cerr << "error: " << name << ": " << error.what() << '\n';
             exit_code = EXIT_FAILURE;
         }
-        std::cout.flush();
+        if (!std::cout.flush()) throw strips::Error("found that the output cannot be written");
     }
-    return exit_code;
+    if (read == 0 || brightest > 1 || facts.input_max <= 1) return exit_code;
+    throw strips::Error("found no value above " + strips::text_of(brightest) + " in any strip, expected 0 to " +
+                        strips::text_of(facts.input_max) + ": what was found there means nothing");
 }
 
 int detect_all(const Arguments& arguments) {
-    const strips::StripDetector detector(arguments.models[0], arguments.options);
-    strips::Results results;
-    Latencies latencies;
-    const int exit_code = for_each_strip(arguments.strips, [&](const std::string& name) {
-        detect(detector, name, arguments.repeat, results, latencies);
-        print_strip(name, detector, results, arguments.json);
+    Model model(arguments.models[0], arguments);
+    const int exit_code = for_each_strip(arguments, model.facts(), [&](const std::string& name, const strips::Image& image) {
+        model.look_at(image);
+        print_strip(name, model);
     });
-    latencies.print(detector, arguments.json);
+    model.print_latencies();
     return exit_code;
 }
 
@@ -199,37 +232,43 @@ std::vector<strips::Detection> alone(const std::vector<strips::Detection>& some,
     return found;
 }
 
+void print_alone(const std::string& name, const std::string& what, const std::vector<strips::Detection>& found) {
+    for (const auto& one : found) {
+        std::cout << name << ": " << what << "  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << '\n';
+    }
+}
+
 int compare_all(const Arguments& arguments) {
-    const strips::StripDetector before(arguments.models[0], arguments.options);
-    const strips::StripDetector after(arguments.models[1], arguments.options);
-    strips::Results results[2];
-    Latencies latencies[2];
+    Model before(arguments.models[0], arguments), after(arguments.models[1], arguments);
+    const strips::ModelFacts &one = before.facts(), &other = after.facts();
+    if (one.height != other.height || one.width != other.width || one.input_max != other.input_max) {
+        throw strips::Error("found models for strips of another size or camera, expected two of a kind");
+    }
     std::size_t looked_at = 0, added = 0, lost = 0, changed = 0;
-    const int exit_code = for_each_strip(arguments.strips, [&](const std::string& name) {
-        detect(before, name, arguments.repeat, results[0], latencies[0]);
-        detect(after, name, arguments.repeat, results[1], latencies[1]);
-        const auto only_after = alone(results[1].detections(0), results[0].detections(0));
-        const auto only_before = alone(results[0].detections(0), results[1].detections(0));
+    const int exit_code = for_each_strip(arguments, one, [&](const std::string& name, const strips::Image& image) {
+        before.look_at(image);
+        after.look_at(image);
+        const auto only_after = alone(after.found(), before.found()), only_before = alone(before.found(), after.found());
         looked_at += 1;
         added += only_after.size();
         lost += only_before.size();
-        changed += results[0].is_defective(0) != results[1].is_defective(0);
+        changed += before.results.is_defective(0) != after.results.is_defective(0);
         if (arguments.json) {
-            std::cout << "{\"strip\": " << json_of(name) << ", \"new\": " << json_of(only_after)
-                      << ", \"lost\": " << json_of(only_before) << "}\n";
+            std::cout << "{\"strip\": " << json_of(name) << ", \"new\": " << json_of(only_after) << ", \"lost\": " << json_of(only_before)
+                      << "}\n";
             return;
         }
-        for (const auto& one : only_after) std::cout << name << ": new  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << '\n';
-        for (const auto& one : only_before) std::cout << name << ": lost  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << '\n';
+        print_alone(name, "new", only_after);
+        print_alone(name, "lost", only_before);
     });
     if (arguments.json) {
-        std::cout << "{\"strips\": " << looked_at << ", \"new\": " << added << ", \"lost\": " << lost << ", \"verdicts_changed\": " << changed
-                  << "}\n";
+        std::cout << "{\"strips\": " << looked_at << ", \"new\": " << added << ", \"lost\": " << lost
+                  << ", \"verdicts_changed\": " << changed << "}\n";
     } else {
         std::cout << looked_at << " strips: " << added << " new detections, " << lost << " lost, " << changed << " verdicts changed\n";
     }
-    latencies[0].print(before, arguments.json);
-    latencies[1].print(after, arguments.json);
+    before.print_latencies();
+    after.print_latencies();
     return exit_code;
 }
 
@@ -247,7 +286,7 @@ int main(int count, char** words) {
         if (!std::cout.flush()) throw strips::Error("found that the output cannot be written");
         return exit_code;
     } catch (const UsageError& error) {
-        std::cerr << "error: " << error.what() << "\n" << kUsage;
+        std::cerr << "error: " << error.what() << "; strip_detect --help lists what there is\n";
         return 2;
     } catch (const std::exception& error) {
         std::cerr << "error: " << error.what() << '\n';

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <sstream>
 #include <utility>
 
 #define ORT_API_MANUAL_INIT  // an older library than the headers has no table of functions for us: see load_runtime
@@ -84,11 +83,9 @@ std::map<std::string, std::string> metadata_of(const Ort::Session& session) {
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
-    std::ostringstream text;
-    text << '(';
-    for (std::size_t axis = 0; axis < shape.size(); ++axis) text << (axis ? ", " : "") << shape[axis];
-    text << ')';
-    return text.str();
+    std::string text;
+    for (const int64_t length : shape) text += (text.empty() ? "" : ", ") + std::to_string(length);
+    return "(" + text + ")";
 }
 
 void require_tensor(const std::string& name, const Ort::TypeInfo& info, ONNXTensorElementDataType type, std::vector<int64_t> rest) {
@@ -141,10 +138,9 @@ void require_in_range(const Strips& strips, const ModelFacts& facts) {
         if (plane % strips.channels == 3 || are_in_range(values, pixels, facts.largest_value)) continue;  // the fourth is ignored
         std::size_t number = 0;
         while (are_in_range(values + number, 1, facts.largest_value)) ++number;
-        std::ostringstream text;
-        text << "found a value of " << values[number] << " in strip " << plane / strips.channels << ", plane " << plane % strips.channels
-             << ", at (y, x) = (" << number / strips.width << ", " << number % strips.width << "), expected 0 to " << facts.largest_value;
-        throw Error(text.str());
+        throw Error("found a value of " + text_of(values[number]) + " in strip " + std::to_string(plane / strips.channels) + ", plane " +
+                    std::to_string(plane % strips.channels) + ", at (y, x) = (" + std::to_string(number / strips.width) + ", " +
+                    std::to_string(number % strips.width) + "), expected 0 to " + text_of(facts.largest_value));
     }
 }
 
@@ -181,25 +177,19 @@ struct StripDetector::Session {
     Ort::Session session{nullptr};
     Ort::MemoryInfo memory{nullptr};
 
-    // Throws Ort::Exception.
+    // Throws Ort::Exception, or Error for a file that is not ours.
     void open(const std::filesystem::path& model, const Options& options, Device on) {
         Ort::SessionOptions chosen = session_options(options);
         if (on == Device::cuda) append_cuda(chosen);
         session = Ort::Session(environment(), model.c_str(), chosen);
+        memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         device = on;
-    }
-
-    void open_somewhere(const std::filesystem::path& model, const Options& options) {
-        why = "as asked";
-        if (options.device == Device::cpu) return open(model, options, Device::cpu);
-        try {
-            open(model, options, Device::cuda);
-            why = "CUDA can be used";
-        } catch (const Ort::Exception& error) {
-            why = "CUDA cannot be used: " + plain(error);
-            open(model, options, Device::cpu);  // a file that is no model is not the device's fault
-            if (options.device == Device::cuda) throw Error("found that " + why);
-        }
+        facts = read_facts(metadata_of(session));
+        require_signature(session, facts);
+        const std::optional<float> given = options.threshold ? options.threshold : facts.threshold;
+        if (!given) throw Error("found no calibrated threshold in it, expected one to be given");
+        if (!std::isfinite(*given)) throw Error("found a threshold that is not finite, expected a number");
+        threshold = *given;
     }
 
     // Into memory that is there already. Throws Ort::Exception.
@@ -223,35 +213,38 @@ struct StripDetector::Session {
     }
 };
 
-StripDetector::StripDetector(const std::filesystem::path& model, const Options& options) : session_(std::make_unique<Session>()) {
-    load_runtime();
+// The functions must be known before there is a session: even its end calls one.
+StripDetector::StripDetector(const std::filesystem::path& model, const Options& options)
+    : session_((load_runtime(), std::make_unique<Session>())) {
     if (options.threads < 0 || options.threads > kMostThreads) {
         throw Error("found " + std::to_string(options.threads) + " threads, expected 0 to " + std::to_string(kMostThreads));
     }
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(model, ignored)) {
-        throw Error(model.u8string() + ": found no such file, expected an ONNX file written by export_onnx_fullimage.py");
+        throw Error(model.u8string() + ": found no such regular file, expected an ONNX file written by export_onnx_fullimage.py");
     }
     try {
-        session_->memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
-        session_->open_somewhere(model, options);
-        session_->facts = read_facts(metadata_of(session_->session));
-        require_signature(session_->session, session_->facts);
+        open(model, options);
     } catch (const std::exception& error) {
         throw Error(model.u8string() + ": " + plain(error));
     }
-    const std::optional<float> threshold = options.threshold ? options.threshold : session_->facts.threshold;
-    if (!threshold) throw Error(model.u8string() + ": found no calibrated threshold in it, expected one to be given");
-    if (!std::isfinite(*threshold)) throw Error("found a threshold that is not finite, expected a number");
-    session_->threshold = *threshold;
+}
+
+void StripDetector::open(const std::filesystem::path& model, const Options& options) {
+    session_->why = "as asked";
+    if (options.device == Device::cpu) return open_on(Device::cpu, model, options);
     try {
-        warm_up();
+        open_on(Device::cuda, model, options);
+        session_->why = "CUDA can be used";
     } catch (const std::exception& error) {
-        throw Error(model.u8string() + ": " + error.what());
+        session_->why = "CUDA cannot be used: " + plain(error);
+        open_on(Device::cpu, model, options);  // a file that is no model is not the device's fault
+        if (options.device == Device::cuda) throw Error("found that " + session_->why);
     }
 }
 
-void StripDetector::warm_up() const {
+void StripDetector::open_on(Device device, const std::filesystem::path& model, const Options& options) {
+    session_->open(model, options, device);
     const ModelFacts& facts = session_->facts;
     const std::vector<float> black(static_cast<std::size_t>(facts.channels) * facts.height * facts.width);  // long enough for uint8, too
     Results results;

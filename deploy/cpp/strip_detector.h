@@ -97,7 +97,8 @@ public:
     static std::string runtime_version();     // of ONNX Runtime
 
 private:
-    void warm_up() const;
+    void open(const std::filesystem::path& model, const Options& options);
+    void open_on(Device device, const std::filesystem::path& model, const Options& options);
 
     struct Session;
     std::unique_ptr<Session> session_;

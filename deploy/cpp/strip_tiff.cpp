@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <sstream>
 #include <string>
 
 namespace strips {
@@ -173,9 +172,7 @@ void require_in_range(const Image& image, double largest) {
     const auto end = image.values.begin() + 3 * static_cast<std::ptrdiff_t>(image.height) * image.width;  // the fourth is ignored
     const auto outside = std::find_if(image.values.begin(), end, [&](float value) { return !is_in_range(value, largest); });
     if (outside == end) return;
-    std::ostringstream text;
-    text << "found a value of " << *outside << ", expected 0 to " << largest;
-    throw Error(text.str());
+    throw Error("found a value of " + text_of(*outside) + ", expected 0 to " + text_of(largest));
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ public:
     void operator()(const RandomStrip& strip) {
         const std::array<int64_t, 4> input_shape{1, facts_.channels, facts_.height, facts_.width};
         const std::array<int64_t, 4> output_shape{1, 3, facts_.height, facts_.width};
-        const auto type = facts_.pixel_type == strips::PixelType::uint8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        const bool is_bytes = facts_.pixel_type == strips::PixelType::uint8;
+        const auto type = is_bytes ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
         const auto input = Ort::Value::CreateTensor(memory_, const_cast<void*>(strip.pixels()), strip.bytes(), input_shape.data(), 4, type);
         auto output = Ort::Value::CreateTensor<float>(memory_, heatmap_.data(), heatmap_.size(), output_shape.data(), 4);
         const char* const input_name = "input";

@@ -5,6 +5,8 @@
 //
 // benchmarks/cpp.py takes turns with it. THREADS are those of a call; 0: one per core.
 #include <chrono>
+#include <cstdlib>
+#include <functional>
 #include <iostream>
 #include <sstream>
 #include <thread>

@@ -3,7 +3,6 @@
 // Every answer must be the one that a single thread gave, bit for bit. Prints how much memory the process has gained since the
 // first tenth of the rounds; exit code 1 when an answer differs.
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
