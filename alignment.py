@@ -39,6 +39,8 @@ LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
 GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
 OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
+MOVED_BLOCKS = (8, 4)  # pixels along each side of what is moved at once: the first that divides both sides, else the first
+ENLARGED_BLOCK = 4  # means of blocks along each side of what is enlarged at once
 
 BLOCK = 4  # pixels along each side: gain and offset are found from means of blocks,
 MATCH_SIGMA = 20.0  # pixels: weighted by this Gaussian; with 9, a defect of 12 pixels loses a third of its contrast
@@ -71,20 +73,20 @@ class Alignment(nn.Module):
         return self.align(strips)
 
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        target, references = strips[:, :1], strips[:, 1:3]
-        moved, shift = register(target, references)
+        target = strips[:, :1]
+        moved, shift, left = register(strips[:, :3])
         gain, offset = gain_and_offset(target, moved)
         if self.mode == "full":
             matched = gain * moved + offset
-            moved = torch.where(mean_square(target - matched) > mean_square(target - moved), moved, matched)
-        moved = fill_beyond_edges(target, moved, shift)
-        return torch.cat([target, moved], dim=1), self._measures(target, moved, shift, gain)
+            moved = torch.where(mean_square(target - matched) > left, moved, matched)
+        aligned = torch.cat([target, *fill_beyond_edges(target, moved, shift)], dim=1)
+        return aligned, self._measures(aligned, shift, gain)
 
     @staticmethod
-    def _measures(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    def _measures(aligned: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         mean = shift.mean(dim=(3, 4))
         wander = (shift - mean[..., None, None]).square().sum(dim=2).amax(dim=(2, 3)).sqrt()
-        remainder = mean_square(target - moved).sqrt()[:, :, 0, 0]
+        remainder = mean_square(aligned[:, :1] - aligned[:, 1:]).sqrt()[:, :, 0, 0]
         return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2)
 
 
@@ -108,34 +110,37 @@ class AligningDetector(nn.Module, ABC):
         return self.compare(strips), measures
 
 
-def register(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The references moved onto Target, and by how much: 0 for one that would then differ more from it."""
-    shift = estimate_shift(target, references)
+def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The references of (B, 3, H, W) moved onto Target, by how much, and the mean square of what is left of the difference.
+
+    One that would then differ more from Target stays, and its shift is 0. The mean squares are (B, 2, 1, 1).
+    """
+    target, references = strips[:, :1], strips[:, 1:]
+    shift = estimate_shift(strips)
     moved = move(references, shift)
-    is_worse = mean_square(target - moved) > mean_square(target - references)
-    return torch.where(is_worse, references, moved), torch.where(is_worse[..., None], 0.0, shift)
+    before, after = mean_square(target - references), mean_square(target - moved)
+    is_worse = after > before
+    moved, left = torch.where(is_worse, references, moved), torch.where(is_worse, before, after)
+    return moved, torch.where(is_worse[..., None], 0.0, shift), left
 
 
-def estimate_shift(target: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
     """How far each row of the references has moved against Target: (B, 2, 2, H, columns), (y, x) in pixels, down and to the right.
 
-    An image of a strip's width is one column; of a wider one these are the shifts in the middle of each. `target` is (B, 1, H, W),
-    `references` (B, 2, H, W), values 0-1. Along an axis along which it is not determined it is 0.
+    An image of a strip's width is one column; of a wider one these are the shifts in the middle of each. Strips are (B, 3, H, W),
+    values 0-1. Along an axis along which it is not determined it is 0.
     """
-    images = torch.cat([target, references], dim=1)
-    half = halve(images)
-    columns = max(1, round(int(images.shape[3]) / COLUMN))
+    height, width = sizes(strips)
+    half = halve(strips)
+    columns = max(1, round(width / COLUMN))
     coarse, fine = Pair(blur(halve(half), ALIASED), 4, columns), Pair(half, 2, columns)
-    shift = torch.zeros_like(references[:, :, :1, :1])[:, :, None].expand(-1, -1, 2, -1, -1)
-    for _ in range(GLOBAL_ROUNDS):
-        shift = coarse.improve(shift, None)
+    shift = strips.new_zeros(1, 1, 1, 1, 1)
+    shift = coarse.improve(shift, coarse.references.images, GLOBAL_ROUNDS, None)
     shift = shift.expand(-1, -1, -1, coarse.height, columns)
-    for _ in range(COARSE_ROUNDS):
-        shift = coarse.improve(shift, COARSE_SIGMA / 4)
-    shift = fine.better(resize_rows(2 * shift, fine.height))
-    for _ in range(FINE_ROUNDS):
-        shift = fine.improve(shift, FINE_SIGMA / 2)
-    return resize_rows(2 * fine.determined(shift), images.shape[2])
+    shift = coarse.improve(shift, coarse.references.moved(shift), COARSE_ROUNDS, COARSE_SIGMA / 4)
+    shift, moved = fine.better(resize_rows(2 * shift, fine.height))
+    shift = fine.improve(shift, moved, FINE_ROUNDS, FINE_SIGMA / 2)
+    return resize_rows(2 * fine.determined(shift), height)
 
 
 class Pair:
@@ -143,90 +148,166 @@ class Pair:
 
     def __init__(self, images: torch.Tensor, factor: int, columns: int):
         images = images - blur(images, [1] * BACKGROUND)
-        self.target, self.references = images[:, :1], images[:, 1:]
-        self.height, self.columns = images.shape[2], columns
-        self.limit = LARGEST_SHIFT / factor
+        self.height, self.width = sizes(images)
+        self.columns, self.limit = columns, LARGEST_SHIFT / factor
         border = math.ceil(self.limit) + 1  # what may come from beyond the strip's edge says nothing
-        self.inner = functional.pad(torch.ones_like(images[:1, :1, :, 2 * border :]), (border, border))
+        self.inner = images.new_tensor([0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border)
+        self.target, self.references = images[:, :1], Movable(images[:, 1:], self.limit, columns)
         self.inner_target = self.target * self.inner
-        along_y, along_x = self.gradients = [gradient * self.inner for gradient in gradients(self.target)]
-        pairs = (along_y, along_y), (along_y, along_x), (along_x, along_x)
-        self.structure = [column_sums(one * other, columns) for one, other in pairs]
+        self.gradients = gradients(self.target) * self.inner  # (B, 1, 2, h, w)
+        products = self.gradients * self.gradients.transpose(1, 2)  # yy, yx, xy, xx
+        self.structure = column_sums(products.flatten(1, 2), columns)
 
-    def improve(self, shift: torch.Tensor, sigma: float | None) -> torch.Tensor:
-        """One round: a better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
+    def improve(self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None) -> torch.Tensor:
+        """A better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
 
-        None: all rows, and one shift (B, 2, 2, 1, 1).
+        None: all rows, and one shift (B, 2, 2, 1, 1). `moved` is what the references are with the shift that is given.
         """
 
-        def weigh(sums: torch.Tensor) -> torch.Tensor:
-            return sums.sum(dim=3, keepdim=True).mean(dim=2, keepdim=True) if sigma is None else smooth(sums, sigma)
+        def together(sums: torch.Tensor) -> torch.Tensor:
+            return sums.sum(dim=2, keepdim=True).mean(dim=3, keepdim=True) if sigma is None else smooth(sums, sigma)
 
-        def together(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            return weigh(column_sums(one * other, self.columns))
+        solution = self._solution(together(self.structure))
+        for number in range(rounds):
+            if number:
+                moved = self.references.moved(shift)
+            squares = moved * self.inner * moved
+            sums = [column_sums(products, self.columns) for products in (self.inner_target * moved, squares)]
+            common, own = together(torch.cat(sums, dim=1)).split(2, dim=1)
+            gain = (common / (own + TINY)).clamp(*GAINS_OF_A_ROUND)
+            difference = self.target - widen(gain, self.width) * moved
+            slopes = (self.gradients * difference[:, :, None]).flatten(1, 2)  # of Ref1 along y and x, then of Ref2
+            slopes = together(column_sums(slopes, self.columns))
+            slopes = slopes.reshape(-1, 2, 1, 2, *slopes.shape[2:])
+            step = (solution * slopes).sum(dim=3).clamp(-LONGEST_STEP, LONGEST_STEP)
+            shift = (shift + step).clamp(-self.limit, self.limit)
+        return shift
 
-        moved = move(self.references, shift, self.limit)
-        gain = together(self.inner_target, moved) / (together(moved * self.inner, moved) + TINY)
-        difference = self.target - widen(gain.clamp(*GAINS_OF_A_ROUND), self.target.shape[3]) * moved
-        yy, yx, xx = map(weigh, self.structure)
-        along_y, along_x = (together(gradient, difference) for gradient in self.gradients)
+    @staticmethod
+    def _solution(structure: torch.Tensor) -> torch.Tensor:
+        """Sums (B, 4, h, columns) of products of gradients to matrices (B, 1, 2, 2, h, columns), by which slopes become steps."""
+        yy, yx, _, xx = structure.split(1, dim=1)
         stiffness = STIFFNESS * (yy + xx) + TINY
         yy, xx = yy + stiffness, xx + stiffness
-        step = torch.stack([xx * along_y - yx * along_x, yy * along_x - yx * along_y], dim=2) / (yy * xx - yx * yx)[:, :, None]
-        return (shift + step.clamp(-LONGEST_STEP, LONGEST_STEP)).clamp(-self.limit, self.limit)
+        solution = torch.cat([xx, -yx, -yx, yy], dim=1) / (yy * xx - yx * yx)
+        return solution.reshape(-1, 1, 2, 2, *solution.shape[2:])
 
     def determined(self, shift: torch.Tensor) -> torch.Tensor:
         """The shift, 0 along an axis along which there is only noise."""
-        moved = move(self.references, shift, self.limit)
-        pairs = zip(self.gradients, gradients(moved))
-        coherence = torch.stack([correlation(own, other * self.inner) for own, other in pairs], dim=2)
+        coherence = correlation(self.gradients, gradients(self.references.moved(shift)) * self.inner)
         return torch.where(coherence[..., None, None] < LEAST_COHERENCE, 0.0, shift)
 
-    def better(self, shift: torch.Tensor) -> torch.Tensor:
-        """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the difference."""
-        moved = move(self.references, shift, self.limit)
-        after, before = (correlation(self.inner_target, other * self.inner) for other in (moved, self.references))
-        return torch.where((after < before)[..., None, None, None], 0.0, shift)
+    def better(self, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the difference; and these moved."""
+        stay, moved = self.references.images, self.references.moved(shift)
+        before, after = correlation(self.inner_target, torch.cat([stay, moved], dim=1) * self.inner).split(2, dim=1)
+        is_worse = (after < before)[..., None, None]
+        return torch.where(is_worse[..., None], 0.0, shift), torch.where(is_worse, stay, moved)
+
+
+class Movable:
+    """Images (B, C, H, W), to be taken from where shifts of at most `limit` pixels have moved them. The border's pixels go on.
+
+    Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x. No pixel is
+    looked up by where it was moved from, so any opset and device can do it fast. In an image of one column all pixels of a row are
+    moved alike: there the weights of a block of pixels are a matrix, by which a frame, the block and what may be moved into it, is
+    multiplied. Frames are cut once, however often the images are moved. In a wider image it is a sum over all shifts by whole
+    pixels, in many more steps.
+    """
+
+    def __init__(self, images: torch.Tensor, limit: float, columns: int):
+        self.images, self.columns = images, columns
+        self.channels, (self.height, self.width) = int(images.shape[1]), sizes(images)
+        self.reach = math.ceil(limit) + LOBES - 1
+        if columns == 1:
+            self.block = next((size for size in MOVED_BLOCKS if self.height % size == self.width % size == 0), MOVED_BLOCKS[0])
+            self.frame = self.block + 2 * self.reach
+            self.frames = cut_frames(images, self.block, self.reach)
+
+    def moved(self, shift: torch.Tensor) -> torch.Tensor:
+        """By a shift (B, C, 2, H or 1, columns or 1), (y, x) in pixels."""
+        return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
+
+    def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
+        block, frame, channels = self.block, self.frame, self.channels
+        down, across = math.ceil(self.height / block), math.ceil(self.width / block)
+        if shift.shape[3] == 1:
+            shift = shift.expand(-1, -1, -1, self.height, -1)
+        if self.height % block:
+            rows = [min(row, self.height - 1) for row in range(down * block)]
+            shift = shift.index_select(3, torch.tensor(rows, device=shift.device))
+        # where the pixels of a frame lie: along y beside each of the block's, along x beside its first
+        places = [[[place - self.reach - pixel * axis for place in range(frame)] for pixel in range(block)] for axis in (1.0, 0.0)]
+        distances = self.images.new_tensor(places)[:, None] - shift.reshape(-1, channels, 2, down, block, 1)
+        along_y, along_x = lanczos_weights(distances, dim=5).unbind(dim=2)
+        images = (along_y @ self.frames).reshape(-1, channels, down * block, across, frame)
+        # the same weights for each of the block's pixels, every time one place further on
+        spread = [[float(place - pixel == tap) for place in range(frame) for pixel in range(block)] for tap in range(frame)]
+        along_x = along_x.reshape(-1, channels, down * block, frame) @ self.images.new_tensor(spread)
+        images = images @ along_x.reshape(-1, channels, down * block, frame, block)
+        return cut(images.reshape(-1, channels, down * block, across * block), self.height, self.width)
+
+    def _tap_by_tap(self, shift: torch.Tensor) -> torch.Tensor:
+        reach, images = self.reach, self.images
+        shift = widen(shift, self.width)
+        places = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
+        weights = lanczos_weights(places[:, None, None] - shift[:, :, :, None], dim=3)
+        along_y, along_x = (weights[:, :, axis].unbind(dim=2) for axis in (0, 1))
+        padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
+        images = sum(weight * padded[:, :, tap : tap + self.height] for tap, weight in enumerate(along_y))
+        padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
+        return sum(weight * padded[..., tap : tap + self.width] for tap, weight in enumerate(along_x))
 
 
 def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
-    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), (y, x) in pixels, at most `limit`, has moved them.
+    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y and x, has moved them."""
+    return Movable(images, limit, int(shift.shape[4])).moved(shift)
 
-    Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x, as a sum over
-    all shifts by whole pixels: no pixel is looked up by an index, so any opset and device can do it fast. The border's pixels go
-    on beyond it.
+
+def cut_frames(images: torch.Tensor, block: int, reach: int) -> torch.Tensor:
+    """Blocks of images (B, C, H, W) with `reach` pixels around them: (B, C, blocks down, frame, blocks across * frame).
+
+    A block has `block` pixels along each side and its frame 2 * `reach` more. The border's pixels go on.
     """
-    height, width = images.shape[2:]
-    reach = math.ceil(limit) + LOBES - 1
-    shift = widen(shift, width)
-    weights, rows = lanczos_weights(shift.flatten(3), reach), int(shift.shape[3])
-    piles = weights.reshape(*shift.shape[:3], -1, shift.shape[4]).unbind(dim=2)  # of both axes: rows of a tap upon rows of the next
-    along_y, along_x = (pile.split(rows, dim=2) for pile in piles)
-    padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
-    images = sum(weight * padded[:, :, tap : tap + height] for tap, weight in enumerate(along_y))
-    padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
-    return sum(weight * padded[..., tap : tap + width] for tap, weight in enumerate(along_x))
+    channels, (height, width), frame = int(images.shape[1]), sizes(images), block + 2 * reach
+    down, across = math.ceil(height / block), math.ceil(width / block)
+    right = (across + math.ceil(frame / block) - 1) * block - width - reach
+    images = functional.pad(images, (reach, right, 0, 0), mode="replicate")
+    pieces = [images[..., start : start + across * block] for start in range(0, frame, block)]
+    pieces = [piece.reshape(-1, channels, height, across, block) for piece in pieces]
+    pieces[-1] = cut(pieces[-1], across, frame - (len(pieces) - 1) * block)
+    rows = [start + row - reach for start in range(0, down * block, block) for row in range(frame)]
+    rows = torch.tensor([min(max(row, 0), height - 1) for row in rows], device=images.device)
+    return torch.cat(pieces, dim=4).flatten(3).index_select(2, rows).reshape(-1, channels, down, frame, across * frame)
 
 
-def lanczos_weights(shift: torch.Tensor, reach: int) -> torch.Tensor:
-    """Weights (..., 2 * reach + 1, n) of the pixels -reach..reach for each of `shift` (..., n): their sum is 1."""
-    pixels = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
-    angle = math.pi * (pixels[:, None] - shift[..., None, :])
-    angle = torch.where(angle.abs() < 1e-4, 1e-4, angle)  # sin(angle) / angle is 1 there, too
+def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
+    """Weights of pixels that lie `distances` pixels away: along `dim`, their sum is 1."""
+    angle = (math.pi * distances).abs().clamp(1e-4, LOBES * math.pi)  # sin(angle) / angle is 1 at the least, and 0 at the most
     weights = torch.sin(angle) * torch.sin(angle / LOBES) / (angle * angle)
-    weights = torch.where(angle.abs() < LOBES * math.pi, weights, 0.0)
-    return weights / weights.sum(dim=-2, keepdim=True)
+    return weights / weights.sum(dim=dim, keepdim=True)
 
 
-def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the strip, Target where both do."""
-    height, width = moved.shape[2:]
-    shift = widen(shift, width)
-    y = torch.arange(height, device=moved.device)[:, None] + shift[:, :, 0]
-    x = torch.arange(width, device=moved.device) + shift[:, :, 1]
-    is_beyond = (y < -OUTSIDE) | (y > height - 1 + OUTSIDE) | (x < -OUTSIDE) | (x > width - 1 + OUTSIDE)
-    other = torch.where(is_beyond.flip(1), target, moved.flip(1))
-    return torch.where(is_beyond, other, moved)
+def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the strip, Target where both do.
+
+    One after the other, each (B, 1, H, W).
+    """
+    height, width = sizes(moved)
+    down, across = widen(shift, width).unbind(dim=2)
+    is_above_or_below = beyond(torch.arange(height, device=moved.device)[:, None] + down, height)
+    across = torch.where(is_above_or_below, 2.0 * width, across)  # out of the strip
+    is_beyond = beyond(torch.arange(width, device=moved.device) + across, width)
+    (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
+    filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)
+    filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, ref1), ref2)
+    return filled1, filled2
+
+
+def beyond(places: torch.Tensor, length: int) -> torch.Tensor:
+    """Whether places are outside of 0 to length - 1 by more than OUTSIDE."""
+    middle = (length - 1) / 2
+    return (places - middle).abs() > middle + OUTSIDE
 
 
 def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -235,71 +316,107 @@ def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[tor
     Least squares over a window that is much larger than a defect, from means of blocks, so that a defect is not evened out; where
     there is no contrast, the gain is that of the whole strip. After He, Sun and Tang 2010, "Guided image filtering".
     """
-    means = window_mean(torch.cat([target, references, target * references, references * references], dim=1))
+    middle = target.mean(dim=(2, 3), keepdim=True)  # without it, variances are small differences of large squares, mostly rounding
+    target, references = target - middle, references - middle
+    means = [block_means(planes) for planes in (target, references, target * references, references * references)]
+    means = under_window(torch.cat(means, dim=1), MATCH_SIGMA)
     mean_target, mean_reference, mean_product, mean_of_squares = means.split([1, 2, 2, 2], dim=1)
     covariance = mean_product - mean_target * mean_reference
     variance = mean_of_squares - mean_reference * mean_reference
     overall = covariance.mean(dim=(2, 3), keepdim=True) / (variance.mean(dim=(2, 3), keepdim=True) + TINY)
     steady = STEADY * STEADY
     gain = ((covariance + steady * overall.clamp(*GAINS)) / (variance + steady)).clamp(*GAINS)
-    offset = mean_target - gain * mean_reference
-    height, width = target.shape[2:]
-    return enlarge(gain, height, width), enlarge(offset, height, width)
+    offset = mean_target + middle - gain * (mean_reference + middle)
+    return enlarge(torch.cat([gain, offset], dim=1), *sizes(target)).split(2, dim=1)
 
 
-def window_mean(planes: torch.Tensor, sigma: float = MATCH_SIGMA) -> torch.Tensor:
-    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of (B, C, H, W) under a Gaussian of `sigma` pixels.
+def block_means(planes: torch.Tensor) -> torch.Tensor:
+    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's pixels go on."""
+    height, width = sizes(planes)
+    if height % BLOCK or width % BLOCK:
+        planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
+    return functional.avg_pool2d(planes, BLOCK)
+
+
+def under_window(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
 
     Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
     """
-    height, width = planes.shape[2:]
-    planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
-    blocks = functional.avg_pool2d(planes, BLOCK)
-    window = gaussian_window(sigma / BLOCK, math.ceil(3 * sigma / BLOCK))
-    return blur(blocks, window, "constant") / blur(torch.ones_like(blocks[:1, :1]), window, "constant")
+    reach = math.ceil(3 * sigma / BLOCK)
+    window = gaussian_window(sigma / BLOCK, reach)
+    planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)  # one more: how much of the window lies within
+    planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
+    return planes[:, :-1] / planes[:, -1:]
 
 
 def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Planes BLOCK times larger, cut to (height, width)."""
-    return functional.interpolate(planes, scale_factor=float(BLOCK), mode="bilinear", align_corners=False)[..., :height, :width]
+    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation. The border's pixels go on.
+
+    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
+    """
+    channels, (down, across) = int(planes.shape[1]), (math.ceil(length / ENLARGED_BLOCK) for length in sizes(planes))
+    size, frame = BLOCK * ENLARGED_BLOCK, ENLARGED_BLOCK + 2
+    places = [(pixel + 0.5) / BLOCK + 0.5 for pixel in range(size)]  # of a block's pixels in its frame
+    weights = planes.new_tensor([[max(0.0, 1 - abs(place - pixel)) for pixel in range(frame)] for place in places])
+    planes = (weights @ cut_frames(planes, ENLARGED_BLOCK, 1)).reshape(-1, channels, down * size, across, frame)
+    return cut((planes @ weights.T).reshape(-1, channels, down * size, across * size), height, width)
 
 
 def halve(images: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
-    height, width = images.shape[2:]
+    height, width = sizes(images)
     side = len(HALVING) // 2 - 1
     images = functional.pad(images, (side, side + width % 2, side, side + height % 2), mode="replicate")
-    return convolve(images, HALVING, stride=2)
+    window = shares(HALVING)
+    return convolve(convolve(images, window, 2, stride=2), window, 3, stride=2)
 
 
-def blur(images: torch.Tensor, window: Sequence[float], beyond: str = "replicate") -> torch.Tensor:
-    """(B, C, H, W) convolved with a window of odd length along y and x. Beyond the border its pixels go on, or "constant": 0."""
-    return convolve(functional.pad(images, (len(window) // 2,) * 4, mode=beyond), window)
+def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
+    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1. The border's pixels go on."""
+    images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
+    return convolve(convolve(images, shares(window), 2), shares(window), 3)
 
 
-def convolve(images: torch.Tensor, window: Sequence[float], stride: int = 1) -> torch.Tensor:
-    weights = images.new_tensor(window) / sum(window)
-    planes = images.flatten(0, 1)[:, None]
-    planes = functional.conv2d(planes, weights.view(1, 1, -1, 1), stride=(stride, 1))
-    planes = functional.conv2d(planes, weights.view(1, 1, 1, -1), stride=(1, stride))
-    return planes.reshape(-1, images.shape[1], *planes.shape[2:])
+def shares(window: Sequence[float]) -> list[float]:
+    """A window whose sum is 1."""
+    return [weight / sum(window) for weight in window]
+
+
+def convolve(images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0) -> torch.Tensor:
+    """Each channel of (B, C, H, W) with a window along one axis, 2 or 3.
+
+    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times the time.
+    """
+    channels, is_down = int(images.shape[1]), axis == 2
+    weights = images.new_tensor([[[[weight] for weight in window] if is_down else [list(window)]]] * channels)
+    stride, padding = ((stride, 1), (padding, 0)) if is_down else ((1, stride), (0, padding))
+    return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
+
+
+def cut(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The upper left (..., height, width) of images: themselves where they are no larger."""
+    return images if sizes(images) == (height, width) else images[..., :height, :width]
+
+
+def sizes(images: torch.Tensor) -> tuple[int, int]:
+    """Height and width, as numbers: what is calculated from them is no part of an exported graph."""
+    return int(images.shape[-2]), int(images.shape[-1])
 
 
 def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
     """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of one width."""
     if columns == 1:
         return images.sum(dim=3, keepdim=True)
-    images = functional.pad(images, (0, -images.shape[3] % columns))
+    images = functional.pad(images, (0, -int(images.shape[3]) % columns))
     return images.reshape(*images.shape[:3], columns, -1).sum(dim=4)
 
 
 def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, C, H, columns) weighted by a Gaussian of `sigma` rows, and with NEIGHBOURS; beyond the image there is nothing."""
-    window, rows = gaussian_window(sigma, math.ceil(3 * sigma)), sums.transpose(2, 3).flatten(0, 1)[:, None]
-    rows = functional.conv2d(rows, sums.new_tensor(window).view(1, 1, 1, -1), padding=(0, len(window) // 2))
-    if sums.shape[3] > 1:
-        rows = functional.conv2d(rows, sums.new_tensor(NEIGHBOURS).view(1, 1, -1, 1), padding=(1, 0))
-    return rows.reshape(-1, sums.shape[1], *rows.shape[2:]).transpose(2, 3)
+    reach = math.ceil(3 * sigma)
+    sums = convolve(sums, gaussian_window(sigma, reach), 2, padding=reach)
+    return sums if sums.shape[3] == 1 else convolve(sums, NEIGHBOURS, 3, padding=1)
 
 
 def widen(planes: torch.Tensor, width: int) -> torch.Tensor:
@@ -319,24 +436,24 @@ def gaussian_window(sigma: float, reach: int) -> list[float]:
 
 def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
     """(B, 2, 2, h, columns) to `height` rows: twice as many, or one less."""
+    columns = int(shift.shape[4])
     larger = functional.interpolate(shift.flatten(1, 2), scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False)
-    return larger.reshape(-1, 2, 2, *larger.shape[2:])[..., :height, :]
+    return cut(larger, height, columns).reshape(-1, 2, 2, height, columns)
 
 
-def gradients(images: torch.Tensor) -> list[torch.Tensor]:
-    """Along y and along x, of (B, C, H, W)."""
+def gradients(images: torch.Tensor) -> torch.Tensor:
+    """Along y and along x, (B, C, 2, H, W), of (B, C, H, W)."""
     reach = len(DERIVATIVE) // 2
-    weights, planes = images.new_tensor(DERIVATIVE), images.flatten(0, 1)[:, None]
-    along_y = functional.conv2d(functional.pad(planes, (0, 0, reach, reach), mode="replicate"), weights.view(1, 1, -1, 1))
-    along_x = functional.conv2d(functional.pad(planes, (reach, reach, 0, 0), mode="replicate"), weights.view(1, 1, 1, -1))
-    return [gradient.reshape(images.shape) for gradient in (along_y, along_x)]
+    along_y = convolve(functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2)
+    along_x = convolve(functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3)
+    return torch.stack([along_y, along_x], dim=2)
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of each channel (B, C), from -1 to 1, without taking means off; 0 where one of them is 0 everywhere."""
-    together, own, other = ((a * b).mean(dim=(2, 3)) for a, b in ((first, second), (first, first), (second, second)))
+    """Of planes (..., H, W), from -1 to 1, without taking means off; 0 where one of them is 0 everywhere."""
+    together, own, other = ((a * b).mean(dim=(-2, -1)) for a, b in ((first, second), (first, first), (second, second)))
     return together / (own * other + TINY * TINY).sqrt()
 
 
 def mean_square(difference: torch.Tensor) -> torch.Tensor:
-    return difference.square().mean(dim=(2, 3), keepdim=True)
+    return (difference * difference).mean(dim=(2, 3), keepdim=True)

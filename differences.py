@@ -6,7 +6,7 @@ Strips are (B, 3, H, W), values 0-1; differences (B, 2, H, W): Target less Ref1 
 import torch
 from torch.nn import functional
 
-from alignment import enlarge, window_mean
+from alignment import block_means, enlarge, sizes, under_window
 
 NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
@@ -16,8 +16,8 @@ LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
 
 def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): the smaller of the two differences where both have one sign, 0 elsewhere."""
-    smaller, larger = differences.amin(dim=1, keepdim=True), differences.amax(dim=1, keepdim=True)
-    return functional.relu(smaller) - functional.relu(-larger)
+    first, second = differences.split(1, dim=1)
+    return functional.relu(torch.minimum(first, second)) - functional.relu(-torch.maximum(first, second))
 
 
 def agreed_difference(consistent: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
@@ -26,19 +26,20 @@ def agreed_difference(consistent: torch.Tensor, differences: torch.Tensor) -> to
     A defect differs from both references by about the same. A point that one reference shares but for a tenth leaves as much
     of a consistent difference as a faint defect, and ten times that against the other.
     """
-    larger = differences.abs().amax(dim=1, keepdim=True)
+    larger = torch.maximum(*differences.abs().split(1, dim=1))
     return consistent * consistent.abs() / (larger + QUIET)
 
 
 def outside_references(strips: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): how far Target lies above (positive) or below all that both references have in the window around a pixel."""
     target, references = strips[:, :1], strips[:, 1:3]
-    highest = functional.max_pool2d(references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
-    lowest = -functional.max_pool2d(-references, TOLERANCE, stride=1, padding=TOLERANCE // 2).amax(dim=1, keepdim=True)
+    larger, smaller = torch.maximum(*references.split(1, dim=1)), torch.minimum(*references.split(1, dim=1))
+    highest = functional.max_pool2d(larger, TOLERANCE, stride=1, padding=TOLERANCE // 2)
+    lowest = -functional.max_pool2d(-smaller, TOLERANCE, stride=1, padding=TOLERANCE // 2)
     return functional.relu(target - highest) - functional.relu(lowest - target)
 
 
 def noise_around(differences: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): the root mean square of both differences in a window of about 31 pixels, edges included, and QUIET."""
-    mean_square = window_mean(differences.square().mean(dim=1, keepdim=True), NOISE_SIGMA)
-    return enlarge(mean_square, *differences.shape[2:]).clamp(min=LEAST_POWER).sqrt() + QUIET
+    mean_square = under_window(block_means(differences * differences).mean(dim=1, keepdim=True), NOISE_SIGMA)
+    return enlarge(mean_square, *sizes(differences)).clamp(min=LEAST_POWER).sqrt() + QUIET
