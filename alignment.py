@@ -39,8 +39,8 @@ LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
 GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
 OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
-MOVED_BLOCKS = (8, 4)  # pixels along each side of what is moved at once: the first that divides both sides, else the first
-ENLARGED_BLOCK = 4  # means of blocks along each side of what is enlarged at once
+MOVED_ROWS = (8, 4)  # what is moved at once: the first of which an image's height is a multiple, else the first
+ENLARGED_ROWS = 4  # what is enlarged at once
 
 BLOCK = 4  # pixels along each side: gain and offset are found from means of blocks,
 MATCH_SIGMA = 20.0  # pixels: weighted by this Gaussian; with 9, a defect of 12 pixels loses a third of its contrast
@@ -220,32 +220,39 @@ class Movable:
         self.channels, (self.height, self.width) = int(images.shape[1]), sizes(images)
         self.reach = math.ceil(limit) + LOBES - 1
         if columns == 1:
-            self.block = next((size for size in MOVED_BLOCKS if self.height % size == self.width % size == 0), MOVED_BLOCKS[0])
-            self.frame = self.block + 2 * self.reach
-            self.frames = cut_frames(images, self.block, self.reach)
+            self._cut_frames()
 
     def moved(self, shift: torch.Tensor) -> torch.Tensor:
         """By a shift (B, C, 2, H or 1, columns or 1), (y, x) in pixels."""
         return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
 
+    def _cut_frames(self) -> None:
+        reach = self.reach
+        self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
+        self.frames = cut_frames(self.images, self.rows, reach)
+        # where the pixels of a frame lie: along y beside each of the block's, along x, where fewer count, beside its first
+        taps = self.rows + 2 * reach
+        places = [[[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)] for axis in (1.0, 0.0)]
+        self.places = self.images.new_tensor(places)[:, None]
+        # a pixel's weights along x, for each of the block's pixels one place further on
+        spread = [[float(place - pixel == tap) for place in range(4 * reach) for pixel in range(2 * reach)] for tap in range(taps)]
+        self.spread = self.images.new_tensor(spread)
+
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
-        block, frame, channels = self.block, self.frame, self.channels
-        down, across = math.ceil(self.height / block), math.ceil(self.width / block)
+        channels, rows, (down, taps, across) = self.channels, self.rows, map(int, self.frames.shape[2:])
+        frame = 4 * self.reach
         if shift.shape[3] == 1:
             shift = shift.expand(-1, -1, -1, self.height, -1)
-        if self.height % block:
-            rows = [min(row, self.height - 1) for row in range(down * block)]
-            shift = shift.index_select(3, torch.tensor(rows, device=shift.device))
-        # where the pixels of a frame lie: along y beside each of the block's, along x beside its first
-        places = [[[place - self.reach - pixel * axis for place in range(frame)] for pixel in range(block)] for axis in (1.0, 0.0)]
-        distances = self.images.new_tensor(places)[:, None] - shift.reshape(-1, channels, 2, down, block, 1)
-        along_y, along_x = lanczos_weights(distances, dim=5).unbind(dim=2)
-        images = (along_y @ self.frames).reshape(-1, channels, down * block, across, frame)
-        # the same weights for each of the block's pixels, every time one place further on
-        spread = [[float(place - pixel == tap) for place in range(frame) for pixel in range(block)] for tap in range(frame)]
-        along_x = along_x.reshape(-1, channels, down * block, frame) @ self.images.new_tensor(spread)
-        images = images @ along_x.reshape(-1, channels, down * block, frame, block)
-        return cut(images.reshape(-1, channels, down * block, across * block), self.height, self.width)
+        if self.height % rows:
+            known = [min(row, self.height - 1) for row in range(down * rows)]
+            shift = shift.index_select(3, torch.tensor(known, device=shift.device))
+        weights = lanczos_weights(self.places - shift.reshape(-1, channels, 2, down, rows, 1), dim=5)
+        along_y, along_x = weights.split(1, dim=2)
+        images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
+        along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
+        along_x = along_x.reshape(-1, channels, down * rows, frame, frame // 2)
+        images = images.reshape(-1, channels, down * rows, across // frame, frame) @ along_x
+        return cut(images.reshape(-1, channels, down * rows, across // 2), self.height, self.width)
 
     def _tap_by_tap(self, shift: torch.Tensor) -> torch.Tensor:
         reach, images = self.reach, self.images
@@ -260,25 +267,24 @@ class Movable:
 
 
 def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
-    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y and x, has moved them."""
+    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y or x, moved them."""
     return Movable(images, limit, int(shift.shape[4])).moved(shift)
 
 
-def cut_frames(images: torch.Tensor, block: int, reach: int) -> torch.Tensor:
-    """Blocks of images (B, C, H, W) with `reach` pixels around them: (B, C, blocks down, frame, blocks across * frame).
+def cut_frames(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
+    """Blocks of `rows` rows and 2 * `reach` columns of images (B, C, H, W), each with `reach` pixels around it.
 
-    A block has `block` pixels along each side and its frame 2 * `reach` more. The border's pixels go on.
+    (B, C, blocks down, rows + 2 * reach, blocks across * 4 * reach): a frame is as wide as two blocks, whose columns it can be made
+    of. The border's pixels go on.
     """
-    channels, (height, width), frame = int(images.shape[1]), sizes(images), block + 2 * reach
-    down, across = math.ceil(height / block), math.ceil(width / block)
-    right = (across + math.ceil(frame / block) - 1) * block - width - reach
-    images = functional.pad(images, (reach, right, 0, 0), mode="replicate")
-    pieces = [images[..., start : start + across * block] for start in range(0, frame, block)]
-    pieces = [piece.reshape(-1, channels, height, across, block) for piece in pieces]
-    pieces[-1] = cut(pieces[-1], across, frame - (len(pieces) - 1) * block)
-    rows = [start + row - reach for start in range(0, down * block, block) for row in range(frame)]
-    rows = torch.tensor([min(max(row, 0), height - 1) for row in rows], device=images.device)
-    return torch.cat(pieces, dim=4).flatten(3).index_select(2, rows).reshape(-1, channels, down, frame, across * frame)
+    channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
+    down, across = math.ceil(height / rows), math.ceil(width / block)
+    images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
+    halves = [images[..., start : start + across * block] for start in (0, block)]
+    images = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4).flatten(3)
+    places = [start + row - reach for start in range(0, down * rows, rows) for row in range(rows + 2 * reach)]
+    places = torch.tensor([min(max(place, 0), height - 1) for place in places], device=images.device)
+    return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, across * 2 * block)
 
 
 def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
@@ -295,19 +301,14 @@ def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Te
     """
     height, width = sizes(moved)
     down, across = widen(shift, width).unbind(dim=2)
-    is_above_or_below = beyond(torch.arange(height, device=moved.device)[:, None] + down, height)
-    across = torch.where(is_above_or_below, 2.0 * width, across)  # out of the strip
-    is_beyond = beyond(torch.arange(width, device=moved.device) + across, width)
+    rows, columns = (torch.arange(length, device=moved.device) - (length - 1) / 2 for length in (height, width))  # from the middle
+    limits = [(length - 1) / 2 + OUTSIDE for length in (height, width)]
+    across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * width, across)  # a row beyond: all of its pixels
+    is_beyond = (columns + across).abs() > limits[1]
     (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
     filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)
     filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, ref1), ref2)
     return filled1, filled2
-
-
-def beyond(places: torch.Tensor, length: int) -> torch.Tensor:
-    """Whether places are outside of 0 to length - 1 by more than OUTSIDE."""
-    middle = (length - 1) / 2
-    return (places - middle).abs() > middle + OUTSIDE
 
 
 def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,12 +356,17 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
     """
-    channels, (down, across) = int(planes.shape[1]), (math.ceil(length / ENLARGED_BLOCK) for length in sizes(planes))
-    size, frame = BLOCK * ENLARGED_BLOCK, ENLARGED_BLOCK + 2
-    places = [(pixel + 0.5) / BLOCK + 0.5 for pixel in range(size)]  # of a block's pixels in its frame
-    weights = planes.new_tensor([[max(0.0, 1 - abs(place - pixel)) for pixel in range(frame)] for place in places])
-    planes = (weights @ cut_frames(planes, ENLARGED_BLOCK, 1)).reshape(-1, channels, down * size, across, frame)
-    return cut((planes @ weights.T).reshape(-1, channels, down * size, across * size), height, width)
+    channels, frames = int(planes.shape[1]), cut_frames(planes, ENLARGED_ROWS, reach=1)
+    down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
+    along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
+    planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T
+    return cut(planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK), height, width)
+
+
+def linear_weights(length: int) -> list[list[float]]:
+    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of BLOCK times as many."""
+    places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
+    return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
 
 
 def halve(images: torch.Tensor) -> torch.Tensor:
