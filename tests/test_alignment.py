@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from alignment import GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, move, register
+from alignment import BLOCK, GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, Movable, enlarge, move, register
 from classical import RegisteredDifference
 from demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
 from gaussian import paint_point
@@ -414,6 +415,34 @@ def test_images_are_moved_as_the_waves_that_they_are_made_of():
             torch.from_numpy(shot(scene, size, shift))[None, None], torch.tensor(shift)[None, None, :, None, None].double()
         )
         assert np.abs(moved[0, 0].numpy() - shot(scene, size))[8:-8, 8:-8].max() < 3.0
+
+
+@pytest.mark.parametrize("size", [(96, 88), (97, 41), (244, 44), (9, 7)])
+@pytest.mark.parametrize("limit", [0.75, 1.5, LARGEST_SHIFT])
+def test_blocks_are_moved_as_every_pixel_by_itself(size, limit):
+    """A strip's rows as products of matrices, and the sum over all shifts that a wider image needs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 2, *size, generator=generator, dtype=torch.float64)
+    for rows in (1, size[0]):
+        shift = limit * (2 * torch.rand(3, 2, 2, rows, 1, generator=generator, dtype=torch.float64) - 1)
+        shift[0] = torch.tensor([limit, -limit]).view(2, 1, 1)
+        in_blocks, tap_by_tap = (Movable(images, limit, columns).moved(shift) for columns in (1, 2))
+        assert in_blocks.shape == images.shape and (in_blocks - tap_by_tap).abs().max() < 1e-12
+    assert (move(images, torch.zeros(3, 2, 2, 1, 1)) - images).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(976, 176), (131, 177), (5, 3)])
+def test_planes_are_enlarged_as_an_interpolation_does(size):
+    planes = torch.rand(2, 3, *(-(-length // BLOCK) for length in size), dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(planes, scale_factor=float(BLOCK), mode="bilinear", align_corners=False)
+    assert (enlarge(planes, *size) - expected[..., : size[0], : size[1]]).abs().max() < 1e-12
+
+
+def test_a_graph_has_few_nodes(tmp_path):
+    """Each of them costs a call time of its own, and a file load time."""
+    write_graph(RegisteredDifference().eval(), torch.zeros(2, 3, *STRIP_SIZE), 17, tmp_path / "model.onnx")
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    assert sum(node.op_type != "Constant" for node in nodes) < 1000
 
 
 def test_the_gain_has_limits_and_an_unknown_mode_is_refused():
