@@ -74,7 +74,7 @@ class Alignment(nn.Module):
 
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         target = strips[:, :1]
-        moved, shift, left = register(strips[:, :3])
+        moved, shift, left = register(strips)
         gain, offset = gain_and_offset(target, moved)
         if self.mode == "full":
             matched = gain * moved + offset
@@ -211,12 +211,12 @@ class Movable:
     Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x. No pixel is
     looked up by where it was moved from, so any opset and device can do it fast. In an image of one column all pixels of a row are
     moved alike: there the weights of a block of pixels are a matrix, by which a frame, the block and what may be moved into it, is
-    multiplied. Frames are cut once, however often the images are moved. In a wider image it is a sum over all shifts by whole
-    pixels, in many more steps.
+    multiplied. Frames are cut once where the images are moved `often`; else along x only after y, which is then of half as many
+    pixels. In a wider image it is a sum over all shifts by whole pixels, in many more steps.
     """
 
-    def __init__(self, images: torch.Tensor, limit: float, columns: int):
-        self.images, self.columns = images, columns
+    def __init__(self, images: torch.Tensor, limit: float, columns: int, often: bool = True):
+        self.images, self.columns, self.often = images, columns, often
         self.channels, (self.height, self.width) = int(images.shape[1]), sizes(images)
         self.reach = math.ceil(limit) + LOBES - 1
         if columns == 1:
@@ -229,7 +229,7 @@ class Movable:
     def _cut_frames(self) -> None:
         reach = self.reach
         self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
-        self.frames = cut_frames(self.images, self.rows, reach)
+        self.frames = cut_down(cut_across(self.images, reach) if self.often else self.images, self.rows, reach)
         # where the pixels of a frame lie: along y beside each of the block's, along x, where fewer count, beside its first
         taps = self.rows + 2 * reach
         places = [[[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)] for axis in (1.0, 0.0)]
@@ -239,8 +239,7 @@ class Movable:
         self.spread = self.images.new_tensor(spread)
 
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
-        channels, rows, (down, taps, across) = self.channels, self.rows, map(int, self.frames.shape[2:])
-        frame = 4 * self.reach
+        channels, rows, reach, (down, taps) = self.channels, self.rows, self.reach, map(int, self.frames.shape[2:4])
         if shift.shape[3] == 1:
             shift = shift.expand(-1, -1, -1, self.height, -1)
         if self.height % rows:
@@ -249,10 +248,13 @@ class Movable:
         weights = lanczos_weights(self.places - shift.reshape(-1, channels, 2, down, rows, 1), dim=5)
         along_y, along_x = weights.split(1, dim=2)
         images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
+        images = images.reshape(-1, channels, down * rows, int(self.frames.shape[4]))
+        images = images if self.often else cut_across(images, reach)
+        across = int(images.shape[3]) // (4 * reach)
         along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
-        along_x = along_x.reshape(-1, channels, down * rows, frame, frame // 2)
-        images = images.reshape(-1, channels, down * rows, across // frame, frame) @ along_x
-        return cut(images.reshape(-1, channels, down * rows, across // 2), self.height, self.width)
+        along_x = along_x.reshape(-1, channels, down * rows, 4 * reach, 2 * reach)
+        images = images.reshape(-1, channels, down * rows, across, 4 * reach) @ along_x
+        return cut(images.reshape(-1, channels, down * rows, across * 2 * reach), self.height, self.width)
 
     def _tap_by_tap(self, shift: torch.Tensor) -> torch.Tensor:
         reach, images = self.reach, self.images
@@ -268,29 +270,40 @@ class Movable:
 
 def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
     """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y or x, moved them."""
-    return Movable(images, limit, int(shift.shape[4])).moved(shift)
+    return Movable(images, limit, int(shift.shape[4]), often=False).moved(shift)
 
 
-def cut_frames(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
-    """Blocks of `rows` rows and 2 * `reach` columns of images (B, C, H, W), each with `reach` pixels around it.
+def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C, H, blocks * 4 * reach).
 
-    (B, C, blocks down, rows + 2 * reach, blocks across * 4 * reach): a frame is as wide as two blocks, whose columns it can be made
-    of. The border's pixels go on.
+    A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
     """
     channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
-    down, across = math.ceil(height / rows), math.ceil(width / block)
+    across = math.ceil(width / block)
     images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
     halves = [images[..., start : start + across * block] for start in (0, block)]
-    images = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4).flatten(3)
+    return torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4).flatten(3)
+
+
+def cut_down(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
+    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks, rows + 2 * reach, W)."""
+    channels, (height, width) = int(images.shape[1]), sizes(images)
+    down = math.ceil(height / rows)
     places = [start + row - reach for start in range(0, down * rows, rows) for row in range(rows + 2 * reach)]
     places = torch.tensor([min(max(place, 0), height - 1) for place in places], device=images.device)
-    return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, across * 2 * block)
+    return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
 
 
 def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
-    """Weights of pixels that lie `distances` pixels away: along `dim`, their sum is 1."""
-    angle = (math.pi * distances).abs().clamp(1e-4, LOBES * math.pi)  # sin(angle) / angle is 1 at the least, and 0 at the most
-    weights = torch.sin(angle) * torch.sin(angle / LOBES) / (angle * angle)
+    """Weights of pixels that lie `distances` pixels away: along `dim`, their sum is 1.
+
+    Lanczos with three lobes, sin(3a) / 3a * sin(a) / a for a = pi / 3 * distance, with one sine for two: sin(3a) is
+    sin(a) * (3 - 4 * sin(a)^2). Factors that all weights have are left out.
+    """
+    angle = (math.pi / LOBES * distances).abs().clamp(1e-4, math.pi)  # sin(a) / a is 1 at the least, and 0 at the most
+    sine = torch.sin(angle)
+    square = sine * sine
+    weights = square * (0.75 - square) / (angle * angle)
     return weights / weights.sum(dim=dim, keepdim=True)
 
 
@@ -356,7 +369,7 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
     """
-    channels, frames = int(planes.shape[1]), cut_frames(planes, ENLARGED_ROWS, reach=1)
+    channels, frames = int(planes.shape[1]), cut_down(cut_across(planes, reach=1), ENLARGED_ROWS, reach=1)
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
     along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
     planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T

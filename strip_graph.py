@@ -50,7 +50,8 @@ class StripGraph(nn.Module):
         return [OUTPUTS[output] for output in self.outputs]
 
     def forward(self, images: torch.Tensor, threshold: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        heatmap, measures = self.detector.look(self.to_unit_range(images[:, :3]))
+        images = images if int(images.shape[1]) == 3 else images[:, :3]  # a slice of all would be a copy
+        heatmap, measures = self.detector.look(self.to_unit_range(images))
         make = {
             "heatmap": lambda: with_two_zero_channels(heatmap),
             "score": lambda: heatmap.amax(dim=(1, 2, 3)),
