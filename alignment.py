@@ -156,7 +156,7 @@ class Pair:
         self.inner_target = self.target * self.inner
         self.gradients = gradients(self.target) * self.inner  # (B, 1, 2, h, w)
         products = self.gradients * self.gradients.transpose(1, 2)  # yy, yx, xy, xx
-        self.structure = column_sums(products.flatten(1, 2), columns)
+        self.structure = column_sums(products.reshape(-1, 4, self.height, self.width), columns)
 
     def improve(self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None) -> torch.Tensor:
         """A better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
@@ -176,9 +176,9 @@ class Pair:
             common, own = together(torch.cat(sums, dim=1)).split(2, dim=1)
             gain = (common / (own + TINY)).clamp(*GAINS_OF_A_ROUND)
             difference = self.target - widen(gain, self.width) * moved
-            slopes = (self.gradients * difference[:, :, None]).flatten(1, 2)  # of Ref1 along y and x, then of Ref2
-            slopes = together(column_sums(slopes, self.columns))
-            slopes = slopes.reshape(-1, 2, 1, 2, *slopes.shape[2:])
+            slopes = self.gradients * difference[:, :, None]
+            slopes = together(column_sums(slopes.reshape(-1, 4, self.height, self.width), self.columns))
+            slopes = slopes.reshape(-1, 2, 1, 2, *sizes(slopes))
             step = (solution * slopes).sum(dim=3).clamp(-LONGEST_STEP, LONGEST_STEP)
             shift = (shift + step).clamp(-self.limit, self.limit)
         return shift
@@ -190,7 +190,7 @@ class Pair:
         stiffness = STIFFNESS * (yy + xx) + TINY
         yy, xx = yy + stiffness, xx + stiffness
         solution = torch.cat([xx, -yx, -yx, yy], dim=1) / (yy * xx - yx * yx)
-        return solution.reshape(-1, 1, 2, 2, *solution.shape[2:])
+        return solution.reshape(-1, 1, 2, 2, *sizes(solution))
 
     def determined(self, shift: torch.Tensor) -> torch.Tensor:
         """The shift, 0 along an axis along which there is only noise."""
@@ -282,7 +282,8 @@ def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
     across = math.ceil(width / block)
     images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
     halves = [images[..., start : start + across * block] for start in (0, block)]
-    return torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4).flatten(3)
+    frames = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4)
+    return frames.reshape(-1, channels, height, across * 2 * block)
 
 
 def cut_down(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
@@ -428,7 +429,7 @@ def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
     if columns == 1:
         return images.sum(dim=3, keepdim=True)
     images = functional.pad(images, (0, -int(images.shape[3]) % columns))
-    return images.reshape(*images.shape[:3], columns, -1).sum(dim=4)
+    return images.reshape(-1, *map(int, images.shape[1:3]), columns, int(images.shape[3]) // columns).sum(dim=4)
 
 
 def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -455,8 +456,10 @@ def gaussian_window(sigma: float, reach: int) -> list[float]:
 
 def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
     """(B, 2, 2, h, columns) to `height` rows: twice as many, or one less."""
-    columns = int(shift.shape[4])
-    larger = functional.interpolate(shift.flatten(1, 2), scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False)
+    rows, columns = sizes(shift)
+    larger = functional.interpolate(
+        shift.reshape(-1, 4, rows, columns), scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False
+    )
     return cut(larger, height, columns).reshape(-1, 2, 2, height, columns)
 
 
