@@ -25,7 +25,7 @@ from recipes import ROBUST, paint_strip
 
 FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
 SEED = 50_000  # of the generated strips: none of a training's
-ROUNDS, WARM_UPS = 9, 2  # timed calls of each file, and calls before them that do not count: they also find their memory
+ROUNDS = 9  # timed calls of each file
 TARGETS = ("cpu", "cuda")
 
 Labelled = tuple[np.ndarray, np.ndarray]  # a strip (3, H, W) in grey levels and its mask (H, W) bool
@@ -159,11 +159,15 @@ def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
 
 
 def interleaved(actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str) -> dict[Hashable, float]:
-    """Median seconds of each action, all of them in turn in every round, after WARM_UPS rounds that do not count."""
+    """Median seconds of each action, all of them in turn in every round.
+
+    The call before each that is timed does not count: who calls one file again and again has its memory, in the processor's caches.
+    """
     seconds = defaultdict(list)
-    for _ in tqdm(range(WARM_UPS + rounds), desc=label, disable=None, leave=False):
+    for _ in tqdm(range(rounds), desc=label, disable=None, leave=False):
         for name, action in actions.items():
+            action()
             started = time.perf_counter()
             action()
             seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values[WARM_UPS:]) for name, values in seconds.items()}
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -70,12 +70,12 @@ def inner_layers(graph: onnx.GraphProto) -> list[str]:
     """The names of a network's nodes of QUANTIZED types after its first layer and before its head, in a graph of this suite.
 
     The registration's filters work on single planes, so the first convolution across planes is the network's; its head is the last
-    one before the softmax.
+    one before the probability, whose exponential is the only one.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     planes = {weights.name: weights.dims[1] for weights in graph.initializer if len(weights.dims) == 4}
-    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
-    before = {id(node) for node in _sources(softmax, made_by)}
+    (exponential,) = (node for node in graph.node if node.op_type == "Exp")
+    before = {id(node) for node in _sources(exponential, made_by)}
     nodes = [node for node in graph.node if id(node) in before]
     convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"]
     first = next(number for number in convolutions if planes.get(nodes[number].input[1], 0) > 1)

@@ -4,10 +4,11 @@
     python benchmarks/export.py --quality output/quality     # and what networks find that quality.py, distillation.py trained
 
 The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
-all files are measured in turn; the table shows medians. Memory is the most that a process of its own has needed after three calls,
-above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's heatmap of the same weights, in float32
-where a file has fewer bits. Recall is that of the quality suite at 0.1 false alarms per strip, by the file itself; a network that
-nobody trained has none. On the CPU; where there is a GPU, there, too. The last line is the whole table as one JSON object.
+all files are measured in turn, each after one that does not count; the table shows medians. Memory is the most that a process of
+its own has needed after three calls, above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's
+heatmap of the same weights, in float32 where a file has fewer bits. Recall is that of the quality suite at 0.1 false alarms per
+strip, by the file itself; a network that nobody trained has none. On the CPU; where there is a GPU, there, too. The last line is
+the whole table as one JSON object.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth")
     parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9, help="calls with one strip; with eight strips a third of them")
     parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
     strips = to_unit_range(np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))]))
@@ -213,7 +214,7 @@ def measure_times(paths: dict[str, Path], table: dict[str, dict], strips: np.nda
     for batch in BATCHES:
         feed = {"input": strips[:batch]}
         runs = {name: partial(session.run, ["output"], feed) for name, session in sessions.items()}
-        for name, seconds in interleaved(runs, rounds, f"batch {batch} on {provider}").items():
+        for name, seconds in interleaved(runs, max(rounds // batch, 3), f"batch {batch} on {provider}").items():
             table[name][f"batch{batch}_ms{suffix}"] = 1000 * seconds
             table[name]["strips_per_second" + suffix] = max(table[name].get("strips_per_second" + suffix, 0), batch / seconds)
 
