@@ -144,7 +144,7 @@ def export(arguments: argparse.Namespace) -> Path:
 def write(graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path) -> None:
     """The graph alone."""
     if source.detector.align != "none" and arguments.opset_version >= FIRST_DYNAMO_OPSET:
-        print("writing the graph: with registration inside, that takes about a minute", flush=True)
+        print("writing the graph: with registration inside, that takes some twenty seconds", flush=True)
     example = torch.zeros(2, arguments.input_channels, *source.image_size, dtype=INPUTS[arguments.input])
     default = threshold if "detections" in graph.outputs else None
     write_graph(graph, example, arguments.opset_version, path, graph.output_names, default)
