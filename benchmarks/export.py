@@ -4,7 +4,7 @@
     python benchmarks/export.py --quality output/quality     # and what networks find that quality.py, distillation.py trained
 
 The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
-all files are measured in turn, each after one that does not count; the table shows medians. Memory is the most that a process of
+all files are measured in turn, a call after one that does not count; the table shows medians. Memory is the most that a process of
 its own has needed after three calls, above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's
 heatmap of the same weights, in float32 where a file has fewer bits. Recall is that of the quality suite at 0.1 false alarms per
 strip, by the file itself; a network that nobody trained has none. On the CPU; where there is a GPU, there, too. The last line is
@@ -13,18 +13,19 @@ the whole table as one JSON object.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -39,7 +40,7 @@ from checkpoint import build_network, load_checkpoint
 from classical import METHODS, classical_detector
 from dataloader import to_unit_range
 from demo_strips import STRIP_SIZE, make_strip
-from gate import generated_strips, interleaved
+from gate import generated_strips
 from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
 from onnx_graph import quiet_exporters, write_graph
 from onnx_session import SessionSettings, open_session, place_session
@@ -48,6 +49,7 @@ from variants import in_half_precision, quantize
 
 PATCH, OPSET = 128, 18
 BATCHES = (1, 8)
+ROUNDS_OF_MANY = 3  # with all of BATCHES; the other rounds are of one strip
 CALIBRATION_STRIPS = 16
 GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}  # pixels, as benchmarks/quality.py chooses them
 MEMORY = """
@@ -124,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth")
     parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall")
-    parser.add_argument("--rounds", type=int, default=9, help="calls with one strip; with eight strips a third of them")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls with one strip")
     parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
     strips = to_unit_range(np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))]))
@@ -198,25 +200,26 @@ def recall_of(path: Path, count: int) -> dict[str, Any]:
     return {"recall": list(pool(scored).table()[0]["recall"][0.1])}
 
 
-def open_on(path: Path, settings: SessionSettings) -> onnxruntime.InferenceSession:
-    return place_session(path, settings).session
-
-
 def measure_times(paths: dict[str, Path], table: dict[str, dict], strips: np.ndarray, rounds: int, provider: str) -> None:
-    """Adds load time and latencies, all files in turn in every round."""
+    """Adds load time and latencies: every round visits all files, and only one is open at a time, as some take gigabytes."""
     settings = SessionSettings(provider.lower(), batch=None)
-    openers = {name: partial(open_on, path, settings) for name, path in paths.items()}
-    loads = interleaved(openers, min(rounds, 3), "loading")
-    sessions = {name: opener() for name, opener in openers.items()}
     suffix = "" if provider == "CPU" else "_cuda"
-    for name, seconds in loads.items():
-        table[name][f"load_ms{suffix}"] = 1000 * seconds
-    for batch in BATCHES:
-        feed = {"input": strips[:batch]}
-        runs = {name: partial(session.run, ["output"], feed) for name, session in sessions.items()}
-        for name, seconds in interleaved(runs, max(rounds // batch, 3), f"batch {batch} on {provider}").items():
-            table[name][f"batch{batch}_ms{suffix}"] = 1000 * seconds
-            table[name]["strips_per_second" + suffix] = max(table[name].get("strips_per_second" + suffix, 0), batch / seconds)
+    times = {name: defaultdict(list) for name in paths}
+    for number in tqdm(range(max(rounds, ROUNDS_OF_MANY)), desc=f"timing on {provider}", disable=None):
+        for name, path in paths.items():
+            started = time.perf_counter()
+            session = place_session(path, settings).session
+            times[name]["load_ms"].append(time.perf_counter() - started)
+            for batch in BATCHES if number < ROUNDS_OF_MANY else BATCHES[:1]:
+                feed = {"input": strips[:batch]}
+                session.run(["output"], feed)  # finds its memory, and has it in the processor's caches, as on a line
+                started = time.perf_counter()
+                session.run(["output"], feed)
+                times[name][f"batch{batch}_ms"].append(time.perf_counter() - started)
+    for name, measured in times.items():
+        milliseconds = {what + suffix: 1000 * statistics.median(seconds) for what, seconds in measured.items()}
+        fastest = max(1000 * batch / milliseconds[f"batch{batch}_ms{suffix}"] for batch in BATCHES)
+        table[name] |= milliseconds | {"strips_per_second" + suffix: fastest}
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:
