@@ -204,3 +204,18 @@ def test_aligned_strips_are_what_the_detector_sees(difference_checkpoint, strips
             aligned, expected = Alignment("full")(images)
             plain, none = SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "none", mode).eval().look(aligned)
         assert torch.equal(heatmap, plain) and torch.equal(measures, expected) and none is None
+
+
+@pytest.mark.parametrize("mode", ["tiles", "whole"])
+def test_a_strip_has_one_heatmap_whenever_and_beside_whichever_it_is_called(difference_checkpoint, tmp_path, strips, mode):
+    session = opened(export_file(difference_checkpoint, tmp_path / "model.onnx", "--mode", mode))
+    images = as_asked(strips, "unit", 3, 255.0)
+    answers = {number: set() for number in range(4)}
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 2, 1]):
+        for _ in range(2):
+            for number, answer in zip(order, session.run(["output"], {"input": images[order]})[0]):
+                answers[number].add(answer.tobytes())
+    assert [len(different) for different in answers.values()] == [1, 1, 1, 1]
+    for number, image in enumerate(images):
+        alone = session.run(["output"], {"input": image[None]})[0]
+        np.testing.assert_allclose(np.frombuffer(answers[number].pop(), np.float32), alone.ravel(), atol=1e-6, rtol=0)
