@@ -12,6 +12,7 @@ from alignment import MEASURES, Alignment
 from checkpoint import build_network, load_checkpoint
 from classical import METHODS, classical_detector
 from dataloader import load_image, to_unit_range
+from demo_strips import make_strip
 from detections import find_peaks
 from export_onnx_fullimage import entries_of, export, parse_args
 from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage
@@ -219,3 +220,21 @@ def test_a_strip_has_one_heatmap_whenever_and_beside_whichever_it_is_called(diff
     for number, image in enumerate(images):
         alone = session.run(["output"], {"input": image[None]})[0]
         np.testing.assert_allclose(np.frombuffer(answers[number].pop(), np.float32), alone.ravel(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["unit", "raw", "uint8"])
+@pytest.mark.parametrize("mode", ["tiles", "whole"])
+@pytest.mark.parametrize("size, opset", [((128, 128), 17), ((131, 257), 17), ((200, 150), 11), ((200, 150), 13)])
+def test_every_kind_of_file_is_pytorch_on_every_kind_of_strip(make_checkpoint, tmp_path, kind, mode, size, opset):
+    checkpoint = make_checkpoint()
+    path = export_file(checkpoint, tmp_path / "m.onnx", "--input", kind, "--mode", mode, "--image_size", *size, opset=opset)
+    network = build_network(load_checkpoint(checkpoint), checkpoint)
+    detector = SegmentationNetworkONNXFullImage(network, size, 128, mode=mode).eval()
+    demo = np.stack([make_strip(np.random.default_rng(number), size) for number in range(3)])
+    dark = np.random.default_rng(3).integers(0, 3, (1, 3, *size))
+    images = np.rint(np.concatenate([demo, dark, 255 - dark])).astype(np.float32)
+    session, asked = opened(path), as_asked(images, kind, 3, 255.0)
+    for batch in (1, 2, 5):
+        with torch.inference_mode():
+            expected = detector(torch.from_numpy(to_unit_range(images[-batch:]))).numpy()
+        np.testing.assert_allclose(session.run(["output"], {"input": asked[-batch:]})[0], expected, atol=1e-5, rtol=0)
