@@ -331,7 +331,8 @@ def test_a_wrong_flag_is_said(strip_detect, plain_model, words, text):
 
 
 def test_strips_in_another_scale_are_not_judged(strip_detect, plain_model, tmp_path):
-    write(tmp_path / "unit.tiff", painted(0.75))
+    mask = np.full((1, 37, 53), 255, np.float32)
+    write(tmp_path / "unit.tiff", np.concatenate([painted(0.75), mask]))
     done = strip_detect(plain_model, tmp_path / "unit.tiff")
     assert done.returncode == 1
     assert done.stderr == "error: found no value above 0.75 in any strip, expected 0 to 255: what was found there means nothing\n"

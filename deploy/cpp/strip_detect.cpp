@@ -199,7 +199,7 @@ int for_each_strip(const Arguments& arguments, const strips::ModelFacts& facts, 
         try {
             const strips::Image image = strips::read_strip(name, facts.height, facts.width);
             work(name, image);
-            brightest = std::max(brightest, *std::max_element(image.values.begin(), image.values.end()));
+            brightest = std::max(brightest, *std::max_element(image.values.data(), image.values.data() + image.counted()));
             read += 1;
         } catch (const std::exception& error) {
             std::cerr << "error: " << name << ": " << error.what() << '\n';
@@ -277,7 +277,7 @@ int compare_all(const Arguments& arguments) {
 int main(int count, char** words) {
     try {
         const std::vector<std::string> given(words + (count > 0), words + count);
-        if (std::find_if(given.begin(), given.end(), [](const auto& word) { return word == "--help" || word == "-h"; }) != given.end()) {
+        if (std::any_of(given.begin(), given.end(), [](const auto& word) { return word == "--help" || word == "-h"; })) {
             std::cout << kUsage;
             return EXIT_SUCCESS;
         }

@@ -169,7 +169,7 @@ bool is_channel_count(std::uint32_t count) { return count == 3 || count == 4; }
 bool is_in_range(float value, double largest) { return value >= 0 && value <= largest; }  // which NaN is not
 
 void require_in_range(const Image& image, double largest) {
-    const auto end = image.values.begin() + 3 * static_cast<std::ptrdiff_t>(image.height) * image.width;  // the fourth is ignored
+    const auto end = image.values.begin() + static_cast<std::ptrdiff_t>(image.counted());
     const auto outside = std::find_if(image.values.begin(), end, [&](float value) { return !is_in_range(value, largest); });
     if (outside == end) return;
     throw Error("found a value of " + text_of(*outside) + ", expected 0 to " + text_of(largest));
@@ -218,12 +218,12 @@ Image read_strip(const std::filesystem::path& path, int height, int width) {
 
 ModelInput::ModelInput(const Image& image, const ModelFacts& facts) {
     require_in_range(image, facts.input_max);
-    const std::size_t plane = static_cast<std::size_t>(image.height) * image.width, count = facts.channels * plane;
     // Step by step as the Python suite has it (to grey levels, then to the input's range), in float32: so both agree to the last bit.
     const auto to_grey_levels = static_cast<float>(kGreyLevels / facts.input_max);
     const auto to_input = static_cast<float>(facts.largest_value / kGreyLevels);
+    const std::size_t count = image.counted() / 3 * facts.channels;
     floats_.resize(count);
-    for (std::size_t number = 0; number < std::min(count, 3 * plane); ++number) {
+    for (std::size_t number = 0; number < image.counted(); ++number) {
         const float grey = facts.input_max == kGreyLevels ? image.values[number] : image.values[number] * to_grey_levels;
         floats_[number] = grey * to_input;
     }

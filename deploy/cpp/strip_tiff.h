@@ -1,6 +1,7 @@
 // Strips on disk for the command-line program: TIFF files as the Python suite reads them (dataloader.py), by libtiff.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <vector>
@@ -13,6 +14,9 @@ namespace strips {
 struct Image {
     int channels = 0, height = 0, width = 0;  // 3 or 4: Target, Ref1, Ref2 and, perhaps, a mask
     std::vector<float> values;
+
+    // How many values count: those of Target, Ref1 and Ref2, which come first.
+    std::size_t counted() const { return static_cast<std::size_t>(3) * height * width; }
 };
 
 // Reads a strip of height x width pixels: 8 or 16 bits without sign or floats of 16, 32 or 64 bits; in strips or tiles, compressed
