@@ -63,8 +63,8 @@ def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
 def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
     """Pixels 0..`input_max` of any type to grey levels 0-255, as a new float32 array."""
     if input_max == GREY_LEVELS:
-        return pixels.astype(np.float32)
-    return np.multiply(pixels, GREY_LEVELS / input_max, dtype=np.float32)
+        return np.array(pixels, np.float32)  # astype would give a memory-mapped array's own type, whose every slice takes long
+    return np.multiply(np.asarray(pixels), GREY_LEVELS / input_max, dtype=np.float32)
 
 
 def open_channels(path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@ Everything is done to a patch (3, h, w) float32 in grey levels, in place and not
 settings, and every number is drawn from the generator that is given.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,15 +72,14 @@ def disturb(image: np.ndarray, amounts: Nuisances, generator: np.random.Generato
 
 def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
     """Bright or dark lines of the part, of another strength in each channel that has them."""
-    for _ in range(generator.integers(amounts.stripe_count[0], amounts.stripe_count[1] + 1)):
-        everywhere = generator.random() < amounts.stripe_everywhere
-        channels = WITH_BOTH if everywhere else STRIPE_PRESENCES[generator.integers(len(STRIPE_PRESENCES))]
-        strength = generator.uniform(*amounts.stripe_strength) * (1 - 2 * generator.integers(2))
-        factors = generator.uniform(*amounts.stripe_factor, len(channels))
-        place, cover = _draw_stripe(image.shape[1:], amounts, generator)
-        for channel, factor in zip(channels, factors):
+    fewest, most = amounts.stripe_count
+    for which, where, sign, strength, *rest in generator.random((int(generator.integers(fewest, most + 1)), 14)).tolist():
+        channels = WITH_BOTH if which < amounts.stripe_everywhere else STRIPE_PRESENCES[int(len(STRIPE_PRESENCES) * where)]
+        strength = between(amounts.stripe_strength, strength) * (1 if sign < 0.5 else -1)
+        place, cover = _draw_stripe(image.shape[1:], amounts, rest[3:])
+        for channel, share in zip(channels, rest):
             under = image[channel, *place]
-            under += np.float32(strength * factor) * cover
+            under += np.float32(strength * between(amounts.stripe_factor, share)) * cover
 
 
 def displace(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
@@ -113,13 +113,13 @@ def wobble(references: np.ndarray, amounts: Nuisances, severity: float, generato
 def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
     """Give each channel its own gain, offset and slow illumination, a sum of a wave along y and a slope across x."""
     count, height, width = image.shape
-    gain, offset, slope = generator.uniform(-1, 1, (3, count, 1)) * severity
-    periods, phase = generator.uniform(*amounts.illumination_periods, (count, 1)), generator.random((count, 1))
-    wave = np.sin(2 * np.pi * (np.arange(height) / height * periods + phase)) * severity
-    rows = amounts.offset * offset + amounts.illumination / 2 * wave
-    columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
-    rows, columns = rows.astype(np.float32)[:, :, None], columns.astype(np.float32)
-    for plane, factor, along_y, along_x in zip(image, (1 + amounts.gain * gain[:, 0]).tolist(), rows, columns):
+    gain, offset, slope, periods, phase = generator.random((5, count, 1))
+    angles = 2 * np.pi * (between(amounts.illumination_periods, periods) / height * np.arange(height) + phase)
+    half = amounts.illumination / 2 * severity
+    rows = (amounts.offset * severity * (2 * offset - 1) + half * np.sin(angles)).astype(np.float32)[:, :, None]
+    columns = (half * (2 * slope - 1) * (np.arange(width) * (2 / (width - 1)) - 1)).astype(np.float32)
+    gains = 1 + amounts.gain * severity * (2 * gain[:, 0] - 1)
+    for plane, factor, along_y, along_x in zip(image, gains.tolist(), rows, columns):
         cv2.scaleAdd(plane, factor, along_y + along_x, plane)
 
 
@@ -143,23 +143,25 @@ def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
     return MAD_TO_SIGMA / DIFFERENCE_GAIN * float(np.partition(steps, middle)[middle])
 
 
-def _draw_stripe(
-    size: tuple[int, int], amounts: Nuisances, generator: np.random.Generator
-) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Which part of a patch (h, w) a random stripe may cover, and how much of each pixel there, float32 0-1."""
-    is_straight, is_whole = generator.random(2) < (amounts.stripe_straight, amounts.stripe_whole)
-    angle = np.pi / 2 * generator.integers(2) if is_straight else generator.uniform(0, np.pi)
-    across = float(np.sin(angle)), float(np.cos(angle))  # (y, x)
-    middle = generator.uniform(0, size).tolist()
-    half_width = generator.uniform(*amounts.stripe_width) / 2
-    half_length = sum(size) if is_whole else generator.uniform(*amounts.stripe_length) / 2
-    reach = [abs(one) * half_width + abs(other) * half_length + 1 for one, other in zip(across, across[::-1])]
+def _draw_stripe(size: tuple[int, int], amounts: Nuisances, chances: list[float]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Which part of a patch (h, w) a stripe may cover, and how much of each pixel there, float32 0-1, from seven numbers 0-1."""
+    straight, whole, turn, width, length, *middle = chances
+    is_straight = straight < amounts.stripe_straight
+    angle = np.pi / 2 * (turn < 0.5) if is_straight else np.pi * turn
+    along_y, along_x = math.sin(angle), math.cos(angle)
+    half_width = between(amounts.stripe_width, width) / 2
+    half_length = sum(size) if whole < amounts.stripe_whole else between(amounts.stripe_length, length) / 2
+    middle = [share * side for share, side in zip(middle, size)]
+    reach = [abs(one) * half_length + abs(other) * half_width + 1 for one, other in ((along_y, along_x), (along_x, along_y))]
     place = tuple(slice(max(int(at - away), 0), int(max(at + away, 0)) + 1) for at, away in zip(middle, reach))
-    y, x = (np.arange(length, dtype=np.float32)[part] - at for length, part, at in zip(size, place, middle))
-    off_axis = np.abs(np.float32(across[0]) * y[:, None] + np.float32(across[1]) * x)
-    off_middle = np.abs(np.float32(across[1]) * y[:, None] - np.float32(across[0]) * x)
-    cover = np.minimum(np.float32(half_width + 0.5) - off_axis, np.float32(half_length + 0.5) - off_middle)
-    return place, np.clip(cover, 0, 1)
+    y, x = (np.arange(side, dtype=np.float32)[part] - at for side, part, at in zip(size, place, middle))
+    y = y[:, None]
+    if is_straight:
+        off_middle, off_axis = (y, x) if turn < 0.5 else (x, y)
+    else:
+        off_middle, off_axis = along_y * y + along_x * x, along_x * y - along_y * x
+    cover = np.minimum(half_width + 0.5 - np.abs(off_axis), half_length + 0.5 - np.abs(off_middle))
+    return place, np.minimum(np.maximum(cover, 0), 1)  # np.clip takes longer
 
 
 @lru_cache(maxsize=4)
@@ -177,6 +179,11 @@ def _bank(longest: int) -> np.ndarray:
     bank = np.concatenate([normals, normals[:longest]])
     bank.flags.writeable = False
     return bank
+
+
+def between(bounds: tuple[float, float], share: float | np.ndarray) -> float | np.ndarray:
+    """What lies at a share, 0-1, of the way from one bound to the other."""
+    return bounds[0] + share * (bounds[1] - bounds[0])
 
 
 def _cubic_kernel(shift: float) -> np.ndarray:

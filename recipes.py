@@ -27,7 +27,7 @@ from gaussian import (
     paint_defects,
     point_profiles,
 )
-from nuisances import Nuisances, disturb, measure_noise, shuffle_channels
+from nuisances import Nuisances, between, disturb, measure_noise, shuffle_channels
 
 Synthesis = Callable[[np.ndarray, np.ndarray, np.random.Generator], None]
 
@@ -173,8 +173,9 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
     centers = [point.centers[channel] for point, channel in shown]
     sigmas, flat = [point.sigma for point, _ in shown], [point.is_flat for point, _ in shown]
     profiles = point_profiles(centers, sigmas, flat, mask) if shown else []
+    planes = list(image)
     for (point, channel), (place, profile) in zip(shown, profiles):
-        under = image[channel, *place]  # not image[...] +=, which copies it back onto itself
+        under = planes[channel][place]  # not planes[channel][place] +=, which copies it back onto itself
         under += point.amplitudes[channel] * profile
     for (point, channel), (place, profile) in zip(shown, profiles):
         if point.presence != TARGET_ONLY or channel != TARGET:
@@ -237,16 +238,12 @@ def _spread(chances: list[float], amounts: Points) -> tuple[tuple[int, ...], lis
         factors = [1.0, 0.0, 0.0]
         if leaks < amounts.leak_share:
             for channel in ((REF1,), (REF2,), (REF1, REF2))[int(3 * where)]:
-                factors[channel] = _between(amounts.leak, shares[0])
+                factors[channel] = between(amounts.leak, shares[0])
         return TARGET_ONLY, factors
     presence = BACKGROUND_PRESENCES[int(len(BACKGROUND_PRESENCES) * where)]
-    factors = [_between(amounts.shared_factor, share) if channel in presence else 0.0 for channel, share in enumerate(shares)]
+    factors = [between(amounts.shared_factor, share) if channel in presence else 0.0 for channel, share in enumerate(shares)]
     least = amounts.shared_least * factors[TARGET]
     return presence, [max(factor, least) if channel in presence else 0.0 for channel, factor in enumerate(factors)]
-
-
-def _between(bounds: tuple[float, float], share: float) -> float:
-    return bounds[0] + share * (bounds[1] - bounds[0])
 
 
 def _log_between(bounds: tuple[float, float], share: np.ndarray) -> np.ndarray:

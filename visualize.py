@@ -67,7 +67,8 @@ def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
     figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
     axes = figure.subplots(1, 3 if figures else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
-    axes[0].set(title="training loss (its gamma changes)", yscale="log")
+    changes = " (its gamma changes)" if len({entry["gamma"] for entry in history}) > 1 else ""
+    axes[0].set(title=f"training loss{changes}", yscale="log")
     axes[1].plot(epochs, [entry["gamma"] for entry in history], marker=".", label="gamma")
     rate = axes[1].twinx()
     rate.plot(epochs, [entry["lr"] for entry in history], color="tab:orange", marker=".", label="learning rate (right)")
