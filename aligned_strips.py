@@ -8,6 +8,8 @@ import torch
 from tqdm import tqdm
 
 import alignment
+import filters
+import moving
 from checkpoint import file_hash
 from dataloader import load_image
 from dataset_folder import StripFile
@@ -25,7 +27,8 @@ def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder:
     read or the file system refuses.
     """
     aligner = StripAligner(mode, device)
-    how = f"--align {mode} of {file_hash(Path(alignment.__file__))}, input_max {input_max:g}"
+    code = " ".join(file_hash(Path(room.__file__))[:16] for room in (alignment, moving, filters))
+    how = f"--align {mode} of {code}, input_max {input_max:g}"
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
     known = GoodFiles(folder / KNOWN)

@@ -10,23 +10,19 @@ difference, so that noise moves no estimate.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from filters import block_means, blur, convolve, cut, enlarge, gaussian_window, gradients, halve, sizes, under_window
+from moving import LARGEST_SHIFT, Movable, fill_beyond_edges, move, widen
+
 MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
 MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")  # of each reference: pixels, pixels, pixels, 1, share of the range
 
-LARGEST_SHIFT = 3.0  # pixels in y and in x: as far as a reference is moved
-LOBES = 3  # of the Lanczos kernel that shifts images: with less, a pattern of four pixels is misplaced by up to 0.1 px
 GAINS = (0.25, 4.0)  # smallest and largest of a reference
-
-HALVING = (1, 5, 10, 10, 5, 1)  # binomial weights: with fewer, what aliases moves an estimate by up to 0.1 px
 ALIASED = (1, 2, 1)  # taken off the coarsest image: what it shows of lines 5 to 8 pixels apart moves the other way
-# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart would be twice too long.
-DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
 
 COLUMN = 160  # pixels: an image has one column for each so many, rounded, and at least one
 NEIGHBOURS = (0.5, 1.0, 0.5)  # how much the columns to the left and right count with one
@@ -38,12 +34,9 @@ BACKGROUND = 9  # pixels of the smaller images: what is slower is illumination
 LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
 GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
-OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
-MOVED_ROWS = (8, 4)  # what is moved at once: the first of which an image's height is a multiple, else the first
-ENLARGED_ROWS = 4  # what is enlarged at once
 
-BLOCK = 4  # pixels along each side: gain and offset are found from means of blocks,
-MATCH_SIGMA = 20.0  # pixels: weighted by this Gaussian; with 9, a defect of 12 pixels loses a third of its contrast
+# Gain and offset are found from means of blocks. With a window of 9, a defect of 12 pixels would lose a third of its contrast.
+MATCH_SIGMA = 20.0  # pixels: of the Gaussian that weights them
 STEADY = 8 / 255  # contrast (a share of the range) below which the gain is rather that of the whole strip
 TINY = 1e-7  # of squared shares of the range: less than rounding to 8 bits leaves
 
@@ -205,126 +198,6 @@ class Pair:
         return torch.where(is_worse[..., None], 0.0, shift), torch.where(is_worse, stay, moved)
 
 
-class Movable:
-    """Images (B, C, H, W), to be taken from where shifts of at most `limit` pixels have moved them. The border's pixels go on.
-
-    Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x. No pixel is
-    looked up by where it was moved from, so any opset and device can do it fast. In an image of one column all pixels of a row are
-    moved alike: there the weights of a block of pixels are a matrix, by which a frame, the block and what may be moved into it, is
-    multiplied. Frames are cut once where the images are moved `often`; else along x only after y, which is then of half as many
-    pixels. In a wider image it is a sum over all shifts by whole pixels, in many more steps.
-    """
-
-    def __init__(self, images: torch.Tensor, limit: float, columns: int, often: bool = True):
-        self.images, self.columns, self.often = images, columns, often
-        self.channels, (self.height, self.width) = int(images.shape[1]), sizes(images)
-        self.reach = math.ceil(limit) + LOBES - 1
-        if columns == 1:
-            self._cut_frames()
-
-    def moved(self, shift: torch.Tensor) -> torch.Tensor:
-        """By a shift (B, C, 2, H or 1, columns or 1), (y, x) in pixels."""
-        return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
-
-    def _cut_frames(self) -> None:
-        reach = self.reach
-        self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
-        self.frames = cut_down(cut_across(self.images, reach) if self.often else self.images, self.rows, reach)
-        # where the pixels of a frame lie: along y beside each of the block's, along x, where fewer count, beside its first
-        taps = self.rows + 2 * reach
-        places = [[[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)] for axis in (1.0, 0.0)]
-        self.places = self.images.new_tensor(places)[:, None]
-        # a pixel's weights along x, for each of the block's pixels one place further on
-        spread = [[float(place - pixel == tap) for place in range(4 * reach) for pixel in range(2 * reach)] for tap in range(taps)]
-        self.spread = self.images.new_tensor(spread)
-
-    def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
-        channels, rows, reach, (down, taps) = self.channels, self.rows, self.reach, map(int, self.frames.shape[2:4])
-        if shift.shape[3] == 1:
-            shift = shift.expand(-1, -1, -1, self.height, -1)
-        if self.height % rows:
-            known = [min(row, self.height - 1) for row in range(down * rows)]
-            shift = shift.index_select(3, torch.tensor(known, device=shift.device))
-        weights = lanczos_weights(self.places - shift.reshape(-1, channels, 2, down, rows, 1), dim=5)
-        along_y, along_x = weights.split(1, dim=2)
-        images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
-        images = images.reshape(-1, channels, down * rows, int(self.frames.shape[4]))
-        images = images if self.often else cut_across(images, reach)
-        across = int(images.shape[3]) // (4 * reach)
-        along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
-        along_x = along_x.reshape(-1, channels, down * rows, 4 * reach, 2 * reach)
-        images = images.reshape(-1, channels, down * rows, across, 4 * reach) @ along_x
-        return cut(images.reshape(-1, channels, down * rows, across * 2 * reach), self.height, self.width)
-
-    def _tap_by_tap(self, shift: torch.Tensor) -> torch.Tensor:
-        reach, images = self.reach, self.images
-        shift = widen(shift, self.width)
-        places = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
-        weights = lanczos_weights(places[:, None, None] - shift[:, :, :, None], dim=3)
-        along_y, along_x = (weights[:, :, axis].unbind(dim=2) for axis in (0, 1))
-        padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
-        images = sum(weight * padded[:, :, tap : tap + self.height] for tap, weight in enumerate(along_y))
-        padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
-        return sum(weight * padded[..., tap : tap + self.width] for tap, weight in enumerate(along_x))
-
-
-def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
-    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y or x, moved them."""
-    return Movable(images, limit, int(shift.shape[4]), often=False).moved(shift)
-
-
-def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
-    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C, H, blocks * 4 * reach).
-
-    A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
-    """
-    channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
-    across = math.ceil(width / block)
-    images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
-    halves = [images[..., start : start + across * block] for start in (0, block)]
-    frames = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4)
-    return frames.reshape(-1, channels, height, across * 2 * block)
-
-
-def cut_down(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
-    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks, rows + 2 * reach, W)."""
-    channels, (height, width) = int(images.shape[1]), sizes(images)
-    down = math.ceil(height / rows)
-    places = [start + row - reach for start in range(0, down * rows, rows) for row in range(rows + 2 * reach)]
-    places = torch.tensor([min(max(place, 0), height - 1) for place in places], device=images.device)
-    return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
-
-
-def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
-    """Weights of pixels that lie `distances` pixels away: along `dim`, their sum is 1.
-
-    Lanczos with three lobes, sin(3a) / 3a * sin(a) / a for a = pi / 3 * distance, with one sine for two: sin(3a) is
-    sin(a) * (3 - 4 * sin(a)^2). Factors that all weights have are left out.
-    """
-    angle = (math.pi / LOBES * distances).abs().clamp(1e-4, math.pi)  # sin(a) / a is 1 at the least, and 0 at the most
-    sine = torch.sin(angle)
-    square = sine * sine
-    weights = square * (0.75 - square) / (angle * angle)
-    return weights / weights.sum(dim=dim, keepdim=True)
-
-
-def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the strip, Target where both do.
-
-    One after the other, each (B, 1, H, W).
-    """
-    height, width = sizes(moved)
-    down, across = widen(shift, width).unbind(dim=2)
-    rows, columns = (torch.arange(length, device=moved.device) - (length - 1) / 2 for length in (height, width))  # from the middle
-    limits = [(length - 1) / 2 + OUTSIDE for length in (height, width)]
-    across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * width, across)  # a row beyond: all of its pixels
-    is_beyond = (columns + across).abs() > limits[1]
-    (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
-    filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)
-    filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, ref1), ref2)
-    return filled1, filled2
-
-
 def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two planes (B, 2, H, W) each: gain * reference + offset is nearest to Target in a window around every pixel.
 
@@ -345,85 +218,6 @@ def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[tor
     return enlarge(torch.cat([gain, offset], dim=1), *sizes(target)).split(2, dim=1)
 
 
-def block_means(planes: torch.Tensor) -> torch.Tensor:
-    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's pixels go on."""
-    height, width = sizes(planes)
-    if height % BLOCK or width % BLOCK:
-        planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
-    return functional.avg_pool2d(planes, BLOCK)
-
-
-def under_window(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
-
-    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
-    """
-    reach = math.ceil(3 * sigma / BLOCK)
-    window = gaussian_window(sigma / BLOCK, reach)
-    planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)  # one more: how much of the window lies within
-    planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
-    return planes[:, :-1] / planes[:, -1:]
-
-
-def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation. The border's pixels go on.
-
-    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
-    """
-    channels, frames = int(planes.shape[1]), cut_down(cut_across(planes, reach=1), ENLARGED_ROWS, reach=1)
-    down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
-    along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
-    planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T
-    return cut(planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK), height, width)
-
-
-def linear_weights(length: int) -> list[list[float]]:
-    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of BLOCK times as many."""
-    places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
-    return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
-
-
-def halve(images: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
-    height, width = sizes(images)
-    side = len(HALVING) // 2 - 1
-    images = functional.pad(images, (side, side + width % 2, side, side + height % 2), mode="replicate")
-    window = shares(HALVING)
-    return convolve(convolve(images, window, 2, stride=2), window, 3, stride=2)
-
-
-def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
-    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1. The border's pixels go on."""
-    images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
-    return convolve(convolve(images, shares(window), 2), shares(window), 3)
-
-
-def shares(window: Sequence[float]) -> list[float]:
-    """A window whose sum is 1."""
-    return [weight / sum(window) for weight in window]
-
-
-def convolve(images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0) -> torch.Tensor:
-    """Each channel of (B, C, H, W) with a window along one axis, 2 or 3.
-
-    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times the time.
-    """
-    channels, is_down = int(images.shape[1]), axis == 2
-    weights = images.new_tensor([[[[weight] for weight in window] if is_down else [list(window)]]] * channels)
-    stride, padding = ((stride, 1), (padding, 0)) if is_down else ((1, stride), (0, padding))
-    return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
-
-
-def cut(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The upper left (..., height, width) of images: themselves where they are no larger."""
-    return images if sizes(images) == (height, width) else images[..., :height, :width]
-
-
-def sizes(images: torch.Tensor) -> tuple[int, int]:
-    """Height and width, as numbers: what is calculated from them is no part of an exported graph."""
-    return int(images.shape[-2]), int(images.shape[-1])
-
-
 def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
     """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of one width."""
     if columns == 1:
@@ -439,21 +233,6 @@ def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
     return sums if sums.shape[3] == 1 else convolve(sums, NEIGHBOURS, 3, padding=1)
 
 
-def widen(planes: torch.Tensor, width: int) -> torch.Tensor:
-    """(..., columns) to (..., width), linearly between the middles of columns; one column stays one, which stands for any width."""
-    columns = int(planes.shape[-1])
-    if columns == 1:
-        return planes
-    middles = torch.arange(columns, dtype=planes.dtype, device=planes.device)
-    places = (torch.arange(width, dtype=planes.dtype, device=planes.device) + 0.5) * (columns / width) - 0.5
-    return planes @ (1 - (places.clamp(0, columns - 1) - middles[:, None]).abs()).clamp(min=0)
-
-
-def gaussian_window(sigma: float, reach: int) -> list[float]:
-    """What `sigma` pixels weigh from -`reach` to `reach`, 1 in the middle."""
-    return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
-
-
 def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
     """(B, 2, 2, h, columns) to `height` rows: twice as many, or one less."""
     rows, columns = sizes(shift)
@@ -461,14 +240,6 @@ def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
         shift.reshape(-1, 4, rows, columns), scale_factor=(2.0, 1.0), mode="bilinear", align_corners=False
     )
     return cut(larger, height, columns).reshape(-1, 2, 2, height, columns)
-
-
-def gradients(images: torch.Tensor) -> torch.Tensor:
-    """Along y and along x, (B, C, 2, H, W), of (B, C, H, W)."""
-    reach = len(DERIVATIVE) // 2
-    along_y = convolve(functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2)
-    along_x = convolve(functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3)
-    return torch.stack([along_y, along_x], dim=2)
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ thresholded just the same.
 import torch
 from torch import nn
 
-from alignment import AligningDetector, blur, gaussian_window
+from alignment import AligningDetector
 from differences import consistent_difference, noise_around, outside_references
+from filters import blur, gaussian_window
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels

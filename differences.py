@@ -6,7 +6,7 @@ Strips are (B, 3, H, W), values 0-1; differences (B, 2, H, W): Target less Ref1 
 import torch
 from torch.nn import functional
 
-from alignment import block_means, enlarge, sizes, under_window
+from filters import block_means, enlarge, sizes, under_window
 
 NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect

@@ -206,6 +206,8 @@ SCORED_BY = (
     "benchmarks/quality_scores.py",
     "demo_strips.py",
     "alignment.py",
+    "moving.py",
+    "filters.py",
     "classical.py",
     "differences.py",
     "detections.py",

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from alignment import BLOCK, GAINS, LARGEST_SHIFT, MEASURES, MODES, Alignment, Movable, enlarge, move, register
+from alignment import GAINS, MEASURES, MODES, Alignment, register
 from classical import RegisteredDifference
 from demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
+from filters import BLOCK, enlarge
 from gaussian import paint_point
+from moving import LARGEST_SHIFT, Movable, move
 from onnx_graph import write_graph
 from tests.conftest import SMALL_SIZE
 

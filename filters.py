@@ -1,0 +1,130 @@
+"""Filters of planes (B, C, H, W) for whatever looks at whole strips: to smooth, shrink, enlarge and differentiate them.
+
+All are products and convolutions that any opset and device can do fast, and the same in PyTorch and in the ONNX graph.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+HALVING = (1, 5, 10, 10, 5, 1)  # binomial weights: with fewer, what aliases moves an estimate of a shift by up to 0.1 px
+# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart would be twice too long.
+DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
+BLOCK = 4  # pixels along each side of a block, whose mean stands for it
+ENLARGED_ROWS = 4  # what is enlarged at once
+
+
+def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
+    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1. The border's pixels go on."""
+    images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
+    return convolve(convolve(images, shares(window), 2), shares(window), 3)
+
+
+def halve(images: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
+    height, width = sizes(images)
+    side = len(HALVING) // 2 - 1
+    images = functional.pad(images, (side, side + width % 2, side, side + height % 2), mode="replicate")
+    window = shares(HALVING)
+    return convolve(convolve(images, window, 2, stride=2), window, 3, stride=2)
+
+
+def gradients(images: torch.Tensor) -> torch.Tensor:
+    """Along y and along x, (B, C, 2, H, W), of (B, C, H, W)."""
+    reach = len(DERIVATIVE) // 2
+    along_y = convolve(functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2)
+    along_x = convolve(functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3)
+    return torch.stack([along_y, along_x], dim=2)
+
+
+def gaussian_window(sigma: float, reach: int) -> list[float]:
+    """What `sigma` pixels weigh from -`reach` to `reach`, 1 in the middle."""
+    return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
+
+
+def shares(window: Sequence[float]) -> list[float]:
+    """A window whose sum is 1."""
+    return [weight / sum(window) for weight in window]
+
+
+def convolve(images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0) -> torch.Tensor:
+    """Each channel of (B, C, H, W) with a window along one axis, 2 or 3.
+
+    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times the time.
+    """
+    channels, is_down = int(images.shape[1]), axis == 2
+    weights = images.new_tensor([[[[weight] for weight in window] if is_down else [list(window)]]] * channels)
+    stride, padding = ((stride, 1), (padding, 0)) if is_down else ((1, stride), (0, padding))
+    return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
+
+
+def block_means(planes: torch.Tensor) -> torch.Tensor:
+    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's pixels go on."""
+    height, width = sizes(planes)
+    if height % BLOCK or width % BLOCK:
+        planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
+    return functional.avg_pool2d(planes, BLOCK)
+
+
+def under_window(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
+
+    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
+    """
+    reach = math.ceil(3 * sigma / BLOCK)
+    window = gaussian_window(sigma / BLOCK, reach)
+    planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)  # one more: how much of the window lies within
+    planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
+    return planes[:, :-1] / planes[:, -1:]
+
+
+def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation. The border's pixels go on.
+
+    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
+    """
+    channels, frames = int(planes.shape[1]), cut_down(cut_across(planes, reach=1), ENLARGED_ROWS, reach=1)
+    down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
+    along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
+    planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T
+    return cut(planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK), height, width)
+
+
+def linear_weights(length: int) -> list[list[float]]:
+    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of BLOCK times as many."""
+    places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
+    return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
+
+
+def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
+    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C, H, blocks * 4 * reach).
+
+    A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
+    """
+    channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
+    across = math.ceil(width / block)
+    images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
+    halves = [images[..., start : start + across * block] for start in (0, block)]
+    frames = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4)
+    return frames.reshape(-1, channels, height, across * 2 * block)
+
+
+def cut_down(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
+    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks, rows + 2 * reach, W)."""
+    channels, (height, width) = int(images.shape[1]), sizes(images)
+    down = math.ceil(height / rows)
+    places = [start + row - reach for start in range(0, down * rows, rows) for row in range(rows + 2 * reach)]
+    places = torch.tensor([min(max(place, 0), height - 1) for place in places], device=images.device)
+    return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
+
+
+def cut(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The upper left (..., height, width) of images: themselves where they are no larger."""
+    return images if sizes(images) == (height, width) else images[..., :height, :width]
+
+
+def sizes(images: torch.Tensor) -> tuple[int, int]:
+    """Height and width, as numbers: what is calculated from them is no part of an exported graph."""
+    return int(images.shape[-2]), int(images.shape[-1])
