@@ -35,7 +35,7 @@ LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
 GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
 
-# Gain and offset are found from means of blocks. With a window of 9, a defect of 12 pixels would lose a third of its contrast.
+# Gain and offset are found from means of blocks. With a sigma of 9, a defect of 12 pixels would lose a third of its contrast.
 MATCH_SIGMA = 20.0  # pixels: of the Gaussian that weights them
 STEADY = 8 / 255  # contrast (a share of the range) below which the gain is rather that of the whole strip
 TINY = 1e-7  # of squared shares of the range: less than rounding to 8 bits leaves

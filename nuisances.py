@@ -72,12 +72,13 @@ def disturb(image: np.ndarray, amounts: Nuisances, generator: np.random.Generato
 
 def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
     """Bright or dark lines of the part, of another strength in each channel that has them."""
-    fewest, most = amounts.stripe_count
-    for which, where, sign, strength, *rest in generator.random((int(generator.integers(fewest, most + 1)), 14)).tolist():
+    count = generator.integers(amounts.stripe_count[0], amounts.stripe_count[1] + 1)
+    for chances in generator.random((count, 14)).tolist():
+        which, where, sign, strength = chances[:4]
         channels = WITH_BOTH if which < amounts.stripe_everywhere else STRIPE_PRESENCES[int(len(STRIPE_PRESENCES) * where)]
         strength = between(amounts.stripe_strength, strength) * (1 if sign < 0.5 else -1)
-        place, cover = _draw_stripe(image.shape[1:], amounts, rest[3:])
-        for channel, share in zip(channels, rest):
+        place, cover = _draw_stripe(image.shape[1:], amounts, chances[7:])
+        for channel, share in zip(channels, chances[4:7]):
             under = image[channel, *place]
             under += np.float32(strength * between(amounts.stripe_factor, share)) * cover
 
@@ -113,13 +114,13 @@ def wobble(references: np.ndarray, amounts: Nuisances, severity: float, generato
 def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
     """Give each channel its own gain, offset and slow illumination, a sum of a wave along y and a slope across x."""
     count, height, width = image.shape
-    gain, offset, slope, periods, phase = generator.random((5, count, 1))
+    gain, offset, slope = generator.uniform(-1, 1, (3, count, 1)) * severity
+    periods, phase = generator.random((2, count, 1))
     angles = 2 * np.pi * (between(amounts.illumination_periods, periods) / height * np.arange(height) + phase)
-    half = amounts.illumination / 2 * severity
-    rows = (amounts.offset * severity * (2 * offset - 1) + half * np.sin(angles)).astype(np.float32)[:, :, None]
-    columns = (half * (2 * slope - 1) * (np.arange(width) * (2 / (width - 1)) - 1)).astype(np.float32)
-    gains = 1 + amounts.gain * severity * (2 * gain[:, 0] - 1)
-    for plane, factor, along_y, along_x in zip(image, gains.tolist(), rows, columns):
+    rows = amounts.offset * offset + amounts.illumination / 2 * severity * np.sin(angles)
+    columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
+    rows, columns = rows.astype(np.float32)[:, :, None], columns.astype(np.float32)
+    for plane, factor, along_y, along_x in zip(image, (1 + amounts.gain * gain[:, 0]).tolist(), rows, columns):
         cv2.scaleAdd(plane, factor, along_y + along_x, plane)
 
 
@@ -146,8 +147,7 @@ def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
 def _draw_stripe(size: tuple[int, int], amounts: Nuisances, chances: list[float]) -> tuple[tuple[slice, slice], np.ndarray]:
     """Which part of a patch (h, w) a stripe may cover, and how much of each pixel there, float32 0-1, from seven numbers 0-1."""
     straight, whole, turn, width, length, *middle = chances
-    is_straight = straight < amounts.stripe_straight
-    angle = np.pi / 2 * (turn < 0.5) if is_straight else np.pi * turn
+    angle = math.pi / 2 * (turn < 0.5) if straight < amounts.stripe_straight else math.pi * turn
     along_y, along_x = math.sin(angle), math.cos(angle)
     half_width = between(amounts.stripe_width, width) / 2
     half_length = sum(size) if whole < amounts.stripe_whole else between(amounts.stripe_length, length) / 2
@@ -155,13 +155,9 @@ def _draw_stripe(size: tuple[int, int], amounts: Nuisances, chances: list[float]
     reach = [abs(one) * half_length + abs(other) * half_width + 1 for one, other in ((along_y, along_x), (along_x, along_y))]
     place = tuple(slice(max(int(at - away), 0), int(max(at + away, 0)) + 1) for at, away in zip(middle, reach))
     y, x = (np.arange(side, dtype=np.float32)[part] - at for side, part, at in zip(size, place, middle))
-    y = y[:, None]
-    if is_straight:
-        off_middle, off_axis = (y, x) if turn < 0.5 else (x, y)
-    else:
-        off_middle, off_axis = along_y * y + along_x * x, along_x * y - along_y * x
+    off_middle, off_axis = along_y * y[:, None] + along_x * x, along_x * y[:, None] - along_y * x
     cover = np.minimum(half_width + 0.5 - np.abs(off_axis), half_length + 0.5 - np.abs(off_middle))
-    return place, np.minimum(np.maximum(cover, 0), 1)  # np.clip takes longer
+    return place, np.clip(cover, 0, 1)
 
 
 @lru_cache(maxsize=4)

@@ -173,9 +173,8 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
     centers = [point.centers[channel] for point, channel in shown]
     sigmas, flat = [point.sigma for point, _ in shown], [point.is_flat for point, _ in shown]
     profiles = point_profiles(centers, sigmas, flat, mask) if shown else []
-    planes = list(image)
     for (point, channel), (place, profile) in zip(shown, profiles):
-        under = planes[channel][place]  # not planes[channel][place] +=, which copies it back onto itself
+        under = image[channel, *place]  # not image[...] +=, which copies it back onto itself
         under += point.amplitudes[channel] * profile
     for (point, channel), (place, profile) in zip(shown, profiles):
         if point.presence != TARGET_ONLY or channel != TARGET:
