@@ -7,9 +7,6 @@ import tifffile
 import torch
 from tqdm import tqdm
 
-import alignment
-import filters
-import moving
 from checkpoint import file_hash
 from dataloader import load_image
 from dataset_folder import StripFile
@@ -18,6 +15,7 @@ from inspection import GoodFiles
 from predictors import StripAligner
 
 KNOWN = ".aligned_strips.json"
+ALIGNED_BY = ("alignment.py", "moving.py", "filters.py")  # the rooms that decide what an aligned strip is
 
 
 def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device) -> list[Path]:
@@ -27,7 +25,7 @@ def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder:
     read or the file system refuses.
     """
     aligner = StripAligner(mode, device)
-    code = " ".join(file_hash(Path(room.__file__))[:16] for room in (alignment, moving, filters))
+    code = file_hash(*(Path(__file__).with_name(room) for room in ALIGNED_BY))
     how = f"--align {mode} of {code}, input_max {input_max:g}"
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)

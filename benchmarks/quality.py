@@ -13,7 +13,6 @@ shows what is there. Figures are recalls at so many false alarms per strip, with
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, s
 from suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
 from trainings import INTERRUPTED, ROOT, demo_strips, train
 
+from aligned_strips import ALIGNED_BY
 from checkpoint import build_network, file_hash, load_checkpoint
 from classical import METHODS, classical_detector, name_of, sigma_of
 from files import replace_file
@@ -205,16 +205,14 @@ SCORED_BY = (
     "benchmarks/suite.py",
     "benchmarks/quality_scores.py",
     "demo_strips.py",
-    "alignment.py",
-    "moving.py",
-    "filters.py",
+    *ALIGNED_BY,
     "classical.py",
     "differences.py",
     "detections.py",
     "matching.py",
     "tiling.py",
 )
-CODE = hashlib.sha256("".join(file_hash(ROOT / name) for name in SCORED_BY).encode()).hexdigest()[:8]
+CODE = file_hash(*(ROOT / name for name in SCORED_BY))[:8]
 
 if __name__ == "__main__":
     sys.exit(main())

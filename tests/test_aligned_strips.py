@@ -1,4 +1,5 @@
 import argparse
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from aligned_strips import aligned_copies
+from aligned_strips import ALIGNED_BY, aligned_copies
 from checkpoint import load_checkpoint
 from dataloader import load_image
 from dataset_folder import list_strips
@@ -17,7 +18,7 @@ from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
 from predictors import StripAligner, TorchPredictor
 from run_folder import ALIGNED_SUFFIX
-from tests.conftest import RUN, SMALL_SIZE, arguments_for, run
+from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run
 from trainer import parse_args, prepare
 from training_data import Dataset, training_patches
 
@@ -47,6 +48,17 @@ def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_pat
     assert second.keys() == first.keys() and sum(second[name] != first[name] for name in first) == 1
     aligned_copies(strips, "shift", 255, tmp_path / "copies", CPU)
     assert all(second[name] != changed for name, changed in times(tmp_path / "copies").items())
+
+
+def test_copies_belong_to_all_the_code_that_makes_them():
+    rooms, reached = {path.name for path in ROOT.glob("*.py")}, set()
+    waiting = {"alignment.py"}
+    while waiting:
+        room = waiting.pop()
+        reached.add(room)
+        imported = re.findall(r"^(?:from|import) (\w+)", (ROOT / room).read_text(), flags=re.MULTILINE)
+        waiting |= rooms.intersection(f"{name}.py" for name in imported) - reached
+    assert reached == set(ALIGNED_BY)
 
 
 def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):
