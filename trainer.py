@@ -41,6 +41,7 @@ from dataloader import DEFAULT_INPUT_MAX
 from dataset_folder import StripFile
 from distributed import Processes, join_processes
 from evaluation import Rules
+from failures import explained_failures
 from model import ARCHITECTURES
 from predictors import TorchPredictor
 from recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
@@ -51,7 +52,7 @@ from scoring import REPORT, Detector, describe, evaluate_with_rivals, threshold_
 from teacher import check_teacher, require_not_of_run
 from thresholds import DEFAULT_RATE, Threshold
 from tiling import PATCH_SIZES
-from training import Training, explained_failures, selection_metric, settings_of
+from training import Training, selection_metric, settings_of
 from training_data import Dataset, find_dataset
 
 Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]

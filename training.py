@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from errors import HeldSignal, Stopped, UserError, hold_signals, one_line
+from errors import HeldSignal, Stopped, hold_signals
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,6 @@ from training_data import Batch, Dataset, TrainingLoader, painted_samples, train
 STEPS_PER_READING = 20  # the loss stays on the device in between
 VALID = "valid_"  # prefix of the validation figures in a run's history
 NOT_SETTINGS = ("resume", "overwrite", "given")  # how a run is started, not what it is
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in the words of torch
-COMPILERS = ("torch._inductor", "torch._dynamo")
-LOST_WORKER = ("exited unexpectedly", "is killed by signal")
 
 
 class Training:
@@ -360,28 +357,6 @@ class Training:
         """What the network says of the sample patches: (N, h, w), probabilities 0-1."""
         images = np.stack([sample["three_channel_input"] for sample in self.samples])
         return SegmentationNetworkONNX(self.network).eval()(torch.from_numpy(images).to(self.device))[:, 0].cpu().numpy()
-
-
-@contextmanager
-def explained_failures(batch_size: int) -> Iterator[None]:
-    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile fails, into a `UserError`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-            raise UserError(
-                f"out of memory with --bs {batch_size}: expected a smaller one (--accumulate keeps the batch of a step as large), "
-                f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
-            ) from None
-        if any(words in text for words in LOST_WORKER):
-            raise UserError(
-                f"a loader process ended ({one_line(error, 120)}): expected more memory or fewer --num_workers; --resume goes on"
-            ) from None
-        if type(error).__module__.startswith(COMPILERS):
-            reason = next(line for line in text.splitlines() if line.strip())
-            raise UserError(f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler") from None
-        raise
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
