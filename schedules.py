@@ -8,6 +8,7 @@ WARM_UP = 0.1  # of a run: one_cycle rises from a 25th of the learning rate
 WARM_UP_START = 0.04
 LEARNING_RATE_DROPS = (0.8, 0.9)  # of the epochs: from there on the learning rate is multiplied by
 LEARNING_RATE_FACTOR = 0.2
+SETTLED = 0.75  # of the epochs of one_cycle: afterwards the learning rate is below a fifth of its largest
 
 
 def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = "cosine") -> float:
@@ -46,3 +47,11 @@ def learning_rate_at(progress: float, epochs: int, start: float, schedule: str =
     if share < WARM_UP:
         return start * (WARM_UP_START + (1 - WARM_UP_START) * share / WARM_UP)
     return start * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def is_settled(epoch: int, epochs: int, schedule: str) -> bool:
+    """Whether the weights after epoch `epoch`, counted from 1, may be taken for a run's best: with `one_cycle` in its last quarter.
+
+    What it is for, good weights from a falling learning rate, is not there before, whatever easy validation strips say.
+    """
+    return schedule != "one_cycle" or epoch > SETTLED * epochs

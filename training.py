@@ -28,7 +28,7 @@ from metrics import HEADLINES
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from predictors import TorchPredictor
 from run_folder import NOT_FINITE_SUFFIX, History, RunFolder
-from schedules import gamma_at, learning_rate_at
+from schedules import gamma_at, is_settled, learning_rate_at
 from teacher import describe_teacher, load_teacher
 from training_data import Batch, Dataset, TrainingLoader, painted_samples, training_patches
 
@@ -100,14 +100,22 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, with the highest figure so far; where there is no figure, the last one."""
+        """The epoch, counted from 1, with the highest figure so far, of those that are settled as soon as one is.
+
+        Where there is no figure, the last one.
+        """
         measured = [entry for entry in self.history if self.metric and entry.get(self.metric) is not None]
-        return max(measured, key=lambda entry: entry[self.metric])["epoch"] if measured else self.epoch
+        best = max(measured, key=lambda entry: (self._is_settled(entry["epoch"]), entry[self.metric]), default=None)
+        return best["epoch"] if best else self.epoch
+
+    def _is_settled(self, epoch: int) -> bool:
+        return is_settled(epoch, self.arguments.epochs, self.arguments.lr_schedule)
 
     @property
     def is_finished(self) -> bool:
-        patience = self.arguments.patience
-        is_out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
+        """After all epochs, or when patience has run out; it does not begin to before an epoch is settled."""
+        patience, best_epoch = self.arguments.patience, self.best_epoch
+        is_out_of_patience = patience is not None and self._is_settled(best_epoch) and self.epoch - best_epoch >= patience
         return self.epoch >= self.arguments.epochs or is_out_of_patience
 
     def describe(self) -> str:
@@ -115,6 +123,7 @@ class Training:
         batch = settings.bs * settings.accumulate * count
         parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
         by = f"best checkpoint by {readable(self.metric)} on the validation strips" if self.metric else "the last epoch is the best"
+        by += "" if self._is_settled(1) or not self.metric else ", of the last quarter of the epochs"
         taught = f"{describe_teacher(self.teacher, settings.teacher)}; " if self.teacher else ""
         return (
             f"{self.dataset.describe()}; {len(self.patches)} patches per epoch\n"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from schedules import gamma_at, learning_rate_at
+from schedules import SETTLED, gamma_at, is_settled, learning_rate_at
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
@@ -48,3 +48,11 @@ def test_one_cycle_rises_for_a_tenth_and_then_falls_to_zero(epochs):
 def test_an_unknown_learning_rate_schedule_is_refused():
     with pytest.raises(ValueError, match="'cosine'"):
         learning_rate_at(0, 1, 1.0, "cosine")
+
+
+@pytest.mark.parametrize("epochs, settled", [(1, [1]), (2, [2]), (8, [7, 8]), (10, [8, 9, 10])])
+def test_the_last_quarter_of_one_cycle_is_settled_and_every_epoch_of_steps(epochs, settled):
+    numbers = range(1, epochs + 1)
+    assert [number for number in numbers if is_settled(number, epochs, "one_cycle")] == settled
+    assert all(is_settled(number, epochs, "steps") for number in numbers)
+    assert learning_rate_at(SETTLED * epochs, epochs, 1.0, "one_cycle") < 0.2

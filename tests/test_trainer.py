@@ -202,6 +202,18 @@ def test_patience_ends_a_run_early(dataset, tmp_path):
     assert len(values) < 30 and len(values) == 1 + values.index(max(values)) + 2
 
 
+@pytest.mark.parametrize("schedule, best", [("steps", [1, 2, 2, 2, 2, 2, 2, 2]), ("one_cycle", [1, 2, 2, 2, 2, 2, 7, 7])])
+def test_the_best_epoch_of_one_cycle_is_one_of_its_last_quarter(dataset, tmp_path, schedule, best):
+    training = training_for(dataset, tmp_path, "--lr_schedule", schedule, "--epochs", 8, "--patience", 3)
+    seen, finished = [], []
+    for epoch, figure in enumerate((0.9, 0.99, 0.5, 0.9, 0.6, 0.5, 0.8, 0.7), start=1):
+        training.history.append({"epoch": epoch, "valid_pixel_average_precision": figure})
+        seen.append(training.best_epoch)
+        finished.append(training.is_finished)
+    assert seen == best
+    assert finished.index(True) + 1 == (5 if schedule == "steps" else 8)
+
+
 def test_what_a_run_writes_down(finished):
     folder, _ = finished
     assert json.loads((folder / f"{RUN}_arguments.json").read_text())["num_defects_range"] == [3, 8]
