@@ -63,7 +63,8 @@ class Points:
     tries: int = 3  # to place a point so, before it is left out
     mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
     visible_change: float = 3.0  # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
-    visible_share: float = 0.5  # of its contrast that must be left after clipping, for the same reason
+    visible_share: float = 0.5  # of its contrast that must be left after clipping, for the same reason, or
+    clearly_visible: float = 20.0  # grey levels of it: they are seen through any noise, whatever the contrast was to be
 
 
 class SpreadPoint(NamedTuple):
@@ -189,7 +190,7 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
 def _is_visible(painted: float, added: float, amounts: Points) -> bool:
     """Whether clipping leaves enough of what was added to a pixel, whose grey level it is afterwards."""
     change = abs(_clip(painted) - _clip(painted - added))
-    return change >= max(amounts.visible_change, amounts.visible_share * abs(added))
+    return change >= max(amounts.visible_change, min(amounts.visible_share * abs(added), amounts.clearly_visible))
 
 
 def _clip(level: float) -> float:

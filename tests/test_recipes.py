@@ -145,7 +145,9 @@ def test_a_small_point_between_pixels_or_beyond_the_border_is_marked_by_its_near
     assert np.argwhere(mask).tolist() == [[0, 127]]
 
 
-@pytest.mark.parametrize("level, amplitude, is_marked", [(254, 60, False), (254, -60, True), (1, -60, False), (200, 100, True)])
+@pytest.mark.parametrize(
+    "level, amplitude, is_marked", [(254, 60, False), (254, -60, True), (1, -60, False), (200, 100, True), (60, -200, True)]
+)
 def test_what_saturation_hides_is_not_marked(level, amplitude, is_marked):
     assert paint_one(TARGET_ONLY, (amplitude, 0.0, 0.0), level)[1].any() == is_marked
     assert not paint_one(TARGET_ONLY, (2.9, 0.0, 0.0))[1].any()
