@@ -121,7 +121,7 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
             first = next(iter(weights))
             raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
         try:
-            network = NETWORKS[name](base_channels=weights["head.weight"].shape[1])
+            network = NETWORKS[name](base_channels=weights["head.weight"].shape[1] - NETWORKS[name].head_features)
             network.load_state_dict(weights)
         except (RuntimeError, IndexError) as error:
             raise UserError(f"found weights that do not fit {name} ({one_line(error)})") from None

@@ -3,15 +3,18 @@
 Strips are (B, 3, H, W), values 0-1; differences (B, 2, H, W): Target less Ref1 and Target less Ref2, each -1 to 1.
 """
 
+import math
+
 import torch
 from torch.nn import functional
 
-from filters import block_means, enlarge, sizes, under_window
+from filters import block_means, blur, enlarge, gaussian_window, sizes, under_window
 
 NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
 TOLERANCE = 3  # pixels along each side of a window in which a reference's edge may lie anywhere
 LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
+REACH = 4  # pixels on both sides of a filter's middle: five sigmas of the smaller, three of the larger one in use
 
 
 def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
@@ -28,6 +31,19 @@ def agreed_difference(consistent: torch.Tensor, differences: torch.Tensor) -> to
     """
     larger = torch.maximum(*differences.abs().split(1, dim=1))
     return consistent * consistent.abs() / (larger + QUIET)
+
+
+def evidence(differences: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, 1, H, W): how much speaks for a point of about `sigma` pixels, log(1 + z²) of the consistent difference z.
+
+    Each difference is smoothed by a Gaussian of that size first, the best filter for such a point in white noise, and z is in
+    units of the noise that it leaves. Half of z² is how much likelier a point of either sign makes what is seen (the generalized
+    likelihood ratio: Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998); the logarithm keeps what
+    is plain to see from drowning all else. `noise` is (B, 1, H, W), as of `noise_around`.
+    """
+    smooth = blur(differences, gaussian_window(sigma, REACH))
+    left = 1 / (2 * math.sqrt(math.pi) * sigma)  # of white noise, by such a Gaussian
+    return torch.log1p((consistent_difference(smooth) / (left * noise)) ** 2)
 
 
 def outside_references(strips: torch.Tensor) -> torch.Tensor:

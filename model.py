@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from alignment import AligningDetector
-from differences import agreed_difference, consistent_difference, noise_around, outside_references
+from differences import agreed_difference, consistent_difference, evidence, noise_around, outside_references
 from tiling import Tiling, WholeImage
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
 MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
-DIFFERENCE_FEATURES = 5  # planes that the difference network makes of three channels
+EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels: of the filters for points from one to four pixels across
+DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)  # planes that the difference network makes of three channels
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -75,16 +76,18 @@ class SegmentationNetwork(nn.Module):
     encoder_widths = (1, 2, 4, 8, 8, 8)  # times base_channels
     decoder_widths = (8, 4, 2, 1, 1)
     lower_convolution: Convolution = staticmethod(convolution)  # of every level but the first, which has the full resolution
+    head_features = 0  # how many of the last features the head reads besides what is decoded
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
         super().__init__()
+        self.base_channels = base_channels
         encoder = [base_channels * width for width in self.encoder_widths]
         decoder = [base_channels * width for width in self.decoder_widths]
         levels = [convolution, *[self.lower_convolution] * (len(encoder) - 1)]
         self.encoder = nn.ModuleList(map(double_convolution, [in_channels, *encoder[:-1]], encoder, levels))
         self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(map(DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder, levels[-2::-1]))
-        self.head = nn.Conv2d(decoder[-1], out_channels, kernel_size=3, padding=1)
+        self.head = nn.Conv2d(decoder[-1] + self.head_features, out_channels, kernel_size=3, padding=1)
 
     @property
     def multiple(self) -> int:
@@ -103,10 +106,12 @@ class SegmentationNetwork(nn.Module):
         levels = [self.encoder[0](features)]
         for block in self.encoder[1:]:
             levels.append(block(self.pool(levels[-1])))
-        features = levels.pop()
+        decoded = levels.pop()
         for stage in self.decoder:
-            features = stage(features, levels.pop())
-        return self.head(features)
+            decoded = stage(decoded, levels.pop())
+        if self.head_features:
+            decoded = torch.cat([decoded, features[:, -self.head_features :].to(decoded.dtype)], dim=1)
+        return self.head(decoded)
 
 
 class MobileSegmentationNetwork(SegmentationNetwork):
@@ -123,25 +128,27 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     """A UNet of four levels that is told what it is to find: same inputs and outputs, height and width multiples of 8.
 
     Its first layer reads Target, the consistent difference from both references, that in units of the noise around it, how far
-    Target is outside all that the references have within a pixel (an edge that lies a little differently hardly is), and the
-    difference to which both references agree. It never sees how Target differs from one reference alone: a network that does
-    takes strong points for defects that one reference shares. A defect of three pixels needs no more levels: at the fourth a
-    pixel sees 60 of the strip's.
+    Target is outside all that the references have within a pixel (an edge that lies a little differently hardly is), the
+    difference to which both references agree, and how much speaks for a point in noise, which its head reads once more: what a
+    filter can tell it need not learn. It never sees how Target differs from one reference alone: a network that does takes
+    strong points for defects that one reference shares. A defect of three pixels needs no more levels: at the fourth a pixel sees
+    60 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)
     decoder_widths = (4, 2, 1)
+    head_features = len(EVIDENCE_SIGMAS)
 
     def __init__(self, out_channels: int = 2, base_channels: int = 64):
         super().__init__(DIFFERENCE_FEATURES, out_channels, base_channels)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Five planes of three channels."""
+        """DIFFERENCE_FEATURES planes of three channels."""
         differences = images[:, :1] - images[:, 1:3]
-        consistent = consistent_difference(differences)
-        in_noise = consistent / noise_around(differences)
+        consistent, noise = consistent_difference(differences), noise_around(differences)
         strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(consistent, differences)], dim=1)
-        return torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, in_noise, strong], dim=1)
+        filtered = [evidence(differences, noise, sigma) for sigma in EVIDENCE_SIGMAS]
+        return torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise, strong, *filtered], dim=1)
 
 
 ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}

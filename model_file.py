@@ -83,7 +83,7 @@ def _detector(detector: AligningDetector) -> dict[str, str]:
     if isinstance(detector, ClassicalDetector):
         return {"network": type(detector).__name__, "gaussian": f"{detector.sigma:g}"}
     network = detector.patch_network.network
-    return {"network": type(network).__name__, "base_channels": str(network.head.in_channels)}
+    return {"network": type(network).__name__, "base_channels": str(network.base_channels)}
 
 
 def _pieces(detector: AligningDetector, image_size: tuple[int, int], patch: int) -> dict[str, str]:

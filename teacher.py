@@ -54,4 +54,4 @@ def load_teacher(path: Path, device: torch.device) -> SegmentationNetwork:
 
 def describe_teacher(teacher: SegmentationNetwork, path: Path) -> str:
     arch = next(name for name, network in ARCHITECTURES.items() if network is type(teacher))
-    return f"taught by {path} ({arch} with {teacher.head.in_channels} base channels)"
+    return f"taught by {path} ({arch} with {teacher.base_channels} base channels)"

@@ -1,12 +1,16 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from dataloader import to_unit_range
 from demo_strips import make_strip
+from differences import evidence
 from model import (
     ARCHITECTURES,
     DIFFERENCE_SCALE,
+    EVIDENCE_SIGMAS,
     DecoderStage,
     DifferenceSegmentationNetwork,
     SegmentationNetwork,
@@ -40,12 +44,13 @@ def test_the_difference_network_is_told_what_only_target_has():
     images = torch.rand(2, 3, 32, 32)
     images[0, 0, 10, 20], images[1, 0, 10, 20] = 1.5, -0.5
     network, seen = DifferenceSegmentationNetwork(base_channels=4).eval(), []
-    network.encoder[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for part in (network.encoder[0], network.head):
+        part.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     network(images)
-    (features,) = seen
+    features, read_by_head = seen
     first, second = (images[:, 0] - images[:, channel] for channel in (1, 2))
     expected = torch.where(first * second > 0, torch.sign(first) * torch.minimum(first.abs(), second.abs()), 0)
-    assert features.shape == (2, 5, 32, 32) and torch.equal(features[:, 0], images[:, 0])
+    assert features.shape == (2, 7, 32, 32) and torch.equal(features[:, 0], images[:, 0])
     assert torch.allclose(features[:, 1], DIFFERENCE_SCALE * expected) and (expected > 0).any() and (expected < 0).any()
     noise = torch.cat([first, second]).square().mean().sqrt()
     assert (features[:, 2] - expected / noise).abs().max() < 0.1 * features[:, 2].abs().max()
@@ -54,8 +59,24 @@ def test_the_difference_network_is_told_what_only_target_has():
     assert torch.allclose(features[:, 3, 10, 20], DIFFERENCE_SCALE * outside, atol=1e-6)
     agreed = expected * expected.abs() / (torch.maximum(first.abs(), second.abs()) + 1 / 255)
     assert torch.allclose(features[:, 4], DIFFERENCE_SCALE * agreed, atol=1e-6)
+    assert read_by_head.shape == (2, 6, 32, 32) and torch.equal(read_by_head[:, 4:], features[:, 5:]) and features[:, 5:].max() > 1
     weights = sum(parameter.numel() for parameter in DifferenceSegmentationNetwork(base_channels=16).parameters())
     assert 0.5e6 < weights < 0.6e6  # a third of the unet's
+
+
+@pytest.mark.parametrize("sigma", EVIDENCE_SIGMAS)
+def test_evidence_is_in_units_of_the_noise_that_its_filter_leaves(sigma):
+    noise = 5 / 255 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).expand(1, 2, -1, -1)
+    level = torch.full((1, 1, 256, 256), 5 / 255)
+    assert torch.expm1(evidence(noise, level, sigma)).mean().sqrt() == pytest.approx(1, abs=0.02)
+    y, x = torch.meshgrid(torch.arange(33), torch.arange(33), indexing="ij")
+    point = 15 / 255 * torch.exp(-((y - 16) ** 2 + (x - 16) ** 2) / (2 * sigma**2)).expand(1, 2, -1, -1)
+    expected = math.log1p((15 / 2 * 2 * math.sqrt(math.pi) * sigma / 5) ** 2)  # half of its height is left by a filter of its size
+    for sign in (1, -1):
+        seen = evidence(sign * point, level[..., :33, :33], sigma)[0, 0]
+        assert seen[16, 16] == seen.max() and float(seen.max()) == pytest.approx(expected, rel=0.02)
+    one_sided = torch.cat([point[:, :1], -point[:, 1:]], dim=1)
+    assert not evidence(one_sided, level[..., :33, :33], sigma).any()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values())
