@@ -37,9 +37,9 @@ def evidence(differences: torch.Tensor, noise: torch.Tensor, sigma: float) -> to
     """(B, 1, H, W): how much speaks for a point of about `sigma` pixels, log(1 + z²) of the consistent difference z.
 
     Each difference is smoothed by a Gaussian of that size first, the best filter for such a point in white noise, and z is in
-    units of the noise that it leaves. Half of z² is how much likelier a point of either sign makes what is seen (the generalized
-    likelihood ratio: Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998); the logarithm keeps what
-    is plain to see from drowning all else. `noise` is (B, 1, H, W), as of `noise_around`.
+    units of the noise that it leaves. Of one difference, half of z² is the logarithm of how much likelier a point makes what is
+    seen (the generalized likelihood ratio: Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998); the
+    logarithm here keeps what is plain to see from drowning all else. `noise` is (B, 1, H, W), as of `noise_around`.
     """
     smooth = blur(differences, gaussian_window(sigma, REACH))
     left = 1 / (2 * math.sqrt(math.pi) * sigma)  # of white noise, by such a Gaussian
