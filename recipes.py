@@ -63,8 +63,8 @@ class Points:
     tries: int = 3  # to place a point so, before it is left out
     mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
     visible_change: float = 3.0  # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
-    visible_share: float = 0.5  # of its contrast that must be left after clipping, for the same reason, or
-    clearly_visible: float = 20.0  # grey levels of it: they are seen through any noise, whatever the contrast was to be
+    visible_share: float = 0.5  # of its contrast that must be left after clipping, unless what is left is clearly visible
+    clearly_visible: float = 20.0  # grey levels that, left after clipping, are seen through any noise, whatever share they are
 
 
 class SpreadPoint(NamedTuple):

@@ -122,8 +122,9 @@ class Training:
         settings, count = self.arguments, self.processes.count
         batch = settings.bs * settings.accumulate * count
         parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
-        by = f"best checkpoint by {readable(self.metric)} on the validation strips" if self.metric else "the last epoch is the best"
-        by += "" if self._is_settled(1) or not self.metric else ", of the last quarter of the epochs"
+        among = "" if self._is_settled(1) else ", of the last quarter of the epochs"
+        best = f"best checkpoint by {readable(self.metric)} on the validation strips{among}"
+        by = best if self.metric else "the last epoch is the best"
         taught = f"{describe_teacher(self.teacher, settings.teacher)}; " if self.teacher else ""
         return (
             f"{self.dataset.describe()}; {len(self.patches)} patches per epoch\n"

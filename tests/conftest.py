@@ -1,6 +1,7 @@
 """Small real parts: strips on disk, a small network, the commands as a user starts them."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+def imported_by(room: str) -> set[str]:
+    """The modules that NAME.py of the repository imports, first part of their names only."""
+    return set(re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{room}.py").read_text(), flags=re.MULTILINE))
 
 
 def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:

@@ -1,5 +1,4 @@
 import argparse
-import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
 from predictors import StripAligner, TorchPredictor
 from run_folder import ALIGNED_SUFFIX
-from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run
+from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, imported_by, run
 from trainer import parse_args, prepare
 from training_data import Dataset, training_patches
 
@@ -51,14 +50,12 @@ def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_pat
 
 
 def test_copies_belong_to_all_the_code_that_makes_them():
-    rooms, reached = {path.name for path in ROOT.glob("*.py")}, set()
-    waiting = {"alignment.py"}
+    rooms, reached, waiting = {path.stem for path in ROOT.glob("*.py")}, set(), {"alignment"}
     while waiting:
         room = waiting.pop()
         reached.add(room)
-        imported = re.findall(r"^(?:from|import) (\w+)", (ROOT / room).read_text(), flags=re.MULTILINE)
-        waiting |= rooms.intersection(f"{name}.py" for name in imported) - reached
-    assert reached == set(ALIGNED_BY)
+        waiting |= imported_by(room) & rooms - reached
+    assert {f"{room}.py" for room in reached} == set(ALIGNED_BY)
 
 
 def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from export_onnx_fullimage import export, parse_args
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, imported_by, run
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
@@ -90,8 +90,7 @@ def test_a_room_imports_only_rooms_above_it_and_every_room_is_listed():
     order = re.findall(r"`(\w+)\.py`", text)
     assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
     for number, room in enumerate(order):
-        imported = re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{room}.py").read_text(), flags=re.MULTILINE)
-        assert set(imported) & set(order) <= set(order[:number]), room
+        assert imported_by(room) & set(order) <= set(order[:number]), room
 
 
 def test_the_loader_benchmark_runs():
