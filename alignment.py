@@ -143,7 +143,7 @@ class Pair:
         images = images - blur(images, [1] * BACKGROUND)
         self.height, self.width = sizes(images)
         self.columns, self.limit = columns, LARGEST_SHIFT / factor
-        border = math.ceil(self.limit) + 1  # what may come from beyond the strip's edge says nothing
+        border = min(math.ceil(self.limit) + 1, self.width // 2)  # what may come from beyond the strip's edge says nothing
         self.inner = images.new_tensor([0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border)
         self.target, self.references = images[:, :1], Movable(images[:, 1:], self.limit, columns)
         self.inner_target = self.target * self.inner

@@ -311,6 +311,13 @@ def test_any_size_and_batches_do_not_mix(size):
             assert all((measures[name][number] - own[name][0]).abs().max() < 1e-4 for name in MEASURES)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 13), (2, 2), (13, 1), (7, 11), (976, 12)])
+def test_a_strip_narrower_than_the_largest_shift_stays_finite(size):
+    for mode in MODES[1:]:
+        aligned, _ = align(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)), mode)
+        assert aligned.shape == (2, 3, *size) and aligned.isfinite().all()
+
+
 class Exported(nn.Module):
     """What a graph gives: the aligned strips and, beside them, the registered difference."""
 
