@@ -70,7 +70,8 @@ def inner_layers(graph: onnx.GraphProto) -> list[str]:
     """The names of a network's nodes of QUANTIZED types after its first layer and before its head, in a graph of this suite.
 
     The registration's filters work on single planes, so the first convolution across planes is the network's; its head is the last
-    one before the probability, whose exponential is the only one.
+    one before the probability, whose exponential is the only one. What is joined for the head, which may read differences, is not
+    among them.
     """
     made_by = {output: node for node in graph.node for output in node.output}
     planes = {weights.name: weights.dims[1] for weights in graph.initializer if len(weights.dims) == 4}
@@ -79,8 +80,8 @@ def inner_layers(graph: onnx.GraphProto) -> list[str]:
     nodes = [node for node in graph.node if id(node) in before]
     convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"]
     first = next(number for number in convolutions if planes.get(nodes[number].input[1], 0) > 1)
-    inner = nodes[first + 1 : convolutions[-1]]
-    return [node.name for node in inner if node.op_type in QUANTIZED]
+    inner, head = nodes[first + 1 : convolutions[-1]], nodes[convolutions[-1]]
+    return [node.name for node in inner if node.op_type in QUANTIZED and head.input[0] not in node.output]
 
 
 def _sources(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -60,6 +60,16 @@ def test_the_first_layer_and_the_head_stay_as_they_are(make_checkpoint, tmp_path
     assert len([name for name in inner if kinds[name] == "Conv"]) == 26
 
 
+def test_the_differences_that_a_head_reads_stay_float32(make_checkpoint, tmp_path):
+    network = ARCHITECTURES["difference"](base_channels=4)
+    checkpoint = make_checkpoint(model_state_dict=network.state_dict(), network=type(network).__name__)
+    graph = onnx.load(export_file(checkpoint, tmp_path / "model.onnx")).graph
+    inner = set(inner_layers(graph))
+    joined = [node for node in graph.node if node.op_type == "Concat" and node.name in inner]
+    head = [node for node in graph.node if node.op_type == "Conv"][-1]
+    assert len(joined) == 3 and not any(head.input[0] in node.output for node in joined)
+
+
 def test_a_variant_that_is_worse_or_slower_is_refused_with_the_table(make_checkpoint, tmp_path, monkeypatch, capsys):
     output = tmp_path / "model.onnx"
     cases = [
