@@ -17,6 +17,7 @@ from thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
 from tiling import PATCH_SIZES
 
 NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
+FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {
     "network": SegmentationNetwork.__name__,
@@ -117,14 +118,14 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
         name = content["network"]
         if name not in NETWORKS:
             raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORKS)}")
-        if "head.weight" not in weights:
+        if FIRST_LAYER not in weights:
             first = next(iter(weights))
             raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
         try:
-            network = NETWORKS[name](base_channels=weights["head.weight"].shape[1] - NETWORKS[name].head_features)
+            network = NETWORKS[name](base_channels=len(weights[FIRST_LAYER]))
             network.load_state_dict(weights)
-        except (RuntimeError, IndexError) as error:
-            raise UserError(f"found weights that do not fit {name} ({one_line(error)})") from None
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"found weights that do not fit the {name} of this version ({one_line(error)})") from None
     return network.eval()
 
 

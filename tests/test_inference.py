@@ -16,7 +16,7 @@ import torch
 
 import inference_onnx
 import inference_pytorch
-from checkpoint import load_checkpoint
+from checkpoint import FIRST_LAYER, load_checkpoint
 from dataset_folder import list_strips
 from evaluation import evaluate
 from tests.conftest import ROOT, SMALL_SIZE, run
@@ -205,9 +205,10 @@ def test_checkpoints_of_other_networks_are_refused_by_name(make_checkpoint, make
     cases = {
         "named.pth": (good | {"network": "Autoencoder"}, "the network 'Autoencoder', expected one of SegmentationNetwork, Mobile"),
         "earlier.pth": (good | {"model_state_dict": renamed}, "begin with 'down_blocks.0.0.0.weight'"),
-        "partly.pth": (good | {"model_state_dict": dict(list(weights.items())[-4:])}, "do not fit SegmentationNetwork"),
+        "partly.pth": (good | {"model_state_dict": dict(list(weights.items())[:4])}, "do not fit the SegmentationNetwork of this"),
         "empty.pth": (good | {"model_state_dict": None}, "does not hold tensors by name"),
-        "flat.pth": (good | {"model_state_dict": {"head.weight": torch.zeros(())}}, "do not fit SegmentationNetwork"),
+        "flat.pth": (good | {"model_state_dict": {FIRST_LAYER: torch.zeros(())}}, "do not fit the SegmentationNetwork of this"),
+        "lasts.pth": (good | {"model_state_dict": dict(list(weights.items())[-4:])}, "begin with 'decoder."),
         "listed.pth": (good | {"image_type": ["strip"]}, "image_type ['strip']"),
         "ranged.pth": (good | {"input_max": -1}, "input_max -1"),
         "bare.pth": (weights, "without model_state_dict, img_height"),
