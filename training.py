@@ -105,7 +105,7 @@ class Training:
         Where there is no figure, the last one.
         """
         measured = [entry for entry in self.history if self.metric and entry.get(self.metric) is not None]
-        best = max(measured, key=lambda entry: (self._is_settled(entry["epoch"]), entry[self.metric]), default=None)
+        best = max(measured, key=lambda entry: (_may_be_best(entry), entry[self.metric]), default=None)
         return best["epoch"] if best else self.epoch
 
     def _is_settled(self, epoch: int) -> bool:
@@ -114,9 +114,12 @@ class Training:
     @property
     def is_finished(self) -> bool:
         """After all epochs, or when patience has run out; it does not begin to before an epoch is settled."""
+        if self.epoch >= self.arguments.epochs:
+            return True
         patience, best_epoch = self.arguments.patience, self.best_epoch
-        is_out_of_patience = patience is not None and self._is_settled(best_epoch) and self.epoch - best_epoch >= patience
-        return self.epoch >= self.arguments.epochs or is_out_of_patience
+        if patience is None or not self.history or not _may_be_best(self.history[best_epoch - 1]):
+            return False
+        return self.epoch - best_epoch >= patience
 
     def describe(self) -> str:
         settings, count = self.arguments, self.processes.count
@@ -148,7 +151,7 @@ class Training:
                     with hold_signals():
                         self._report()
             if self.epoch < self.arguments.epochs and self.processes.is_first:
-                print(f"stopped after {self.epoch} epochs: none was better than epoch {self.best_epoch}")
+                print(f"stopped after {self.epoch} epochs: none since epoch {self.best_epoch} was better")
         except Stopped:
             with hold_signals():
                 if self.steps_done and self.processes.is_first:
@@ -318,7 +321,8 @@ class Training:
     def _finish_epoch(self, figures: dict[str, float | None]) -> None:
         gamma, lr = self._schedules()
         with hold_signals():
-            self.history.append({"epoch": self.epoch + 1, "loss": self.mean_loss, "gamma": gamma, "lr": lr} | figures)
+            entry = {"epoch": self.epoch + 1, "loss": self.mean_loss, "gamma": gamma, "lr": lr}
+            self.history.append(entry | {"settled": self._is_settled(self.epoch + 1)} | figures)
             self.step, self.loss_count, self.read_sum, self.read_count = 0, 0, 0.0, 0
             self.loss_sum.zero_()
             if not self.processes.is_first:
@@ -359,7 +363,7 @@ class Training:
         entry = self.history[-1]
         tqdm.write(describe_epoch(entry))
         self.folder.write_history(self.history)
-        self.folder.add_scalars({name: value for name, value in entry.items() if name != "epoch"}, self.steps_done)
+        self.folder.add_scalars({name: value for name, value in entry.items() if name not in ("epoch", "settled")}, self.steps_done)
         self.folder.add_samples(self.samples, self._heatmaps(), self.steps_done)
 
     @torch.inference_mode()
@@ -367,6 +371,11 @@ class Training:
         """What the network says of the sample patches: (N, h, w), probabilities 0-1."""
         images = np.stack([sample["three_channel_input"] for sample in self.samples])
         return SegmentationNetworkONNX(self.network).eval()(torch.from_numpy(images).to(self.device))[:, 0].cpu().numpy()
+
+
+def _may_be_best(entry: dict[str, Any]) -> bool:
+    """As it was when the epoch ended: a run that is resumed with other --epochs keeps the best one that it has saved."""
+    return entry.get("settled", True)  # not there in a run begun when any epoch could be
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

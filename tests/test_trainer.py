@@ -206,12 +206,25 @@ def test_patience_ends_a_run_early(dataset, tmp_path):
 def test_the_best_epoch_of_one_cycle_is_one_of_its_last_quarter(dataset, tmp_path, schedule, best):
     training = training_for(dataset, tmp_path, "--lr_schedule", schedule, "--epochs", 8, "--patience", 3)
     seen, finished = [], []
-    for epoch, figure in enumerate((0.9, 0.99, 0.5, 0.9, 0.6, 0.5, 0.8, 0.7), start=1):
-        training.history.append({"epoch": epoch, "valid_pixel_average_precision": figure})
+    for figure in (0.9, 0.99, 0.5, 0.9, 0.6, 0.5, 0.8, 0.7):
+        training.loss_count = 1
+        training._finish_epoch({"valid_pixel_average_precision": figure})
         seen.append(training.best_epoch)
         finished.append(training.is_finished)
-    assert seen == best
+    assert seen == best and load_checkpoint(training.folder.best)["epoch"] == best[-1]
     assert finished.index(True) + 1 == (5 if schedule == "steps" else 8)
+
+
+@pytest.mark.parametrize("epochs", [6, 12])
+def test_a_best_epoch_stays_the_best_when_a_run_is_made_longer_or_shorter(dataset, tmp_path, epochs):
+    training = training_for(dataset, tmp_path, "--lr_schedule", "one_cycle", "--epochs", 8)
+    for number, figure in enumerate((0.9, 0.99, 0.5, 0.9, 0.95), start=1):
+        training.loss_count = 1
+        training._finish_epoch({"valid_pixel_average_precision": figure})
+        if number == 4:
+            training.arguments.epochs = epochs
+    expected = 5 if epochs == 6 else 2  # of six epochs the fifth is settled
+    assert training.best_epoch == expected == load_checkpoint(training.folder.best)["epoch"]
 
 
 def test_what_a_run_writes_down(finished):
