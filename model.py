@@ -110,7 +110,8 @@ class SegmentationNetwork(nn.Module):
         for stage in self.decoder:
             decoded = stage(decoded, levels.pop())
         if self.head_features:
-            decoded = torch.cat([decoded, features[:, -self.head_features :].to(decoded.dtype)], dim=1)
+            read_again = features[:, -self.head_features :].to(decoded.dtype)  # else bfloat16 would be joined as float32
+            decoded = torch.cat([decoded, read_again], dim=1)
         return self.head(decoded)
 
 

@@ -208,6 +208,7 @@ SCORED_BY = (
     *ALIGNED_BY,
     "classical.py",
     "differences.py",
+    "model.py",
     "detections.py",
     "matching.py",
     "tiling.py",
