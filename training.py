@@ -125,15 +125,18 @@ class Training:
         settings, count = self.arguments, self.processes.count
         batch = settings.bs * settings.accumulate * count
         parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
-        among = "" if self._is_settled(1) else ", of the last quarter of the epochs"
-        best = f"best checkpoint by {readable(self.metric)} on the validation strips{among}"
-        by = best if self.metric else "the last epoch is the best"
         taught = f"{describe_teacher(self.teacher, settings.teacher)}; " if self.teacher else ""
         return (
             f"{self.dataset.describe()}; {len(self.patches)} patches per epoch\n"
             f"network: {settings.arch} with {settings.base_channels} base channels, on {self.device}; {taught}"
-            f"{batch} patches per step{parts}; {by}"
+            f"{batch} patches per step{parts}; {self._describe_choice()}"
         )
+
+    def _describe_choice(self) -> str:
+        if self.metric is None:
+            return "the last epoch is the best"
+        among = "" if self._is_settled(1) else ", of the last quarter of the epochs"
+        return f"best checkpoint by {readable(self.metric)} on the validation strips{among}"
 
     def run(self) -> None:
         """Train to the end. On Ctrl-C and SIGTERM the present step is finished and saved before `Stopped` goes on.
