@@ -2,8 +2,7 @@
 
 import cv2
 import numpy as np
-from scipy.stats import beta
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import betaincinv
 
 from detections import LOGIT_RANGE, logit_margin
 from matching import FALSE_ALARM, Outcome
@@ -212,6 +211,8 @@ def _auroc_and_average_precision(
 ) -> dict[str, float | None]:
     if len(np.unique(labels)) < 2:
         return {f"{name}_auroc": None, f"{name}_average_precision": None}
+    from sklearn.metrics import average_precision_score, roc_auc_score  # here: two seconds that every command would start with
+
     return {
         f"{name}_auroc": float(roc_auc_score(labels, scores, sample_weight=weights)),
         f"{name}_average_precision": float(average_precision_score(labels, scores, sample_weight=weights)),
@@ -222,8 +223,8 @@ def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
     """The share that is found, and its interval: the wider one of the drawn recalls' and of a binomial count's."""
     hits, count = int(found.sum()), len(found)
     tail = INTERVAL[0] / 100
-    least = beta.ppf(tail, hits, count - hits + 1) if hits else 0.0
-    most = beta.ppf(1 - tail, hits + 1, count - hits) if hits < count else 1.0
+    least = betaincinv(hits, count - hits + 1, tail) if hits else 0.0
+    most = betaincinv(hits + 1, count - hits, 1 - tail) if hits < count else 1.0
     low, high = np.nanpercentile(drawn, INTERVAL)
     return hits / count, float(min(low, least)), float(max(high, most))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta, chi2
+from scipy.special import betaincinv, gammaincinv
 
 CONFIDENCE = 0.95
 HIGHEST_RATE = 10.0  # false alarms per strip for which peaks are kept
@@ -98,13 +98,13 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
     alarms = int((peaks > value).sum())
     bound = bound_on_rate(alarms, strips, calibration["dispersion"])
     alarmed = int((np.array(calibration["maxima"]) > value).sum())
-    share_bound = float(beta.ppf(CONFIDENCE, alarmed + 1, strips - alarmed)) if alarmed < strips else 1.0
+    share_bound = float(betaincinv(alarmed + 1, strips - alarmed, CONFIDENCE)) if alarmed < strips else 1.0
     return Threshold(value, origin, strips, target, alarms / strips, bound, share_bound)
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
     """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on `strips`."""
-    return float(dispersion * chi2.ppf(CONFIDENCE, 2 * (alarms / dispersion + 1)) / 2 / strips)
+    return float(dispersion * gammaincinv(alarms / dispersion + 1, CONFIDENCE) / strips)
 
 
 def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:

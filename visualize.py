@@ -5,8 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
-from matplotlib.ticker import MaxNLocator
 
 from detections import Detection
 from files import replace_file
@@ -62,6 +60,9 @@ def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | No
 
 def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
     """Training curves as a PNG: loss, gamma and learning rate, and the validation figures where there are some, over the epochs."""
+    from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
+    from matplotlib.ticker import MaxNLocator  # here: a second that every command would start with
+
     epochs = [entry["epoch"] for entry in history]
     figures = [name for name in (f"valid_{figure}" for figure in HEADLINES) if name in history[-1]]
     figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
