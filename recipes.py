@@ -64,7 +64,7 @@ class Points:
     mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
     visible_change: float = 3.0  # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
     visible_share: float = 0.5  # of its contrast that must be left after clipping, unless what is left is clearly visible
-    clearly_visible: float = 20.0  # grey levels that, left after clipping, are seen through any noise, whatever share they are
+    clearly_visible: float = 20.0  # grey levels that, left after clipping, are seen through nearly any noise, whatever share
 
 
 class SpreadPoint(NamedTuple):

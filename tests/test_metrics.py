@@ -96,12 +96,17 @@ def test_per_region_overlap_agrees_with_the_definition_over_all_thresholds():
     background = np.concatenate([heatmap[~mask] for heatmap, mask in strips])
     regions = [heatmap[labels == number] for heatmap, mask in strips for labels, number in regions_of(mask)]
     thresholds = np.unique(np.concatenate([heatmap.ravel() for heatmap, _ in strips]))[::-1]
-    rates = [0.0] + [float((background >= threshold).mean()) for threshold in thresholds]
-    overlaps = [0.0] + [float(np.mean([(region >= threshold).mean() for region in regions])) for threshold in thresholds]
+    rates = [0.0, *share_from(thresholds, background)]
+    overlaps = [0.0, *np.mean([share_from(thresholds, region) for region in regions], axis=0)]
     for limit in (0.3, 0.05):
         fine = np.linspace(0, limit, 20001)
         expected = np.trapezoid(np.interp(fine, rates, overlaps), fine) / limit
         assert pixels.figures()[f"pixel_aupro_{limit}"] == pytest.approx(expected, abs=2e-3)
+
+
+def share_from(thresholds, values):
+    """For each threshold, the share of the values that are not below it."""
+    return 1 - np.searchsorted(np.sort(values), thresholds) / len(values)
 
 
 def regions_of(mask):
