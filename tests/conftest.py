@@ -14,12 +14,15 @@ import torch
 
 from checkpoint import load_checkpoint, save_checkpoint
 from demo_strips import make_strip
+from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SIZE = (200, 150)  # (height, width): 2 x 2 tiles of 128, no multiple of anything
 BASE_CHANNELS = 4
+LONGEST = ("test_resume", "test_trainer", "test_wrappers", "test_distributed", "test_teacher")  # files that begin many trainings
+QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newer one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)  # at the end one process would wait for the other
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
@@ -46,6 +50,12 @@ def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environm
     return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
 
 
+def export_file(checkpoint: Path, output: Path, *more: object, opset: int = QUICK_OPSET) -> Path:
+    """The ONNX file of a checkpoint."""
+    words = ("--checkpoint_path", checkpoint, "--output_path", output, "--opset_version", opset, *more)
+    return export(parse_args([str(word) for word in words]))
+
+
 RUN = "BgRemoval_lr0.001_ep3_bs4_200x150_strip"
 
 
@@ -60,7 +70,7 @@ def weights(path: Path) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(path)["model_state_dict"].items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_network() -> Callable[..., SegmentationNetwork]:
     """A network whose answers are not trivial: random weights and random batch norm statistics."""
 
@@ -80,16 +90,29 @@ def make_network() -> Callable[..., SegmentationNetwork]:
     return make
 
 
-@pytest.fixture
-def make_checkpoint(tmp_path: Path, make_network: Callable) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def write_checkpoint(make_network: Callable) -> Callable[..., Path]:
     """A checkpoint of only the six required keys, and of what else is given."""
 
-    def make(name: str = "model_best.pth", size: tuple[int, int] = SMALL_SIZE, **extra: object) -> Path:
+    def write(path: Path, size: tuple[int, int] = SMALL_SIZE, **extra: object) -> Path:
         facts = {"img_height": size[0], "img_width": size[1], "image_type": "strip", "epoch": 1, "seed": 42}
-        save_checkpoint(tmp_path / name, {"model_state_dict": make_network().state_dict()} | facts | extra)
-        return tmp_path / name
+        save_checkpoint(path, {"model_state_dict": make_network().state_dict()} | facts | extra)
+        return path
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, write_checkpoint: Callable) -> Callable[..., Path]:
+    """The same in the folder of the test."""
+    return lambda name="model_best.pth", *size, **extra: write_checkpoint(tmp_path / name, *size, **extra)
+
+
+@pytest.fixture(scope="session")
+def onnx_model(write_checkpoint: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of such a checkpoint. Not to be changed: it is shared."""
+    folder = tmp_path_factory.mktemp("model")
+    return export_file(write_checkpoint(folder / "model_best.pth"), folder / "model_best.onnx")
 
 
 @pytest.fixture(scope="session")

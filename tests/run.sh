@@ -8,4 +8,4 @@ cd "$here"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 export OMP_NUM_THREADS=1 # the processes share the cores: threads of theirs would only wait for one another
-exec "$python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+exec "$python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

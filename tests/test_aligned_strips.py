@@ -17,7 +17,7 @@ from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
 from predictors import StripAligner, TorchPredictor
 from run_folder import ALIGNED_SUFFIX
-from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, imported_by, run
+from tests.conftest import QUICK_OPSET, ROOT, RUN, SMALL_SIZE, arguments_for, imported_by, run
 from trainer import parse_args, prepare
 from training_data import Dataset, training_patches
 
@@ -84,9 +84,9 @@ def test_a_training_on_aligned_strips_says_so_and_leaves_no_copies(dataset, tmp_
     assert not (tmp_path / f"{RUN}{ALIGNED_SUFFIX}").exists()
     header, *rows = (tmp_path / f"{RUN}_test" / "channels.csv").read_text().splitlines()
     assert len(rows) == 4 and "ref2_shift_x" in header.split(",")
-    path = tmp_path / f"{RUN}_best.pth"
+    path, quick = tmp_path / f"{RUN}_best.pth", ("--opset_version", QUICK_OPSET)
     for command in (
-        ("export_onnx_fullimage.py", "--checkpoint_path", path, "--output_path", tmp_path / "model.onnx"),
+        ("export_onnx_fullimage.py", "--checkpoint_path", path, "--output_path", tmp_path / "model.onnx", *quick),
         ("inference_onnx.py", "--model_path", tmp_path / "model.onnx", "--output_dir", tmp_path / "onnx"),
         ("inference_pytorch.py", "--model_path", path, "--output_dir", tmp_path / "pytorch"),
     ):

@@ -17,10 +17,9 @@ import torch
 
 from dataloader import load_image
 from detections import find_peaks
-from export_onnx_fullimage import export, parse_args
 from model import DifferenceSegmentationNetwork
 from predictors import OnnxPredictor, as_asked
-from tests.conftest import ROOT
+from tests.conftest import ROOT, export_file
 from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
 from thresholds import calibrate
 
@@ -56,9 +55,7 @@ def export_small(make_checkpoint, tmp_path):
     """Exports a small network with random weights, and a low threshold."""
 
     def make(*words, name="model.onnx", **facts):
-        checkpoint = make_checkpoint(calibration=CALIBRATION, **facts)
-        flags = ["--checkpoint_path", checkpoint, "--output_path", tmp_path / name, "--opset_version", 17, *words]
-        return export(parse_args([str(flag) for flag in flags]))
+        return export_file(make_checkpoint(calibration=CALIBRATION, **facts), tmp_path / name, *words)
 
     return make
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export_onnx_fullimage import export, parse_args
-from tests.conftest import ROOT, imported_by, run
+from tests.conftest import ROOT, export_file, imported_by, run
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
@@ -171,7 +170,7 @@ def test_the_python_example_runs(make_checkpoint, dataset, tmp_path, monkeypatch
     text = (ROOT / "docs" / "how-to" / "call-the-onnx-file.md").read_text()
     example = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)
-    export(parse_args(["--checkpoint_path", str(make_checkpoint())]))
+    export_file(make_checkpoint(), "onnx_models")
     shutil.copy(dataset / "test" / "bright_spots" / "strip_2.tiff", "strip.tiff")
     capsys.readouterr()
     exec(compile(example, "example", "exec"), {})

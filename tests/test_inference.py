@@ -19,7 +19,7 @@ import inference_pytorch
 from checkpoint import FIRST_LAYER, load_checkpoint
 from dataset_folder import list_strips
 from evaluation import evaluate
-from tests.conftest import ROOT, SMALL_SIZE, run
+from tests.conftest import ROOT, SMALL_SIZE, export_file, run
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +96,6 @@ def test_without_masks_only_the_image_figures_are_left(make_checkpoint, dataset,
         assert done.returncode == 0 and done.stdout.count("not defined") == 9 - defined
 
 
-@pytest.fixture
-def onnx_model(make_checkpoint, tmp_path):
-    done = run("export_onnx_fullimage.py", "--checkpoint_path", make_checkpoint(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    return tmp_path / "onnx_models" / "model_best.onnx"
-
-
 def test_one_bad_file_among_many(make_checkpoint, onnx_model, dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "data")
     test = tmp_path / "data" / "test"
@@ -159,8 +152,8 @@ def test_the_camera_s_range_travels_with_the_model(make_checkpoint, strip_file, 
     pixels = np.random.default_rng(0).integers(0, 4096, (3, *SMALL_SIZE)).astype(np.uint16)
     strip_file(pixels, "strips/strip.tiff")
     checkpoint = make_checkpoint(input_max=4095.0)
-    assert run("export_onnx_fullimage.py", "--checkpoint_path", checkpoint, cwd=tmp_path).returncode == 0
-    for script, model in (("inference_pytorch.py", checkpoint), ("inference_onnx.py", tmp_path / "onnx_models")):
+    exported = export_file(checkpoint, tmp_path / "m.onnx")
+    for script, model in (("inference_pytorch.py", checkpoint), ("inference_onnx.py", exported)):
         done = run(script, "--model_path", model, "--test_path", tmp_path / "strips", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     eight_bits = make_checkpoint()

@@ -1,3 +1,4 @@
+import shutil
 from errors import UserError
 
 import numpy as np
@@ -5,21 +6,23 @@ import onnx
 import pytest
 
 from checkpoint import load_checkpoint
-from export_onnx_fullimage import entries_of, export, parse_args
+from export_onnx_fullimage import entries_of
 from model_file import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
-from tests.conftest import run
+from tests.conftest import QUICK_OPSET, export_file, run
 from thresholds import calibrate, threshold_for
 from tiling import calculate_kept_ranges, calculate_positions
 
 CALIBRATION = calibrate([np.array([0.9 - 0.02 * strip, 0.3]) for strip in range(40)])
 
 
-@pytest.fixture
-def exported(make_checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def exported(write_checkpoint, tmp_path_factory):
     """A checkpoint that knows its thresholds, and its ONNX file."""
-    checkpoint = make_checkpoint(calibration=CALIBRATION, target_false_alarms=0.2, channel_ranges={"target_mean": [80.0, 120.0]})
-    arguments = ["--checkpoint_path", str(checkpoint), "--output_path", str(tmp_path / "model.onnx")]
-    return checkpoint, export(parse_args(arguments))
+    folder, ranges = tmp_path_factory.mktemp("exported"), {"target_mean": [80.0, 120.0]}
+    checkpoint = write_checkpoint(
+        folder / "model_best.pth", calibration=CALIBRATION, target_false_alarms=0.2, channel_ranges=ranges
+    )
+    return checkpoint, export_file(checkpoint, folder / "model.onnx")
 
 
 def test_a_file_says_all_that_is_needed_to_use_it(exported):
@@ -30,7 +33,7 @@ def test_a_file_says_all_that_is_needed_to_use_it(exported):
     assert description.align == "none" and description.patch == 128
     assert description.measured == {name: content[name] for name in description.measured}
     assert entries["schema_version"] == str(SCHEMA_VERSION) and entries["channels"] == "Target Ref1 Ref2"
-    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == "18"
+    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == str(QUICK_OPSET)
     assert entries["image_size"] == "200 150" and entries["input_range"] == "0 1" and entries["precision"] == "float32"
     for name, length in (("rows", 200), ("columns", 150)):
         assert list(map(int, entries[f"tile_{name}"].split())) == calculate_positions(length, 128)
@@ -48,7 +51,7 @@ def test_thresholds_are_those_of_the_calibration(exported):
 
 
 def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_checkpoint, tmp_path, capsys):
-    path = export(parse_args(["--checkpoint_path", str(make_checkpoint()), "--output_path", str(tmp_path / "model.onnx")]))
+    path = export_file(make_checkpoint(), tmp_path / "model.onnx")
     assert "no threshold is in the file" in capsys.readouterr().out
     entries = entries_of(path)
     assert {entries[name] for name in entries if name.startswith("threshold")} == {NO_THRESHOLD}
@@ -56,17 +59,17 @@ def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_c
 
 
 def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(exported[1].parent.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[1], cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == table_of(shortened(entries_of(exported[1]))) + "\n"
     assert "schema_version" in done.stdout and "characters)" in done.stdout
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(exported[1].parent.iterdir()) == before and not list(tmp_path.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[0], cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {exported[0]}: ") and done.stderr.count("\n") == 1
 
 
 def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
-    _, path = exported
+    path = shutil.copy(exported[1], tmp_path / "model.onnx")
     entries = entries_of(path)
     cases = [
         ({"schema_version": None}, "found no schema_version"),

@@ -14,7 +14,6 @@ import onnxruntime
 import pytest
 import tifffile
 
-import export_onnx_fullimage as exporter
 import inference_onnx
 from dataloader import to_unit_range
 from dataset_folder import list_strips
@@ -45,13 +44,6 @@ int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Painted
 
 
 @pytest.fixture
-def model(make_checkpoint, tmp_path):
-    return exporter.export(
-        exporter.parse_args(["--checkpoint_path", str(make_checkpoint()), "--output_path", str(tmp_path / "m.onnx")])
-    )
-
-
-@pytest.fixture
 def painted_gpu(tmp_path):
     """The environment of a machine with a driver and a GPU, but without what ONNX Runtime needs to use it."""
     if find_driver() or not shutil.which("gcc"):
@@ -67,8 +59,8 @@ def random_strips(count):
     return np.random.default_rng(0).random((count, 3, *SMALL_SIZE), dtype=np.float32)
 
 
-def test_bound_memory_and_batches_give_the_heatmaps_of_single_calls(model):
-    session, strips = open_session(model), random_strips(3)
+def test_bound_memory_and_batches_give_the_heatmaps_of_single_calls(onnx_model):
+    session, strips = open_session(onnx_model), random_strips(3)
     single = np.concatenate([FreeCall(session)(strips[number : number + 1]) for number in range(3)])
     assert single.shape == (3, *SMALL_SIZE) and single.std() > 0.01
     assert np.abs(FreeCall(session)(strips) - single).max() < 1e-6
@@ -78,12 +70,12 @@ def test_bound_memory_and_batches_give_the_heatmaps_of_single_calls(model):
     assert np.abs(bound(strips[1:2]) - single[1:2]).max() < 1e-6
 
 
-def test_a_predictor_of_batches_loses_only_the_bad_strip(model, dataset, tmp_path):
+def test_a_predictor_of_batches_loses_only_the_bad_strip(onnx_model, dataset, tmp_path):
     shutil.copytree(dataset / "test", tmp_path / "test")
     tifffile.imwrite(tmp_path / "test" / "good" / "strip_0b.tiff", np.full((3, 300, 200), 90, np.float32), photometric="minisblack")
     results = [
         evaluate(
-            OnnxPredictor(model, SessionSettings("cpu", batch, threads=1)),
+            OnnxPredictor(onnx_model, SessionSettings("cpu", batch, threads=1)),
             list_strips(tmp_path / "test"),
             output_dir=tmp_path / str(batch),
         )
@@ -123,14 +115,14 @@ def test_strips_beside_one_that_cannot_be_answered_are_asked_again_alone(strip_f
     assert result.problems == [f"{tmp_path / 'strips' / '1.tiff'}: found a dark strip"]
 
 
-def test_a_model_is_named_with_where_it_is_computed_and_why(model, dataset, tmp_path):
-    flags = ("--model_path", model, "--test_path", dataset / "test", "--batch", "3", "--threads", "1")
+def test_a_model_is_named_with_where_it_is_computed_and_why(onnx_model, dataset, tmp_path):
+    flags = ("--model_path", onnx_model, "--test_path", dataset / "test", "--batch", "3", "--threads", "1")
     for device, why in (("cpu", "as asked"), ("auto", "found no GPU")):
         if device == "auto" and visible_gpus():
             continue
         done = run("inference_onnx.py", *flags, "--device", device, cwd=tmp_path)
         assert done.returncode == 0 and done.stderr == "", done.stderr
-        assert done.stdout.startswith(f"{model} on cpu ({why}), strips of ")
+        assert done.stdout.startswith(f"{onnx_model} on cpu ({why}), strips of ")
         assert re.search(
             r"^\S+ strips per second; of each, in ms, beside each other: \S+ loading, \S+ preprocessing, "
             r"\S+ inference, \S+ post-processing, \S+ writing$",
@@ -141,22 +133,22 @@ def test_a_model_is_named_with_where_it_is_computed_and_why(model, dataset, tmp_
 
 @pytest.mark.skipif(bool(visible_gpus()), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_does_not_compute_the_model_is_an_error(device, model, dataset, tmp_path):
-    done = run("inference_onnx.py", "--model_path", model, "--test_path", dataset / "test", "--device", device, cwd=tmp_path)
+def test_a_device_that_does_not_compute_the_model_is_an_error(device, onnx_model, dataset, tmp_path):
+    done = run("inference_onnx.py", "--model_path", onnx_model, "--test_path", dataset / "test", "--device", device, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, ""), done.stderr
-    assert done.stderr.startswith(f"error: {model}: --device {device}: found ") and "see --doctor" in done.stderr
+    assert done.stderr.startswith(f"error: {onnx_model}: --device {device}: found ") and "see --doctor" in done.stderr
     assert not (tmp_path / "output").exists() and not list(tmp_path.glob("*_tensorrt"))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
-def test_auto_says_why_a_gpu_is_not_used(painted_gpu, model, dataset, tmp_path):
-    done = run("inference_onnx.py", "--model_path", model, "--test_path", dataset / "test", cwd=tmp_path, **painted_gpu)
+def test_auto_says_why_a_gpu_is_not_used(painted_gpu, onnx_model, dataset, tmp_path):
+    done = run("inference_onnx.py", "--model_path", onnx_model, "--test_path", dataset / "test", cwd=tmp_path, **painted_gpu)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load (" in done.stdout
+    assert f"{onnx_model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load (" in done.stdout
 
 
-def test_nodes_that_another_device_computes_are_counted(model):
-    session = create_session(model, "cpu", SessionSettings())
+def test_nodes_that_another_device_computes_are_counted(onnx_model):
+    session = create_session(onnx_model, "cpu", SessionSettings())
     require_placed(session, "cpu")
 
     class ClaimsCuda:
@@ -179,9 +171,9 @@ def test_a_file_that_is_no_model_is_not_the_device_s_fault(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "tensorrt"])
-def test_a_cuda_graph_needs_cuda(device, model):
+def test_a_cuda_graph_needs_cuda(device, onnx_model):
     with pytest.raises(UserError, match=f"--cuda_graph: found --device {device}, expected --device cuda"):
-        place_session(model, SessionSettings(device, cuda_graph=True))
+        place_session(onnx_model, SessionSettings(device, cuda_graph=True))
 
 
 def test_a_number_of_strips_or_threads_is_at_least_one(capsys):
@@ -230,9 +222,10 @@ def test_the_doctor_finds_two_wheels_of_onnx_runtime(tmp_path):
 
 @needs_gpu
 @pytest.mark.parametrize("flags", [{}, {"batch": 3}, {"batch": 2, "cuda_graph": True}])
-def test_cuda_gives_the_heatmaps_of_the_cpu(flags, model):
+def test_cuda_gives_the_heatmaps_of_the_cpu(flags, onnx_model):
     strips = list(random_strips(5) * 255)
-    expected, predictor = OnnxPredictor(model, SessionSettings("cpu")), OnnxPredictor(model, SessionSettings("cuda", **flags))
+    expected = OnnxPredictor(onnx_model, SessionSettings("cpu"))
+    predictor = OnnxPredictor(onnx_model, SessionSettings("cuda", **flags))
     predictor.warm_up()
     for start in range(0, 5, predictor.batch):
         group = strips[start : start + predictor.batch]
@@ -242,5 +235,5 @@ def test_cuda_gives_the_heatmaps_of_the_cpu(flags, model):
 
 
 @needs_gpu
-def test_auto_takes_cuda(model):
-    assert place_session(model, SessionSettings()).device == "cuda"
+def test_auto_takes_cuda(onnx_model):
+    assert place_session(onnx_model, SessionSettings()).device == "cuda"

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import tifffile
 
-import export_onnx_fullimage as exporter
 import inference_onnx
 import inference_pytorch
 import trainer
@@ -19,7 +18,7 @@ from checkpoint import load_checkpoint, save_checkpoint
 from demo_strips import make_strip
 from outputs import DETECTIONS
 from prepare_dataset import write_strip
-from tests.conftest import SMALL_SIZE, arguments_for
+from tests.conftest import SMALL_SIZE, arguments_for, export_file
 
 POINTS = ((60, 50), (120, 100))  # of every bad strip: (y, x), the first bright, the second dark
 STEP = 60.0  # grey levels
@@ -177,7 +176,7 @@ def test_a_training_keeps_threshold_ranges_and_gaussians_with_the_best_checkpoin
 
 
 def test_the_kept_threshold_serves_both_commands_alike(trained, dataset, score, tmp_path):
-    model = exporter.export(exporter.parse_args(["--checkpoint_path", str(trained), "--output_path", str(tmp_path / "m.onnx")]))
+    model = export_file(trained, tmp_path / "m.onnx")
     written = []
     for command, path in ((inference_pytorch, trained), (inference_onnx, model)):
         code, printed, output = score(dataset / "test", "--model_path", path, command=command)
@@ -270,7 +269,7 @@ def test_what_was_measured_must_be_usable(make_checkpoint, dataset, score, name,
 
 
 def test_metadata_that_are_not_usable(trained, dataset, score, tmp_path):
-    model = exporter.export(exporter.parse_args(["--checkpoint_path", str(trained), "--output_path", str(tmp_path / "m.onnx")]))
+    model = export_file(trained, tmp_path / "m.onnx")
     cases = [(name, json.dumps(value)) for name, value in MALFORMED] + [
         ("calibration", "{"),
         ("image_type", "zzz"),

@@ -14,21 +14,15 @@ from classical import METHODS, classical_detector
 from dataloader import load_image, to_unit_range
 from demo_strips import make_strip
 from detections import find_peaks
-from export_onnx_fullimage import entries_of, export, parse_args
+from export_onnx_fullimage import entries_of
 from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage
 from predictors import OnnxPredictor, StripAligner, as_asked
 from strip_graph import MOST_DETECTIONS, strongest_peaks
-from tests.conftest import SMALL_SIZE, run
+from tests.conftest import QUICK_OPSET, SMALL_SIZE, export_file, run
 from thresholds import calibrate, threshold_for
 from tiling import WholeImage
 
-QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newer one
 CALIBRATION = calibrate([np.array([0.7 - 0.01 * strip, 0.3]) for strip in range(20)])
-
-
-def export_file(checkpoint, output, *more, opset=QUICK_OPSET):
-    words = ("--checkpoint_path", checkpoint, "--output_path", output, "--opset_version", opset, *more)
-    return export(parse_args([str(word) for word in words]))
 
 
 def opened(path):

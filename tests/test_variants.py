@@ -14,8 +14,8 @@ from dataloader import to_unit_range
 from export_onnx_fullimage import entries_of
 from gate import Comparison, enough_strips, generated_strips
 from model import ARCHITECTURES
-from tests.conftest import SMALL_SIZE
-from tests.test_strip_graph import export_file, opened
+from tests.conftest import SMALL_SIZE, export_file
+from tests.test_strip_graph import opened
 from variants import inner_layers
 
 
