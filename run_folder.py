@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -45,6 +46,7 @@ LOCK = ".training.lock"
 TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
 SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metrics.jsonl", "_events", "_samples.png")
 SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
+CURVES_EVERY = 30.0  # seconds: drawing takes one, a small epoch less
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
 
 History = list[dict[str, float | None]]
@@ -58,6 +60,7 @@ class RunFolder:
         self.last, self.best = self.file(".pth"), self.file(BEST_SUFFIX)
         self._events_folder = self.file("_events")
         self._events: SummaryWriter | None = None
+        self._drawn = time.monotonic()
 
     def file(self, suffix: str) -> Path:
         return self.folder / f"{self.name}{suffix}"
@@ -113,8 +116,13 @@ class RunFolder:
         """The whole history: after a resumed run it must be as if there had been no interruption."""
         with replace_file(self.file("_metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
-        if history:
-            save_curves(self.file("_curves.png"), history)
+
+    def draw_curves(self, history: History, now: bool = False) -> None:
+        """If there is something to draw, and the last picture (or the start) is CURVES_EVERY ago, or it is to be `now`."""
+        if not history or (time.monotonic() - self._drawn < CURVES_EVERY and not now):
+            return
+        save_curves(self.file("_curves.png"), history)
+        self._drawn = time.monotonic()
 
     @contextmanager
     def events(self, step: int) -> Iterator[None]:

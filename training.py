@@ -160,6 +160,7 @@ class Training:
                 if self.steps_done and self.processes.is_first:
                     self._save(self.folder.last)
                     print(f"to go on: python trainer.py --resume {shlex.quote(str(self.folder.last))}", file=sys.stderr)
+                    self.folder.draw_curves(self.history, now=True)
             raise
         finally:
             self.loader.close()
@@ -366,6 +367,7 @@ class Training:
         entry = self.history[-1]
         tqdm.write(describe_epoch(entry))
         self.folder.write_history(self.history)
+        self.folder.draw_curves(self.history, now=self.is_finished)
         self.folder.add_scalars({name: value for name, value in entry.items() if name not in ("epoch", "settled")}, self.steps_done)
         self.folder.add_samples(self.samples, self._heatmaps(), self.steps_done)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import run_folder
 from checkpoint import load_checkpoint
 from dataloader import EpochBatches
 from distributed import ALONE
@@ -71,6 +72,13 @@ def test_the_history_reaches_both_ends_of_gamma_and_validates_every_epoch(finish
     best = load_checkpoint(folder / f"{RUN}_best.pth")
     values = [entry["valid_pixel_average_precision"] for entry in history]
     assert best["epoch"] == 1 + values.index(max(values))
+
+
+def test_curves_of_quick_epochs_are_drawn_at_the_last(dataset, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run_folder, "save_curves", lambda path, history: drawn.append(len(history)))
+    train(parse_args(arguments_for(dataset, tmp_path)))
+    assert drawn == [3]
 
 
 def test_the_classic_recipe_gives_what_it_always_gave(finished):
