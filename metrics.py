@@ -2,10 +2,10 @@
 
 import cv2
 import numpy as np
-from scipy.special import betaincinv
 
 from detections import LOGIT_RANGE, logit_margin
 from matching import FALSE_ALARM, Outcome
+from thresholds import bound_on_share
 
 BINS = 65536  # of 5.5e-4 of a logit each
 AUPRO_LIMITS = (0.3, 0.05)  # false positive rates up to which the per-region overlap is averaged
@@ -223,8 +223,7 @@ def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
     """The share that is found, and its interval: the wider one of the drawn recalls' and of a binomial count's."""
     hits, count = int(found.sum()), len(found)
     tail = INTERVAL[0] / 100
-    least = betaincinv(hits, count - hits + 1, tail) if hits else 0.0
-    most = betaincinv(hits + 1, count - hits, 1 - tail) if hits < count else 1.0
+    least, most = 1 - bound_on_share(count - hits, count, 1 - tail), bound_on_share(hits, count, 1 - tail)
     low, high = np.nanpercentile(drawn, INTERVAL)
     return hits / count, float(min(low, least)), float(max(high, most))
 

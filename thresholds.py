@@ -98,13 +98,17 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
     alarms = int((peaks > value).sum())
     bound = bound_on_rate(alarms, strips, calibration["dispersion"])
     alarmed = int((np.array(calibration["maxima"]) > value).sum())
-    share_bound = float(betaincinv(alarmed + 1, strips - alarmed, CONFIDENCE)) if alarmed < strips else 1.0
-    return Threshold(value, origin, strips, target, alarms / strips, bound, share_bound)
+    return Threshold(value, origin, strips, target, alarms / strips, bound, bound_on_share(alarmed, strips))
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
     """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on `strips`."""
     return float(dispersion * gammaincinv(alarms / dispersion + 1, CONFIDENCE) / strips)
+
+
+def bound_on_share(found: int, count: int, confidence: float = CONFIDENCE) -> float:
+    """The share, 0-1, that is not exceeded at that confidence where `found` of `count` had it (Clopper and Pearson)."""
+    return float(betaincinv(found + 1, count - found, confidence)) if found < count else 1.0
 
 
 def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:
