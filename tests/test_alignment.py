@@ -369,7 +369,7 @@ def test_a_graph_gives_what_pytorch_gives(mode, size, opset, tmp_path):
             off = (graph(some) - model(some)).abs().amax(dim=(0, 2, 3))
             assert off[:3].max() < 1e-5
             assert off[3] < 1e-4  # in units of the noise, which is a hundredth
-        for strip, gone in spoilt(size)[:: 5 if size == STRIP_SIZE else 1]:  # each takes long there
+        for strip, gone in spoilt(size):
             for answer in (model(strip), graph(strip)):
                 assert not answer[0, gone].isfinite().any()
 

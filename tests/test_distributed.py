@@ -134,7 +134,6 @@ def test_when_one_process_is_killed_the_others_end_without_a_traceback(dataset, 
     assert rank == 0 or "--resume" in errors  # either it noticed itself, or torchrun stopped it first
 
 
-@pytest.mark.long
 def test_three_processes_stopped_in_an_epoch_end_with_the_same_weights(dataset, tmp_path):
     flags = ("--bs", 1, "--epochs", 3, "--lr", 1e-3)  # four steps in an epoch
     name = "BgRemoval_lr0.001_ep3_bs1_200x150_strip"

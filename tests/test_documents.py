@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,11 @@ def test_a_room_imports_only_rooms_above_it_and_every_room_is_listed():
     assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
     for number, room in enumerate(order):
         assert imported_by(room) & set(order) <= set(order[:number]), room
+
+
+def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
+    loaded = f"import sys, {', '.join(SCRIPTS)}; print(*{{'matplotlib', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_the_loader_benchmark_runs():

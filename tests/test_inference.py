@@ -152,8 +152,8 @@ def test_the_camera_s_range_travels_with_the_model(make_checkpoint, strip_file, 
     pixels = np.random.default_rng(0).integers(0, 4096, (3, *SMALL_SIZE)).astype(np.uint16)
     strip_file(pixels, "strips/strip.tiff")
     checkpoint = make_checkpoint(input_max=4095.0)
-    exported = export_file(checkpoint, tmp_path / "m.onnx")
-    for script, model in (("inference_pytorch.py", checkpoint), ("inference_onnx.py", exported)):
+    export_file(checkpoint, tmp_path / "onnx_models")
+    for script, model in (("inference_pytorch.py", checkpoint), ("inference_onnx.py", tmp_path / "onnx_models")):
         done = run(script, "--model_path", model, "--test_path", tmp_path / "strips", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     eight_bits = make_checkpoint()

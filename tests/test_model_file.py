@@ -6,9 +6,9 @@ import onnx
 import pytest
 
 from checkpoint import load_checkpoint
-from export_onnx_fullimage import entries_of
+from export_onnx_fullimage import entries_of, export, parse_args
 from model_file import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
-from tests.conftest import QUICK_OPSET, export_file, run
+from tests.conftest import export_file, run
 from thresholds import calibrate, threshold_for
 from tiling import calculate_kept_ranges, calculate_positions
 
@@ -22,7 +22,8 @@ def exported(write_checkpoint, tmp_path_factory):
     checkpoint = write_checkpoint(
         folder / "model_best.pth", calibration=CALIBRATION, target_false_alarms=0.2, channel_ranges=ranges
     )
-    return checkpoint, export_file(checkpoint, folder / "model.onnx")
+    arguments = ["--checkpoint_path", str(checkpoint), "--output_path", str(folder / "model.onnx")]
+    return checkpoint, export(parse_args(arguments))
 
 
 def test_a_file_says_all_that_is_needed_to_use_it(exported):
@@ -33,7 +34,7 @@ def test_a_file_says_all_that_is_needed_to_use_it(exported):
     assert description.align == "none" and description.patch == 128
     assert description.measured == {name: content[name] for name in description.measured}
     assert entries["schema_version"] == str(SCHEMA_VERSION) and entries["channels"] == "Target Ref1 Ref2"
-    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == str(QUICK_OPSET)
+    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == "18"
     assert entries["image_size"] == "200 150" and entries["input_range"] == "0 1" and entries["precision"] == "float32"
     for name, length in (("rows", 200), ("columns", 150)):
         assert list(map(int, entries[f"tile_{name}"].split())) == calculate_positions(length, 128)

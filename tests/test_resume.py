@@ -90,7 +90,6 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(uninterrupted, da
     same_run(uninterrupted, tmp_path)
 
 
-@pytest.mark.long
 def test_a_taught_run_that_was_interrupted_ends_with_the_same_weights(uninterrupted, dataset, tmp_path):
     flags = (*FLAGS, "--teacher", uninterrupted / f"{RUN}_best.pth")
     done = run("trainer.py", *arguments_for(dataset, tmp_path / "whole", *flags))

@@ -18,7 +18,7 @@ from dataloader import EpochBatches
 from distributed import ALONE
 from model import ARCHITECTURES
 from run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
-from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, export_file, run, weights
+from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
 from trainer import parse_args, train
 from training import Training
 from training_data import find_dataset, training_patches
@@ -253,7 +253,8 @@ def test_every_network_is_trained_scored_and_exported(dataset, tmp_path, arch, n
     best = train(parse_args(arguments_for(dataset, tmp_path, "--arch", arch, "--epochs", 1)))
     assert load_checkpoint(best)["network"] == name
     assert run("inference_pytorch.py", "--model_path", best, "--output_dir", tmp_path / "scores").returncode == 0
-    assert export_file(best, tmp_path).is_file()
+    exported = run("export_onnx_fullimage.py", "--checkpoint_path", best, "--output_path", tmp_path)
+    assert exported.returncode == 0, exported.stderr
 
 
 def test_amp_computes_in_bfloat16_and_keeps_float32(dataset, tmp_path):

@@ -78,12 +78,6 @@ def test_help_builds_nothing(copy, tmp_path, script):
     )
 
 
-def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
-    commands = "trainer, inference_pytorch, inference_onnx, export_onnx_fullimage, prepare_dataset"
-    loaded = f"import sys, {commands}; print(*{{'matplotlib', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
-
-
 @pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the figures are those of the small preset")
 def test_training_without_arguments_reaches_its_figures(copy, tmp_path):
