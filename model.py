@@ -133,7 +133,7 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     difference to which both references agree, and how much speaks for a point in noise, which its head reads once more: what a
     filter can tell it need not learn. It never sees how Target differs from one reference alone: a network that does takes
     strong points for defects that one reference shares. A defect of three pixels needs no more levels: at the fourth a pixel sees
-    60 of the strip's.
+    68 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)

@@ -1,7 +1,7 @@
 """Every kind of exported file beside each other: size, nodes, load time, latency, strips per second, memory, parity, recall.
 
     python benchmarks/export.py                              # times alone, with random weights: ten minutes on two cores
-    python benchmarks/export.py --quality output/quality     # and what networks find that quality.py, distillation.py trained
+    python benchmarks/export.py --quality output/quality     # and what networks there find, of quality.py and distillation.py
 
 The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
 all files are measured in turn, a call after one that does not count; the table shows medians. Memory is the most that a process of
