@@ -1,6 +1,6 @@
 """What each detector finds at how many false alarms: on a suite of our own, and on real boards of DeepPCB.
 
-    python benchmarks/quality.py                               # the suite: with --amp two hours of a core
+    python benchmarks/quality.py --amp                         # the suite: two hours of one core
     python benchmarks/quality.py --deeppcb /data/DeepPCB       # and the boards: an hour more for each seed
     python benchmarks/quality.py --seeds 42 1 2 --amp          # three networks of every recipe
 
