@@ -1,5 +1,6 @@
 """The C++ detector: built as a user builds it, and held against Python on real strips, real files and real sessions."""
 
+import csv
 import ctypes
 import json
 import os
@@ -26,6 +27,7 @@ from thresholds import calibrate
 TOLERANCE = 1e-6
 CALIBRATION = calibrate([np.array([0.4 - 0.01 * strip, 0.1]) for strip in range(20)])
 NO_THRESHOLD = "none"
+EARLIER = ROOT / "tests" / "earlier"
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +109,18 @@ def test_heatmaps_and_detections_are_those_of_python(library, export_small, data
             assert_same_detections(found, heatmap, threshold)
             total += len(found)
     assert total > 500
+
+
+def test_a_file_of_earlier_code_finds_what_it_found(library, dataset):
+    """As the table that Python wrote with it then says; tests/earlier/README.md has where both are from."""
+    detector, found = CppDetector(library, EARLIER / "robust.onnx"), []
+    for path in sorted((dataset / "test").rglob("*.tiff")):
+        images = as_asked(load_image(path)[None], "raw", 4, 255.0)
+        found += [(path.relative_to(dataset / "test").as_posix(), y, x, peak) for y, x, peak, _ in detector(images)[1][0]]
+    with (EARLIER / "detections.csv").open(newline="") as file:
+        expected = [(row["file"], int(row["y"]), int(row["x"]), float(row["peak"])) for row in csv.DictReader(file)]
+    assert [place for *place, _ in found] == [place for *place, _ in expected]
+    np.testing.assert_allclose([peak for *_, peak in found], [peak for *_, peak in expected], atol=1e-3)
 
 
 def test_alignment_is_that_of_the_file(library, export_small, dataset):
