@@ -6,7 +6,6 @@ import mmap
 import multiprocessing
 from collections import OrderedDict
 from collections.abc import Iterator
-from errors import UserError, about, one_line
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import tifffile
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from dataset_folder import IMAGE_SUFFIXES
+from common.errors import UserError, about, one_line
+from data.folder import IMAGE_SUFFIXES
+from data.recipes import Synthesis
 from gaussian import GREY_LEVELS
-from recipes import Synthesis
-from tiling import tile_positions
+from ops.tiling import tile_positions
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits

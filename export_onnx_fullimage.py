@@ -10,13 +10,17 @@ The file's input is `input` (B, 3, H, W) float32 0-1 unless another one is asked
 probability, 0, 0. It is written to ./onnx_models only after ONNX Runtime gave the same as PyTorch on the CPU, to 1e-4.
 """
 
+if __name__ == "__main__":
+    from common.errors import install_exception_hook
+
+    install_exception_hook()  # before the imports that take seconds
+
 import argparse
 import itertools
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errors import UserError, about, run_command
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,25 +28,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignment import AligningDetector
-from checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
-from classical import METHODS
-from command_line import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, from_0_to_1, newest, positive, whole_number
+from arguments import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, from_0_to_1, newest, positive, whole_number
+from common.errors import UserError, about, run_command
+from common.files import replace_file
+from data.folder import list_images
+from data.ignored_regions import IgnoredRegions
 from dataloader import DEFAULT_INPUT_MAX, load_image
-from dataset_folder import list_images
-from files import replace_file
-from gate import TARGETS, compare_variant, generated_strips
-from ignored_regions import IgnoredRegions
+from deploy.export_module import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
+from deploy.metadata import default_threshold, describe, read_description, shortened, table_of, write_entries
+from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
+from deploy.parity import PARITY, compare, compare_modes, parity_strips
+from deploy.precision import PRECISIONS, in_half_precision, quantize
+from deploy.precision_gate import TARGETS, compare_variant, generated_strips
+from deploy.session import open_session
+from evaluation.predictors import DetectorPredictor, as_asked
 from model import MODES, SegmentationNetworkONNXFullImage
-from model_file import default_threshold, describe, read_description, shortened, table_of, write_entries
-from onnx_graph import FIRST_DYNAMO_OPSET, inspect_file, write_graph
-from onnx_session import open_session
-from parity import PARITY, compare, compare_modes, parity_strips
-from predictors import DetectorPredictor, as_asked
-from scoring import Detector, calibrated, classical
-from strip_graph import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
-from tiling import PATCH_SIZES
-from variants import PRECISIONS, in_half_precision, quantize
+from ops.classical import METHODS
+from ops.registration import AligningDetector
+from ops.tiling import PATCH_SIZES
+from reporting.score_folder import Detector, calibrated, classical
+from training.checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
 
 DEFAULT_OPSET = 18
 CALIBRATION_STRIPS = 16  # of 18 tiles each: more move no range that matters

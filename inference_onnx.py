@@ -9,14 +9,18 @@ Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels,
 detections (.csv and .json), figures (metrics.json) and a report (report.html).
 """
 
+if __name__ == "__main__":
+    from common.errors import install_exception_hook
+
+    install_exception_hook()  # before the imports that take seconds
+
 import argparse
 import sys
-from errors import about, run_command
 from pathlib import Path
 
 import torch
 
-from command_line import (
+from arguments import (
     ONNX_FOLDER,
     add_test_folder,
     command_parser,
@@ -26,11 +30,12 @@ from command_line import (
     require_as_asked,
     whole_number,
 )
-from distributed import choose_device
-from doctor import diagnose
-from onnx_session import DEVICES, SessionSettings
-from predictors import OnnxPredictor
-from scoring import Detector, score_folder, score_without_model
+from common.distributed import choose_device
+from common.errors import about, run_command
+from deploy.doctor import diagnose
+from deploy.session import DEVICES, SessionSettings
+from evaluation.predictors import OnnxPredictor
+from reporting.score_folder import Detector, score_folder, score_without_model
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -8,13 +8,16 @@ Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels,
 detections (.csv and .json), figures (metrics.json) and a report (report.html).
 """
 
+if __name__ == "__main__":
+    from common.errors import install_exception_hook
+
+    install_exception_hook()  # before the imports that take seconds
+
 import argparse
 import sys
-from errors import run_command
 from pathlib import Path
 
-from checkpoint import BEST_SUFFIX, MEASURED, build_network, load_checkpoint
-from command_line import (
+from arguments import (
     CHECKPOINT_FOLDER,
     add_test_folder,
     command_parser,
@@ -24,10 +27,12 @@ from command_line import (
     require_as_asked,
     whole_number,
 )
-from distributed import choose_device
-from predictors import TorchPredictor
-from scoring import Detector, score_folder, score_without_model
-from tiling import PATCH_SIZES
+from common.distributed import choose_device
+from common.errors import run_command
+from evaluation.predictors import TorchPredictor
+from ops.tiling import PATCH_SIZES
+from reporting.score_folder import Detector, score_folder, score_without_model
+from training.checkpoint import BEST_SUFFIX, MEASURED, build_network, load_checkpoint
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

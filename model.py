@@ -4,7 +4,8 @@ SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
   SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
     SegmentationNetworkONNXFullImage  whole strip: aligned, tiles, the same copy of the net for all of them, stitched
 
-PyTorch inference runs the last one as it is, and strip_graph.py exports it, so it and the ONNX file cannot disagree about tiles.
+PyTorch inference runs the last one as it is, and deploy/export_module.py exports it, so it and the ONNX file cannot
+disagree about tiles.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alignment import AligningDetector
-from differences import agreed_difference, consistent_difference, evidence, noise_around, outside_references
-from tiling import Tiling, WholeImage
+from ops.differences import agreed_difference, consistent_difference, evidence, noise_around, outside_references
+from ops.registration import AligningDetector
+from ops.tiling import Tiling, WholeImage
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter

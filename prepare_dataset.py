@@ -8,13 +8,17 @@
 The output folder appears when it is complete; one that holds something already is refused. The same --seed gives the same files.
 """
 
+if __name__ == "__main__":
+    from common.errors import install_exception_hook
+
+    install_exception_hook()  # before the imports that take seconds
+
 import argparse
 import csv
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from errors import UserError, run_command
 from pathlib import Path
 
 import cv2
@@ -22,11 +26,12 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from command_line import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
+from arguments import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
+from common.errors import UserError, run_command
+from common.files import new_folder
+from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
+from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
-from dataset_folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
-from demo_strips import STRIP_SIZE, make_strip_and_shifts
-from files import new_folder
 from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"

@@ -40,6 +40,6 @@ if ! given --resume "$@"; then # a resumed run keeps its own settings
 fi
 launcher=()
 if [ "${NPROC:-1}" != 1 ]; then
-    launcher=("$here/launch.py" "$NPROC")
+    launcher=("$here/training/launch.py" "$NPROC")
 fi
 exec "$python" "${launcher[@]}" "$here/trainer.py" "${settings[@]}" "$@"

@@ -10,22 +10,22 @@ checkpoint, settings, environment, figures, TensorBoard events and pictures, and
 checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
 """
 
+if __name__ == "__main__":
+    from common.errors import install_exception_hook
+
+    install_exception_hook()  # before the imports that take seconds
+
 import argparse
 import os
 import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from errors import UserError, about, run_command
 from pathlib import Path
 
 import torch
 
-from aligned_strips import aligned_copies
-from alignment import MODES
-from calibration import channel_measure, measure
-from checkpoint import build_network, load_checkpoint, save_checkpoint
-from command_line import (
+from arguments import (
     CHECKPOINT_FOLDER,
     LARGEST_SEED,
     add_image_type,
@@ -37,23 +37,28 @@ from command_line import (
     share,
     whole_number,
 )
+from common.distributed import Processes, join_processes
+from common.errors import UserError, about, run_command
+from data.folder import StripFile
+from data.recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
+from data.registered_copies import aligned_copies
+from data.splits import Dataset, find_dataset
 from dataloader import DEFAULT_INPUT_MAX
-from dataset_folder import StripFile
-from distributed import Processes, join_processes
-from evaluation import Rules
-from failures import explained_failures
+from evaluation.calibration import channel_measure, measure
+from evaluation.evaluate import Rules
+from evaluation.predictors import TorchPredictor
+from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
-from predictors import TorchPredictor
-from recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
-from resumption import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
-from run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
-from schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
-from scoring import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
-from teacher import check_teacher, require_not_of_run
-from thresholds import DEFAULT_RATE, Threshold
-from tiling import PATCH_SIZES
-from training import Training, selection_metric, settings_of
-from training_data import Dataset, find_dataset
+from ops.registration import MODES
+from ops.tiling import PATCH_SIZES
+from reporting.score_folder import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
+from training.checkpoint import build_network, load_checkpoint, save_checkpoint
+from training.distillation import check_teacher, require_not_of_run
+from training.failures import explained_failures
+from training.loop import Training, selection_metric, settings_of
+from training.resume import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
+from training.run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
+from training.schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
 
 Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()

@@ -1,6 +1,6 @@
 """What aligning a 976x176 strip costs on the CPU, beside the networks: in ONNX Runtime and in PyTorch.
 
-    python benchmarks/alignment.py        # two minutes, most of them for exporting
+    python -m benchmarks.alignment        # two minutes, most of them for exporting
 
 All are called in turn on as many threads (--threads), and the table shows medians. The networks take the strip as tiles, as in
 production; their weights are random.
@@ -8,7 +8,6 @@ production; their weights are random.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,15 +21,13 @@ import onnxruntime
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from alignment import MODES, Alignment
+from data.demo_strips import STRIP_SIZE, make_strip
 from dataloader import to_unit_range
-from demo_strips import STRIP_SIZE, make_strip
+from deploy.onnx_export import write_graph
 from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
-from onnx_graph import write_graph
-from tiling import PATCH_SIZES
+from ops.registration import MODES, Alignment
+from ops.tiling import PATCH_SIZES
 
 NETWORKS = ("unet", "difference")
 WARM_UPS = 2  # the first calls also find their memory

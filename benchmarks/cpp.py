@@ -1,7 +1,7 @@
 """The C++ detector beside Python's ONNX Runtime and the bare call from C++: latencies, strips per second, what our code adds.
 
-    python benchmarks/cpp.py                        # some minutes on two cores
-    python benchmarks/cpp.py --model FILE.onnx
+    python -m benchmarks.cpp                        # some minutes on two cores
+    python -m benchmarks.cpp --model FILE.onnx
 
 Without --model: the 16-channel network on the whole strip, with random weights, which take as long as trained ones. All take
 turns, a few calls each, in an order that changes from round to round. What our code adds is the median over the rounds of our
@@ -11,7 +11,6 @@ same with a model that computes nothing. Several callers share one session whose
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -25,13 +24,11 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import export_onnx_fullimage as exporter
-from checkpoint import save_checkpoint
-from demo_strips import STRIP_SIZE
+from data.demo_strips import STRIP_SIZE
 from model import SegmentationNetwork
 from tests.cpp import build, write_plain_model
+from training.checkpoint import save_checkpoint
 
 BASE_CHANNELS = 16
 CALLS = 5  # of each turn

@@ -1,6 +1,6 @@
 """What a small network finds alone, and what it finds when a larger one has taught it (trainer.py --teacher).
 
-    python benchmarks/distillation.py --teacher output/quality/aligned_seed42/RUN_best.pth --amp     # half an hour
+    python -m benchmarks.distillation --teacher output/quality/aligned_seed42/RUN_best.pth --amp     # half an hour
 
 Students learn the demo strips for 12 epochs, alone and taught, from the same first weights and the same samples. All are scored on
 70 strips of the quality suite's kind (benchmarks/suite.py) with a seed of their own, ten of each level. Finished trainings are kept
@@ -15,17 +15,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from quality import is_finished
-from quality_scores import RATES, pool, score_strip, with_interval
-from suite import LEVELS, make_suite_strip
-from trainings import INTERRUPTED, ROOT, demo_strips, train
-
-from checkpoint import build_network, load_checkpoint
-from predictors import TorchPredictor
-from tiling import PATCH_SIZES
+from benchmarks.quality import is_finished
+from benchmarks.quality_scores import RATES, pool, score_strip, with_interval
+from benchmarks.suite import LEVELS, make_suite_strip
+from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
+from evaluation.predictors import TorchPredictor
+from ops.tiling import PATCH_SIZES
+from training.checkpoint import build_network, load_checkpoint
 
 SETTINGS = ("--recipe", "robust", "--align", "full", "--bs", 16, "--num_defects_range", 4, 10, "--epochs", 12)
 STUDENTS = (("difference", 8), ("mobile", 8))  # --arch, --base_channels

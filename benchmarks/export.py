@@ -1,7 +1,7 @@
 """Every kind of exported file beside each other: size, nodes, load time, latency, strips per second, memory, parity, recall.
 
-    python benchmarks/export.py                              # times alone, with random weights: ten minutes on two cores
-    python benchmarks/export.py --quality output/quality     # and what networks there find, of quality.py and distillation.py
+    python -m benchmarks.export                              # times alone, with random weights: ten minutes on two cores
+    python -m benchmarks.export --quality output/quality     # and what networks there find, of quality.py and distillation.py
 
 The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
 all files are measured in turn, a call after one that does not count; the table shows medians. Memory is the most that a process of
@@ -30,22 +30,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.append(str(Path(__file__).resolve().parent))
-
-from quality_scores import Predictor, pool, score_strip, with_interval
-from suite import LEVELS, STRIP_COUNT, make_suite_strip
-
-from checkpoint import build_network, load_checkpoint
-from classical import METHODS, classical_detector
+from benchmarks.quality_scores import Predictor, pool, score_strip, with_interval
+from benchmarks.suite import LEVELS, STRIP_COUNT, make_suite_strip
+from data.demo_strips import STRIP_SIZE, make_strip
 from dataloader import to_unit_range
-from demo_strips import STRIP_SIZE, make_strip
-from gate import generated_strips
+from deploy.onnx_export import quiet_exporters, write_graph
+from deploy.precision import in_half_precision, quantize
+from deploy.precision_gate import generated_strips
+from deploy.session import SessionSettings, open_session, place_session
 from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
-from onnx_graph import quiet_exporters, write_graph
-from onnx_session import SessionSettings, open_session, place_session
-from tiling import calculate_kept_ranges, tile_positions
-from variants import in_half_precision, quantize
+from ops.classical import METHODS, classical_detector
+from ops.tiling import calculate_kept_ranges, tile_positions
+from training.checkpoint import build_network, load_checkpoint
 
 PATCH, OPSET = 128, 18
 BATCHES = (1, 8)

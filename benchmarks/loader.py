@@ -1,6 +1,6 @@
 """Training samples per second and core: this loader beside a plain one, in one run.
 
-    python benchmarks/loader.py
+    python -m benchmarks.loader
 
 The plain loader does the classic recipe the straightforward way: read the whole strip, crop, and add every defect to a copy of each
 channel that has it, clipping that channel. All draw the same number of defects, on one core, from the page cache, without and with
@@ -9,7 +9,6 @@ a cache of strips. Rounds are interleaved; the table shows medians.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,13 +19,11 @@ import numpy as np
 import tifffile
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from data.demo_strips import STRIP_SIZE, make_strip
+from data.recipes import RECIPES
 from dataloader import StripPatches
-from demo_strips import STRIP_SIZE, make_strip
 from gaussian import allocate_channels, draw_defect
-from recipes import RECIPES
-from tiling import tile_positions
+from ops.tiling import tile_positions
 
 PATCH = 128
 NUM_DEFECTS_RANGE = (4, 10)

@@ -1,12 +1,11 @@
 """The networks of --arch beside each other, as exported files on the CPU: weights, file size, latency of one 976x176 strip.
 
-    python benchmarks/networks.py        # a minute on two cores
+    python -m benchmarks.networks        # a minute on two cores
 
 Latencies are those of open ONNX Runtime sessions, measured in turn; the table shows medians. The weights are random.
 """
 
 import argparse
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from data.demo_strips import STRIP_SIZE, make_strip
 from dataloader import to_unit_range
-from demo_strips import STRIP_SIZE, make_strip
+from deploy.onnx_export import write_graph
+from deploy.precision_gate import interleaved
+from deploy.session import open_session
 from export_onnx_fullimage import DEFAULT_OPSET
-from gate import interleaved
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
-from onnx_graph import write_graph
-from onnx_session import open_session
-from tiling import PATCH_SIZES
+from ops.tiling import PATCH_SIZES
 
 
 def main() -> None:

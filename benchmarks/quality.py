@@ -1,8 +1,8 @@
 """What each detector finds at how many false alarms: on a suite of our own, and on real boards of DeepPCB.
 
-    python benchmarks/quality.py --amp                         # the suite: two hours of one core
-    python benchmarks/quality.py --deeppcb /data/DeepPCB       # and the boards: an hour more for each seed
-    python benchmarks/quality.py --seeds 42 1 2 --amp          # three networks of every recipe
+    python -m benchmarks.quality --amp                         # the suite: two hours of one core
+    python -m benchmarks.quality --deeppcb /data/DeepPCB       # and the boards: an hour more for each seed
+    python -m benchmarks.quality --seeds 42 1 2 --amp          # three networks of every recipe
 
 The suite (benchmarks/suite.py) has 140 strips of seven levels, with 1,050 defects and 1,400 distractors. A detected distractor
 is a false alarm; a missing feature, which is in both references and not in Target, is neither hit nor false alarm. Networks are
@@ -22,21 +22,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, score_board, score_strip, with_interval
-from suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
-from trainings import INTERRUPTED, ROOT, demo_strips, train
-
-from aligned_strips import ALIGNED_BY
-from checkpoint import build_network, file_hash, load_checkpoint
-from classical import METHODS, classical_detector, name_of, sigma_of
-from files import replace_file
-from metrics import PointFigures
-from predictors import DetectorPredictor, TorchPredictor
+from benchmarks.quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, score_board, score_strip, with_interval
+from benchmarks.suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
+from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
+from common.files import replace_file
+from data.registered_copies import ALIGNED_BY
+from evaluation.metrics import PointFigures
+from evaluation.predictors import DetectorPredictor, TorchPredictor
+from ops.classical import METHODS, classical_detector, name_of, sigma_of
+from ops.tiling import PATCH_SIZES
 from prepare_dataset import read_grey, write_strip
-from tiling import PATCH_SIZES
+from training.checkpoint import build_network, file_hash, load_checkpoint
 
 SMALL = ("--base_channels", 16, "--bs", 16, "--num_defects_range", 4, 10)
 ROBUST = ("--recipe", "robust")
@@ -204,14 +200,14 @@ def is_finished(run: Path) -> bool:
 SCORED_BY = (
     "benchmarks/suite.py",
     "benchmarks/quality_scores.py",
-    "demo_strips.py",
-    *ALIGNED_BY,
-    "classical.py",
-    "differences.py",
+    "data/demo_strips.py",
+    *(f"ops/{name}" for name in ALIGNED_BY),
+    "ops/classical.py",
+    "ops/differences.py",
     "model.py",
-    "detections.py",
-    "matching.py",
-    "tiling.py",
+    "evaluation/detections.py",
+    "evaluation/matching.py",
+    "ops/tiling.py",
 )
 CODE = file_hash(*(ROOT / name for name in SCORED_BY))[:8]
 

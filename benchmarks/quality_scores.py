@@ -1,19 +1,14 @@
 """What the quality benchmark counts and prints: detections of a strip or a board as plain values, and tables made of these."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.append(str(Path(__file__).resolve().parent))
-
-from suite import LEVELS, SuiteStrip
-
-from detections import Peaks, find_peaks
-from matching import Outcome, Truth, match, outcome_of
-from metrics import PointFigures
+from benchmarks.suite import LEVELS, SuiteStrip
+from evaluation.detections import Peaks, find_peaks
+from evaluation.matching import Outcome, Truth, match, outcome_of
+from evaluation.metrics import PointFigures
 from prepare_dataset import read_grey
 
 RATES, FAINT = (0.1, 1.0), "contrast up to 25 grey levels"

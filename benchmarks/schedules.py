@@ -1,7 +1,7 @@
 """The small preset with every gamma schedule and with other values of alpha, three seeds each, on the demo strips.
 
-    python benchmarks/schedules.py                         # 21 trainings: 2 hours on two cores
-    python benchmarks/schedules.py --amp                   # 70 minutes, where the CPU has bfloat16
+    python -m benchmarks.schedules                         # 21 trainings: 2 hours on two cores
+    python -m benchmarks.schedules --amp                   # 70 minutes, where the CPU has bfloat16
 
 Finished runs are kept in --output and not repeated, and an unfinished one is resumed: interrupt it and start it again at will. The
 table is of what is finished, so with --runs 0 it only looks. Figures are of the best checkpoint on the 80 test strips: mean and
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 from tqdm import tqdm
-from trainings import INTERRUPTED, ROOT, demo_strips, train
+
+from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
 
 SMALL_PRESET = ("--base_channels", 16, "--epochs", 10, "--num_defects_range", 4, 10)
 SEEDS = (42, 1, 2)

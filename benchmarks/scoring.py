@@ -1,7 +1,7 @@
 """Memory and time of scoring many strips, and how far the pixel figures' histograms are from the exact figures.
 
-    python benchmarks/scoring.py                       # 100, 1,000 and 10,000 strips of 976x176: 15 minutes on two cores
-    python benchmarks/scoring.py --strips 100 500      # two minutes
+    python -m benchmarks.scoring                       # 100, 1,000 and 10,000 strips of 976x176: 15 minutes on two cores
+    python -m benchmarks.scoring --strips 100 500      # two minutes
 
 Every strip is read from a TIFF file and goes through the evaluation of the inference commands: plain double detection, with many
 detections above a low threshold, all figures, verdicts, tables and the report. Only heatmaps and pictures of single strips are not
@@ -21,18 +21,16 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from calibration import rivals_of
-from classical import classical_detector
-from dataset_folder import StripFile, list_strips
-from demo_strips import make_strip
-from evaluation import Rules, evaluate, read_strip
-from metrics import PixelFigures
-from predictors import DetectorPredictor
+from data.demo_strips import make_strip
+from data.folder import StripFile, list_strips
+from evaluation.calibration import rivals_of
+from evaluation.evaluate import Rules, evaluate, read_strip
+from evaluation.metrics import PixelFigures
+from evaluation.predictors import DetectorPredictor
+from evaluation.thresholds import Threshold
+from ops.classical import classical_detector
 from prepare_dataset import write_painted_strip, write_strip
-from scoring import Detector, write_everything
-from thresholds import Threshold
+from reporting.score_folder import Detector, write_everything
 
 FILES = 20  # different strips; each is scored again and again under another name
 THRESHOLD = Threshold(0.08, "of the benchmark")
@@ -50,7 +48,7 @@ def main() -> None:
         make_strips(Path(folder))
         print("| strips | peak memory, MB | ms a strip | report, MB |\n| --- | --- | --- | --- |")
         for count in arguments.strips:
-            words = [sys.executable, __file__, "--one", folder, "--strips", str(count)]
+            words = [sys.executable, "-m", "benchmarks.scoring", "--one", folder, "--strips", str(count)]
             memory, milliseconds, report = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
             print(f"| {count:,} | {memory:,.0f} | {milliseconds:.0f} | {report:.1f} |", flush=True)
         print_errors(Path(folder))

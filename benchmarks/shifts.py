@@ -1,6 +1,6 @@
 """False alarms against how far the references are shifted: without a network, with the classic recipe, and with references aligned.
 
-    python benchmarks/shifts.py --runs output/quality --seed 42      # after benchmarks/quality.py; ten minutes on two cores
+    python -m benchmarks.shifts --runs output/quality --seed 42      # after benchmarks/quality.py; ten minutes on two cores
 
 Good strips of the demo patterns, none of the suite or the training: once with each reference shifted by the same length in a
 direction of its own, once with a shift along y that wanders between plus and minus that length, and a third of it along x. Each
@@ -8,7 +8,6 @@ detector's threshold gives one false alarm in ten strips where nothing is shifte
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,21 +16,17 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-sys.path.append(str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from quality import NETWORKS
-from quality_scores import Predictor
-from suite import draw_wander, move_rows
-from trainings import ROOT
-
-from checkpoint import build_network, load_checkpoint
-from classical import METHODS, classical_detector, name_of, sigma_of
-from demo_strips import STRIP_SIZE, develop, draw_exposure, draw_pattern, light, see
-from detections import find_peaks
-from files import replace_file
-from predictors import DetectorPredictor, TorchPredictor
-from tiling import PATCH_SIZES
+from benchmarks.quality import NETWORKS
+from benchmarks.quality_scores import Predictor
+from benchmarks.suite import draw_wander, move_rows
+from benchmarks.trainings import ROOT
+from common.files import replace_file
+from data.demo_strips import STRIP_SIZE, develop, draw_exposure, draw_pattern, light, see
+from evaluation.detections import find_peaks
+from evaluation.predictors import DetectorPredictor, TorchPredictor
+from ops.classical import METHODS, classical_detector, name_of, sigma_of
+from ops.tiling import PATCH_SIZES
+from training.checkpoint import build_network, load_checkpoint
 
 SEED = 5_150_901  # of these strips alone
 LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # pixels

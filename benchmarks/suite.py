@@ -1,6 +1,6 @@
 """The strips of the quality suite: seven levels of what differs between the channels, with points of known place and contrast.
 
-    python benchmarks/suite.py --output FILE.png     # one strip of each level, to look at
+    python -m benchmarks.suite --output FILE.png     # one strip of each level, to look at
 
 Patterns are those of the demo strips. A point is a Gaussian with a sub-pixel centre, added to what was lit and amplified, so that
 its contrast is in grey levels of the shot whatever the gain. One in Target only is a defect; every other one is a feature of the
@@ -9,7 +9,6 @@ stripes and points and nothing else in common. Seed, level, number and shot deci
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from demo_strips import (
+from data.demo_strips import (
     FINE,
     ILLUMINATION_SPREAD,
     MARGIN,
@@ -32,9 +29,9 @@ from demo_strips import (
     light,
     see,
 )
+from evaluation.matching import place_of
 from gaussian import GREY_LEVELS, REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2, paint_point
-from matching import place_of
-from tiling import PATCH_SIZES
+from ops.tiling import PATCH_SIZES
 
 SUITE_SEED = 604_171_983  # of the suite alone: what is trained, chosen or calibrated has other seeds
 STRIP_COUNT = 20  # strips of a level, numbered from 0

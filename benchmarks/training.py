@@ -1,6 +1,6 @@
 """This trainer beside a plain training loop: patches per second, where the time goes, and memory with many workers.
 
-    python benchmarks/training.py            # two CPU cores: 4 minutes. Where there is a GPU its rows come first: 3 minutes more
+    python -m benchmarks.training            # two CPU cores: 4 minutes. Where there is a GPU its rows come first: 3 minutes more
 
 The plain loop is written the straightforward way: float32, channels first, the mask turned into classes on the CPU in every step,
 and the loss read back with .item(). Both train the same network on the same strips; rounds are interleaved, medians shown.
@@ -26,17 +26,15 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from common.distributed import Processes
+from data.demo_strips import STRIP_SIZE, make_strip
+from data.folder import StripFile
+from data.splits import Dataset, training_patches
 from dataloader import open_channels
-from dataset_folder import StripFile
-from demo_strips import STRIP_SIZE, make_strip
-from distributed import Processes
 from model import SegmentationNetwork
-from run_folder import RunFolder
 from trainer import choose_algorithms, parse_args
-from training import Training
-from training_data import Dataset, training_patches
+from training.loop import Training
+from training.run_folder import RunFolder
 
 ALPHA, GAMMA = 0.75, 2.0
 WARM_UPS = 3  # steps

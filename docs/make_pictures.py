@@ -1,12 +1,11 @@
 """Draw the pictures of the documents, after `bash train.sh`. That of the report needs Chromium.
 
-python docs/make_pictures.py --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
+python -m docs.make_pictures --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
 """
 
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,23 +14,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import visualize
-from checkpoint import BEST_SUFFIX, build_network, load_checkpoint
-from command_line import CHECKPOINT_FOLDER, newest
+from arguments import CHECKPOINT_FOLDER, newest
+from common.distributed import choose_device
+from data.demo_strips import STRIP_SIZE, make_strip
+from data.recipes import RECIPES
+from data.splits import painted_samples
 from dataloader import StripPatches, load_image, load_mask
-from demo_strips import STRIP_SIZE, make_strip
-from detections import detect
-from distributed import choose_device
+from evaluation.detections import detect
+from evaluation.predictors import TorchPredictor
+from evaluation.thresholds import threshold_for
 from gaussian import STRIP_DEFECTS_RANGE
-from predictors import TorchPredictor
-from recipes import RECIPES
-from scoring import REPORT
-from thresholds import threshold_for
-from tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
-from training_data import painted_samples
-from visualize import save_panels
+from ops.tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
+from reporting import pictures
+from reporting.pictures import save_panels
+from reporting.score_folder import REPORT
+from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -76,7 +73,7 @@ def draw_samples(run: Path) -> None:
 def draw_recipes(dataset: Path) -> None:
     strips = sorted((dataset / "train" / "good").iterdir())
     for name, recipe in RECIPES.items():
-        picture = visualize.draw_samples(painted_samples(StripPatches(strips, STRIP_SIZE, PATCH, recipe(STRIP_DEFECTS_RANGE))))
+        picture = pictures.draw_samples(painted_samples(StripPatches(strips, STRIP_SIZE, PATCH, recipe(STRIP_DEFECTS_RANGE))))
         save_jpg(f"{name}-samples.jpg", picture[picture.shape[0] // 2 :])  # three rows of six
 
 

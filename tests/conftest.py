@@ -1,10 +1,10 @@
 """Small real parts: strips on disk, a small network, the commands as a user starts them."""
 
+import ast
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ import pytest
 import tifffile
 import torch
 
-from checkpoint import load_checkpoint, save_checkpoint
-from demo_strips import make_strip
+from data.demo_strips import make_strip
 from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SIZE = (200, 150)  # (height, width): 2 x 2 tiles of 128, no multiple of anything
@@ -38,14 +38,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
-def imported_by(room: str) -> set[str]:
-    """The modules that NAME.py of the repository imports, first part of their names only."""
-    return set(re.findall(r"^(?:from|import) (\w+)", (ROOT / f"{room}.py").read_text(), flags=re.MULTILINE))
+def repository_modules() -> dict[str, Path]:
+    """Every module of the repository but the tests', by its dotted name."""
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard", "*.py"], capture_output=True, text=True)
+    paths = [Path(line) for line in listed.stdout.splitlines() if not line.startswith(("tests/", "deploy/cpp/", "docs/"))]
+    return {".".join(path.with_suffix("").parts): ROOT / path for path in paths if path.name != "__init__.py"}
+
+
+def imports_of(path: Path, modules: Iterable[str]) -> set[str]:
+    """Those of `modules` that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & set(modules)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
     """A script of the repository, as a user starts it."""
     words = [sys.executable, ROOT / command[0], *command[1:]]
+    return _run(words, cwd, timeout, environment)
+
+
+def run_module(*command: str | Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
+    """A benchmark of the repository, as a user starts it: python -m NAME."""
+    return _run([sys.executable, "-m", *command], ROOT, timeout, environment)
+
+
+def _run(words: list[str | Path], cwd: Path, timeout: float, environment: dict[str, str]) -> subprocess.CompletedProcess:
     command = list(map(str, words))
     return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
 

@@ -7,19 +7,19 @@ import pytest
 import tifffile
 import torch
 
-from aligned_strips import ALIGNED_BY, aligned_copies
-from checkpoint import load_checkpoint
+from common.distributed import ALONE
+from data.demo_strips import make_strip
+from data.folder import list_strips
+from data.registered_copies import ALIGNED_BY, aligned_copies
+from data.splits import Dataset, training_patches
 from dataloader import load_image
-from dataset_folder import list_strips
-from demo_strips import make_strip
-from distributed import ALONE
+from evaluation.predictors import StripAligner, TorchPredictor
 from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
-from predictors import StripAligner, TorchPredictor
-from run_folder import ALIGNED_SUFFIX
-from tests.conftest import QUICK_OPSET, ROOT, RUN, SMALL_SIZE, arguments_for, imported_by, run
+from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, imports_of, repository_modules, run
 from trainer import parse_args, prepare
-from training_data import Dataset, training_patches
+from training.checkpoint import load_checkpoint
+from training.run_folder import ALIGNED_SUFFIX
 
 CPU = torch.device("cpu")
 
@@ -50,12 +50,12 @@ def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_pat
 
 
 def test_copies_belong_to_all_the_code_that_makes_them():
-    rooms, reached, waiting = {path.stem for path in ROOT.glob("*.py")}, set(), {"alignment"}
+    modules, reached, waiting = repository_modules(), set(), {"ops.registration"}
     while waiting:
-        room = waiting.pop()
-        reached.add(room)
-        waiting |= imported_by(room) & rooms - reached
-    assert {f"{room}.py" for room in reached} == set(ALIGNED_BY)
+        module = waiting.pop()
+        reached.add(module)
+        waiting |= imports_of(modules[module], modules) - reached
+    assert {f"{module.removeprefix('ops.')}.py" for module in reached} == set(ALIGNED_BY)
 
 
 def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):

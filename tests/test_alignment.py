@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from alignment import GAINS, MEASURES, MODES, Alignment, register
-from classical import RegisteredDifference
-from demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
-from filters import BLOCK, enlarge
+from data.demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
+from deploy.onnx_export import write_graph
 from gaussian import paint_point
-from moving import LARGEST_SHIFT, Movable, move
-from onnx_graph import write_graph
+from ops.classical import RegisteredDifference
+from ops.filters import BLOCK, enlarge
+from ops.registration import GAINS, MEASURES, MODES, Alignment, register
+from ops.warp import LARGEST_SHIFT, Movable, move
 from tests.conftest import SMALL_SIZE
 
 Scene = Callable[

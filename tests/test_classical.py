@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, name_of, sigma_of
-from demo_strips import make_strip
+from data.demo_strips import make_strip
+from ops.classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, name_of, sigma_of
 
 
 def run(detector, image):

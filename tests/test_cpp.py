@@ -17,12 +17,12 @@ import tifffile
 import torch
 
 from dataloader import load_image
-from detections import find_peaks
+from evaluation.detections import find_peaks
+from evaluation.predictors import OnnxPredictor, as_asked
+from evaluation.thresholds import calibrate
 from model import DifferenceSegmentationNetwork
-from predictors import OnnxPredictor, as_asked
 from tests.conftest import ROOT, export_file
 from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
-from thresholds import calibrate
 
 TOLERANCE = 1e-6
 CALIBRATION = calibrate([np.array([0.4 - 0.01 * strip, 0.1]) for strip in range(20)])

@@ -1,7 +1,6 @@
 import os
 import pickle
 import resource
-from errors import UserError
 
 import cv2
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import dataloader
+from common.errors import UserError
+from data.recipes import ClassicRecipe
 from dataloader import EpochBatches, StripPatches, load_image, load_mask, to_unit_range
-from recipes import ClassicRecipe
+from ops.tiling import tile_positions
 from tests.conftest import SMALL_SIZE
-from tiling import tile_positions
 
 
 def numbered(channels, height, width, pixel_type=np.float32):

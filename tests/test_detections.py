@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detections import MOST_PER_STRIP, NEIGHBOURHOOD, PackedDetections, contrasts_at, detect, find_peaks, logit_margin
+from evaluation.detections import MOST_PER_STRIP, NEIGHBOURHOOD, PackedDetections, contrasts_at, detect, find_peaks, logit_margin
 
 SIZE = (40, 50)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import load_checkpoint
 from tests.conftest import ROOT, arguments_for, run, weights
+from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
 EPOCHS = 6

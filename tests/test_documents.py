@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, export_file, imported_by, run
+from tests.conftest import ROOT, export_file, repository_modules, run_module
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
@@ -70,6 +70,9 @@ def test_every_command_in_the_documents_can_be_parsed(document):
     for command in commands_in(document.read_text()):
         words = [word for word in shlex.split(command) if not re.match(r"[A-Z]+=", word)]
         assert words[0] in ("bash", "python", "source"), command
+        if words[1] == "-m":
+            assert words[2] in repository_modules(), command
+            continue
         if words[0] == "source" or words[1] == "tests/run.sh":
             continue
         assert (ROOT / words[1]).is_file(), command
@@ -86,21 +89,13 @@ def test_every_link_and_picture_is_there(document):
             assert (document.parent / target).is_file(), target
 
 
-def test_a_room_imports_only_rooms_above_it_and_every_room_is_listed():
-    text = (ROOT / "docs" / "explanation" / "rooms.md").read_text()
-    order = re.findall(r"`(\w+)\.py`", text)
-    assert sorted(order) == sorted(path.stem for path in ROOT.glob("*.py"))
-    for number, room in enumerate(order):
-        assert imported_by(room) & set(order) <= set(order[:number]), room
-
-
 def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
     loaded = f"import sys, {', '.join(SCRIPTS)}; print(*{{'matplotlib', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_the_loader_benchmark_runs():
-    done = run(Path("benchmarks") / "loader.py", "--strips", "2", "--rounds", "1", "--seconds", "0.05")
+    done = run_module("benchmarks.loader", "--strips", "2", "--rounds", "1", "--seconds", "0.05")
     assert done.returncode == 0 and re.search(r"\| this loader \| [\d,]+ \| [\d,]+ \|", done.stdout), done.stderr
 
 
@@ -110,32 +105,32 @@ def test_the_benchmark_of_the_schedules_shows_what_is_finished(tmp_path):
         summary = tmp_path / f"alpha_0.9_seed{seed}" / "RUN_test" / "metrics.json"
         summary.parent.mkdir(parents=True)
         summary.write_text(json.dumps(figures | {"pixel_average_precision": value}))
-    done = run(Path("benchmarks") / "schedules.py", "--output", tmp_path, "--runs", "0")
+    done = run_module("benchmarks.schedules", "--output", tmp_path, "--runs", "0")
     assert done.returncode == 0 and "| cosine | 0.9 | 2 | 0.500 ± 0.354 |" in done.stdout and done.stdout.count("| 0 |") == 6
 
 
 @pytest.mark.long
 def test_the_benchmark_of_the_schedules_trains_and_goes_on(tmp_path):
-    done = run(Path("benchmarks") / "schedules.py", "--output", tmp_path, "--runs", "1", timeout=1800)
+    done = run_module("benchmarks.schedules", "--output", tmp_path, "--runs", "1", timeout=1800)
     assert done.returncode == 0 and "| cosine | 0.75 | 1 | 0." in done.stdout, done.stderr
 
 
 @pytest.mark.long
 def test_the_training_benchmark_runs():
     small = ("--base_channels", "2", "--rounds", "1", "--steps", "1", "--strips", "2")
-    done = run(Path("benchmarks") / "training.py", *small)
+    done = run_module("benchmarks.training", *small)
     assert done.returncode == 0 and done.stdout.count("| CPU, ") == 3 and done.stdout.count("| kept in ") == 3, done.stderr
 
 
 @pytest.mark.long
 def test_the_benchmark_of_the_networks_runs():
-    done = run(Path("benchmarks") / "networks.py", "--base_channels", "2", "--rounds", "1")
+    done = run_module("benchmarks.networks", "--base_channels", "2", "--rounds", "1")
     assert done.returncode == 0 and "| mobile | 2 |" in done.stdout, done.stderr
 
 
 @pytest.mark.long
 def test_the_benchmark_of_scoring_runs():
-    done = run(Path("benchmarks") / "scoring.py", "--strips", "4", "8")
+    done = run_module("benchmarks.scoring", "--strips", "4", "8")
     assert done.returncode == 0 and re.search(r"\| 8 \| \d+ \| \d+ \| \d\.\d \|", done.stdout), done.stderr
     assert done.stdout.count("| double detection, ") == 2
 
@@ -143,22 +138,22 @@ def test_the_benchmark_of_scoring_runs():
 @pytest.mark.long
 def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path):
     flags = ("--output", tmp_path, "--runs", "0", "--strips", "10", "--shots", "2")
-    first = run(Path("benchmarks") / "quality.py", *flags, timeout=1800)
+    first = run_module("benchmarks.quality", *flags, timeout=1800)
     assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 5, first.stderr
     assert "suite: 70 strips with 525 defects and 700 distractors" in first.stdout and "classic recipe" not in first.stdout
-    again = run(Path("benchmarks") / "quality.py", *flags)
+    again = run_module("benchmarks.quality", *flags)
     assert again.stdout == first.stdout
 
 
 @pytest.mark.long
 def test_the_benchmark_of_distillation_shows_what_is_there(make_checkpoint, tmp_path):
     teacher = make_checkpoint(align="full", base_channels=4)
-    done = run(Path("benchmarks") / "distillation.py", "--teacher", teacher, "--output", tmp_path, "--runs", "0")
+    done = run_module("benchmarks.distillation", "--teacher", teacher, "--output", tmp_path, "--runs", "0")
     assert done.returncode == 0 and "| the teacher | 1 | 0." in done.stdout and done.stdout.count("| 0 |  |  |") == 4, done.stderr
 
 
 def test_the_export_benchmark_runs():
-    done = run(Path("benchmarks") / "export.py", "--rows", "double, no network", "--rounds", "1", "--strips", "4")
+    done = run_module("benchmarks.export", "--rows", "double, no network", "--rounds", "1", "--strips", "4")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout.splitlines()[-1])["double, no network"]
     assert row["difference"] < 1e-5 and 0 <= row["recall"][1] <= row["recall"][0] <= row["recall"][2] <= 1 and row["memory_mb"] > 0
@@ -185,6 +180,6 @@ def test_the_python_example_runs(make_checkpoint, dataset, tmp_path, monkeypatch
 
 
 def test_nothing_of_another_machine_is_in_the_repository():
-    for path in [*DOCUMENTS, *ROOT.glob("*.py"), *ROOT.glob("*.sh")]:
+    for path in [*DOCUMENTS, *repository_modules().values(), *ROOT.glob("*.sh")]:
         assert not re.search(r"/home/\w|/root/|/tmp/\w", path.read_text()), path
     assert not list(Path(ROOT).glob("*.pth"))

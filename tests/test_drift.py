@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from demo_strips import FINE, MARGIN, draw_pattern, make_strip, shoot
-from drift import STATISTICS, channel_statistics, drift_warnings, noise_sigma, training_ranges
+from data.demo_strips import FINE, MARGIN, draw_pattern, make_strip, shoot
+from evaluation.drift import STATISTICS, channel_statistics, drift_warnings, noise_sigma, training_ranges
 from gaussian import paint_defects
 from tests.conftest import SMALL_SIZE
 

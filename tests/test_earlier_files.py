@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import load_checkpoint
 from inference_onnx import infer
 from inference_onnx import parse_args as parse_inference
 from tests.conftest import ROOT
 from trainer import parse_args, train
+from training.checkpoint import load_checkpoint
 
 EARLIER = ROOT / "tests" / "earlier"
 RUNS = {"classic": "BgRemoval_lr0.001_ep1_bs4_200x150_strip", "robust": "BgRemoval_lr0.002_ep1_bs4_200x150_strip"}

@@ -1,8 +1,9 @@
 import os
 import signal
-from errors import Stopped, hold_signals, run_command
 
 import pytest
+
+from common.errors import Stopped, hold_signals, run_command
 
 
 @pytest.fixture(autouse=True)

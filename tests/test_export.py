@@ -1,5 +1,3 @@
-from errors import UserError
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,10 +5,11 @@ import pytest
 import torch
 
 import export_onnx_fullimage
-from checkpoint import build_network, load_checkpoint
+from common.errors import UserError
 from model import SegmentationNetworkONNX
+from ops.tiling import calculate_kept_ranges, tile_positions
 from tests.conftest import SMALL_SIZE, export_file, run
-from tiling import calculate_kept_ranges, tile_positions
+from training.checkpoint import build_network, load_checkpoint
 
 NEWEST_OPSET = onnx.defs.onnx_opset_version()  # that the onnx package knows; torch or ONNX Runtime may know less
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_folder import StripFile, list_strips
-from evaluation import read_strip
-from held_out import set_aside
+from data.folder import StripFile, list_strips
+from data.held_out import set_aside
+from evaluation.evaluate import read_strip
 
 
 def strips(count):

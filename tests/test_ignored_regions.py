@@ -1,10 +1,9 @@
-from errors import UserError
-
 import cv2
 import numpy as np
 import pytest
 
-from ignored_regions import DEAD_PIXEL_REACH, IgnoredRegions
+from common.errors import UserError
+from data.ignored_regions import DEAD_PIXEL_REACH, IgnoredRegions
 
 SIZE = (40, 50)
 

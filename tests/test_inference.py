@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from errors import UserError, run_command
 
 import cv2
 import numpy as np
@@ -16,10 +15,11 @@ import torch
 
 import inference_onnx
 import inference_pytorch
-from checkpoint import FIRST_LAYER, load_checkpoint
-from dataset_folder import list_strips
-from evaluation import evaluate
+from common.errors import UserError, run_command
+from data.folder import list_strips
+from evaluation.evaluate import evaluate
 from tests.conftest import ROOT, SMALL_SIZE, export_file, run
+from training.checkpoint import FIRST_LAYER, load_checkpoint
 
 
 @pytest.fixture(scope="module")

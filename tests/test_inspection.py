@@ -1,13 +1,13 @@
 import os
-from errors import UserError
 
 import numpy as np
 import pytest
 
-import inspection
+from common.errors import UserError
+from data import verify
+from data.folder import list_images, list_strips, split_beside
+from data.verify import GoodFiles, inspect_strips
 from dataloader import load_image
-from dataset_folder import list_images, list_strips, split_beside
-from inspection import GoodFiles, inspect_strips
 
 GOOD = np.full((3, 150, 140), 100, np.float32)
 
@@ -120,7 +120,7 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
     bad.write_text("no image")
     strips, memory = list_strips(tmp_path / "test"), tmp_path / "memory.json"
     read = []
-    monkeypatch.setattr(inspection, "load_image", lambda path, most: read.append(path) or load_image(path, most))
+    monkeypatch.setattr(verify, "load_image", lambda path, most: read.append(path) or load_image(path, most))
 
     def look(input_max=255.0):
         read.clear()

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from detections import Peaks, find_peaks
-from matching import FALSE_ALARM, NO_MATTER, Truth, match, outcome_of, place_of, truths_of
-from tiling import calculate_kept_ranges
+from evaluation.detections import Peaks, find_peaks
+from evaluation.matching import FALSE_ALARM, NO_MATTER, Truth, match, outcome_of, place_of, truths_of
+from ops.tiling import calculate_kept_ranges
 
 
 def points(*places):

@@ -6,9 +6,9 @@ import pytest
 from monai.metrics.froc import compute_fp_tp_probs_nd, compute_froc_curve_data
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from detections import find_peaks
-from matching import FALSE_ALARM, Outcome, Truth, outcome_of, truths_of
-from metrics import FALSE_ALARM_RATES, PixelFigures, PointFigures, image_figures
+from evaluation.detections import find_peaks
+from evaluation.matching import FALSE_ALARM, Outcome, Truth, outcome_of, truths_of
+from evaluation.metrics import FALSE_ALARM_RATES, PixelFigures, PointFigures, image_figures
 
 
 def random_strips(seed, count=4, spread=2.0):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.demo_strips import make_strip
 from dataloader import to_unit_range
-from demo_strips import make_strip
-from differences import evidence
+from evaluation.predictors import TorchPredictor
 from model import (
     ARCHITECTURES,
     DIFFERENCE_SCALE,
@@ -18,9 +18,9 @@ from model import (
     SegmentationNetworkONNXFullImage,
     convolution,
 )
-from predictors import TorchPredictor
+from ops.differences import evidence
+from ops.tiling import calculate_kept_ranges, tile_positions
 from tests.conftest import SMALL_SIZE
-from tiling import calculate_kept_ranges, tile_positions
 
 
 def test_the_product_has_the_contract_s_widths():

@@ -1,16 +1,16 @@
 import shutil
-from errors import UserError
 
 import numpy as np
 import onnx
 import pytest
 
-from checkpoint import load_checkpoint
+from common.errors import UserError
+from deploy.metadata import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
+from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import entries_of, export, parse_args
-from model_file import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
+from ops.tiling import calculate_kept_ranges, calculate_positions
 from tests.conftest import export_file, run
-from thresholds import calibrate, threshold_for
-from tiling import calculate_kept_ranges, calculate_positions
+from training.checkpoint import load_checkpoint
 
 CALIBRATION = calibrate([np.array([0.9 - 0.02 * strip, 0.3]) for strip in range(40)])
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nuisances import Nuisances, add_noise, add_stripes, displace, disturb, measure_noise, move, relight, shuffle_channels
+from data.augmentation import Nuisances, add_noise, add_stripes, displace, disturb, measure_noise, move, relight, shuffle_channels
 
 AMOUNTS = Nuisances()
 

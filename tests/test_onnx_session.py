@@ -7,7 +7,6 @@ need a GPU.
 import re
 import shutil
 import subprocess
-from errors import UserError
 
 import numpy as np
 import onnxruntime
@@ -15,11 +14,11 @@ import pytest
 import tifffile
 
 import inference_onnx
+from common.errors import UserError
+from data.folder import list_strips
 from dataloader import to_unit_range
-from dataset_folder import list_strips
-from evaluation import evaluate
-from nvidia import find_driver, visible_gpus
-from onnx_session import (
+from deploy.nvidia import find_driver, visible_gpus
+from deploy.session import (
     BoundCall,
     FreeCall,
     SessionSettings,
@@ -29,7 +28,8 @@ from onnx_session import (
     place_session,
     require_placed,
 )
-from predictors import OnnxPredictor
+from evaluation.evaluate import evaluate
+from evaluation.predictors import OnnxPredictor
 from tests.conftest import SMALL_SIZE, run
 
 needs_gpu = pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")

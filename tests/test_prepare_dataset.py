@@ -1,16 +1,16 @@
 import csv
-from errors import UserError
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
-import demo_strips
 import prepare_dataset
+from common.errors import UserError
+from data import demo_strips
+from data.demo_strips import FINE, MARGIN, shoot
+from data.folder import list_strips
 from dataloader import load_image, load_mask
-from dataset_folder import list_strips
-from demo_strips import FINE, MARGIN, shoot
 from gaussian import AMPLITUDES, Defect, paint
 from prepare_dataset import parse_args, prepare
 from tests.conftest import run

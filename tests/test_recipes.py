@@ -5,19 +5,15 @@ import platform
 import re
 from collections import Counter
 from dataclasses import fields
-from errors import UserError
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import resumption
-from checkpoint import load_checkpoint
-from dataloader import StripPatches
-from gaussian import REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
-from nuisances import Nuisances
-from recipes import (
+from common.errors import UserError
+from data.augmentation import Nuisances
+from data.recipes import (
     BACKGROUND_PRESENCES,
     ClassicRecipe,
     Points,
@@ -27,8 +23,12 @@ from recipes import (
     paint_points,
     settings_of_recipe,
 )
+from dataloader import StripPatches
+from gaussian import REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
 from tests.conftest import ROOT, SMALL_SIZE, arguments_for
 from trainer import parse_args, train
+from training import resume
+from training.checkpoint import load_checkpoint
 
 POINTS = Points()
 RECORDED_WITH = ("2.4.6", "x86_64")  # numpy, machine
@@ -215,15 +215,15 @@ def test_a_run_keeps_its_recipe_and_is_resumed_with_no_other(dataset, tmp_path, 
     train(parse_args(["--resume", str(last), "--epochs", "2", "--gpu_id", "-1"]))
     longer = load_checkpoint(last.with_name(last.name.replace("ep1", "ep2")))
     assert (longer["recipe"], longer["recipe_settings"], longer["epoch"]) == ("robust", settings, 2)
-    monkeypatch.setattr(resumption, "settings_of_recipe", lambda name: settings | {"jitter": 0.6})
+    monkeypatch.setattr(resume, "settings_of_recipe", lambda name: settings | {"jitter": 0.6})
     with pytest.raises(UserError, match=r"whose jitter is 0\.4, expected 0\.6"):
         train(parse_args(["--resume", str(last), "--epochs", "3", "--gpu_id", "-1"]))
 
 
 def test_a_checkpoint_from_before_there_were_recipes_is_of_the_classic_one():
-    assert resumption.recipe_of({}) == {"recipe": "classic", "recipe_settings": {}}
+    assert resume.recipe_of({}) == {"recipe": "classic", "recipe_settings": {}}
     with pytest.raises(UserError, match="unheard-of, expected one of classic, robust"):
-        resumption.recipe_of({"recipe": "unheard-of"})
+        resume.recipe_of({"recipe": "unheard-of"})
 
 
 def test_the_document_has_every_amount_of_the_robust_recipe():

@@ -5,7 +5,6 @@ import shutil
 import urllib.parse
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from errors import UserError
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,19 @@ import pytest
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from charts import froc_chart, recall_at, score_histograms
-from classical import DoubleDetection, ToleranceEnvelope
-from dataset_folder import list_strips
-from demo_strips import make_strip
-from evaluation import Evaluation, Rules, evaluate
-from gallery import PICTURES, REACH
-from metrics import FALSE_ALARM_RATES
-from predictors import DetectorPredictor
+from common.errors import UserError
+from data.demo_strips import make_strip
+from data.folder import list_strips
+from evaluation.evaluate import Evaluation, Rules, evaluate
+from evaluation.metrics import FALSE_ALARM_RATES
+from evaluation.predictors import DetectorPredictor
+from evaluation.thresholds import Threshold, calibrate, threshold_for
+from evaluation.worst_cases import PICTURES, REACH
+from ops.classical import DoubleDetection, ToleranceEnvelope
 from prepare_dataset import write_strip
-from report import ENLARGEMENT, write_report
+from reporting.charts import froc_chart, recall_at, score_histograms
+from reporting.html_report import ENLARGEMENT, write_report
 from tests.conftest import SMALL_SIZE
-from thresholds import Threshold, calibrate, threshold_for
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from checkpoint import load_checkpoint
 from tests import conftest
 from tests.conftest import ROOT, arguments_for, weights
+from training.checkpoint import load_checkpoint
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # so small a network is faster that way, above all beside another test
 run = partial(conftest.run, **ONE_THREAD)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from schedules import SETTLED, gamma_at, is_settled, learning_rate_at
+from training.schedules import SETTLED, gamma_at, is_settled, learning_rate_at
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from errors import UserError, run_command
 
 import cv2
 import numpy as np
@@ -14,11 +13,12 @@ import tifffile
 import inference_onnx
 import inference_pytorch
 import trainer
-from checkpoint import load_checkpoint, save_checkpoint
-from demo_strips import make_strip
-from outputs import DETECTIONS
+from common.errors import UserError, run_command
+from data.demo_strips import make_strip
 from prepare_dataset import write_strip
+from reporting.tables import DETECTIONS
 from tests.conftest import SMALL_SIZE, arguments_for, export_file
+from training.checkpoint import load_checkpoint, save_checkpoint
 
 POINTS = ((60, 50), (120, 100))  # of every bad strip: (y, x), the first bright, the second dark
 STEP = 60.0  # grey levels

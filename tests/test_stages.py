@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from errors import STOPPED
 
 import numpy as np
 import pytest
 import tifffile
 
-from stages import STAGES, Backlog, StageTimes, grouped, in_order, threads
+from common.errors import STOPPED
+from common.pipeline import STAGES, Backlog, StageTimes, grouped, in_order, threads
 from tests.conftest import ROOT
 
 

@@ -1,26 +1,26 @@
 """What is exported beside the heatmap, and strips as they come in, in real ONNX Runtime sessions."""
 
 import re
-from errors import UserError
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
-from alignment import MEASURES, Alignment
-from checkpoint import build_network, load_checkpoint
-from classical import METHODS, classical_detector
+from common.errors import UserError
+from data.demo_strips import make_strip
 from dataloader import load_image, to_unit_range
-from demo_strips import make_strip
-from detections import find_peaks
+from deploy.export_module import MOST_DETECTIONS, strongest_peaks
+from evaluation.detections import find_peaks
+from evaluation.predictors import OnnxPredictor, StripAligner, as_asked
+from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import entries_of
 from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage
-from predictors import OnnxPredictor, StripAligner, as_asked
-from strip_graph import MOST_DETECTIONS, strongest_peaks
+from ops.classical import METHODS, classical_detector
+from ops.registration import MEASURES, Alignment
+from ops.tiling import WholeImage
 from tests.conftest import QUICK_OPSET, SMALL_SIZE, export_file, run
-from thresholds import calibrate, threshold_for
-from tiling import WholeImage
+from training.checkpoint import build_network, load_checkpoint
 
 CALIBRATION = calibrate([np.array([0.7 - 0.01 * strip, 0.3]) for strip in range(20)])
 

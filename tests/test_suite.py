@@ -1,20 +1,15 @@
 import hashlib
 import platform
-import sys
 from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
 
-import demo_strips
-from tests.conftest import ROOT
-from tiling import calculate_kept_ranges
-
-sys.path.append(str(ROOT / "benchmarks"))  # last: it has a training.py and a loader.py of its own
-
-import suite
-from suite import CHANNELS, LEVELS, make_good_strip, make_suite_strip
+from benchmarks import suite
+from benchmarks.suite import CHANNELS, LEVELS, make_good_strip, make_suite_strip
+from data import demo_strips
+from ops.tiling import calculate_kept_ranges
 
 SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
 FINE_SIZE = tuple((length + 2 * demo_strips.MARGIN) * demo_strips.FINE for length in SIZE)

@@ -1,16 +1,16 @@
 import shutil
-from errors import UserError
 
 import pytest
 import torch
 
-from checkpoint import file_hash, load_checkpoint, save_checkpoint
-from distributed import ALONE
-from run_folder import RunFolder
+from common.distributed import ALONE
+from common.errors import UserError
+from data.splits import find_dataset
 from tests.conftest import RUN, arguments_for, run, weights
 from trainer import parse_args, train
-from training import Training
-from training_data import find_dataset
+from training.checkpoint import file_hash, load_checkpoint, save_checkpoint
+from training.loop import Training
+from training.run_folder import RunFolder
 
 BEST = f"{RUN}_best.pth"
 

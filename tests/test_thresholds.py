@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from thresholds import bound_on_rate, calibrate, threshold_for
+from evaluation.thresholds import bound_on_rate, calibrate, threshold_for
 
 
 def draw(generator, strips, cluster=None, mean=20.0):

@@ -1,10 +1,9 @@
-from errors import UserError
-
 import numpy as np
 import pytest
 import torch
 
-from tiling import Tiling, calculate_kept_ranges, calculate_positions, tile_positions
+from common.errors import UserError
+from ops.tiling import Tiling, calculate_kept_ranges, calculate_positions, tile_positions
 
 LENGTHS = [(128, 128), (129, 128), (150, 128), (176, 128), (240, 128), (256, 128), (384, 128), (640, 128), (976, 128), (1000, 256)]
 

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-from errors import UserError
 from pathlib import Path
 
 import cv2
@@ -12,16 +11,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import run_folder
-from checkpoint import load_checkpoint
+from common.distributed import ALONE
+from common.errors import UserError
+from data.splits import find_dataset, training_patches
 from dataloader import EpochBatches
-from distributed import ALONE
 from model import ARCHITECTURES
-from run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
 from trainer import parse_args, train
-from training import Training
-from training_data import find_dataset, training_patches
+from training import run_folder
+from training.checkpoint import load_checkpoint
+from training.loop import Training
+from training.run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Files in fewer bits, and the gate that they pass."""
 
-from errors import UserError
-
 import numpy as np
 import onnx
 import pytest
@@ -9,19 +7,20 @@ import torch
 from onnx import TensorProto
 
 import export_onnx_fullimage
-import gate
+from common.errors import UserError
 from dataloader import to_unit_range
+from deploy import precision_gate
+from deploy.precision import inner_layers
+from deploy.precision_gate import Comparison, enough_strips, generated_strips
 from export_onnx_fullimage import entries_of
-from gate import Comparison, enough_strips, generated_strips
 from model import ARCHITECTURES
 from tests.conftest import SMALL_SIZE, export_file
 from tests.test_strip_graph import opened
-from variants import inner_layers
 
 
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch):
-    monkeypatch.setattr(gate, "FEWEST_POINTS", 30)
+    monkeypatch.setattr(precision_gate, "FEWEST_POINTS", 30)
     monkeypatch.setattr(export_onnx_fullimage, "CALIBRATION_STRIPS", 2)
 
 
@@ -110,6 +109,6 @@ def test_strips_with_too_few_points_are_not_compared_on(dataset, capsys, monkeyp
     strips = list(enough_strips(dataset / "test", SMALL_SIZE, 255.0))
     assert "expected 30: comparing on generated strips" in capsys.readouterr().out
     assert sum(len(truths) for _, truths, _ in strips) >= 30
-    monkeypatch.setattr(gate, "FEWEST_POINTS", 1)
+    monkeypatch.setattr(precision_gate, "FEWEST_POINTS", 1)
     given = list(enough_strips(dataset / "test", SMALL_SIZE, 255.0))
     assert capsys.readouterr().out == "" and not any(np.array_equal(given[0][0], image) for image, _, _ in strips)

@@ -23,8 +23,10 @@ def copy(tmp_path_factory):
     """The repository as if its packages were installed already, by the interpreter that runs the tests."""
     folder = tmp_path_factory.mktemp("a new user") / "the tool"
     folder.mkdir()
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), *ROOT.glob("*.html"), ROOT / "requirements.txt"):
-        shutil.copy(path, folder)
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
+    for name in filter(lambda name: not name.startswith(("tests/", "docs/")), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
     interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

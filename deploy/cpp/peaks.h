@@ -1,4 +1,4 @@
-// From a heatmap to detections: detections.find_peaks of the Python suite, number for number.
+// From a heatmap to detections: evaluation/detections.find_peaks of the Python suite, number for number.
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,71 @@
+"""Writing so that nothing is lost: under a temporary name first, then renamed. What has its final name is whole."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from common.errors import UserError
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or is removed after an error.
+
+    Makes the folder. Raises `UserError` where the file system refuses.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explain(error, path, temporary) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, which becomes `path` at the end, or is removed after an error.
+
+    Raises `UserError` when `path` exists and is not an empty folder, or where the file system refuses.
+    """
+    path = path.absolute()  # "." has no name to put a suffix on
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explain(error, path, temporary) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def refused_by_system(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses about writing `path` into a `UserError`."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise _cannot_be_written(path, error) from None
+
+
+def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
+    """The error of the file that it is about: `path`, unless another one could not be read while it was being written."""
+    own = {place for written in (path.absolute(), temporary.absolute()) for place in (written, *written.parents)}
+    culprit = Path(error.filename).absolute() if error.filename else temporary.absolute()
+    if culprit not in own and temporary.absolute() not in culprit.parents:
+        return UserError(f"{error.filename}: cannot be read ({error.strerror})")
+    return _cannot_be_written(path, error)
+
+
+def _cannot_be_written(path: Path, error: OSError | UnicodeError) -> UserError:
+    return UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})")

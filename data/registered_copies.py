@@ -1,0 +1,50 @@
+"""The strips of a training with their references aligned: once each, as files that every process and every epoch reads."""
+
+from functools import partial
+from pathlib import Path
+
+import tifffile
+import torch
+from tqdm import tqdm
+
+from common.files import refused_by_system, replace_file
+from data.folder import StripFile
+from data.verify import GoodFiles
+from dataloader import load_image
+from evaluation.predictors import StripAligner
+from training.checkpoint import file_hash
+
+KNOWN = ".aligned_strips.json"
+ALIGNED_BY = ("registration.py", "warp.py", "filters.py")  # of ops/: the modules that decide what an aligned strip is
+
+
+def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device) -> list[Path]:
+    """For each strip a TIFF in `folder`, float32 grey levels: uncompressed, so that patches are read and processes share it.
+
+    Those that are there already, made of the same file by the same code, stay. Raises `UserError` where a strip can no longer be
+    read or the file system refuses.
+    """
+    aligner = StripAligner(mode, device)
+    code = file_hash(*(Path(__file__).parents[1] / "ops" / name for name in ALIGNED_BY))
+    how = f"--align {mode} of {code}, input_max {input_max:g}"
+    with refused_by_system(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    known = GoodFiles(folder / KNOWN)
+    copies = [folder / strip.relative.with_suffix(".tiff") for strip in strips]
+    try:
+        for strip, copy in zip(tqdm(strips, desc="aligning strips", unit="strip", disable=None, leave=False), copies):
+            make = partial(_write_copy, strip, copy, aligner, input_max)
+            known.facts(strip.path, how, 0, make)
+            if not copy.exists():
+                make()
+    finally:
+        known.save()
+    return copies
+
+
+def _write_copy(strip: StripFile, copy: Path, aligner: StripAligner, input_max: float) -> list:
+    """Returns no facts."""
+    image, _ = aligner(load_image(strip.path, input_max))
+    with replace_file(copy) as temporary:
+        tifffile.imwrite(temporary, image, photometric="minisblack", planarconfig="separate")
+    return []

@@ -1,0 +1,108 @@
+"""What is exported: strips as they come in, the detector's answer, and what a production line would otherwise have to work out.
+
+The input is one of INPUTS: `unit`, values 0-1; `raw`, in the camera's range; `uint8`. A fourth channel, which production files
+have, is not looked at. The outputs are some of OUTPUTS, the heatmap first.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
+from model import with_two_zero_channels
+from ops.registration import AligningDetector
+
+INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}  # --input, and the tensor's type
+OUTPUTS = {"heatmap": "output", "score": "score", "detections": "detections", "alignment": "alignment"}  # and the tensor's name
+CHANNELS = (3, 4)  # that a strip may come in with; only the first three count
+UINT8_MAX = 255.0
+MOST_DETECTIONS = 100  # of a strip: one with more needs no list
+CANDIDATES = 4 * MOST_DETECTIONS  # that are looked at, before of each plateau one is left
+DETECTION_COLUMNS = ("y", "x", "heatmap")
+NOTHING = -1.0  # y and x of the rows beyond a strip's last detection
+
+
+class StripGraph(nn.Module):
+    """Strips (B, C, H, W) as they come in, to a tuple of `outputs`:
+
+    heatmap     (B, 3, H, W), the detector's 0-1 and two channels of zeros
+    score       (B,), the heatmap's maximum
+    detections  (B, MOST_DETECTIONS, 3), the strongest local maxima above `threshold` (1,): y, x, heatmap; strongest first. Rows
+                beyond the last are -1, -1, 0
+    alignment   (B, 2, MEASURES), what `Alignment` measured of each reference
+
+    `input_max` is the camera's largest value, by which a `raw` input is divided.
+    """
+
+    def __init__(
+        self,
+        detector: AligningDetector,
+        input_kind: str = "unit",
+        input_max: float = UINT8_MAX,
+        outputs: tuple[str, ...] = ("heatmap",),
+    ):
+        super().__init__()
+        self.detector, self.input_kind, self.outputs = detector, input_kind, outputs
+        self.factor = None if input_kind == "unit" else 1 / largest_value(input_kind, input_max)
+
+    @property
+    def output_names(self) -> list[str]:
+        return [OUTPUTS[output] for output in self.outputs]
+
+    def forward(self, images: torch.Tensor, threshold: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        images = images if int(images.shape[1]) == 3 else images[:, :3]  # a slice of all would be a copy
+        heatmap, measures = self.detector.look(self.to_unit_range(images))
+        make = {
+            "heatmap": lambda: with_two_zero_channels(heatmap),
+            "score": lambda: heatmap.amax(dim=(1, 2, 3)),
+            "detections": lambda: strongest_peaks(heatmap, threshold),
+            "alignment": lambda: measures,
+        }
+        return tuple(make[output]() for output in self.outputs)
+
+    def to_unit_range(self, images: torch.Tensor) -> torch.Tensor:
+        return images if self.factor is None else images.to(torch.float32) * self.factor
+
+
+def largest_value(input_kind: str, input_max: float) -> float:
+    """How far the values of an input of INPUTS go, of a camera up to `input_max`."""
+    return {"unit": 1.0, "raw": input_max, "uint8": UINT8_MAX}[input_kind]
+
+
+def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """The local maxima of heatmaps (B, 1, H, W) above a threshold (1,): (B, MOST_DETECTIONS, 3) as in `StripGraph`.
+
+    As `detections.find_peaks` has them and in its order. Of a plateau of equal values the pixel is left around which the most
+    stands, the first one where that is equal, too, which need not be the most central one as there.
+    """
+    size = 2 * NEIGHBOURHOOD + 1
+    is_peak = (heatmap == functional.max_pool2d(heatmap, size, stride=1, padding=NEIGHBOURHOOD)) & (heatmap > threshold)
+    peaks, pixel = torch.where(is_peak, heatmap, NOTHING).flatten(1).topk(CANDIDATES, dim=1)
+    width = heatmap.shape[3]
+    y, x = torch.div(pixel, width, rounding_mode="floor"), pixel % width
+    rank = torch.where(peaks == NOTHING, -torch.inf, logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x))
+    is_near = (_steps(y).abs() <= NEIGHBOURHOOD) & (_steps(x).abs() <= NEIGHBOURHOOD)
+    is_beaten = is_near & ((rank[:, None] > rank[:, :, None]) | ((rank[:, None] == rank[:, :, None]) & (_steps(pixel) < 0)))
+    rank, order = torch.where(is_beaten.any(dim=2), -torch.inf, rank).topk(MOST_DETECTIONS, dim=1)
+    found = torch.stack([column.gather(1, order).to(torch.float32) for column in (y, x, peaks)], dim=2)
+    return torch.where(rank[:, :, None] > -torch.inf, found, torch.tensor([NOTHING, NOTHING, 0.0], device=heatmap.device))
+
+
+def logit_margin(probability: torch.Tensor) -> torch.Tensor:
+    """As `detections.logit_margin`, float64."""
+    probability = probability.to(torch.float64)
+    limit = torch.tensor(LOGIT_RANGE, dtype=torch.float64, device=probability.device)  # ONNX Runtime clips doubles from opset 12 on
+    return (torch.log(probability) - torch.log(1 - probability)).minimum(limit).maximum(-limit)
+
+
+def margin_around(heatmap: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The mean logit margin of the 3x3 pixels around whole points (B, N) of heatmaps (B, 1, H, W), float64 (B, N)."""
+    padded = functional.pad(heatmap, (1, 1, 1, 1), mode="replicate")
+    width = padded.shape[3]
+    pixels = torch.stack([(y + row) * width + x + column for row in range(3) for column in range(3)], dim=1).flatten(1)
+    return logit_margin(padded.flatten(1).gather(1, pixels)).reshape(-1, 9, y.shape[1]).mean(dim=1)
+
+
+def _steps(values: torch.Tensor) -> torch.Tensor:
+    """(B, N) to (B, N, N): from each value to every other one."""
+    return values[:, None] - values[:, :, None]

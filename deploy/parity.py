@@ -1,0 +1,119 @@
+"""The proof that an ONNX file answers like PyTorch: both on the CPU, on strips and on noise, alone and as a batch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from data.demo_strips import make_strip
+from data.folder import list_images
+from dataloader import load_image, to_unit_range
+from deploy.export_module import StripGraph, strongest_peaks
+from deploy.session import open_session
+from evaluation.detections import find_peaks
+from evaluation.matching import MATCH_RADIUS
+from evaluation.predictors import as_asked
+from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, paint_defects
+from model import with_two_zero_channels
+from ops.registration import AligningDetector
+
+TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
+LARGEST_MISMATCH = 1e-2  # of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known
+BATCHES = (1, 3)
+SEED = 0
+PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
+
+
+def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> np.ndarray:
+    """Strips to compare on, (3, 3, H, W) grey levels: spread over `test_path`, else generated with painted defects.
+
+    Raises `UserError` for strips of another size than `image_size`.
+    """
+    count = max(BATCHES)
+    if test_path is None:
+        generator = np.random.default_rng(SEED)
+        strips = [make_strip(generator, image_size) for _ in range(count)]
+        for strip in strips:
+            paint_defects(strip, np.zeros(image_size, np.uint8), generator, STRIP_DEFECTS_RANGE)
+        return np.stack(strips)
+    paths = list_images(test_path)
+    strips = []
+    for path in (paths[number * len(paths) // count] for number in range(count)):
+        strips.append(load_image(path, input_max))
+        if strips[-1].shape[1:] != image_size:
+            raise UserError(f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: see --image_size")
+    return np.stack(strips)
+
+
+def compare(graph: StripGraph, path: Path, strips: np.ndarray, channels: int, input_max: float, threshold: float) -> dict[str, str]:
+    """The report's lines on ONNX Runtime against PyTorch, both on the CPU, on strips (B, 3, H, W) in grey levels and on noise.
+
+    The input has so many `channels`. Heatmaps and alignment are to be PyTorch's, and score and detections just what follows from
+    the file's own heatmap. Raises `UserError` where they are not.
+    """
+    session = open_session(path)
+    noise = np.random.default_rng(SEED).random(strips.shape, dtype=np.float32) * np.float32(GREY_LEVELS)
+    differences, outputs = {}, []
+    for name, images in (("strips", strips), ("noise", noise)):
+        images = as_asked(images, graph.input_kind, channels, input_max)
+        for batch in BATCHES:
+            answers = dict(zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]})))
+            with torch.inference_mode():
+                heatmap, measures = graph.detector.look(graph.to_unit_range(torch.from_numpy(images[:batch, :3])))
+            differences[f"{name}, batch {batch}"] = float(
+                np.abs(answers["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
+            )
+            outputs.append(answers["heatmap"])
+            _check_consequences(answers, threshold)
+            if "alignment" in answers and name == "strips":
+                _check_alignment(answers["alignment"], measures.numpy())
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+    if not all(value < TOLERANCE for value in differences.values()):  # so that NaN fails, too
+        raise UserError(f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {TOLERANCE:g}")
+    heatmaps = [output[:, 0] for output in outputs]
+    zeros = [sum(float(output[:, channel].sum()) for output in outputs) for channel in (1, 2)]
+    return {
+        "channel 0": f"from {min(map(np.min, heatmaps)):.3g} to {max(map(np.max, heatmaps)):.3g}",
+        "channels 1 and 2": f"sums {zeros[0]:g} and {zeros[1]:g}",
+        PARITY: ", ".join(f"{value:.1e} ({name})" for name, value in differences.items()),
+    }
+
+
+def _check_consequences(answers: dict[str, np.ndarray], threshold: float) -> None:
+    heatmap = answers["heatmap"][:, :1]
+    if "score" in answers and not np.array_equal(answers["score"], heatmap.max(axis=(1, 2, 3))):
+        raise UserError(f"found the scores {answers['score']}, expected the heatmaps' maxima {heatmap.max(axis=(1, 2, 3))}")
+    if "detections" in answers:
+        expected = strongest_peaks(torch.from_numpy(heatmap), torch.tensor([threshold])).numpy()
+        if not np.array_equal(answers["detections"], expected):
+            raise UserError("found detections that are not the strongest local maxima of the heatmap above the threshold")
+
+
+def _check_alignment(found: np.ndarray, expected: np.ndarray) -> None:
+    difference = np.abs(found - expected).max()
+    if not difference < LARGEST_MISMATCH:
+        raise UserError(f"the alignment differs from PyTorch's by {difference:.2g}, expected less than {LARGEST_MISMATCH:g}")
+
+
+def compare_modes(whole: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float) -> dict[str, str]:
+    """The report's line on how strips (B, 3, H, W) in grey levels look in one piece, against the tiles of the training."""
+    with torch.inference_mode():
+        batch = torch.from_numpy(to_unit_range(strips))
+        heatmaps = [detector.look(batch)[0][:, 0].numpy() for detector in (whole, tiles)]
+    difference = np.abs(heatmaps[0] - heatmaps[1])
+    peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
+    alone = [sum(map(_alone, *pair)) for pair in (peaks, peaks[::-1])]
+    counts = [sum(map(len, each)) for each in peaks]
+    return {
+        "whole - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} on average; above {threshold:.3g} {counts[0]} "
+        f"detections, {alone[0]} of them not in the tiles, which have {counts[1]}, {alone[1]} of them not here"
+    }
+
+
+def _alone(points: np.ndarray, others: np.ndarray) -> int:
+    """How many points (N, 2) have no other one (M, 2) within MATCH_RADIUS."""
+    if not len(others):
+        return len(points)
+    distances = np.sqrt(np.square(points[:, None] - others[None]).sum(axis=2))
+    return int((distances.min(axis=1) > MATCH_RADIUS).sum()) if len(points) else 0

@@ -1,0 +1,173 @@
+"""Whether a variant of an ONNX file may stand in for it: what both find on labelled strips, and how long both take."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import UserError
+from data.demo_strips import make_strip
+from data.folder import list_strips
+from data.recipes import ROBUST, paint_strip
+from deploy.session import SessionSettings
+from evaluation.detections import find_peaks
+from evaluation.evaluate import read_strip
+from evaluation.matching import FALSE_ALARM, Truth, match, outcome_of, truths_of
+from evaluation.metrics import PointFigures
+from evaluation.predictors import OnnxPredictor
+
+FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
+SEED = 50_000  # of the generated strips: none of a training's
+ROUNDS = 9  # timed calls of each file
+TARGETS = ("cpu", "cuda")
+
+Labelled = tuple[np.ndarray, np.ndarray]  # a strip (3, H, W) in grey levels and its mask (H, W) bool
+Known = tuple[np.ndarray, list[Truth], np.ndarray]  # a strip, its truths and each pixel's truth, as `truths_of` gives them
+
+
+@dataclass
+class Findings:
+    """What a file has found above the threshold, and its recall at any number of false alarms."""
+
+    predictor: OnnxPredictor
+    points: PointFigures = field(default_factory=PointFigures)
+    hits: int = 0
+    false_alarms: int = 0
+
+    def add(self, heatmap: np.ndarray, truths: list[Truth], labels: np.ndarray, threshold: float) -> None:
+        peaks = find_peaks(heatmap)
+        self.points.add(outcome_of(peaks, truths, labels))
+        found = match(peaks.points[peaks.heights > threshold], truths, labels)
+        self.hits += int((found >= 0).sum())
+        self.false_alarms += int((found == FALSE_ALARM).sum())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against float32: a report's lines, the recall that it loses, how many times as fast it is (None: not measured)."""
+
+    lines: dict[str, str]
+    recall_drop: float
+    speed: float | None
+
+    def refusal(self, largest_drop: float) -> str | None:
+        """Why the variant should not be used, if so."""
+        if not self.recall_drop <= largest_drop:
+            return f"it finds {self.recall_drop:.1%} less of the true points than float32, expected at most {largest_drop:.1%} less"
+        if self.speed is not None and self.speed <= 1:
+            return f"it is {self.speed:.2f} times as fast as float32, expected a variant that is faster"
+        return None
+
+
+def compare_variant(
+    reference: Path, variant: Path, test_path: Path | None, input_max: float, threshold: float, target: str
+) -> Comparison:
+    """Both files, which describe themselves, on labelled strips: those of `test_path` if it has enough points, else generated."""
+    both = [Findings(_on_target(path, target)) for path in (reference, variant)]
+    count, largest, means = 0, 0.0, []
+    strips = enough_strips(test_path, both[0].predictor.image_size, input_max)
+    with tqdm(total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False) as progress:
+        for image, truths, labels in strips:
+            heatmaps = [findings.predictor(image) for findings in both]
+            for findings, heatmap in zip(both, heatmaps):
+                findings.add(heatmap, truths, labels, threshold)
+            difference = np.abs(heatmaps[0] - heatmaps[1])
+            count, largest = count + len(truths), max(largest, float(difference.max()))
+            means.append(float(difference.mean()))
+            progress.update(len(truths))
+    seconds = _measure_speed([findings.predictor for findings in both], target)
+    recalls = [findings.hits / count for findings in both]
+    at_few = [findings.points.figures()["point_recall_at_0.1"] for findings in both]
+    alarms = [findings.false_alarms / len(means) for findings in both]
+    lines = {
+        "compared on": f"{len(means)} strips with {count:,} true points",
+        "heatmaps": f"differ by {largest:.2g} at most, by {statistics.mean(means):.1e} on average",
+        f"recall above {threshold:.3g}": f"{recalls[1]:.4f}, float32 {recalls[0]:.4f}",
+        "false alarms per strip": f"{alarms[1]:.3g}, float32 {alarms[0]:.3g}",
+        "point recall at 0.1": f"{at_few[1]:.4f}, float32 {at_few[0]:.4f}",
+    }
+    speed = seconds[0] / seconds[1] if seconds else None
+    times = [f"{1000 * each:.1f} ms" for each in seconds]
+    lines[f"one strip on {target}"] = (
+        f"{times[1]}, float32 {times[0]}: {speed:.2f} times as fast" if speed else "speed not measured"
+    )
+    return Comparison(lines, recalls[0] - recalls[1], speed)
+
+
+def enough_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> Iterator[Known]:
+    """Labelled strips of `test_path` with together FEWEST_POINTS points; where it has fewer, generated ones."""
+    known = list(_until_enough(_labelled(test_path, input_max))) if test_path else []
+    points = sum(len(truths) for _, truths, _ in known)
+    if points >= FEWEST_POINTS:
+        return iter(known)
+    if test_path:
+        print(f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: comparing on generated strips")
+    return _until_enough(generated_strips(image_size))
+
+
+def _until_enough(strips: Iterable[Labelled]) -> Iterator[Known]:
+    points = 0
+    for image, mask in strips:
+        truths, labels = truths_of(mask, image)
+        yield image, truths, labels
+        points += len(truths)
+        if points >= FEWEST_POINTS:
+            return
+
+
+def _labelled(test_path: Path, input_max: float) -> Iterator[Labelled]:
+    for strip in list_strips(test_path):
+        image, mask = read_strip(strip, input_max)
+        if mask is not None:
+            yield image, mask
+
+
+def generated_strips(image_size: tuple[int, int]) -> Iterator[Labelled]:
+    """Demo strips with the robust recipe's points, without end."""
+    number = 0
+    while True:
+        generator = np.random.default_rng((SEED, number))
+        image, mask = make_strip(generator, image_size), np.zeros(image_size, np.float32)
+        paint_strip(ROBUST, image, mask, generator)
+        yield image, mask > 0
+        number += 1
+
+
+def _on_target(path: Path, target: str) -> OnnxPredictor:
+    """The file on the target; where that is not on this machine, on what is."""
+    try:
+        return OnnxPredictor(path, SessionSettings(target))
+    except UserError:
+        return OnnxPredictor(path)
+
+
+def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
+    """Median seconds of a call with one strip; empty where a predictor is not on the target."""
+    if any(predictor.device != target for predictor in predictors):
+        return []
+    image, _ = next(generated_strips(predictors[0].image_size))
+    inputs = {"input": predictors[0].as_asked(image[None])}
+    calls = {number: partial(predictor.session.run, ["output"], inputs) for number, predictor in enumerate(predictors)}
+    return list(interleaved(calls, ROUNDS, "timing precisions").values())
+
+
+def interleaved(actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str) -> dict[Hashable, float]:
+    """Median seconds of each action, all of them in turn in every round.
+
+    The call before each that is timed does not count: who calls one file again and again has its memory, in the processor's caches.
+    """
+    seconds = defaultdict(list)
+    for _ in tqdm(range(rounds), desc=label, disable=None, leave=False):
+        for name, action in actions.items():
+            action()
+            started = time.perf_counter()
+            action()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}

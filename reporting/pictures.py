@@ -1,0 +1,132 @@
+"""Every picture. Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.files import replace_file
+from evaluation.detections import Detection
+from evaluation.metrics import HEADLINES
+
+PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
+DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
+GAP, CAPTION = 6, 22  # pixels between panels and above them
+BACKGROUND, TEXT, TRUTH = (32, 32, 32), (230, 230, 230), (80, 220, 80)  # blue, green, red
+DETECTED = (60, 140, 255)
+RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels around a true defect, and around a detection
+
+
+def save_panels(
+    path: Path, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, title: str, detections: Sequence[Detection] = ()
+) -> None:
+    """The seven panels of one strip as a PNG: image (3, H, W) grey levels 0-255, heatmap (H, W) 0-1, mask (H, W) bool or None.
+
+    Detections are circled in every panel, true defects with a larger ring in Target and in the heatmap. Differences are drawn white
+    from DIFFERENCE_SHOWN grey levels on.
+    """
+    target, ref1, ref2 = image
+    differences = [np.abs(target - ref1), np.abs(target - ref2)]
+    differences.append(np.minimum(*differences))
+    panels = [grey(channel) for channel in image] + [grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences]
+    panels.append(heat(heatmap))
+    if mask is not None:
+        for panel in (panels[0], panels[-1]):
+            _ring_defects(panel, mask)
+    for panel in panels:
+        for detection in detections:
+            top, left, bottom, right = detection.box
+            reach = DETECTION_RADIUS + max(bottom - top, right - left) // 2
+            cv2.circle(panel, (detection.x, detection.y), reach, DETECTED, 1, cv2.LINE_AA)
+    save_png(path, _side_by_side(panels, PANELS, title))
+
+
+def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None) -> np.ndarray:
+    """Training samples, as the training set gives them, one a row, twice as large: three channels, mask and, if given, heatmap.
+
+    Heatmaps are (N, h, w) 0-1. Returns a picture for `save_png`.
+    """
+    captions = ("Target", "Ref1", "Ref2", "mask: in Target only", "heatmap")
+    rows = []
+    for number, sample in enumerate(samples):
+        panels = [grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])]
+        if heatmaps is not None:
+            panels.append(heat(heatmaps[number]))
+        doubled = [cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels]
+        rows.append(_side_by_side(doubled, captions[: len(panels)], ""))
+    return np.concatenate(rows)
+
+
+def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
+    """Training curves as a PNG: loss, gamma and learning rate, and the validation figures where there are some, over the epochs."""
+    from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
+    from matplotlib.ticker import MaxNLocator  # here: a second that every command would start with
+
+    epochs = [entry["epoch"] for entry in history]
+    figures = [name for name in (f"valid_{figure}" for figure in HEADLINES) if name in history[-1]]
+    figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
+    axes = figure.subplots(1, 3 if figures else 2)
+    axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
+    changes = " (its gamma changes)" if len({entry["gamma"] for entry in history}) > 1 else ""
+    axes[0].set(title=f"training loss{changes}", yscale="log")
+    axes[1].plot(epochs, [entry["gamma"] for entry in history], marker=".", label="gamma")
+    rate = axes[1].twinx()
+    rate.plot(epochs, [entry["lr"] for entry in history], color="tab:orange", marker=".", label="learning rate (right)")
+    rate.set(yscale="log")
+    axes[1].set(title="gamma and learning rate")
+    axes[1].legend(handles=[*axes[1].get_lines(), *rate.get_lines()], loc="center left")
+    for name in figures:
+        values = [np.nan if entry.get(name) is None else entry[name] for entry in history]
+        axes[-1].plot(epochs, values, marker=".", label=name.removeprefix("valid_").replace("_", " "))
+    if figures:
+        axes[-1].set(title="validation", ylim=(0, 1.02))
+        axes[-1].legend(loc="lower right")
+    for axis in axes:
+        axis.set(xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def save_png(path: Path, picture: np.ndarray) -> None:
+    """(H, W, 3) uint8, OpenCV's channel order."""
+    with replace_file(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+
+def grey(plane: np.ndarray) -> np.ndarray:
+    """(H, W) grey levels, clipped to 0-255, to a colour picture that can be drawn on."""
+    return cv2.cvtColor(np.clip(plane, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
+def heat(heatmap: np.ndarray) -> np.ndarray:
+    """(H, W) probabilities to a colour picture."""
+    return cv2.applyColorMap(np.clip(heatmap * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+
+
+def _ring_defects(panel: np.ndarray, mask: np.ndarray) -> None:
+    _, _, boxes, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    for box, (x, y) in list(zip(boxes, centers))[1:]:
+        reach = max(box[cv2.CC_STAT_WIDTH], box[cv2.CC_STAT_HEIGHT]) // 2
+        cv2.circle(panel, (round(x), round(y)), RING_RADIUS + int(reach), TRUTH, 1, cv2.LINE_AA)
+
+
+def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: str) -> np.ndarray:
+    """Panels of one size in a row, each under its caption, all under a title (none when empty)."""
+    height, width = panels[0].shape[:2]
+    top = CAPTION * (2 if title else 1)
+    sheet = np.full((height + top + GAP, len(panels) * (width + GAP) + GAP, 3), BACKGROUND, np.uint8)
+    if title:
+        _write(sheet, title, GAP, CAPTION - 7)
+    for number, (panel, caption) in enumerate(zip(panels, captions)):
+        x = GAP + number * (width + GAP)
+        _write(sheet, caption, x, top - 7)
+        sheet[top : top + height, x : x + width] = panel
+    return sheet
+
+
+def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
+    text = text.encode("utf-8", "replace").decode()  # a file name that is no text would end the process
+    cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

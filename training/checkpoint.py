@@ -1,0 +1,138 @@
+"""What a training leaves behind: written whole, read back without running anything that is in the file."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import UserError, about, one_line
+from common.files import replace_file
+from dataloader import DEFAULT_INPUT_MAX
+from evaluation.thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
+from model import ARCHITECTURES, SegmentationNetwork
+from ops.classical import SIGMAS
+from ops.registration import MODES
+from ops.tiling import PATCH_SIZES
+
+NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
+FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
+REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
+DEFAULTS = {
+    "network": SegmentationNetwork.__name__,
+    "input_max": DEFAULT_INPUT_MAX,
+    "align": "none",
+    "training_dataset_path": None,
+    "teacher": None,
+    "teacher_sha256": None,
+    "target_false_alarms": DEFAULT_RATE,
+    "calibration": None,
+    "channel_ranges": {},
+    "rival_sigmas": {},
+}
+KEY_TYPES = {
+    "img_height": int,
+    "img_width": int,
+    "image_type": str,
+    "epoch": int,
+    "seed": int,
+    "network": str,
+    "input_max": (int, float),
+    "align": str,
+    "training_dataset_path": (str, type(None)),
+    "teacher": (str, type(None)),
+    "teacher_sha256": (str, type(None)),
+}
+MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
+BEST_SUFFIX = "_best.pth"
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write plain tensors, numbers, strings, lists and dicts. Raises `UserError` where the file system refuses."""
+    with replace_file(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"{one_line(error)}; is the disk full?") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint's content on the CPU, with defaults for what a file of only the six required keys leaves out.
+
+    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, or lacks a key.
+    """
+    with about(path):
+        if not path.is_file():
+            raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # torch and pickle raise whatever they ran into
+            raise UserError("found no readable checkpoint (or one that needs pickled code), expected one of trainer.py") from None
+        missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
+        if missing:
+            raise UserError(f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py")
+        weights = content["model_state_dict"]
+        if not (isinstance(weights, dict) and weights and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())):
+            raise UserError("found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py")
+        content = DEFAULTS | content
+        wrong = [key for key, kinds in KEY_TYPES.items() if not isinstance(content[key], kinds)]
+        if wrong:
+            raise UserError(f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py")
+        if content["image_type"] not in PATCH_SIZES:
+            raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
+        if content["align"] not in MODES:
+            raise UserError(f"found align {content['align']!r}, expected one of {', '.join(MODES)}")
+        if not content["input_max"] > 0:
+            raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
+        check_measured(content)
+        return content
+
+
+def check_measured(content: dict[str, Any]) -> None:
+    """Raise `UserError`, without the path, unless each of MEASURED that is in a model's content can be used."""
+    checks = {
+        "target_false_alarms": lambda value: type(value) in (int, float) and 0 < value <= HIGHEST_RATE,
+        "calibration": lambda value: value is None or is_calibration(value),
+        "channel_ranges": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
+        "rival_sigmas": lambda value: isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values()),
+    }
+    for name, is_usable in checks.items():
+        if name in content and not is_usable(content[name]):
+            found = f"{content[name]!r:.60}"
+            raise UserError(f"found {name} {found}, expected what a training measures on held-out strips")
+
+
+def _is_range(value: object) -> bool:
+    is_pair = isinstance(value, list) and [type(end) for end in value] == [float, float]
+    return is_pair and -math.inf < value[0] <= value[1] < math.inf
+
+
+def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
+    """The network of a loaded checkpoint, ready for inference; its width is read from the weights themselves.
+
+    Raises `UserError`, naming `path` and the network found, when the weights are another network's.
+    """
+    weights = content["model_state_dict"]
+    with about(path):
+        name = content["network"]
+        if name not in NETWORKS:
+            raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORKS)}")
+        if FIRST_LAYER not in weights:
+            first = next(iter(weights))
+            raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
+        try:
+            network = NETWORKS[name](base_channels=len(weights[FIRST_LAYER]))
+            network.load_state_dict(weights)
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"found weights that do not fit the {name} of this version ({one_line(error)})") from None
+    return network.eval()
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of what is in the files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

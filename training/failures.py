@@ -1,0 +1,32 @@
+"""What torch raises when a training cannot go on, said so that one knows what to change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import UserError, one_line
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in the words of torch
+COMPILERS = ("torch._inductor", "torch._dynamo")
+LOST_WORKER = ("exited unexpectedly", "is killed by signal")
+
+
+@contextmanager
+def explained_failures(batch_size: int) -> Iterator[None]:
+    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile fails, into a `UserError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+            raise UserError(
+                f"out of memory with --bs {batch_size}: expected a smaller one (--accumulate keeps the batch of a step as large), "
+                f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
+            ) from None
+        if any(words in text for words in LOST_WORKER):
+            raise UserError(
+                f"a loader process ended ({one_line(error, 120)}): expected more memory or fewer --num_workers; --resume goes on"
+            ) from None
+        if type(error).__module__.startswith(COMPILERS):
+            reason = next(line for line in text.splitlines() if line.strip())
+            raise UserError(f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler") from None
+        raise
