@@ -1,88 +1,27 @@
-"""Strips on disk to checked arrays, and patches to training samples by a recipe."""
+"""Patches of strips to training samples by a recipe, and the batches that a process trains on."""
 
-import logging
+import argparse
 import math
-import mmap
-import multiprocessing
-from collections import OrderedDict
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import tifffile
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.errors import UserError, about, one_line
-from data.folder import IMAGE_SUFFIXES
+from common.distributed import Processes
+from common.errors import UserError, about
+from data.image_files import DEFAULT_INPUT_MAX, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
-from gaussian import GREY_LEVELS
+from data.strip_cache import OpenStrips
 from ops.tiling import tile_positions
 
-DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
-CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
-MAPS_KEPT = 256  # memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
-END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}  # how a whole file ends,
-LONGEST_TRAILER = 1024  # or nearly so: some programs append a few bytes
-CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises; an error is one line here
-
-
-def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
-    """Target, Ref1 and Ref2 of one strip: (3, H, W) float32, grey levels 0-255. Every script loads strips with this.
-
-    The file's 0..`input_max` becomes 0..255. TIFF, PNG or JPG; 3 or 4 channels, first or last; float, uint8 or uint16. Raises
-    `UserError` for anything else, and for values that are not finite or outside the range.
-    """
-    with about(path):
-        channels = open_channels(path)
-        _check_values(channels, input_max)
-        return to_grey_levels(channels, input_max)
-
-
-def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """A ground truth mask: (H, W) bool, True on a defect. Raises `UserError` when it is not of `image_size` (height, width)."""
-    with about(path):
-        mask, _ = _read_file(path)
-        if mask.ndim == 3 and mask.shape[2] in CHANNEL_COUNTS:
-            mask = mask[:, :, :3].any(axis=2)
-        if mask.shape != tuple(image_size):
-            raise UserError(f"found a mask of {mask.shape}, expected {tuple(image_size)} (height, width) like its strip")
-        # JPG smears a mask's edges, so there a defect is what is nearer to its largest value than to 0.
-        return np.asarray(mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0)
-
-
-def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
-    """Grey levels 0-255 to 0-1, float32: what the network reads, in training, PyTorch inference and ONNX Runtime alike."""
-    return np.multiply(grey_levels, 1.0 / GREY_LEVELS, dtype=np.float32)
-
-
-def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
-    """Pixels 0..`input_max` of any type to grey levels 0-255, as a new float32 array."""
-    if input_max == GREY_LEVELS:
-        return np.array(pixels, np.float32)  # astype would give a memory-mapped array's own type, whose every slice takes long
-    return np.multiply(np.asarray(pixels), GREY_LEVELS / input_max, dtype=np.float32)
-
-
-def open_channels(path: Path) -> np.ndarray:
-    """Target, Ref1 and Ref2 as they are in the file: (3, H, W), memory-mapped and not yet read where the file allows it.
-
-    Raises `UserError`, without the path, for a file that is not such an image. Values are not checked.
-    """
-    return open_all_channels(path)[:3]
-
-
-def open_all_channels(path: Path) -> np.ndarray:
-    """The same with a fourth channel where the file has one: (3 or 4, H, W)."""
-    pixels, channel_axis = _read_file(path)
-    if pixels.ndim != 3:
-        raise UserError(f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels")
-    if not (np.issubdtype(pixels.dtype, np.floating) or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)):
-        raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
-    return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
+SAMPLES_SHOWN = 6
+WORKERS_ON_GPU = 4
+GRACE = 30  # seconds for which a loader process outlives SIGTERM: its training may still need batches to come to an end
+Batch = dict[str, torch.Tensor]
 
 
 class StripPatches(Dataset):
@@ -138,76 +77,6 @@ class StripPatches(Dataset):
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
 
 
-class OpenStrips:
-    """The strips of a data set by their number, opened when they are first asked for.
-
-    A memory-mapped strip costs no memory of its own, whatever the number of worker processes; MAPS_KEPT of them stay open. Of
-    strips that have to be decoded the first `decoded_kept` of the data set stay in memory, once for all worker processes.
-    """
-
-    def __init__(self, paths: list[Path], decoded_kept: int):
-        self.paths = paths
-        self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._decoded = SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        if number in self._mapped:
-            self._mapped.move_to_end(number)
-            return self._mapped[number]
-        kept = self._decoded[number] if self._decoded else None
-        if kept is not None:
-            return kept
-        channels = open_channels(self.paths[number])
-        if isinstance(channels, np.memmap):
-            self._keep_mapped(number, channels)
-        elif self._decoded:
-            self._decoded.keep(number, channels)
-        return channels
-
-    def _keep_mapped(self, number: int, channels: np.ndarray) -> None:
-        self._mapped[number] = channels
-        if len(self._mapped) > MAPS_KEPT:
-            self._mapped.popitem(last=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}  # a process that is not forked opens its own
-
-
-class SharedStrips:
-    """Memory for `count` decoded strips like the one in `example`, shared with every process that is forked from this one.
-
-    It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones serves as well as keeping the
-    last ones used, and no process ever has to make room. Where the first strip needs no decoding, nothing is kept at all.
-    """
-
-    def __init__(self, count: int, example: Path):
-        with about(example):
-            channels = open_channels(example)
-        if isinstance(channels, np.memmap):
-            count = 0  # the data set needs no decoding
-        self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(count, *channels.shape)
-        self._is_filled = self._shared(count, np.dtype(bool))
-        self._lock = multiprocessing.Lock()  # who sees a strip marked as filled must also see its pixels
-
-    @staticmethod
-    def _shared(size: int, kind: np.dtype) -> np.ndarray:
-        return np.frombuffer(mmap.mmap(-1, max(size, mmap.PAGESIZE)), kind, count=size // kind.itemsize)
-
-    def __getitem__(self, number: int) -> np.ndarray | None:
-        if number >= len(self._pixels):
-            return None
-        with self._lock:
-            is_filled = self._is_filled[number]
-        return self._pixels[number] if is_filled else None
-
-    def keep(self, number: int, channels: np.ndarray) -> None:
-        if number >= len(self._pixels) or (channels.shape, channels.dtype) != (self._pixels.shape[1:], self._pixels.dtype):
-            return
-        self._pixels[number] = channels
-        with self._lock:
-            self._is_filled[number] = True
-
-
 class EpochBatches(Sampler):
     """The batches of an epoch: all indices of a data set in an order drawn from (seed, epoch), each as (epoch, index).
 
@@ -245,60 +114,72 @@ class EpochBatches(Sampler):
         return slice(number * size, (number + 1) * size)
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, int | None]:
-    """Pixels of any shape, and the axis of the channels where the file itself names it."""
-    try:
-        if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
-            return _read_tiff(path)
-        return _read_png_or_jpg(path), 2
-    except UserError:
-        raise
-    except Exception as error:  # tifffile and its codecs raise whatever their parsing ran into
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"found no readable image ({reason}), expected a whole TIFF, PNG or JPG file") from None
+def painted_samples(patches: StripPatches) -> list[dict[str, np.ndarray]]:
+    """The first few painted samples of the first epoch, spread over the strips."""
+    step = max(1, len(patches) // (4 * SAMPLES_SHOWN))
+    samples = (patches[index] for index in range(0, len(patches), step))
+    painted = [sample for sample in samples if sample["target_mask"].any()][:SAMPLES_SHOWN]
+    return [{name: tensor.numpy() for name, tensor in sample.items()} for sample in painted or [patches[0]]]
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        channel_axis = next((series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None)
-        if series.dataoffset is None or not series.keyframe.is_memmappable:
-            return series.asarray(), channel_axis
-        pixel_type = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-        return np.memmap(path, pixel_type, "r", series.dataoffset, series.shape), channel_axis
+class TrainingLoader:
+    """This process's batches of an epoch, from any of its steps on: made by worker processes, pinned for a GPU."""
 
-
-def _read_png_or_jpg(path: Path) -> np.ndarray:
-    """(H, W, C) in OpenCV's order: Target is the blue channel, Ref1 the green and Ref2 the red one."""
-    encoded = path.read_bytes()
-    is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]  # a decoder may fill up what is missing
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
-    if pixels is None:
-        raise UserError("found no readable image, expected a whole PNG or JPG file")
-    return pixels
-
-
-def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> int:
-    """0 or 2: the axis of 3 or 4. Where both are (an image of 3 or 4 rows or columns) the file's own word decides."""
-    candidates = [axis for axis in (0, 2) if shape[axis] in CHANNEL_COUNTS]
-    if len(candidates) == 2 and named_axis in candidates:
-        return named_axis
-    if len(candidates) == 2:
-        raise UserError(f"found shape {shape}, whose first or last axis could be the channels; expected a file that says which")
-    if not candidates:
-        raise UserError(f"found shape {shape}, expected 3 or 4 channels, first or last")
-    return candidates[0]
-
-
-def _check_values(channels: np.ndarray, input_max: float) -> None:
-    lowest, highest = float(channels.min()), float(channels.max())
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise UserError("found pixels that are NaN or infinite, expected finite values only")
-    if lowest < 0:
-        raise UserError(f"found values down to {lowest:g}, expected 0 to {input_max:g}")
-    if highest > input_max:
-        fitting = next((limit for limit in CAMERA_RANGES if limit >= highest), math.ceil(highest))
-        raise UserError(
-            f"found values up to {highest:g}, expected at most {input_max:g}: "
-            f"a camera of that range needs a training with --input_max {fitting}"
+    def __init__(self, arguments: argparse.Namespace, patches: StripPatches, processes: Processes):
+        on_gpu = processes.device.type == "cuda"
+        workers = (WORKERS_ON_GPU if on_gpu else 0) if arguments.num_workers is None else arguments.num_workers
+        self.batches = EpochBatches(len(patches), arguments.bs, arguments.seed, processes.rank, processes.count)
+        self.accumulate = arguments.accumulate
+        self.loader = DataLoader(
+            patches,
+            batch_sampler=self.batches,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            persistent_workers=workers > 0,
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,  # they share the decoded strips
+            worker_init_fn=_outlive_signals,
         )
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.batches) // self.accumulate)
+
+    def close(self) -> None:
+        """End the worker processes, which otherwise go on until the end of this one."""
+        if self.loader._iterator is not None:  # torch has no public name for it
+            self.loader._iterator._shutdown_workers()
+
+    def patches_of_step(self, epoch: int, step: int) -> list[int]:
+        """The indices of the patches that all processes together have in one step."""
+        batches = range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.batches)))
+        return [index for batch in batches for index in self.batches.of_all_processes(epoch, batch)]
+
+    def steps(self, epoch: int, first: int) -> Iterator[list[Batch]]:
+        """For each step of an epoch from `first` on, the batches whose gradients are added up in it.
+
+        Raises `UserError` when a strip can no longer be read.
+        """
+        self.batches.epoch, self.batches.first = epoch, first * self.accumulate
+        group = []
+        for batch in _quiet(self.loader):
+            group.append(batch)
+            if len(group) == self.accumulate:
+                yield group
+                group = []
+        if group:
+            yield group
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM may reach a whole process group at once: the workers leave the answer to the training."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+
+
+def _quiet(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches. A `UserError` from a worker process comes with that process's traceback: here without it."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).strip().splitlines()[-1].removeprefix("common.errors.UserError: ")) from None

@@ -33,18 +33,19 @@ from common.errors import UserError, about, run_command
 from common.files import replace_file
 from data.folder import list_images
 from data.ignored_regions import IgnoredRegions
-from dataloader import DEFAULT_INPUT_MAX, load_image
+from data.image_files import DEFAULT_INPUT_MAX, load_image
 from deploy.export_module import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from deploy.metadata import default_threshold, describe, read_description, shortened, table_of, write_entries
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
+from deploy.onnx_predictor import as_asked
 from deploy.parity import PARITY, compare, compare_modes, parity_strips
 from deploy.precision import PRECISIONS, in_half_precision, quantize
 from deploy.precision_gate import TARGETS, compare_variant, generated_strips
 from deploy.session import open_session
-from evaluation.predictors import DetectorPredictor, as_asked
+from evaluation.predictors import DetectorPredictor
 from model import MODES, SegmentationNetworkONNXFullImage
 from ops.classical import METHODS
-from ops.registration import AligningDetector
+from ops.detector import AligningDetector
 from ops.tiling import PATCH_SIZES
 from reporting.score_folder import Detector, calibrated, classical
 from training.checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint

@@ -30,11 +30,11 @@ from arguments import (
     require_as_asked,
     whole_number,
 )
-from common.distributed import choose_device
+from common.device import choose_device
 from common.errors import about, run_command
 from deploy.doctor import diagnose
+from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import DEVICES, SessionSettings
-from evaluation.predictors import OnnxPredictor
 from reporting.score_folder import Detector, score_folder, score_without_model
 
 

@@ -27,7 +27,7 @@ from arguments import (
     require_as_asked,
     whole_number,
 )
-from common.distributed import choose_device
+from common.device import choose_device
 from common.errors import run_command
 from evaluation.predictors import TorchPredictor
 from ops.tiling import PATCH_SIZES

@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-TEACHER_WEIGHT = 4.0  # then it pulls a half-trained network's logits as hard as the mask does: their gradients are as long
-
 
 class FocalLoss(nn.Module):
     """Focal loss of two classes, from logits, on whatever device they are.
@@ -28,31 +26,6 @@ class FocalLoss(nn.Module):
         log_other = functional.logsigmoid(-margin_of_true_class)  # log(1 - p), exact where p is close to 1
         cross_entropy = -(1 - self.label_smoothing) * log_true - self.label_smoothing * log_other
         return (focal_weight(log_other, mask, gamma, self.alpha) * cross_entropy).mean()
-
-
-class TeacherLoss(nn.Module):
-    """How far a network's heatmaps are from those of its teacher: two classes, from logits, on whatever device they are.
-
-    Kullback-Leibler divergence of the network's two probabilities from the teacher's, mean over all pixels, each weighted as it is
-    in the focal loss, alpha_c (1 - p)^gamma with p of the mask's class c: otherwise background that is right already would drown
-    the few defects. The weight has no gradient, so that every pixel is drawn to just the teacher's probability. Multiplied by
-    TEACHER_WEIGHT. After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv:1503.02531), at a
-    temperature of 1: a teacher that has learnt with the focal loss is seldom so sure that its answers would have to be softened.
-    """
-
-    def __init__(self, alpha: float = 0.75):
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Logits of both (B, 2, H, W), the teacher's without a gradient, and mask (B, 1, H, W), float {0, 1}, to a scalar."""
-        margin, teacher_margin = margin_of(logits), margin_of(teacher_logits)
-        log_defect, log_background = functional.logsigmoid(margin), functional.logsigmoid(-margin)
-        teacher_log_defect, teacher_log_background = functional.logsigmoid(teacher_margin), functional.logsigmoid(-teacher_margin)
-        divergence = teacher_log_defect.exp() * (teacher_log_defect - log_defect)
-        divergence = divergence + teacher_log_background.exp() * (teacher_log_background - log_background)
-        log_other = torch.where(mask > 0.5, log_background, log_defect).detach()
-        return TEACHER_WEIGHT * (focal_weight(log_other, mask, gamma, self.alpha) * divergence).mean()
 
 
 def margin_of(logits: torch.Tensor) -> torch.Tensor:

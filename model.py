@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ops.detector import AligningDetector
 from ops.differences import agreed_difference, consistent_difference, evidence, noise_around, outside_references
-from ops.registration import AligningDetector
 from ops.tiling import Tiling, WholeImage
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width

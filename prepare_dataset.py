@@ -31,7 +31,7 @@ from common.errors import UserError, run_command
 from common.files import new_folder
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
-from dataloader import DEFAULT_INPUT_MAX, load_image, open_channels
+from data.image_files import DEFAULT_INPUT_MAX, load_image, open_channels
 from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"

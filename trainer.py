@@ -40,13 +40,13 @@ from arguments import (
 from common.distributed import Processes, join_processes
 from common.errors import UserError, about, run_command
 from data.folder import StripFile
+from data.image_files import DEFAULT_INPUT_MAX
 from data.recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
 from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
-from dataloader import DEFAULT_INPUT_MAX
 from evaluation.calibration import channel_measure, measure
-from evaluation.evaluate import Rules
 from evaluation.predictors import TorchPredictor
+from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
 from ops.registration import MODES

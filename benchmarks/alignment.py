@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from data.demo_strips import STRIP_SIZE, make_strip
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from deploy.onnx_export import write_graph
 from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from benchmarks.quality_scores import Predictor, pool, score_strip, with_interval
 from benchmarks.suite import LEVELS, STRIP_COUNT, make_suite_strip
 from data.demo_strips import STRIP_SIZE, make_strip
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from deploy.onnx_export import quiet_exporters, write_graph
 from deploy.precision import in_half_precision, quantize
 from deploy.precision_gate import generated_strips

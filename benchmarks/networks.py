@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from data.demo_strips import STRIP_SIZE, make_strip
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from deploy.onnx_export import write_graph
 from deploy.precision_gate import interleaved
 from deploy.session import open_session

@@ -25,14 +25,14 @@ from tqdm import tqdm
 from benchmarks.quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, score_board, score_strip, with_interval
 from benchmarks.suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
 from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
-from common.files import replace_file
+from common.files import file_hash, replace_file
 from data.registered_copies import ALIGNED_BY
 from evaluation.metrics import PointFigures
 from evaluation.predictors import DetectorPredictor, TorchPredictor
 from ops.classical import METHODS, classical_detector, name_of, sigma_of
 from ops.tiling import PATCH_SIZES
 from prepare_dataset import read_grey, write_strip
-from training.checkpoint import build_network, file_hash, load_checkpoint
+from training.checkpoint import build_network, load_checkpoint
 
 SMALL = ("--base_channels", 16, "--bs", 16, "--num_defects_range", 4, 10)
 ROBUST = ("--recipe", "robust")

@@ -23,10 +23,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from data.demo_strips import make_strip
 from data.folder import StripFile, list_strips
+from data.labelled_strip import read_strip
 from evaluation.calibration import rivals_of
-from evaluation.evaluate import Rules, evaluate, read_strip
+from evaluation.evaluate import evaluate
 from evaluation.metrics import PixelFigures
 from evaluation.predictors import DetectorPredictor
+from evaluation.results import Rules
 from evaluation.thresholds import Threshold
 from ops.classical import classical_detector
 from prepare_dataset import write_painted_strip, write_strip

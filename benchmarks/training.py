@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader
 from common.distributed import Processes
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.folder import StripFile
-from data.splits import Dataset, training_patches
-from dataloader import open_channels
+from data.image_files import open_channels
+from data.splits import Dataset
 from model import SegmentationNetwork
 from trainer import choose_algorithms, parse_args
-from training.loop import Training
+from training.loop import Training, training_patches
 from training.run_folder import RunFolder
 
 ALPHA, GAMMA = 0.75, 2.0

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from common.device import choose_device
 from common.errors import UserError, one_line
 
 Result = TypeVar("Result")
@@ -120,20 +121,6 @@ def join_processes(gpu_id: int | None) -> Iterator[Processes]:
         processes.refuse(f"another process of this training has ended ({one_line(error, 120)}); --resume goes on")
     finally:
         distributed.destroy_process_group(left)
-
-
-def choose_device(gpu_id: int | None) -> torch.device:
-    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU.
-
-    Raises `UserError` for a GPU that is not there.
-    """
-    if gpu_id is None:
-        gpu_id = 0 if torch.cuda.is_available() else -1
-    if gpu_id == -1:
-        return torch.device("cpu")
-    if not 0 <= gpu_id < torch.cuda.device_count():
-        raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
-    return torch.device("cuda", gpu_id)
 
 
 def _device_of_its_own(gpu_id: int | None) -> torch.device:

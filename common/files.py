@@ -1,5 +1,6 @@
 """Writing so that nothing is lost: under a temporary name first, then renamed. What has its final name is whole."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -69,3 +70,12 @@ def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
 
 def _cannot_be_written(path: Path, error: OSError | UnicodeError) -> UserError:
     return UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})")
+
+
+def file_hash(*paths: Path) -> str:
+    """SHA-256 of what is in the files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

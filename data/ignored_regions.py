@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, about
-from dataloader import load_mask, open_all_channels
+from data.image_files import load_mask, open_all_channels
 
 DEAD_PIXEL_REACH = 2  # pixels: so far around a dead pixel a detector answers to it
 DEAD_PIXEL_COLUMNS = ("y", "x")

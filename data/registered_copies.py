@@ -3,19 +3,36 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tifffile
 import torch
 from tqdm import tqdm
 
-from common.files import refused_by_system, replace_file
+from common.device import full_precision
+from common.files import file_hash, refused_by_system, replace_file
 from data.folder import StripFile
+from data.image_files import load_image, to_batch
 from data.verify import GoodFiles
-from dataloader import load_image
-from evaluation.predictors import StripAligner
-from training.checkpoint import file_hash
+from gaussian import GREY_LEVELS
+from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"
 ALIGNED_BY = ("registration.py", "warp.py", "filters.py")  # of ops/: the modules that decide what an aligned strip is
+
+
+class StripAligner:
+    """What `Alignment` makes of one strip, in grey levels: for training, and to know how far strips were off."""
+
+    def __init__(self, mode: str, device: torch.device):
+        self.alignment = Alignment(mode).to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(3, H, W) grey levels to the same, which may leave 0-255 where the references were matched, and (2, MEASURES)."""
+        with full_precision():
+            strips, measures = self.alignment(to_batch(image, self.device))
+        return (strips[0] * GREY_LEVELS).cpu().numpy(), measures[0].cpu().numpy()
 
 
 def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device) -> list[Path]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common.errors import UserError, about
 from common.files import replace_file
 from data.folder import StripFile
-from dataloader import load_image, load_mask
+from data.image_files import load_image, load_mask
 from gaussian import GREY_LEVELS
 from ops.tiling import tile_positions
 

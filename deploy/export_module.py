@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
 from model import with_two_zero_channels
-from ops.registration import AligningDetector
+from ops.detector import AligningDetector
 
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}  # --input, and the tensor's type
 OUTPUTS = {"heatmap": "output", "score": "score", "detections": "detections", "alignment": "alignment"}  # and the tensor's name

@@ -13,12 +13,14 @@ from typing import Any
 import onnx
 
 from common.errors import UserError
+from common.files import file_hash
 from deploy.export_module import CHANNELS, DETECTION_COLUMNS, INPUTS, MOST_DETECTIONS, StripGraph, largest_value
 from evaluation.thresholds import UNCALIBRATED, threshold_for
 from ops.classical import ClassicalDetector
-from ops.registration import MEASURES, MODES, AligningDetector
+from ops.detector import AligningDetector
+from ops.registration import MEASURES, MODES
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
-from training.checkpoint import MEASURED, check_measured, file_hash
+from training.checkpoint import MEASURED, check_measured
 
 SCHEMA_VERSION = 2
 PRODUCT = "Background Removal Net 1.0"

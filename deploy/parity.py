@@ -8,15 +8,15 @@ import torch
 from common.errors import UserError
 from data.demo_strips import make_strip
 from data.folder import list_images
-from dataloader import load_image, to_unit_range
+from data.image_files import load_image, to_unit_range
 from deploy.export_module import StripGraph, strongest_peaks
+from deploy.onnx_predictor import as_asked
 from deploy.session import open_session
 from evaluation.detections import find_peaks
 from evaluation.matching import MATCH_RADIUS
-from evaluation.predictors import as_asked
 from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, paint_defects
 from model import with_two_zero_channels
-from ops.registration import AligningDetector
+from ops.detector import AligningDetector
 
 TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
 LARGEST_MISMATCH = 1e-2  # of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from common.errors import UserError
 from data.demo_strips import make_strip
 from data.folder import list_strips
+from data.labelled_strip import read_strip
 from data.recipes import ROBUST, paint_strip
+from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import SessionSettings
 from evaluation.detections import find_peaks
-from evaluation.evaluate import read_strip
 from evaluation.matching import FALSE_ALARM, Truth, match, outcome_of, truths_of
 from evaluation.metrics import PointFigures
-from evaluation.predictors import OnnxPredictor
 
 FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
 SEED = 50_000  # of the generated strips: none of a training's

@@ -14,9 +14,8 @@ import onnxruntime
 import torch  # before any session: it loads the CUDA libraries that it brings
 
 from common.errors import UserError, one_line
-from common.files import refused_by_system
+from common.files import file_hash, refused_by_system
 from deploy.nvidia import tensorrt_version, visible_gpus
-from training.checkpoint import file_hash
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt": "onnxruntime_providers_tensorrt"}

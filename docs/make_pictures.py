@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from arguments import CHECKPOINT_FOLDER, newest
-from common.distributed import choose_device
+from common.device import choose_device
 from data.demo_strips import STRIP_SIZE, make_strip
+from data.image_files import load_image, load_mask
 from data.recipes import RECIPES
-from data.splits import painted_samples
-from dataloader import StripPatches, load_image, load_mask
+from dataloader import StripPatches, painted_samples
 from evaluation.detections import detect
 from evaluation.predictors import TorchPredictor
 from evaluation.thresholds import threshold_for

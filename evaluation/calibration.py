@@ -9,11 +9,14 @@ from common.errors import UserError
 from common.pipeline import StageTimes
 from data.folder import GOOD, StripFile
 from data.ignored_regions import IgnoredRegions
-from dataloader import load_image
+from data.image_files import load_image
+from data.registered_copies import StripAligner
 from evaluation.detections import find_peaks
 from evaluation.drift import alignment_statistics, channel_statistics, training_ranges
-from evaluation.evaluate import BatchPredictor, Evaluation, Measure, Predictor, answers_of, evaluate
-from evaluation.predictors import DetectorPredictor, StripAligner, TorchPredictor
+from evaluation.evaluate import evaluate
+from evaluation.predictors import DetectorPredictor, TorchPredictor
+from evaluation.results import Evaluation, Measure
+from evaluation.stream import BatchPredictor, Predictor, answers_of
 from evaluation.thresholds import Calibration, calibrate
 from ops.classical import METHODS, classical_detector, name_of, sigma_of
 

@@ -8,9 +8,9 @@ thresholded just the same.
 import torch
 from torch import nn
 
+from ops.detector import AligningDetector
 from ops.differences import consistent_difference, noise_around, outside_references
 from ops.filters import blur, gaussian_window
-from ops.registration import AligningDetector
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels

@@ -9,7 +9,6 @@ difference, so that noise moves no estimate.
 """
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -81,26 +80,6 @@ class Alignment(nn.Module):
         wander = (shift - mean[..., None, None]).square().sum(dim=2).amax(dim=(2, 3)).sqrt()
         remainder = mean_square(aligned[:, :1] - aligned[:, 1:]).sqrt()[:, :, 0, 0]
         return torch.stack([mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2)
-
-
-class AligningDetector(nn.Module, ABC):
-    """Strips to heatmaps, with their references aligned first in one of MODES. A subclass says what is made of them then."""
-
-    def __init__(self, align: str):
-        super().__init__()
-        self.align = align
-        self.alignment = None if align == "none" else Alignment(align)
-
-    @abstractmethod
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W), aligned, to heatmaps (B, 1, H, W)."""
-
-    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES); None without one."""
-        measures = None
-        if self.alignment:
-            strips, measures = self.alignment(strips)
-        return self.compare(strips), measures
 
 
 def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

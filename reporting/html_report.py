@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from common.files import replace_file
-from evaluation.evaluate import Evaluation, Figures, StripResult
 from evaluation.metrics import FALSE_ALARM_RATES
+from evaluation.results import Evaluation, Figures, StripResult
 from evaluation.thresholds import Threshold
 from evaluation.worst_cases import REACH, Exhibit
 from reporting.charts import froc_chart, score_histograms

@@ -1,14 +1,18 @@
 """Every picture. Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 
 from common.files import replace_file
 from evaluation.detections import Detection
 from evaluation.metrics import HEADLINES
+from evaluation.results import StripResult
+from evaluation.stream import Answer
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
 DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
@@ -40,6 +44,27 @@ def save_panels(
             reach = DETECTION_RADIUS + max(bottom - top, right - left) // 2
             cv2.circle(panel, (detection.x, detection.y), reach, DETECTED, 1, cv2.LINE_AA)
     save_png(path, _side_by_side(panels, PANELS, title))
+
+
+@dataclass(frozen=True)
+class StripWriter:
+    """Writes what there is of a strip into `output_dir`, under the sub-folder that it came from; an `OnStrip` of `evaluate`.
+
+    That is its heatmap (float32 TIFF, probabilities) and, of the first `pictures_per_kind` strips of each kind (None: of all), the
+    seven panels (PNG).
+    """
+
+    output_dir: Path
+    pictures_per_kind: int | None = None
+
+    def __call__(self, result: StripResult, answer: Answer, number: int) -> None:
+        stem = self.output_dir / result.strip.relative.with_suffix("")
+        with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
+            tifffile.imwrite(temporary, answer.heatmap)
+        if self.pictures_per_kind is None or number <= self.pictures_per_kind:
+            title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
+            path = stem.with_name(f"{stem.name}_panels.png")
+            save_panels(path, answer.image, answer.heatmap, answer.mask, title, result.detections)
 
 
 def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None) -> np.ndarray:

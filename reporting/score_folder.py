@@ -6,26 +6,38 @@ import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from common.errors import UserError
 from common.files import refused_by_system
 from data.folder import GOOD, StripFile, list_strips, masks_without_strip
 from data.ignored_regions import IgnoredRegions
+from data.image_files import DEFAULT_INPUT_MAX
 from data.verify import inspect_strips
-from dataloader import DEFAULT_INPUT_MAX
 from evaluation.calibration import best_sigmas, calibrate_on, channel_measure, good_strips, rivals_of
 from evaluation.drift import drift_warnings
-from evaluation.evaluate import Evaluation, Rules, evaluate
-from evaluation.predictors import DetectorPredictor, OnnxPredictor, TorchPredictor
+from evaluation.evaluate import evaluate
+from evaluation.predictors import DetectorPredictor
+from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
 from ops.classical import classical_detector, name_of, sigma_of
 from reporting.html_report import write_report
+from reporting.pictures import StripWriter
 from reporting.tables import describe_figures, describe_rivals, write_results
 
 REPORT = "report.html"
+
+
+class PlacedPredictor(Protocol):
+    """A predictor that says on which device it computes, and what it does to the references first: one of registration.MODES."""
+
+    device: torch.device | str
+    align: str
+
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class Detector:
     """
 
     name: str
-    predictor: TorchPredictor | DetectorPredictor | OnnxPredictor
+    predictor: PlacedPredictor
     input_max: float
     device: torch.device
     patch: int = 1
@@ -166,8 +178,7 @@ def evaluate_with_rivals(
         detector.predictor,
         strips,
         detector.input_max,
-        output_dir=output_dir,
-        pictures_per_kind=pictures_per_kind,
+        on_strip=StripWriter(output_dir, pictures_per_kind),
         rules=rules,
         rivals=rivals,
     )

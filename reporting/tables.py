@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from common.files import replace_file
-from evaluation.evaluate import Evaluation, Figures, StripResult
 from evaluation.metrics import FALSE_ALARM_RATES, Recall
+from evaluation.results import Evaluation, Figures, StripResult
 from evaluation.thresholds import Threshold
 
 SCORES = ("file", "kind", "score", "verdict", "detections")

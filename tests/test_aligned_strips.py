@@ -10,15 +10,16 @@ import torch
 from common.distributed import ALONE
 from data.demo_strips import make_strip
 from data.folder import list_strips
-from data.registered_copies import ALIGNED_BY, aligned_copies
-from data.splits import Dataset, training_patches
-from dataloader import load_image
-from evaluation.predictors import StripAligner, TorchPredictor
+from data.image_files import load_image
+from data.registered_copies import ALIGNED_BY, StripAligner, aligned_copies
+from data.splits import Dataset
+from evaluation.predictors import TorchPredictor
 from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
 from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, imports_of, repository_modules, run
 from trainer import parse_args, prepare
 from training.checkpoint import load_checkpoint
+from training.loop import training_patches
 from training.run_folder import ALIGNED_SUFFIX
 
 CPU = torch.device("cpu")

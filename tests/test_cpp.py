@@ -16,9 +16,9 @@ import pytest
 import tifffile
 import torch
 
-from dataloader import load_image
+from data.image_files import load_image
+from deploy.onnx_predictor import OnnxPredictor, as_asked
 from evaluation.detections import find_peaks
-from evaluation.predictors import OnnxPredictor, as_asked
 from evaluation.thresholds import calibrate
 from model import DifferenceSegmentationNetwork
 from tests.conftest import ROOT, export_file

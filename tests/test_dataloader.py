@@ -9,10 +9,11 @@ import tifffile
 import torch
 from torch.utils.data import DataLoader
 
-import dataloader
 from common.errors import UserError
+from data import strip_cache
+from data.image_files import load_image, load_mask, to_unit_range
 from data.recipes import ClassicRecipe
-from dataloader import EpochBatches, StripPatches, load_image, load_mask, to_unit_range
+from dataloader import EpochBatches, StripPatches
 from ops.tiling import tile_positions
 from tests.conftest import SMALL_SIZE
 
@@ -218,9 +219,11 @@ def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip
     mapped = [strip_file(pixels, f"mapped_{number}.tiff") for number in range(3)]
     packed = [strip_file(pixels, f"packed_{number}.tiff", compression="zlib") for number in range(3)]
     opened = []
-    monkeypatch.setattr(dataloader, "open_channels", lambda path, read=dataloader.open_channels: opened.append(path) or read(path))
+    monkeypatch.setattr(
+        strip_cache, "open_channels", lambda path, read=strip_cache.open_channels: opened.append(path) or read(path)
+    )
     for paths, read_again in ((mapped, []), (packed, packed[2:]), ([*packed, *mapped], packed[2:])):
-        strips = dataloader.OpenStrips(paths, decoded_kept=2)
+        strips = strip_cache.OpenStrips(paths, decoded_kept=2)
         first = [np.array(strips[number]) for number in range(len(paths))]
         opened.clear()
         assert all(np.array_equal(strips[number], first[number]) for number in range(len(paths)))
@@ -232,7 +235,7 @@ def test_decoded_strips_are_shared_with_worker_processes(strip_file, monkeypatch
     samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)), cache_size=4)
     loader = DataLoader(samples, batch_sampler=EpochBatches(4, 1, seed=0), num_workers=3, multiprocessing_context="fork")
     assert len(list(loader)) == 4  # decoded in the workers,
-    monkeypatch.setattr(dataloader, "open_channels", None)  # and so there is nothing left to be opened here
+    monkeypatch.setattr(strip_cache, "open_channels", None)  # and so there is nothing left to be opened here
     assert [int(samples.strips[number].max()) for number in range(4)] == [0, 1, 2, 3]
 
 
@@ -247,10 +250,10 @@ def test_painting_leaves_a_cached_strip_as_it_was(strip_file):
 
 def test_more_strips_than_files_that_may_be_open(strip_file):
     pixels = np.full((3, 128, 128), 90, np.uint8)
-    paths = [strip_file(pixels, f"{number}.tiff") for number in range(dataloader.MAPS_KEPT + 60)]
+    paths = [strip_file(pixels, f"{number}.tiff") for number in range(strip_cache.MAPS_KEPT + 60)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + dataloader.MAPS_KEPT + 20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + strip_cache.MAPS_KEPT + 20, limits[1]))
     try:
         samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)))
         assert all(samples[index]["three_channel_input"].max() > 0 for index in range(len(paths)))

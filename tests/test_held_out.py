@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data.folder import StripFile, list_strips
-from data.held_out import set_aside
-from evaluation.evaluate import read_strip
+from data.labelled_strip import read_strip
+from data.splits import set_aside
 
 
 def strips(count):

@@ -6,8 +6,8 @@ import pytest
 from common.errors import UserError
 from data import verify
 from data.folder import list_images, list_strips, split_beside
+from data.image_files import load_image
 from data.verify import GoodFiles, inspect_strips
-from dataloader import load_image
 
 GOOD = np.full((3, 150, 140), 100, np.float32)
 

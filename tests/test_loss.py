@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from loss import TEACHER_WEIGHT, FocalLoss, TeacherLoss
+from loss import FocalLoss
+from training.distillation import TEACHER_WEIGHT, TeacherLoss
 
 
 def by_hand(logits, mask, gamma, alpha=0.75, smoothing=1e-5):

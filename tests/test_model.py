@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.demo_strips import make_strip
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from evaluation.predictors import TorchPredictor
 from model import (
     ARCHITECTURES,

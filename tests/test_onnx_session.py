@@ -16,8 +16,9 @@ import tifffile
 import inference_onnx
 from common.errors import UserError
 from data.folder import list_strips
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from deploy.nvidia import find_driver, visible_gpus
+from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import (
     BoundCall,
     FreeCall,
@@ -29,7 +30,7 @@ from deploy.session import (
     require_placed,
 )
 from evaluation.evaluate import evaluate
-from evaluation.predictors import OnnxPredictor
+from reporting.pictures import StripWriter
 from tests.conftest import SMALL_SIZE, run
 
 needs_gpu = pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")
@@ -77,7 +78,7 @@ def test_a_predictor_of_batches_loses_only_the_bad_strip(onnx_model, dataset, tm
         evaluate(
             OnnxPredictor(onnx_model, SessionSettings("cpu", batch, threads=1)),
             list_strips(tmp_path / "test"),
-            output_dir=tmp_path / str(batch),
+            on_strip=StripWriter(tmp_path / str(batch)),
         )
         for batch in (1, 3)
     ]

@@ -10,7 +10,7 @@ from common.errors import UserError
 from data import demo_strips
 from data.demo_strips import FINE, MARGIN, shoot
 from data.folder import list_strips
-from dataloader import load_image, load_mask
+from data.image_files import load_image, load_mask
 from gaussian import AMPLITUDES, Defect, paint
 from prepare_dataset import parse_args, prepare
 from tests.conftest import run

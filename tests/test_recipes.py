@@ -13,16 +13,8 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from data.augmentation import Nuisances
-from data.recipes import (
-    BACKGROUND_PRESENCES,
-    ClassicRecipe,
-    Points,
-    RobustRecipe,
-    SpreadPoint,
-    draw_points,
-    paint_points,
-    settings_of_recipe,
-)
+from data.points import BACKGROUND_PRESENCES, Points, SpreadPoint, draw_points, paint_points
+from data.recipes import ClassicRecipe, RobustRecipe, settings_of_recipe
 from dataloader import StripPatches
 from gaussian import REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
 from tests.conftest import ROOT, SMALL_SIZE, arguments_for

@@ -15,15 +15,17 @@ from playwright.sync_api import Page, sync_playwright
 from common.errors import UserError
 from data.demo_strips import make_strip
 from data.folder import list_strips
-from evaluation.evaluate import Evaluation, Rules, evaluate
+from evaluation.evaluate import evaluate
 from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.predictors import DetectorPredictor
+from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold, calibrate, threshold_for
 from evaluation.worst_cases import PICTURES, REACH
 from ops.classical import DoubleDetection, ToleranceEnvelope
 from prepare_dataset import write_strip
 from reporting.charts import froc_chart, recall_at, score_histograms
 from reporting.html_report import ENLARGEMENT, write_report
+from reporting.pictures import StripWriter
 from tests.conftest import SMALL_SIZE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -100,7 +102,9 @@ def scored(dataset, tmp_path_factory) -> tuple[Evaluation, Path]:
     """A small test set with rivals, scored and drawn."""
     folder = tmp_path_factory.mktemp("scored")
     rivals = {"double detection": RIVAL, "itself & <b>again</b>": DETECTOR}
-    result = evaluate(DETECTOR, list_strips(dataset / "test"), output_dir=folder, rules=Rules(THRESHOLD, patch=128), rivals=rivals)
+    result = evaluate(
+        DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(folder), rules=Rules(THRESHOLD, patch=128), rivals=rivals
+    )
     return result, folder
 
 
@@ -170,7 +174,7 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
 
 def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_at):
     rules = Rules(Threshold(0.9, "--threshold"))
-    missing = evaluate(DETECTOR, list_strips(dataset / "test"), output_dir=tmp_path, rules=rules)
+    missing = evaluate(DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(tmp_path), rules=rules)
     alarming = evaluate(RIVAL, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold")))
     assert 0 < len(missing.gallery.misses) < PICTURES and len(alarming.gallery.false_alarms) == PICTURES
     missing.gallery.false_alarms = alarming.gallery.false_alarms
@@ -224,7 +228,7 @@ def test_hostile_names(tmp_path, look_at):
     image = make_strip(np.random.default_rng(0), SMALL_SIZE)
     for name in HOSTILE:
         write_strip(tmp_path / "strips" / "<i>kind</i>".replace("/", "") / name, image)
-    result = evaluate(RIVAL, list_strips(tmp_path / "strips"), output_dir=tmp_path / "out", rules=Rules(THRESHOLD))
+    result = evaluate(RIVAL, list_strips(tmp_path / "strips"), on_strip=StripWriter(tmp_path / "out"), rules=Rules(THRESHOLD))
     assert len(result.results) == len(HOSTILE) and not result.problems
     far_too_long = replace(result.results[0].strip, relative=Path("k" * 300, "n" * 4000 + ".tiff"), kind="k" * 300)
     result.results.append(replace(result.results[0], strip=far_too_long))

@@ -9,10 +9,11 @@ import torch
 
 from common.errors import UserError
 from data.demo_strips import make_strip
-from dataloader import load_image, to_unit_range
+from data.image_files import load_image, to_unit_range
+from data.registered_copies import StripAligner
 from deploy.export_module import MOST_DETECTIONS, strongest_peaks
+from deploy.onnx_predictor import OnnxPredictor, as_asked
 from evaluation.detections import find_peaks
-from evaluation.predictors import OnnxPredictor, StripAligner, as_asked
 from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import entries_of
 from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage

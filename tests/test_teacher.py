@@ -5,10 +5,11 @@ import torch
 
 from common.distributed import ALONE
 from common.errors import UserError
+from common.files import file_hash
 from data.splits import find_dataset
 from tests.conftest import RUN, arguments_for, run, weights
 from trainer import parse_args, train
-from training.checkpoint import file_hash, load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Training
 from training.run_folder import RunFolder
 

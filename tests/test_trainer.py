@@ -13,14 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.distributed import ALONE
 from common.errors import UserError
-from data.splits import find_dataset, training_patches
+from data.splits import find_dataset
 from dataloader import EpochBatches
 from model import ARCHITECTURES
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
 from trainer import parse_args, train
 from training import run_folder
 from training.checkpoint import load_checkpoint
-from training.loop import Training
+from training.loop import Training, training_patches
 from training.run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
 
 

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 import export_onnx_fullimage
 from common.errors import UserError
-from dataloader import to_unit_range
+from data.image_files import to_unit_range
 from deploy import precision_gate
 from deploy.precision import inner_layers
 from deploy.precision_gate import Comparison, enough_strips, generated_strips

@@ -1,6 +1,5 @@
 """What a training leaves behind: written whole, read back without running anything that is in the file."""
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 
 from common.errors import UserError, about, one_line
 from common.files import replace_file
-from dataloader import DEFAULT_INPUT_MAX
+from data.image_files import DEFAULT_INPUT_MAX
 from evaluation.thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
 from model import ARCHITECTURES, SegmentationNetwork
 from ops.classical import SIGMAS
@@ -127,12 +126,3 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
         except (RuntimeError, TypeError) as error:
             raise UserError(f"found weights that do not fit the {name} of this version ({one_line(error)})") from None
     return network.eval()
-
-
-def file_hash(*paths: Path) -> str:
-    """SHA-256 of what is in the files, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 
 from common.errors import UserError, about
+from common.files import file_hash
+from loss import focal_weight, margin_of
 from model import ARCHITECTURES, SegmentationNetwork
-from training.checkpoint import build_network, file_hash, load_checkpoint
+from training.checkpoint import build_network, load_checkpoint
 
 SAME = ("align", "image_type", "input_max")  # of teacher and run: or the teacher would be shown what it has never learnt
 FLAG = "--teacher"
+TEACHER_WEIGHT = 4.0  # then it pulls a half-trained network's logits as hard as the mask does: their gradients are as long
 
 
 def check_teacher(arguments: argparse.Namespace) -> str:
@@ -55,3 +60,28 @@ def load_teacher(path: Path, device: torch.device) -> SegmentationNetwork:
 def describe_teacher(teacher: SegmentationNetwork, path: Path) -> str:
     arch = next(name for name, network in ARCHITECTURES.items() if network is type(teacher))
     return f"taught by {path} ({arch} with {teacher.base_channels} base channels)"
+
+
+class TeacherLoss(nn.Module):
+    """How far a network's heatmaps are from those of its teacher: two classes, from logits, on whatever device they are.
+
+    Kullback-Leibler divergence of the network's two probabilities from the teacher's, mean over all pixels, each weighted as it is
+    in the focal loss, alpha_c (1 - p)^gamma with p of the mask's class c: otherwise background that is right already would drown
+    the few defects. The weight has no gradient, so that every pixel is drawn to just the teacher's probability. Multiplied by
+    TEACHER_WEIGHT. After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv:1503.02531), at a
+    temperature of 1: a teacher that has learnt with the focal loss is seldom so sure that its answers would have to be softened.
+    """
+
+    def __init__(self, alpha: float = 0.75):
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Logits of both (B, 2, H, W), the teacher's without a gradient, and mask (B, 1, H, W), float {0, 1}, to a scalar."""
+        margin, teacher_margin = margin_of(logits), margin_of(teacher_logits)
+        log_defect, log_background = functional.logsigmoid(margin), functional.logsigmoid(-margin)
+        teacher_log_defect, teacher_log_background = functional.logsigmoid(teacher_margin), functional.logsigmoid(-teacher_margin)
+        divergence = teacher_log_defect.exp() * (teacher_log_defect - log_defect)
+        divergence = divergence + teacher_log_background.exp() * (teacher_log_background - log_background)
+        log_other = torch.where(mask > 0.5, log_background, log_defect).detach()
+        return TEACHER_WEIGHT * (focal_weight(log_other, mask, gamma, self.alpha) * divergence).mean()

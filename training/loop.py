@@ -21,14 +21,19 @@ from tqdm import tqdm
 
 from common.distributed import Processes
 from common.errors import HeldSignal, Stopped, hold_signals
-from data.splits import Batch, Dataset, TrainingLoader, painted_samples, training_patches
-from evaluation.evaluate import BROKEN_NETWORK, evaluate
+from data.recipes import RECIPES
+from data.splits import Dataset
+from dataloader import Batch, StripPatches, TrainingLoader, painted_samples
+from evaluation.evaluate import evaluate
 from evaluation.metrics import HEADLINES
 from evaluation.predictors import TorchPredictor
-from loss import FocalLoss, TeacherLoss
+from evaluation.stream import BROKEN_NETWORK
+from gaussian import GREY_LEVELS
+from loss import FocalLoss
 from model import ARCHITECTURES, SegmentationNetworkONNX
+from ops.tiling import PATCH_SIZES
 from training.checkpoint import save_checkpoint
-from training.distillation import describe_teacher, load_teacher
+from training.distillation import TeacherLoss, describe_teacher, load_teacher
 from training.run_folder import NOT_FINITE_SUFFIX, History, RunFolder
 from training.schedules import gamma_at, is_settled, learning_rate_at
 
@@ -405,3 +410,15 @@ def describe_epoch(entry: dict[str, float | None]) -> str:
 
 def readable(name: str) -> str:
     return name.removeprefix(VALID).replace("_", " ")
+
+
+def training_patches(arguments: argparse.Namespace, dataset: Dataset) -> StripPatches:
+    return StripPatches(
+        dataset.copies or [strip.path for strip in dataset.train],
+        dataset.image_size,
+        PATCH_SIZES[arguments.image_type],
+        RECIPES[arguments.recipe](tuple(arguments.num_defects_range)),
+        arguments.seed,
+        GREY_LEVELS if dataset.copies else arguments.input_max,
+        arguments.cache_size,
+    )

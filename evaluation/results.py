@@ -1,0 +1,141 @@
+"""What came out of strips: detections and verdicts of each, figures of all."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from common.pipeline import StageTimes
+from data.folder import StripFile
+from data.ignored_regions import IgnoredRegions
+from evaluation.detections import Detection, find_peaks
+from evaluation.matching import FALSE_ALARM, MATCH_RADIUS, NO_MATTER, Truth, outcome_of
+from evaluation.metrics import PixelFigures, PointFigures, image_figures
+from evaluation.thresholds import Threshold
+from evaluation.worst_cases import Gallery
+
+Measure = Callable[[np.ndarray], dict[str, float]]  # (3, H, W) grey levels 0-255 to what is known of its channels, by name
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is a detection, what has found a true defect, and what does not count; `patch` tells where the seams of tiles lie.
+
+    Without a threshold there are figures, but no detections and no verdicts.
+    """
+
+    threshold: Threshold | None = None
+    min_area: int = 1
+    polarity: str = "both"
+    match_radius: float = MATCH_RADIUS
+    ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
+    patch: int | None = None
+    measure: Measure | None = None
+
+
+@dataclass
+class StripResult:
+    """One strip: its heatmap's maximum, its detections above the threshold, strongest first, and what is known of them.
+
+    `truths` is how many true defects there are, `found` which of them each detection has found, as of `match`; both None where the
+    truth is not known.
+    """
+
+    strip: StripFile
+    score: float
+    detections: Sequence[Detection] = ()
+    truths: int | None = None
+    found: np.ndarray | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        return "NG" if self.detections else "OK"
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already found), or empty: not known."""
+        if self.found is None:
+            return [""] * len(self.detections)
+        return [{FALSE_ALARM: "false alarm", NO_MATTER: "no matter"}.get(number, "hit") for number in self.found.tolist()]
+
+
+class Scoreboard:
+    """All figures of one predictor over the strips that it has scored."""
+
+    def __init__(self) -> None:
+        self.labelled: list[tuple[bool, float]] = []
+        self.pixels, self.points = PixelFigures(), PointFigures()
+
+    def add(self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float) -> None:
+        if strip.is_defective is not None:
+            self.labelled.append((strip.is_defective, float(heatmap.max())))
+        if truth:
+            self.pixels.add(heatmap, truth.mask, truth.ignored)
+            self.points.add(outcome_of(find_peaks(heatmap), truth.truths, truth.labels, radius))
+
+    def merge(self, others: "list[Scoreboard]") -> None:
+        self.labelled = [entry for other in others for entry in other.labelled]
+        self.pixels.merge([other.pixels for other in others])
+        self.points.merge([other.points for other in others])
+
+    def figures(self) -> Figures:
+        labels, scores = [label for label, _ in self.labelled], [score for _, score in self.labelled]
+        return image_figures(labels, scores) | self.pixels.figures() | self.points.figures()
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels that do not count."""
+
+    mask: np.ndarray
+    truths: list[Truth]
+    labels: np.ndarray
+    ignored: np.ndarray | None
+
+
+@dataclass
+class Evaluation:
+    """What came out: a result for every strip that could be read, all figures, and a line for every strip that could not.
+
+    Figures are worked out once, when they are first asked for: after the last strip.
+    """
+
+    results: list[StripResult] = field(default_factory=list)
+    board: Scoreboard = field(default_factory=Scoreboard)
+    rivals: dict[str, Scoreboard] = field(default_factory=dict)
+    gallery: Gallery = field(default_factory=Gallery)
+    problems: list[str] = field(default_factory=list)
+    times: StageTimes = field(default_factory=StageTimes)
+
+    @property
+    def boards(self) -> dict[str, Scoreboard]:
+        """The detector's and its rivals', by what a table calls them."""
+        return {"this detector": self.board, **self.rivals}
+
+    @cached_property
+    def figures_by_detector(self) -> dict[str, Figures]:
+        return {name: board.figures() for name, board in self.boards.items()}
+
+    @property
+    def figures(self) -> Figures:
+        """The detector's own."""
+        return self.figures_by_detector["this detector"]
+
+    @cached_property
+    def point_recalls(self) -> list[dict[str, object]]:
+        """As `PointFigures.table`, of the detector."""
+        return self.board.points.table()
+
+    def at_threshold(self) -> Figures:
+        """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where no truth is known."""
+        known = [result for result in self.results if result.truths is not None]
+        truths = sum(result.truths for result in known)
+        counts = Counter(status for result in known for status in result.statuses)
+        return {
+            "recall": counts["hit"] / truths if truths else None,
+            "false_alarms_per_strip": counts["false alarm"] / len(known) if known else None,
+        }
