@@ -1,15 +1,15 @@
 """Patches of strips to training samples by a recipe, and the batches that a process trains on."""
 
-import argparse
 import math
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.distributed import Processes
 from common.errors import UserError, about
@@ -60,10 +60,10 @@ class StripPatches(Dataset):
         self.synthesis(image, mask[0], np.random.default_rng((self.seed, epoch, index)))
         return {"three_channel_input": torch.from_numpy(to_unit_range(image)), "target_mask": torch.from_numpy(mask)}
 
-    def place(self, index: int) -> tuple[Path, tuple[int, int]]:
-        """The strip that a patch is cut from, and where (y, x) in it the patch begins."""
-        strip, position = self._locate(index)
-        return self.paths[strip], position
+    def origin(self, index: int) -> dict[str, Any]:
+        """The strip that a patch is cut from, and where in it, y and x, the patch begins."""
+        strip, (y, x) = self._locate(index)
+        return {"file": str(self.paths[strip]), "y": y, "x": x}
 
     def _locate(self, index: int) -> tuple[int, tuple[int, int]]:
         strip, tile = divmod(index, len(self.positions))
@@ -123,15 +123,22 @@ def painted_samples(patches: StripPatches) -> list[dict[str, np.ndarray]]:
 
 
 class TrainingLoader:
-    """This process's batches of an epoch, from any of its steps on: made by worker processes, pinned for a GPU."""
+    """This process's batches of an epoch, from any of its steps on: made by worker processes, pinned for a GPU.
 
-    def __init__(self, arguments: argparse.Namespace, patches: StripPatches, processes: Processes):
+    `samples` are asked for by (epoch, index); `accumulate` batches are one step. `num_workers` None: some on a GPU, none
+    on the CPU.
+    """
+
+    def __init__(
+        self, samples: Dataset, processes: Processes, batch_size: int, accumulate: int, seed: int, num_workers: int | None = None
+    ):
         on_gpu = processes.device.type == "cuda"
-        workers = (WORKERS_ON_GPU if on_gpu else 0) if arguments.num_workers is None else arguments.num_workers
-        self.batches = EpochBatches(len(patches), arguments.bs, arguments.seed, processes.rank, processes.count)
-        self.accumulate = arguments.accumulate
+        workers = (WORKERS_ON_GPU if on_gpu else 0) if num_workers is None else num_workers
+        self.batches = EpochBatches(len(samples), batch_size, seed, processes.rank, processes.count)
+        self.accumulate = accumulate
         self.loader = DataLoader(
-            patches,
+            _ErrorsAsValues(samples),
+            collate_fn=_collate,
             batch_sampler=self.batches,
             num_workers=workers,
             pin_memory=on_gpu,
@@ -149,8 +156,8 @@ class TrainingLoader:
         if self.loader._iterator is not None:  # torch has no public name for it
             self.loader._iterator._shutdown_workers()
 
-    def patches_of_step(self, epoch: int, step: int) -> list[int]:
-        """The indices of the patches that all processes together have in one step."""
+    def indices_of_step(self, epoch: int, step: int) -> list[int]:
+        """The indices of the samples that all processes together have in one step."""
         batches = range(step * self.accumulate, min((step + 1) * self.accumulate, len(self.batches)))
         return [index for batch in batches for index in self.batches.of_all_processes(epoch, batch)]
 
@@ -161,7 +168,9 @@ class TrainingLoader:
         """
         self.batches.epoch, self.batches.first = epoch, first * self.accumulate
         group = []
-        for batch in _quiet(self.loader):
+        for batch in self.loader:
+            if isinstance(batch, UserError):
+                raise batch
             group.append(batch)
             if len(group) == self.accumulate:
                 yield group
@@ -177,9 +186,19 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
-def _quiet(loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches. A `UserError` from a worker process comes with that process's traceback: here without it."""
-    try:
-        yield from loader
-    except UserError as error:
-        raise UserError(str(error).strip().splitlines()[-1].removeprefix("common.errors.UserError: ")) from None
+class _ErrorsAsValues(Dataset):
+    """Samples, or the `UserError` that came up: raised in a worker process it would come with that process's traceback."""
+
+    def __init__(self, samples: Dataset):
+        self.samples = samples
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor] | UserError:
+        try:
+            return self.samples[key]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[dict[str, torch.Tensor] | UserError]) -> Batch | UserError:
+    """A batch, or the first error among its samples."""
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or default_collate(samples)

@@ -20,7 +20,7 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,23 +50,34 @@ from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
 from ops.registration import MODES
-from ops.tiling import PATCH_SIZES
 from reporting.score_folder import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
 from training.checkpoint import build_network, load_checkpoint, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
-from training.failures import explained_failures
-from training.loop import Training, selection_metric, settings_of
-from training.resume import describe_resumption, find_last, require_same_strips, resumed_settings, run_name
+from training.guards import explained_failures
+from training.loop import Training
+from training.resume import describe_resumption, find_last
 from training.run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from training.schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
+from training.settings import LoopSettings, Start
+from training.strip_settings import TrainingSettings, require_same_strips, resumed_strip_values, run_pattern
+from training.strip_task import StripTask, selection_metric
 
-Prepared = tuple[argparse.Namespace, Dataset, RunFolder, Path | None]
 NOT_GIVEN = object()
 RECIPE_HELP = "how samples are made: classic paints strong defects, robust also faint ones, on channels that differ"
 ALIGN_HELP = "register the references to Target by fractions of a pixel (shift), and match their gain and offset, too (full)"
 TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
 RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
 TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that may begin: its settings, strips and files, and the checkpoint that it goes on from, if any."""
+
+    settings: TrainingSettings
+    dataset: Dataset
+    folder: RunFolder
+    resumed: Path | None
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -137,86 +148,94 @@ def train(arguments: argparse.Namespace) -> Path | None:
     Raises `UserError` for input that cannot be trained on.
     """
     with join_processes(arguments.gpu_id) as processes, ExitStack() as held:
-        arguments, dataset, folder, resumed = processes.from_first(lambda: prepare(arguments, processes, held))
-        choose_algorithms(arguments)
+        run = processes.from_first(lambda: prepare(arguments, processes, held))
+        settings, dataset, folder = run.settings, run.dataset, run.folder
+        choose_algorithms(settings)
         if processes.is_first:
-            folder.write_start(settings_of(arguments), describe_start(processes, resumed))
-        with explained_failures(arguments.bs):
-            training = Training(arguments, dataset, processes, folder, load_checkpoint(resumed) if resumed else None)
-            training.run()
+            folder.write_start(settings.plain(), describe_start(processes, run.resumed))
+        with explained_failures(settings.bs):
+            task = StripTask(settings, dataset, processes.device)
+            Training(task, settings, processes, folder, load_checkpoint(run.resumed) if run.resumed else None).run()
         if not processes.is_first:
             return None
         folder.remove_aligned()
-        detector = measure_best(folder, dataset, arguments, processes.device)
+        detector = measure_best(folder, dataset, settings, processes.device)
         threshold = threshold_of(detector)
         print(threshold.describe())
         if dataset.test:
-            score_test_strips(detector, folder, dataset.test, threshold, arguments)
+            score_test_strips(detector, folder, dataset.test, threshold, settings)
         return folder.best
 
 
-def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack) -> Prepared:
+def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack) -> PreparedRun:
     """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder is locked by `held`.
 
     Raises `UserError`, with no run changed, when anything stands against it.
     """
-    resumed = find_last(arguments) if arguments.resume else None
+    values, start = vars(arguments), Start(arguments.resume, arguments.overwrite, frozenset(arguments.given))
+    resumed = find_last(start, arguments.checkpoint_path, run_pattern(values, start.given)) if start.resume else None
     content = load_checkpoint(resumed) if resumed else {}
     if resumed:
         with about(resumed):
-            arguments = resumed_settings(arguments, content, resumed.parent, processes.count)
-    if arguments.sync_batch_norm and processes.device.type != "cuda":
+            values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
+    settings = TrainingSettings.from_values(values)
+    if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
-    if arguments.teacher:
-        arguments.teacher_sha256 = check_teacher(arguments)
-    held.enter_context(only_training_in(arguments.checkpoint_path))
-    dataset = find_dataset(arguments)
-    if arguments.patience and selection_metric(dataset, arguments.use_mask) is None:
+    if settings.teacher:
+        settings = replace(settings, teacher_sha256=check_teacher(settings))
+    held.enter_context(only_training_in(settings.checkpoint_path))
+    dataset = strips_of(settings)
+    if settings.patience and selection_metric(dataset, settings.use_mask) is None:
         raise UserError(
             "--patience: found no good and defective strips to validate on, expected them in valid/, or no valid/ at all"
         )
     if resumed:
         with about(resumed):
             require_same_strips(content, dataset)
-    folder = RunFolder(arguments.checkpoint_path, run_name(arguments, dataset.image_size))
-    if arguments.teacher:
-        require_not_of_run(arguments.teacher, (folder.last, folder.best))
-    folder.prepare(resumed, arguments.overwrite)
-    if arguments.align != "none":
-        copies = aligned_copies(dataset.train, arguments.align, arguments.input_max, folder.file(ALIGNED_SUFFIX), processes.device)
+    folder = RunFolder(settings.checkpoint_path, settings.run_name(dataset.image_size))
+    if settings.teacher:
+        require_not_of_run(settings.teacher, (folder.last, folder.best))
+    folder.prepare(resumed, start.overwrite)
+    if settings.align != "none":
+        copies = aligned_copies(dataset.train, settings.align, settings.input_max, folder.file(ALIGNED_SUFFIX), processes.device)
         dataset = replace(dataset, copies=copies)
     if resumed:
-        print(describe_resumption(resumed, content, arguments))
-    return arguments, dataset, folder, resumed
+        print(describe_resumption(resumed, content, settings.epochs))
+    return PreparedRun(settings, dataset, folder, resumed)
 
 
-def choose_algorithms(arguments: argparse.Namespace) -> None:
+def strips_of(settings: TrainingSettings) -> Dataset:
+    """The strips of a run, all checked. Raises `UserError` when some cannot be used."""
+    folders = (settings.training_dataset_path, settings.checkpoint_path)
+    return find_dataset(*folders, settings.patch, settings.img_format, settings.input_max, settings.recipe, settings.use_mask)
+
+
+def choose_algorithms(settings: LoopSettings) -> None:
     """Let CUDA try which algorithm is fastest, unless the same weights are wanted every time."""
-    torch.backends.cudnn.benchmark = not arguments.deterministic
-    torch.use_deterministic_algorithms(arguments.deterministic)
-    if arguments.deterministic:
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
 
 
-def measure_best(folder: RunFolder, dataset: Dataset, arguments: argparse.Namespace, device: torch.device) -> Detector:
+def measure_best(folder: RunFolder, dataset: Dataset, settings: TrainingSettings, device: torch.device) -> Detector:
     """Set the best checkpoint's threshold, and keep with it what else is measured on held-out strips."""
     content = load_checkpoint(folder.best)
-    patch = PATCH_SIZES[arguments.image_type]
-    predictor = TorchPredictor(build_network(content, folder.best), patch, device, arguments.align)
-    measured = measure(predictor, dataset.train, dataset.valid, arguments.input_max, device)
-    measured["target_false_alarms"] = arguments.target_false_alarms
+    predictor = TorchPredictor(build_network(content, folder.best), settings.patch, device, settings.align)
+    measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
+    measured["target_false_alarms"] = settings.target_false_alarms
     save_checkpoint(folder.best, content | measured)
-    return Detector(folder.best.name, predictor, arguments.input_max, device, patch, measured=measured)
+    return Detector(folder.best.name, predictor, settings.input_max, device, settings.patch, measured=measured)
 
 
 def score_test_strips(
-    detector: Detector, folder: RunFolder, strips: list[StripFile], threshold: Threshold, arguments: argparse.Namespace
+    detector: Detector, folder: RunFolder, strips: list[StripFile], threshold: Threshold, settings: TrainingSettings
 ) -> None:
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
     rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.predictor.align, detector.device))
     result = evaluate_with_rivals(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
-    write_everything(output, detector, result, threshold, settings_of(arguments))
+    write_everything(output, detector, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
     for line in describe(result):
         print(f"  {line}")

@@ -33,8 +33,10 @@ from data.image_files import open_channels
 from data.splits import Dataset
 from model import SegmentationNetwork
 from trainer import choose_algorithms, parse_args
-from training.loop import Training, training_patches
+from training.loop import Training
 from training.run_folder import RunFolder
+from training.strip_settings import TrainingSettings
+from training.strip_task import StripTask, training_patches
 
 ALPHA, GAMMA = 0.75, 2.0
 WARM_UPS = 3  # steps
@@ -47,10 +49,12 @@ class OurLoop:
     """The trainer's own step and loader."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
-        choose_algorithms(arguments)
-        self.training = Training(arguments, dataset, Processes(device), RunFolder(arguments.checkpoint_path, "benchmark"))
+        settings = TrainingSettings.from_values(vars(arguments))
+        choose_algorithms(settings)
+        task, folder = StripTask(settings, dataset, device), RunFolder(settings.checkpoint_path, "benchmark")
+        self.training = Training(task, settings, Processes(device), folder)
         self.network, self.optimizer = self.training.network, self.training.optimizer
-        self.patches = self.training.patches
+        self.patches = task.samples
 
     def batches(self) -> Iterator:
         epoch = 0
@@ -59,7 +63,7 @@ class OurLoop:
             epoch += 1
 
     def step(self, batches: list[dict[str, torch.Tensor]]) -> None:
-        self.training._step(batches, GAMMA)
+        self.training.take_step(batches)
 
     def close(self) -> None:
         self.training.loader.close()
@@ -70,7 +74,7 @@ class PlainLoop:
 
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         self.device = device
-        self.patches = training_patches(arguments, dataset)
+        self.patches = training_patches(TrainingSettings.from_values(vars(arguments)), dataset)
         self.loader = DataLoader(self.patches, arguments.bs, shuffle=True, num_workers=arguments.num_workers)
         self.network = SegmentationNetwork(base_channels=arguments.base_channels).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=arguments.lr)

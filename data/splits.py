@@ -1,6 +1,5 @@
-"""The strips of a run, all checked before it begins, and the batches that they are trained on in."""
+"""The strips of a run, all checked before it begins: those to train on, to validate on and to test."""
 
-import argparse
 import hashlib
 import time
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ import numpy as np
 from common.errors import UserError
 from data.folder import GOOD, StripFile, list_strips, split_beside
 from data.verify import GoodFiles, inspect_strips
-from ops.tiling import PATCH_SIZES
 
 CHECKED = ".checked_strips.json"  # beside the checkpoints: what the last check found, so that the next start is fast
 SHARE = 10  # one strip in so many
@@ -44,20 +42,24 @@ class Dataset:
         )
 
 
-def find_dataset(arguments: argparse.Namespace) -> Dataset:
-    """The strips to train, validate and test on, every one inspected. Raises a `UserError` that names all bad files."""
+def find_dataset(
+    training_path: Path, notes: Path, patch: int, img_format: str, input_max: float, recipe: str, use_masks: bool = True
+) -> Dataset:
+    """The strips to train, validate and test on, every one inspected; what is known of them is kept in the folder `notes`.
+
+    Without validation strips some are set aside, and painted by `recipe`. Raises a `UserError` that names all bad files.
+    """
     started = time.perf_counter()
-    patch = PATCH_SIZES[arguments.image_type]
     groups, size, problems = {}, None, []
-    good_files = GoodFiles(arguments.checkpoint_path / CHECKED)
+    good_files = GoodFiles(notes / CHECKED)
     try:
         for split in ("train", "valid", "test"):
-            folder = arguments.training_dataset_path if split == "train" else split_beside(arguments.training_dataset_path, split)
+            folder = training_path if split == "train" else split_beside(training_path, split)
             groups[split] = []
             if folder is None:
                 continue
-            strips = list_strips(folder, arguments.img_format, use_masks=arguments.use_mask and split != "train")
-            inspection = inspect_strips(strips, arguments.input_max, patch, size, good_files)
+            strips = list_strips(folder, img_format, use_masks=use_masks and split != "train")
+            inspection = inspect_strips(strips, input_max, patch, size, good_files)
             size = size or inspection.image_size
             groups[split] = inspection.usable
             problems += inspection.problems
@@ -72,7 +74,7 @@ def find_dataset(arguments: argparse.Namespace) -> Dataset:
     print(f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check")
     if groups["valid"]:
         return Dataset(size, **groups)
-    groups["train"], groups["valid"] = set_aside(groups["train"], arguments.recipe)
+    groups["train"], groups["valid"] = set_aside(groups["train"], recipe)
     return Dataset(size, **groups, is_valid_set_aside=bool(groups["valid"]))
 
 

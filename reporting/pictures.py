@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,6 @@ import tifffile
 
 from common.files import replace_file
 from evaluation.detections import Detection
-from evaluation.metrics import HEADLINES
 from evaluation.results import StripResult
 from evaluation.stream import Answer
 
@@ -83,23 +83,30 @@ def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | No
     return np.concatenate(rows)
 
 
-def save_curves(path: Path, history: list[dict[str, float | None]]) -> None:
-    """Training curves as a PNG: loss, gamma and learning rate, and the validation figures where there are some, over the epochs."""
+def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[str]) -> None:
+    """Training curves as a PNG, over the epochs: the loss, what is scheduled, and those of the `headlines` that are validated.
+
+    What is scheduled is the learning rate (`lr`) and what else an entry of the history has before it, such as gamma.
+    """
     from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
     from matplotlib.ticker import MaxNLocator  # here: a second that every command would start with
 
     epochs = [entry["epoch"] for entry in history]
-    figures = [name for name in (f"valid_{figure}" for figure in HEADLINES) if name in history[-1]]
+    figures = [name for name in (f"valid_{figure}" for figure in headlines) if name in history[-1]]
     figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
     axes = figure.subplots(1, 3 if figures else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
-    changes = " (its gamma changes)" if len({entry["gamma"] for entry in history}) > 1 else ""
+    entries = list(history[-1])
+    scheduled = [name for name in entries[: entries.index("lr")] if name not in ("epoch", "loss")]
+    changing = [name for name in scheduled if len({entry[name] for entry in history}) > 1]
+    changes = f" (its {' and '.join(changing)} changes)" if changing else ""
     axes[0].set(title=f"training loss{changes}", yscale="log")
-    axes[1].plot(epochs, [entry["gamma"] for entry in history], marker=".", label="gamma")
+    for name in scheduled:
+        axes[1].plot(epochs, [entry[name] for entry in history], marker=".", label=name)
     rate = axes[1].twinx()
     rate.plot(epochs, [entry["lr"] for entry in history], color="tab:orange", marker=".", label="learning rate (right)")
     rate.set(yscale="log")
-    axes[1].set(title="gamma and learning rate")
+    axes[1].set(title=" and ".join([*scheduled, "learning rate"]))
     axes[1].legend(handles=[*axes[1].get_lines(), *rate.get_lines()], loc="center left")
     for name in figures:
         values = [np.nan if entry.get(name) is None else entry[name] for entry in history]

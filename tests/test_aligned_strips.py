@@ -12,22 +12,21 @@ from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import load_image
 from data.registered_copies import ALIGNED_BY, StripAligner, aligned_copies
-from data.splits import Dataset
 from evaluation.predictors import TorchPredictor
 from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
 from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, imports_of, repository_modules, run
-from trainer import parse_args, prepare
+from trainer import PreparedRun, parse_args, prepare
 from training.checkpoint import load_checkpoint
-from training.loop import training_patches
 from training.run_folder import ALIGNED_SUFFIX
+from training.strip_task import training_patches
 
 CPU = torch.device("cpu")
 
 
-def prepared(arguments: argparse.Namespace) -> Dataset:
+def prepared(arguments: argparse.Namespace) -> PreparedRun:
     with ExitStack() as held:
-        return prepare(arguments, ALONE, held)[1]
+        return prepare(arguments, ALONE, held)
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -62,11 +61,11 @@ def test_copies_belong_to_all_the_code_that_makes_them():
 def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):
     arguments = parse_args(arguments_for(dataset, tmp_path, "--align", "full"))
     found = prepared(arguments)
-    patches = training_patches(arguments, found)
+    patches = training_patches(found.settings, found.dataset)
     seen = []
     full_image = SegmentationNetworkONNXFullImage(torch.nn.Identity(), SMALL_SIZE, 128, "full")
     full_image.patch_network.defect_probability = lambda tiles: seen.append(tiles) or tiles[:, :1]
-    for number, strip in enumerate(found.train):
+    for number, strip in enumerate(found.dataset.train):
         with torch.inference_mode():
             full_image(torch.from_numpy(load_image(strip.path) / np.float32(GREY_LEVELS))[None])
         for tile in range(4):

@@ -19,7 +19,7 @@ from dataloader import StripPatches
 from gaussian import REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
 from tests.conftest import ROOT, SMALL_SIZE, arguments_for
 from trainer import parse_args, train
-from training import resume
+from training import strip_settings
 from training.checkpoint import load_checkpoint
 
 POINTS = Points()
@@ -207,15 +207,15 @@ def test_a_run_keeps_its_recipe_and_is_resumed_with_no_other(dataset, tmp_path, 
     train(parse_args(["--resume", str(last), "--epochs", "2", "--gpu_id", "-1"]))
     longer = load_checkpoint(last.with_name(last.name.replace("ep1", "ep2")))
     assert (longer["recipe"], longer["recipe_settings"], longer["epoch"]) == ("robust", settings, 2)
-    monkeypatch.setattr(resume, "settings_of_recipe", lambda name: settings | {"jitter": 0.6})
+    monkeypatch.setattr(strip_settings, "settings_of_recipe", lambda name: settings | {"jitter": 0.6})
     with pytest.raises(UserError, match=r"whose jitter is 0\.4, expected 0\.6"):
         train(parse_args(["--resume", str(last), "--epochs", "3", "--gpu_id", "-1"]))
 
 
 def test_a_checkpoint_from_before_there_were_recipes_is_of_the_classic_one():
-    assert resume.recipe_of({}) == {"recipe": "classic", "recipe_settings": {}}
+    assert strip_settings.recipe_of({}) == {"recipe": "classic", "recipe_settings": {}}
     with pytest.raises(UserError, match="unheard-of, expected one of classic, robust"):
-        resume.recipe_of({"recipe": "unheard-of"})
+        strip_settings.recipe_of({"recipe": "unheard-of"})
 
 
 def test_the_document_has_every_amount_of_the_robust_recipe():

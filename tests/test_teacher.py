@@ -6,12 +6,13 @@ import torch
 from common.distributed import ALONE
 from common.errors import UserError
 from common.files import file_hash
-from data.splits import find_dataset
 from tests.conftest import RUN, arguments_for, run, weights
-from trainer import parse_args, train
+from trainer import parse_args, strips_of, train
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Training
 from training.run_folder import RunFolder
+from training.strip_settings import TrainingSettings
+from training.strip_task import StripTask
 
 BEST = f"{RUN}_best.pth"
 
@@ -30,8 +31,9 @@ def taught(dataset, teacher, tmp_path_factory):
 
 
 def training_for(dataset, folder, *flags):
-    settings = parse_args(arguments_for(dataset, folder, *flags))
-    return Training(settings, find_dataset(settings), ALONE, RunFolder(folder, RUN))
+    settings = TrainingSettings.from_values(vars(parse_args(arguments_for(dataset, folder, *flags))))
+    task = StripTask(settings, strips_of(settings), ALONE.device)
+    return Training(task, settings, ALONE, RunFolder(folder, RUN))
 
 
 def test_a_taught_network_says_who_taught_it_and_is_used_like_any_other(taught, teacher, tmp_path):
@@ -61,17 +63,18 @@ def test_the_teacher_sees_the_same_batch_and_never_changes(teacher, dataset, tmp
     training = training_for(dataset, tmp_path, "--teacher", teacher, *more)
     expected = load_checkpoint(teacher)["model_state_dict"]
     seen = {"network": [], "teacher": []}
+    modules = {"network": training.network, "teacher": training.task.teacher}
     for name, images in seen.items():
-        getattr(training, name).register_forward_hook(lambda layer, given, answer, images=images: images.append((given[0], answer)))
+        modules[name].register_forward_hook(lambda layer, given, answer, images=images: images.append((given[0], answer)))
     training.network.train()
-    training._step(next(training.loader.steps(0, 0)))
-    assert len(seen["network"]) == len(seen["teacher"]) == training.arguments.accumulate
+    training.take_step(next(training.loader.steps(0, 0)))
+    assert len(seen["network"]) == len(seen["teacher"]) == training.settings.accumulate
     for (images, logits), (taught_images, teacher_logits) in zip(seen["network"], seen["teacher"]):
         assert images is taught_images and logits.dtype == teacher_logits.dtype
         assert logits.requires_grad and not teacher_logits.requires_grad
-    state = training.teacher.state_dict()
-    assert not training.teacher.training and all(torch.equal(state[name], tensor) for name, tensor in expected.items())
-    assert training._checkpoint()["model_state_dict"].keys() == training.network.state_dict().keys()
+    state = training.task.teacher.state_dict()
+    assert not training.task.teacher.training and all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    assert training.checkpoint()["model_state_dict"].keys() == training.network.state_dict().keys()
 
 
 def test_a_step_goes_along_the_gradient_of_both_losses(teacher, dataset, tmp_path):
@@ -80,9 +83,12 @@ def test_a_step_goes_along_the_gradient_of_both_losses(teacher, dataset, tmp_pat
     (batch,) = next(training.loader.steps(0, 0))
     images, masks = batch["three_channel_input"], batch["target_mask"]
     logits = training.network(images)
-    parts = training.focal_loss(logits, masks, 2.0), training.teacher_loss(logits, training.teacher(images), masks, 2.0)
+    parts = (
+        training.task.focal_loss(logits, masks, 2.0),
+        training.task.teacher_loss(logits, training.task.teacher(images), masks, 2.0),
+    )
     gradients = [torch.autograd.grad(part, training.network.head.weight, retain_graph=True)[0] for part in parts]
-    training._step([batch])
+    training.take_step([batch])
     assert torch.allclose(training.network.head.weight.grad, sum(gradients), rtol=1e-4, atol=1e-8)
     assert gradients[1].norm() > 0.01 * gradients[0].norm()
 

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,15 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.distributed import ALONE
 from common.errors import UserError
-from data.splits import find_dataset
 from dataloader import EpochBatches
 from model import ARCHITECTURES
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
-from trainer import parse_args, train
+from trainer import parse_args, strips_of, train
 from training import run_folder
 from training.checkpoint import load_checkpoint
-from training.loop import Training, training_patches
+from training.loop import Training
 from training.run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
+from training.strip_settings import TrainingSettings
+from training.strip_task import StripTask, training_patches
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_the_history_reaches_both_ends_of_gamma_and_validates_every_epoch(finish
 
 def test_curves_of_quick_epochs_are_drawn_at_the_last(dataset, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(run_folder, "save_curves", lambda path, history: drawn.append(len(history)))
+    monkeypatch.setattr(run_folder, "save_curves", lambda path, history, headlines: drawn.append(len(history)))
     train(parse_args(arguments_for(dataset, tmp_path)))
     assert drawn == [3]
 
@@ -166,11 +168,11 @@ def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_aft
     with pytest.raises(UserError, match=f"not finite since step {step} of epoch 1, whose batch is in"):
         train(parse_args(flags))
     kept = torch.load(next(tmp_path.glob("*_not_finite.pth")), weights_only=True)
-    patches = training_patches(parse_args(flags), find_dataset(parse_args(flags)))
+    settings = TrainingSettings.from_values(vars(parse_args(flags)))
+    patches = training_patches(settings, strips_of(settings))
     indices = EpochBatches(len(patches), batch, 42).of_all_processes(0, step - 1)
     assert torch.equal(kept["three_channel_input"], torch.stack([patches[0, index]["three_channel_input"] for index in indices]))
-    places = [(str(path), y, x) for path, (y, x) in map(patches.place, indices)]
-    assert [(patch["file"], patch["y"], patch["x"]) for patch in kept["patches"]] == places
+    assert kept["patches"] == [patches.origin(index) for index in indices]
     for path in tmp_path.glob("*strip*.pth"):
         if path.name.endswith(("strip.pth", "_best.pth")):
             assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(path)["model_state_dict"].values())
@@ -186,8 +188,9 @@ def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
 
 
 def training_for(dataset, folder, *flags):
-    settings = parse_args(arguments_for(dataset, folder, *flags))
-    return Training(settings, find_dataset(settings), ALONE, RunFolder(folder, RUN))
+    settings = TrainingSettings.from_values(vars(parse_args(arguments_for(dataset, folder, *flags))))
+    task = StripTask(settings, strips_of(settings), ALONE.device)
+    return Training(task, settings, ALONE, RunFolder(folder, RUN))
 
 
 def test_gradients_of_several_batches_are_those_of_their_mean_loss(dataset, tmp_path):
@@ -196,9 +199,9 @@ def test_gradients_of_several_batches_are_those_of_their_mean_loss(dataset, tmp_
     (batches,) = training.loader.steps(0, 0)
     expected = 0
     for batch in batches:  # in training mode, batch norm sees each batch by itself, as it does in a step
-        loss = training.focal_loss(training.network(batch["three_channel_input"]), batch["target_mask"], 2.0)
+        loss = training.task.focal_loss(training.network(batch["three_channel_input"]), batch["target_mask"], 2.0)
         expected += torch.autograd.grad(loss, training.network.head.weight)[0] * len(batch["target_mask"]) / 12
-    training._step(batches)
+    training.take_step(batches)
     assert [len(batch["target_mask"]) for batch in batches] == [5, 5, 2]
     assert torch.allclose(training.network.head.weight.grad, expected, rtol=1e-4, atol=1e-8)
 
@@ -215,8 +218,7 @@ def test_the_best_epoch_of_one_cycle_is_one_of_its_last_quarter(dataset, tmp_pat
     training = training_for(dataset, tmp_path, "--lr_schedule", schedule, "--epochs", 8, "--patience", 3)
     seen, finished = [], []
     for figure in (0.9, 0.99, 0.5, 0.9, 0.6, 0.5, 0.8, 0.7):
-        training.loss_count = 1
-        training._finish_epoch({"valid_pixel_average_precision": figure})
+        training.finish_epoch({"valid_pixel_average_precision": figure})
         seen.append(training.best_epoch)
         finished.append(training.is_finished)
     assert seen == best and load_checkpoint(training.folder.best)["epoch"] == best[-1]
@@ -227,10 +229,9 @@ def test_the_best_epoch_of_one_cycle_is_one_of_its_last_quarter(dataset, tmp_pat
 def test_a_best_epoch_stays_the_best_when_a_run_is_made_longer_or_shorter(dataset, tmp_path, epochs):
     training = training_for(dataset, tmp_path, "--lr_schedule", "one_cycle", "--epochs", 8)
     for number, figure in enumerate((0.9, 0.99, 0.5, 0.9, 0.95), start=1):
-        training.loss_count = 1
-        training._finish_epoch({"valid_pixel_average_precision": figure})
+        training.finish_epoch({"valid_pixel_average_precision": figure})
         if number == 4:
-            training.arguments.epochs = epochs
+            training.settings = replace(training.settings, epochs=epochs)
     expected = 5 if epochs == 6 else 2  # of six epochs the fifth is settled
     assert training.best_epoch == expected == load_checkpoint(training.folder.best)["epoch"]
 
@@ -261,7 +262,7 @@ def test_amp_computes_in_bfloat16_and_keeps_float32(dataset, tmp_path):
     training = training_for(dataset, tmp_path, "--amp")
     seen = []
     training.network.head.register_forward_hook(lambda layer, given, answer: seen.append(answer.dtype))
-    training._step(next(training.loader.steps(0, 0)))
+    training.take_step(next(training.loader.steps(0, 0)))
     assert seen == [torch.bfloat16]
     assert not [tensor for tensor in training.network.state_dict().values() if tensor.dtype == torch.bfloat16]
 

@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError, about, one_line
 from common.files import replace_file
 from data.image_files import DEFAULT_INPUT_MAX
+from evaluation.model_info import STRIP_DETECTOR, require_tool
 from evaluation.thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
 from model import ARCHITECTURES, SegmentationNetwork
 from ops.classical import SIGMAS
@@ -19,6 +20,7 @@ NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # 
 FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {
+    "tool": STRIP_DETECTOR,
     "network": SegmentationNetwork.__name__,
     "input_max": DEFAULT_INPUT_MAX,
     "align": "none",
@@ -31,6 +33,7 @@ DEFAULTS = {
     "rival_sigmas": {},
 }
 KEY_TYPES = {
+    "tool": str,
     "img_height": int,
     "img_width": int,
     "image_type": str,
@@ -56,19 +59,31 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             raise OSError(f"{one_line(error)}; is the disk full?") from None
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint's content on the CPU, with defaults for what a file of only the six required keys leaves out.
+def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
+    """What is in a checkpoint of a tool, on the CPU. Nothing in it is run.
 
-    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, or lacks a key.
+    Raises `UserError`, without the path, for a file that is missing, is no checkpoint, or is of another tool.
+    """
+    if not path.is_file():
+        raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch and pickle raise whatever they ran into
+        raise UserError("found no readable checkpoint (or one that needs pickled code), expected one of trainer.py") from None
+    if not isinstance(content, dict):
+        raise UserError("found a file that holds no dictionary, expected a checkpoint of trainer.py")
+    require_tool(content.get("tool", STRIP_DETECTOR), tool)
+    return content
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a strip detector's checkpoint, with defaults for what a file of only the six required keys leaves out.
+
+    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, is of another tool, or lacks a key.
     """
     with about(path):
-        if not path.is_file():
-            raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # torch and pickle raise whatever they ran into
-            raise UserError("found no readable checkpoint (or one that needs pickled code), expected one of trainer.py") from None
-        missing = [key for key in REQUIRED_KEYS if not isinstance(content, dict) or key not in content]
+        content = read_checkpoint(path, STRIP_DETECTOR)
+        missing = [key for key in REQUIRED_KEYS if key not in content]
         if missing:
             raise UserError(f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py")
         weights = content["model_state_dict"]

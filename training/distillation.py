@@ -1,6 +1,5 @@
 """The network that a smaller one learns from, besides the masks: which one it is, and whether it can be."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,24 @@ from common.files import file_hash
 from loss import focal_weight, margin_of
 from model import ARCHITECTURES, SegmentationNetwork
 from training.checkpoint import build_network, load_checkpoint
+from training.strip_settings import TrainingSettings
 
 SAME = ("align", "image_type", "input_max")  # of teacher and run: or the teacher would be shown what it has never learnt
 FLAG = "--teacher"
 TEACHER_WEIGHT = 4.0  # then it pulls a half-trained network's logits as hard as the mask does: their gradients are as long
 
 
-def check_teacher(arguments: argparse.Namespace) -> str:
-    """SHA-256 of the teacher's checkpoint.
+def check_teacher(settings: TrainingSettings) -> str:
+    """SHA-256 of the checkpoint of a run's teacher.
 
     Raises `UserError` when that is no checkpoint, one of another setting in SAME, or not the one that a resumed run began with.
     """
-    path, begun_with = arguments.teacher, arguments.teacher_sha256
+    path, begun_with = settings.teacher, settings.teacher_sha256
     with about(FLAG):
         content = load_checkpoint(path)
         build_network(content, path)
         with about(path):
-            _require_same_settings(content, arguments)
+            _require_same_settings(content, settings)
             sha256 = file_hash(path)
             if begun_with not in (None, sha256):
                 raise UserError(
@@ -38,9 +38,9 @@ def check_teacher(arguments: argparse.Namespace) -> str:
     return sha256
 
 
-def _require_same_settings(content: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _require_same_settings(content: dict[str, Any], settings: TrainingSettings) -> None:
     for name in SAME:
-        found, expected = content[name], getattr(arguments, name)
+        found, expected = content[name], getattr(settings, name)
         if found != expected:
             raise UserError(f"found a teacher of --{name} {found}, expected {expected}, as of the run")
 

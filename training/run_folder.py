@@ -34,8 +34,9 @@ from torch.utils.tensorboard import SummaryWriter
 from common.distributed import Processes
 from common.errors import UserError
 from common.files import refused_by_system, replace_file
-from reporting.pictures import draw_samples, save_curves, save_png
+from reporting.pictures import save_curves, save_png
 from training.checkpoint import BEST_SUFFIX
+from training.selection import History
 
 try:
     import fcntl
@@ -48,8 +49,6 @@ SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metri
 SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
 CURVES_EVERY = 30.0  # seconds: drawing takes one, a small epoch less
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
-
-History = list[dict[str, float | None]]
 
 
 class RunFolder:
@@ -109,19 +108,21 @@ class RunFolder:
             with replace_file(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
 
-    def write_samples(self, samples: list[dict[str, np.ndarray]]) -> None:
-        save_png(self.file("_samples.png"), draw_samples(samples))
+    def write_samples(self, picture: np.ndarray | None) -> None:
+        """A picture as of `Task.draw`."""
+        if picture is not None:
+            save_png(self.file("_samples.png"), picture)
 
     def write_history(self, history: History) -> None:
         """The whole history: after a resumed run it must be as if there had been no interruption."""
         with replace_file(self.file("_metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
-    def draw_curves(self, history: History, now: bool = False) -> None:
+    def draw_curves(self, history: History, headlines: tuple[str, ...], now: bool = False) -> None:
         """If there is something to draw, and the last picture (or the start) is CURVES_EVERY ago, or it is to be `now`."""
         if not history or (time.monotonic() - self._drawn < CURVES_EVERY and not now):
             return
-        save_curves(self.file("_curves.png"), history)
+        save_curves(self.file("_curves.png"), history, headlines)
         self._drawn = time.monotonic()
 
     @contextmanager
@@ -142,8 +143,10 @@ class RunFolder:
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
-    def add_samples(self, samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray, step: int) -> None:
-        picture = np.ascontiguousarray(draw_samples(samples, heatmaps)[:, :, ::-1])  # TensorBoard wants red first
+    def add_samples(self, picture: np.ndarray | None, step: int) -> None:
+        if picture is None:
+            return
+        picture = np.ascontiguousarray(picture[:, :, ::-1])  # TensorBoard wants red first
         with refused_by_system(self._events_folder):
             self._events.add_image("samples", picture, step, dataformats="HWC")
             self._events.flush()

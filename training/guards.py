@@ -1,7 +1,10 @@
-"""What torch raises when a training cannot go on, said so that one knows what to change."""
+"""What ends a training: numbers that are none, and what torch raises, said so that one knows what to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
+from torch import nn
 
 from common.errors import UserError, one_line
 
@@ -30,3 +33,8 @@ def explained_failures(batch_size: int) -> Iterator[None]:
             reason = next(line for line in text.splitlines() if line.strip())
             raise UserError(f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler") from None
         raise
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all weights and statistics are."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all())
