@@ -9,7 +9,7 @@ from evaluation.detections import LOGIT_RANGE, logit_margin
 from reporting.templating import render
 
 # No matplotlib: its SVG has fixed colours on a dark page, no text under the mouse and ids that
-# collide on one page, and it takes 400 ms and 48 kB for both charts instead of 3 ms and 7 kB.
+# collide on one page, and it takes 400 ms and 48 kB for both charts instead of 5 ms and 7 kB.
 
 # of a chart and of what stands beside its axes, in units that the page scales
 WIDTH, LEFT, RIGHT = 640, 52, 12
