@@ -1,5 +1,9 @@
-"""What this machine can compute on: what is installed, where ONNX Runtime really computes, and what to do where it does not."""
+"""What this machine can compute on: what is installed, and where ONNX Runtime really computes.
 
+Where it does not, it says what to do.
+"""
+
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -15,6 +19,8 @@ from deploy.nvidia import Driver, cuda_version, cudnn_version, find_driver, tens
 from deploy.session import PROVIDERS, SessionSettings, create_session, missing_library, require_placed
 
 GPU_WHEEL = "onnxruntime-gpu"
+# where the driver's second library is missing; CUDA itself needs only the first one
+NO_NVML = "unknown version (NVML does not answer; in a container it needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
 TOLERANCE = 1e-4  # of the tiny graph's answer
 TO_DO = {
     "cpu": "install ONNX Runtime anew",
@@ -76,15 +82,29 @@ def why_not(device: str) -> str:
 def _of_driver(driver: Driver | None) -> Finding:
     if driver is None:
         return Finding("NVIDIA driver", "none: everything is computed on the CPU")
-    text = f"{driver.version}, for CUDA up to {driver.newest_cuda}, GPUs: {', '.join(driver.gpus) or 'none'}"
+    text = f"{driver.version or NO_NVML}, for CUDA up to {driver.newest_cuda or 'unknown'}, GPUs: {_of_gpus(driver)}"
     if driver.error:
         return Finding(
-            "NVIDIA driver", f"{text} (error {driver.error})", "restart, or install the driver anew: nvidia-smi must list the GPU"
+            "NVIDIA driver",
+            f"{text} (error {driver.error})",
+            "restart, or install the driver anew: nvidia-smi must list the GPU",
         )
     major = (onnxruntime.cuda_version or "0").split(".")[0]
-    if driver.gpus and int(driver.newest_cuda.split(".")[0]) < int(major):
+    is_known = driver.gpus and driver.newest_cuda
+    if is_known and int(driver.newest_cuda.split(".")[0]) < int(major):
         return Finding("NVIDIA driver", text, f"install a driver for CUDA {major}, which ONNX Runtime is built for")
     return Finding("NVIDIA driver", text)
+
+
+def _of_gpus(driver: Driver) -> str:
+    """Those that this process may use, with their memory, and how many it may not use."""
+    named = [gpu.name if gpu.memory is None else f"{gpu.name} ({gpu.memory / 2**30:.1f} GiB)" for gpu in driver.gpus]
+    text = ", ".join(named) or "none"
+    if driver.hidden and not driver.error:
+        text += f", and {driver.hidden} hidden from this process"
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            text += f" (CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']})"
+    return text
 
 
 def _of_wheels(wheels: list[str], has_gpu: bool) -> Finding:

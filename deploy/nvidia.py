@@ -1,40 +1,71 @@
-"""What the NVIDIA driver and libraries of this machine say of themselves, asked directly: torch may be built without CUDA."""
+"""What the NVIDIA driver and libraries of this machine say of themselves.
+
+torch is not asked: it may be built without CUDA.
+"""
 
 import ctypes
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
 
-DRIVER = ("libcuda.so.1", "nvcuda.dll")
-MANAGEMENT = ("libnvidia-ml.so.1", "nvml.dll")
-NO_DEVICE = 100  # what the driver says where there is no GPU, and where CUDA_VISIBLE_DEVICES hides all
-NAME_LENGTH = 256  # bytes that are enough for a name or a version
+import pynvml
+
+CUDA = ("libcuda.so.1", "nvcuda.dll")
+NO_DEVICE = 100  # CUDA's error where there is no GPU, and where CUDA_VISIBLE_DEVICES hides all
+UUID_LENGTH = 16  # bytes
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Its name, or UUID where NVML does not know it, and its memory in bytes, None if unknown."""
+
+    name: str
+    memory: int | None
 
 
 @dataclass(frozen=True)
 class Driver:
-    """Its version, the newest CUDA that it serves, the GPUs that this process may use, and its error number (0: none)."""
+    """What NVML and CUDA know; `version` and `newest_cuda` are None where NVML does not answer.
 
-    version: str
-    newest_cuda: str
-    gpus: list[str]
+    `newest_cuda` is the newest CUDA that the driver serves, `gpus` are those that this process may
+    use, `hidden` is how many more the machine has, and `error` is CUDA's error number (0: none).
+    """
+
+    version: str | None
+    newest_cuda: str | None
+    gpus: list[Gpu]
+    hidden: int
     error: int
 
 
 def find_driver() -> Driver | None:
     """None where no driver is installed."""
-    driver = load(DRIVER)
-    if driver is None:
+    cuda = load(CUDA)
+    if cuda is None:
         return None
-    error, cuda = driver.cuInit(0), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(cuda))
-    gpus = [] if error else _gpu_names(driver)
-    return Driver(_driver_version(), dotted(cuda.value), gpus, 0 if error == NO_DEVICE else error)
+    error = cuda.cuInit(0)
+    uuids = [] if error else _usable_gpus(cuda)
+    _answer(pynvml.nvmlInit)  # where this fails, every further question goes without an answer
+    version = _answer(pynvml.nvmlSystemGetDriverVersion)
+    newest_cuda = _answer(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    gpus = [_describe(uuid) for uuid in uuids]
+    hidden = max(0, (_answer(pynvml.nvmlDeviceGetCount) or 0) - len(gpus))
+    _answer(pynvml.nvmlShutdown)
+    return Driver(
+        version,
+        dotted(newest_cuda) if newest_cuda else None,
+        gpus,
+        hidden,
+        0 if error == NO_DEVICE else error,
+    )
 
 
 def visible_gpus() -> list[str]:
     """The names of the GPUs that this process may use."""
     driver = find_driver()
-    return driver.gpus if driver else []
+    return [gpu.name for gpu in driver.gpus] if driver else []
 
 
 def load(names: tuple[str, ...]) -> ctypes.CDLL | None:
@@ -77,21 +108,40 @@ def tensorrt_version() -> str | None:
     return f"{version // 10000}.{version % 10000 // 100}.{version % 100}"
 
 
-def _gpu_names(driver: ctypes.CDLL) -> list[str]:
-    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(NAME_LENGTH)
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    names = []
+def _usable_gpus(cuda: ctypes.CDLL) -> list[str]:
+    """The UUIDs of the GPUs that this process may use.
+
+    CUDA is asked because NVML cannot tell: it lists the GPUs that CUDA_VISIBLE_DEVICES hides, too,
+    in an order that is not CUDA's, and also where CUDA does not start.
+    """
+    count, device = ctypes.c_int(), ctypes.c_int()
+    uuid = ctypes.create_string_buffer(UUID_LENGTH)
+    # the newer one tells parts of a GPU (MIG) apart; drivers before 470 lack it
+    newer = hasattr(cuda, "cuDeviceGetUuid_v2")
+    read_uuid = cuda.cuDeviceGetUuid_v2 if newer else cuda.cuDeviceGetUuid
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    uuids = []
     for number in range(count.value):
-        driver.cuDeviceGet(ctypes.byref(device), number)
-        driver.cuDeviceGetName(name, NAME_LENGTH, device)
-        names.append(name.value.decode(errors="replace"))
-    return names
+        cuda.cuDeviceGet(ctypes.byref(device), number)
+        read_uuid(uuid, device)
+        uuids.append(str(UUID(bytes=uuid.raw)))
+    return uuids
 
 
-def _driver_version() -> str:
-    library, version = load(MANAGEMENT), ctypes.create_string_buffer(NAME_LENGTH)
-    if library is None or library.nvmlInit_v2():
-        return "unknown version"
-    library.nvmlSystemGetDriverVersion(version, NAME_LENGTH)
-    library.nvmlShutdown()
-    return version.value.decode(errors="replace")
+def _describe(uuid: str) -> Gpu:
+    """What NVML knows of a GPU, or of a part of one (MIG)."""
+    for kind in ("GPU", "MIG"):
+        handle = _answer(pynvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}")
+        if handle is not None:
+            name = _answer(pynvml.nvmlDeviceGetName, handle)
+            memory = _answer(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            return Gpu(name or f"GPU {uuid}", memory.total if memory else None)
+    return Gpu(f"GPU {uuid}", None)
+
+
+def _answer(question: Callable[..., Any], *arguments: object) -> Any:
+    """What a function of NVML returns; None where the driver cannot say it."""
+    try:
+        return question(*arguments)
+    except pynvml.NVMLError:
+        return None

@@ -1,12 +1,14 @@
 """Where ONNX Runtime computes a model, how strips reach it, and what `--doctor` says: real sessions, real commands.
 
-What a GPU with broken libraries looks like is tried with a driver that is compiled here and knows one GPU. The tests of CUDA itself
-need a GPU.
+What a GPU with broken libraries looks like is tried with a driver that is compiled here and knows two GPUs, and with an NVML that
+is a Python module. The tests of CUDA itself need a GPU.
 """
 
+import ctypes
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -17,7 +19,8 @@ import inference_onnx
 from common.errors import UserError
 from data.folder import list_strips
 from data.image_files import to_unit_range
-from deploy.nvidia import find_driver, visible_gpus
+from deploy import doctor, nvidia
+from deploy.nvidia import Driver, Gpu, find_driver, visible_gpus
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import (
     BoundCall,
@@ -34,13 +37,27 @@ from reporting.pictures import StripWriter
 from tests.conftest import SMALL_SIZE, run
 
 needs_gpu = pytest.mark.skipif(not visible_gpus(), reason="needs an NVIDIA GPU")
+NO_CUDA_DEVICE, UNKNOWN_ERROR = 100, 999  # of CUDA's error numbers
 PAINTED_DRIVER = """
+#include <stdlib.h>
 #include <string.h>
-int cuInit(unsigned flags) { return 0; }
-int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
-int cuDeviceGetCount(int *count) { *count = 1; return 0; }
-int cuDeviceGet(int *device, int number) { *device = number; return 0; }
-int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Painted GPU", length); return 0; }
+static const char *visible(void) { return getenv("CUDA_VISIBLE_DEVICES"); }
+int cuInit(unsigned flags) { return visible() && !*visible() ? 100 : 0; }
+int cuDeviceGetCount(int *count) { *count = visible() ? 1 : 2; return 0; }
+int cuDeviceGet(int *device, int number) { *device = visible() ? atoi(visible()) : number; return 0; }
+int cuDeviceGetUuid_v2(char *uuid, int device) { memset(uuid, 0, 16); uuid[15] = device; return 0; }
+"""
+PAINTED_NVML = """
+from types import SimpleNamespace
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlSystemGetDriverVersion(): return "580.65.06"
+def nvmlSystemGetCudaDriverVersion_v2(): return 13000
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByUUID(uuid): return int(uuid[-1])
+def nvmlDeviceGetName(number): return ("Painted GPU", "Varnished GPU")[number]
+def nvmlDeviceGetMemoryInfo(number): return SimpleNamespace(total=(8 + number) << 30)
 """
 
 
@@ -53,7 +70,91 @@ def painted_gpu(tmp_path):
     source.write_text(PAINTED_DRIVER)
     folder.mkdir()
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source], check=True)
-    return {"LD_LIBRARY_PATH": str(folder)}
+    (folder / "pynvml.py").write_text(PAINTED_NVML)
+    return {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(folder)}
+
+
+class PaintedCuda:
+    """What `ctypes` gives of a driver: it says `error`, and that the process may use the GPUs of these UUIDs."""
+
+    def __init__(self, uuids, error=0):
+        self.uuids, self.error = uuids, error
+
+    def cuInit(self, flags):
+        return self.error
+
+    def cuDeviceGetCount(self, count):
+        count._obj.value = len(self.uuids)
+
+    def cuDeviceGet(self, device, number):
+        device._obj.value = number
+
+    def cuDeviceGetUuid(self, uuid, device):
+        ctypes.memmove(uuid, bytes.fromhex(self.uuids[device.value].replace("-", "")), 16)
+
+
+class PaintedNvml:
+    """What pynvml says of a machine with the GPUs that it is given: their names and bytes of memory, by UUID."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, gpus, answers=True):
+        self.gpus, self.answers = gpus, answers
+
+    def nvmlInit(self):
+        if not self.answers:
+            raise self.NVMLError
+
+    def nvmlShutdown(self):
+        self.nvmlInit()
+        self.answers = False
+
+    def nvmlSystemGetDriverVersion(self):
+        self.nvmlInit()
+        return "580.65.06"
+
+    def nvmlSystemGetCudaDriverVersion_v2(self):
+        self.nvmlInit()
+        return 13020
+
+    def nvmlDeviceGetCount(self):
+        self.nvmlInit()
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        self.nvmlInit()
+        if uuid not in self.gpus:
+            raise self.NVMLError
+        return uuid
+
+    def nvmlDeviceGetName(self, uuid):
+        return self.gpus[uuid][0]
+
+    def nvmlDeviceGetMemoryInfo(self, uuid):
+        if self.gpus[uuid][1] is None:
+            raise self.NVMLError
+        return SimpleNamespace(total=self.gpus[uuid][1])
+
+
+FIRST, SECOND, PART = (f"{number:08x}-89ab-cdef-0123-456789abcdef" for number in range(3))
+MACHINE = {f"GPU-{FIRST}": ("First GPU", 8 << 30), f"GPU-{SECOND}": ("Second GPU", None), f"MIG-{PART}": ("A part", 1 << 30)}
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """Puts a driver and its NVML in the place of this machine's."""
+
+    def put(cuda, nvml):
+        monkeypatch.setattr(nvidia, "load", lambda names: cuda)
+        monkeypatch.setattr(nvidia, "pynvml", nvml)
+
+    return put
+
+
+def finding_of_driver():
+    """What the doctor says of the driver."""
+    return doctor._of_driver(find_driver())
 
 
 def random_strips(count):
@@ -209,6 +310,49 @@ def test_the_doctor_says_what_to_do_about_a_gpu_that_cannot_be_used(painted_gpu,
     assert re.search(r"^error: PyTorch: .*; it cannot use the GPU: install torch", done.stderr, re.MULTILINE)
     if onnxruntime.cuda_version:
         assert re.search(r"^error: --device cuda: does not work: .*; install CUDA \d+\.\d+ and cuDNN 9", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("visible", "named", "returncode"),
+    [
+        ({}, "Painted GPU (8.0 GiB), Varnished GPU (9.0 GiB)", 1),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "Varnished GPU (9.0 GiB), and 1 hidden from this process (CUDA_VISIBLE_DEVICES=1)", 1),
+        ({"CUDA_VISIBLE_DEVICES": ""}, "none, and 2 hidden from this process (CUDA_VISIBLE_DEVICES=)", 0),
+    ],
+)
+def test_the_doctor_lists_the_gpus_that_the_process_may_use(visible, named, returncode, painted_gpu, tmp_path):
+    done = run("inference_onnx.py", "--doctor", cwd=tmp_path, **painted_gpu, **visible)
+    line = f"580.65.06, for CUDA up to 13.0, GPUs: {named}"
+    assert done.stdout.splitlines()[0].split(maxsplit=2)[2] == line and done.returncode == returncode, done.stderr
+    assert done.stdout.count("not offered: there is no GPU") == (0 if returncode else 2)
+
+
+def test_cuda_says_which_gpus_and_nvml_what_they_are(painted):
+    painted(PaintedCuda([SECOND, PART, FIRST]), PaintedNvml(MACHINE))
+    gpus = [Gpu("Second GPU", None), Gpu("A part", 1 << 30), Gpu("First GPU", 8 << 30)]
+    assert find_driver() == Driver("580.65.06", "13.2", gpus, hidden=0, error=0)
+    painted(PaintedCuda([SECOND]), PaintedNvml(MACHINE))
+    assert visible_gpus() == ["Second GPU"]
+
+
+def test_gpus_that_nvml_does_not_know_can_be_used_all_the_same(painted):
+    painted(PaintedCuda([FIRST]), PaintedNvml({}, answers=False))
+    assert find_driver() == Driver(None, None, [Gpu(f"GPU {FIRST}", None)], hidden=0, error=0)
+    finding = finding_of_driver()
+    assert finding.found.endswith(f"for CUDA up to unknown, GPUs: GPU {FIRST}") and not finding.to_do
+
+
+@pytest.mark.parametrize("error", [NO_CUDA_DEVICE, UNKNOWN_ERROR])
+def test_a_cuda_that_does_not_start_is_wrong_and_one_without_a_gpu_is_not(error, painted):
+    painted(PaintedCuda([FIRST], error), PaintedNvml(MACHINE))
+    finding = finding_of_driver()
+    assert visible_gpus() == [] and ("error 999" in finding.found) == bool(finding.to_do) == (error == UNKNOWN_ERROR)
+
+
+def test_a_driver_that_is_too_old_for_this_onnx_runtime(painted, monkeypatch):
+    monkeypatch.setattr(doctor.onnxruntime, "cuda_version", "14.0")
+    painted(PaintedCuda([FIRST]), PaintedNvml(MACHINE))
+    assert finding_of_driver().to_do == "install a driver for CUDA 14, which ONNX Runtime is built for"
 
 
 def test_the_doctor_finds_two_wheels_of_onnx_runtime(tmp_path):
