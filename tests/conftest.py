@@ -1,10 +1,9 @@
 """Small real parts: strips on disk, a small network, the commands as a user starts them."""
 
-import ast
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +35,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
-
-
-def repository_modules() -> dict[str, Path]:
-    """Every module of the repository but the tests', by its dotted name."""
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard", "*.py"], capture_output=True, text=True)
-    paths = [Path(line) for line in listed.stdout.splitlines() if not line.startswith(("tests/", "deploy/cpp/", "docs/"))]
-    return {".".join(path.with_suffix("").parts): ROOT / path for path in paths if path.name != "__init__.py"}
-
-
-def imports_of(path: Path, modules: Iterable[str]) -> set[str]:
-    """Those of `modules` that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names & set(modules)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:

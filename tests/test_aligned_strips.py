@@ -12,10 +12,11 @@ from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import load_image
 from data.registered_copies import ALIGNED_BY, StripAligner, aligned_copies
+from docs.draw_architecture import imports_of, repository_modules
 from evaluation.predictors import TorchPredictor
 from gaussian import GREY_LEVELS
 from model import SegmentationNetworkONNXFullImage
-from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, imports_of, repository_modules, run
+from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, run
 from trainer import PreparedRun, parse_args, prepare
 from training.checkpoint import load_checkpoint
 from training.run_folder import ALIGNED_SUFFIX

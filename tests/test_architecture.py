@@ -1,31 +1,26 @@
-"""How the modules hang together: packages on floors, and no module that needs itself."""
+"""How the modules hang together: packages in an order of imports, and no module that needs itself."""
 
 from graphlib import TopologicalSorter
 
-from tests.conftest import imports_of, repository_modules
-
-COMMANDS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
-FLOORS = (  # a package, or a module on top, imports only what stands before it, and its own modules
-    *("common", "gaussian", "loss", "ops", "data", "model", "dataloader", "evaluation", "arguments", "reporting", "training"),
-    *("deploy", "commands", "benchmarks"),
+from docs.draw_architecture import (
+    PACKAGES,
+    PICTURE,
+    draw,
+    imports_of,
+    package_imports,
+    package_of,
+    repository_modules,
+    split_by_order,
+    without_detours,
 )
 
 
-def floor_of(module: str) -> int:
-    package = module.split(".")[0]
-    return FLOORS.index("commands" if package in COMMANDS else package)
-
-
-def test_every_module_stands_on_a_floor_and_imports_only_from_below():
-    modules = repository_modules()
-    assert {floor_of(module) for module in modules} == set(range(len(FLOORS)))
-    upwards = [
-        f"{module} -> {other}"
-        for module, path in modules.items()
-        for other in imports_of(path, modules)
-        if floor_of(other) > floor_of(module)
-    ]
-    assert not upwards
+def test_a_module_imports_only_packages_that_stand_before_its_own():
+    modules, order = repository_modules(), list(PACKAGES)
+    found = {name: imports_of(path, modules) for name, path in modules.items()}
+    assert {package_of(module) for module in modules} == set(order)
+    place = {module: order.index(package_of(module)) for module in modules}
+    assert not [f"{name} -> {other}" for name, others in found.items() for other in others if place[other] > place[name]]
 
 
 def test_no_module_needs_itself():
@@ -34,5 +29,24 @@ def test_no_module_needs_itself():
     assert sorted(order) == sorted(modules)
 
 
+def test_the_training_loop_knows_no_tool():
+    modules = repository_modules()
+    loop = {"training.loop", "training.task", "training.settings", "training.selection", "training.resume", "training.run_folder"}
+    tool = {name for name in modules if name.startswith("training.strip_")} | {"training.distillation", "model", "loss", "gaussian"}
+    assert not [f"{name} -> {other}" for name in loop for other in imports_of(modules[name], modules) & tool]
+
+
 def test_no_module_changes_where_modules_are_found():
     assert not [name for name, path in repository_modules().items() if "sys.path" in path.read_text()]
+
+
+def test_the_picture_shows_the_imports_of_today():
+    drawn = PICTURE.read_text(encoding="utf-8")
+    assert drawn == draw(package_imports()), "run python -m docs.draw_architecture"
+
+
+def test_arrows_leave_out_what_others_lead_to_and_show_what_is_against_the_order():
+    imports = {"ops": {"model"}, "data": {"ops"}, "model": {"ops", "data"}}
+    allowed, against = split_by_order(imports)
+    assert against == {"ops": {"model"}, "data": set(), "model": set()}
+    assert without_detours(allowed) == {"ops": set(), "data": {"ops"}, "model": {"data"}}
