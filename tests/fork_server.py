@@ -1,18 +1,21 @@
-"""A process that has imported the libraries and forks commands of the repository, which start in a tenth of a second then.
+"""A process that has imported the libraries and forks commands, which so start in half a second.
 
-Started by tests/processes.py as `python tests/fork_server.py SOCKET`: the number of a listening Unix socket that it inherits. It ends
-when its standard input does, and takes with it what still runs.
+Started by tests/processes.py as `python tests/fork_server.py DESCRIPTOR`, that of a listening Unix
+socket. It ends when its standard input does, and takes with it what still runs.
 
-Each connection is a process: the request comes as JSON behind its length, with the descriptors of standard output and error. The
-answer is a line with the process id and, once the process has ended, a line with its exit code, negative for a signal.
+Each connection is a process. The request comes as JSON behind its length, with the descriptors of
+standard output and error. The answer is a line with the process id and, once the process has ended,
+a line with its exit code, negative for a signal.
 
-What it forks is a Python process like any other, with an id, signal handlers, threads and an end of its own. It differs in what was
-imported beforehand, which is no module of the repository, and in its hash seed, which all of them share.
+What it forks is a Python process like any other, with an id, signal handlers, threads and an end of
+its own, and it imports the repository's modules itself. It differs from one that a user starts in
+the libraries that are there before it imports them, and in its hash seed, which is the server's.
 """
 
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -32,6 +35,7 @@ LIBRARIES = (
     *("torch._inductor", "torch.distributed.run", "torch.utils.data", "torch.utils.tensorboard", "tqdm"),
 )
 EXPORTER = ("onnxscript", "torch.onnx._internal.exporter._core")
+ADDRESS = "TESTS_FORK_SERVER"  # the environment variable that says where the socket is
 SIZE = 8  # bytes of a request's length
 
 
@@ -102,29 +106,38 @@ def become(request: dict) -> None:
     """Turn this process into the one that was asked for, up to its first line of code."""
     import torch
 
-    if request["new_session"]:
+    if request.get("new_session"):
         os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115; the server's have looked at other files
-    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    open_streams(is_buffered=not os.environ.get("PYTHONUNBUFFERED"))
     tempfile.tempdir = None  # it depends on the environment
     torch.set_num_threads(request["threads"])
-    if request["largest_file"]:
+    if request.get("largest_file"):
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
 
 
+def open_streams(is_buffered: bool) -> None:
+    """Standard output and error as Python opens them; those of the server have looked at other files."""
+    for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
+        file = open(number, "wb", -1 if is_buffered else 0, closefd=False)  # noqa: SIM115
+        stream = io.TextIOWrapper(file, None, errors, line_buffering=number == 2, write_through=not is_buffered)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 def run(words: list[str]) -> None:
     """Do what `python WORD...` does: [-u] SCRIPT, -m MODULE or -c CODE, and its arguments."""
-    if words[0] == "-u" or os.environ.get("PYTHONUNBUFFERED"):
-        sys.stdout.reconfigure(write_through=True)
-    what, *arguments = words[1:] if words[0] == "-u" else words
+    if words[0] == "-u":
+        open_streams(is_buffered=False)
+        words = words[1:]
+    what, *arguments = words
     if what == "-m":
         sys.path[0], sys.argv = os.getcwd(), arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

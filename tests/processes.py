@@ -1,4 +1,7 @@
-"""Commands of the repository in processes of their own: genuine ones, or forked by tests/fork_server.py, which takes no three seconds."""
+"""Commands in processes of their own, forked by tests/fork_server.py or started as a user does.
+
+A forked one needs none of the seconds that the libraries' imports take.
+"""
 
 import functools
 import os
@@ -16,9 +19,9 @@ from typing import IO
 import torch
 
 from tests import fork_server
+from tests.fork_server import ADDRESS
 
-ADDRESS = "TESTS_FORK_SERVER"  # the variable that says where its socket is
-UNTIL_START = ("LD_", "PYTHON", "GLIBC_", "MALLOC_")  # what begins so is looked at when a process starts, and then never again
+UNTIL_START = ("LD_", "PYTHON", "GLIBC_", "MALLOC_", "CXX")  # looked at in the beginning, and then never again
 HAS_SERVER = sys.platform == "linux"  # elsewhere a fork does not bear what the libraries have begun
 
 
@@ -31,10 +34,18 @@ def start_server() -> None:
     command = [sys.executable, fork_server.__file__, str(listener.fileno())]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # no threads, but for those that a child asks for
     log = address.with_name("log").open("w")
-    start_server.process = subprocess.Popen(  # its standard input is closed when this process ends
-        command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, pass_fds=[listener.fileno()], start_new_session=True
+    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}  # the first ends when this process does
+    start_server.process = subprocess.Popen(
+        command, env=environment, pass_fds=[listener.fileno()], start_new_session=True, **streams
     )
     os.environ[ADDRESS] = str(address)
+
+
+def ensure_server() -> bool:
+    """Have a server, where there can be one; whether there is."""
+    if HAS_SERVER and ADDRESS not in os.environ:
+        start_server()
+    return HAS_SERVER
 
 
 def stop_server() -> None:
@@ -71,8 +82,7 @@ class ForkedProcess:
         new_session: bool = False,
         largest_file: int = 0,
     ):
-        if ADDRESS not in os.environ:
-            start_server()
+        ensure_server()
         self.args, self.returncode = words, None
         request = {"words": words, "folder": str(folder), "environment": dict(environment), "new_session": new_session}
         request |= {"largest_file": largest_file, "threads": int(environment.get("OMP_NUM_THREADS", threads_of_torch()))}
@@ -179,9 +189,7 @@ def start(
     limited = functools.partial(_limit_files, largest_file) if largest_file else None
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [sys.executable, *texts]
-    return subprocess.Popen(
-        command, cwd=folder, env=whole, text=True, start_new_session=new_session, preexec_fn=limited, **streams
-    )
+    return subprocess.Popen(command, cwd=folder, env=whole, text=True, start_new_session=new_session, preexec_fn=limited, **streams)
 
 
 def _limit_files(size: int) -> None:
