@@ -1,8 +1,6 @@
 """Small real parts: strips on disk, a small network, the commands as a user starts them."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from data.demo_strips import make_strip
 from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
+from tests import processes
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        processes.start_server()  # for all workers; without any, the first test that needs it does
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    processes.stop_server()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)  # at the end one process would wait for the other
     if config.getoption("--long"):
@@ -37,20 +45,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
-def run(*command: str | Path, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
-    """A script of the repository, as a user starts it."""
-    words = [sys.executable, ROOT / command[0], *command[1:]]
-    return _run(words, cwd, timeout, environment)
+def run(*command: object, cwd: Path = ROOT, **options: object) -> subprocess.CompletedProcess:
+    """A script of the repository, run to its end as processes.run does it; names in capitals are environment variables."""
+    environment = {name: options.pop(name) for name in list(options) if name.isupper()}
+    return processes.run(ROOT / command[0], *command[1:], folder=cwd, environment=environment, **options)
 
 
-def run_module(*command: str | Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
-    """A benchmark of the repository, as a user starts it: python -m NAME."""
-    return _run([sys.executable, "-m", *command], ROOT, timeout, environment)
-
-
-def _run(words: list[str | Path], cwd: Path, timeout: float, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    command = list(map(str, words))
-    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=timeout)
+def run_module(*command: object, **options: object) -> subprocess.CompletedProcess:
+    """The same of a benchmark: python -m NAME."""
+    return processes.run("-m", *command, folder=ROOT, **options)
 
 
 def export_file(checkpoint: Path, output: Path, *more: object, opset: int = QUICK_OPSET) -> Path:

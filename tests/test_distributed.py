@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, arguments_for, run, weights
+from tests.processes import start as start_python
 from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
@@ -23,11 +22,8 @@ TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
 
 def start(processes, dataset, folder, *more):
     flags = arguments_for(dataset, folder, "--bs", 2, "--epochs", EPOCHS, "--lr", 1e-4, *more)
-    command = [sys.executable, ROOT / "launch.py", processes, ROOT / "trainer.py", *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+    command = (ROOT / "training" / "launch.py", processes, ROOT / "trainer.py", *flags)
+    return start_python(*command, environment={"OMP_NUM_THREADS": "1"}, new_session=True)
 
 
 def end_of(process, expected=0):

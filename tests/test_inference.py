@@ -3,8 +3,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -18,6 +16,7 @@ import inference_pytorch
 from common.errors import UserError, run_command
 from data.folder import list_strips
 from evaluation.evaluate import evaluate
+from tests import processes
 from tests.conftest import ROOT, SMALL_SIZE, export_file, run
 from training.checkpoint import FIRST_LAYER, load_checkpoint
 
@@ -134,8 +133,8 @@ def test_outputs_that_cannot_be(make_checkpoint, dataset, tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_error_of_ours(make_checkpoint, dataset, tmp_path):
-    command = [sys.executable, ROOT / "inference_pytorch.py", "--model_path", make_checkpoint(), "--test_path", dataset / "test"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ("--model_path", make_checkpoint(), "--test_path", dataset / "test")
+    process = processes.start(ROOT / "inference_pytorch.py", *words, folder=tmp_path)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait(60) == 1
 

@@ -2,17 +2,14 @@
 
 import json
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 
 import numpy as np
 import pytest
 
-from tests import conftest
+from tests import conftest, processes
 from tests.conftest import ROOT, arguments_for, weights
 from training.checkpoint import load_checkpoint
 
@@ -32,11 +29,8 @@ def uninterrupted(dataset, tmp_path_factory):
     return folder
 
 
-def start(*arguments, script="trainer.py"):
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | ONE_THREAD
-    )
+def start(*arguments):
+    return processes.start(ROOT / "trainer.py", *arguments, environment=ONE_THREAD, new_session=True)
 
 
 def wait_for(condition, process, seconds=60):
@@ -213,14 +207,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_checkpoint(uninterrupted, tm
     """The system's limit on file sizes stands in for the disk: it fails in the same place."""
     (tmp_path / f"{RUN}.pth").write_bytes((uninterrupted / f"{RUN}.pth").read_bytes())
     before = weights(tmp_path / f"{RUN}.pth")
-    command = [sys.executable, ROOT / "trainer.py", "--resume", tmp_path, "--epochs", str(EPOCHS + 1)]
     limit = (tmp_path / f"{RUN}.pth").stat().st_size // 2
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        env=os.environ | ONE_THREAD,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    done = run("trainer.py", "--resume", tmp_path, "--epochs", EPOCHS + 1, largest_file=limit)
     assert done.returncode == 1 and "cannot be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert weights(tmp_path / f"{RUN}.pth") == before and not list(tmp_path.glob("*.partial"))

@@ -2,8 +2,6 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -12,6 +10,7 @@ import tifffile
 
 from common.errors import STOPPED
 from common.pipeline import STAGES, Backlog, StageTimes, grouped, in_order, threads
+from tests import processes
 from tests.conftest import ROOT
 
 
@@ -110,8 +109,7 @@ def test_a_signal_leaves_no_half_written_file(number, make_checkpoint, dataset, 
         "--gpu_id",
         "-1",
     ]
-    command = [sys.executable, ROOT / "inference_pytorch.py", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = processes.start(ROOT / "inference_pytorch.py", *words, folder=tmp_path)
     while process.poll() is None and not list((tmp_path / "out").glob("*_panels.png")):
         pass
     process.send_signal(number)

@@ -292,9 +292,8 @@ def test_patience_without_a_figure_is_refused(dataset, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_output_that_cannot_be_printed_is_one_line(dataset, tmp_path):
-    command = [sys.executable, ROOT / "trainer.py", *arguments_for(dataset, tmp_path)]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(list(map(str, command)), stdout=full, stderr=subprocess.PIPE, text=True)
+        done = run("trainer.py", *arguments_for(dataset, tmp_path), stdout=full)
     assert done.returncode == 1 and "No space left on device" in done.stderr and done.stderr.count("\n") == 1
 
 
