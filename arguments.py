@@ -50,7 +50,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     add_img_format(parser, default=None)
     add_image_type(parser, default=None)
     add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder for the figures")
-    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the model, or a classical rival without one")
+    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the model, or a classical baseline without one")
     parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
     add_target_false_alarms(parser, default=None)
     parser.add_argument(

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from common.distributed import Processes
-from common.errors import UserError, about
+from common.distributed import ProcessGroup
+from common.errors import UserError, prefix_errors
 from data.image_files import DEFAULT_INPUT_MAX, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
 from data.strip_cache import OpenStrips
@@ -72,7 +72,7 @@ class StripPatches(Dataset):
     def _crop(self, index: int) -> np.ndarray:
         """The patch as a new array of grey levels (3, h, w): cropped first, so that only its own pixels are ever read."""
         strip, (y, x) = self._locate(index)
-        with about(self.paths[strip]):
+        with prefix_errors(self.paths[strip]):
             channels = self.strips[strip]
         return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
 
@@ -130,7 +130,7 @@ class TrainingLoader:
     """
 
     def __init__(
-        self, samples: Dataset, processes: Processes, batch_size: int, accumulate: int, seed: int, num_workers: int | None = None
+        self, samples: Dataset, processes: ProcessGroup, batch_size: int, accumulate: int, seed: int, num_workers: int | None = None
     ):
         on_gpu = processes.device.type == "cuda"
         workers = (WORKERS_ON_GPU if on_gpu else 0) if num_workers is None else num_workers

@@ -29,21 +29,21 @@ import numpy as np
 import torch
 
 from arguments import CHECKPOINT_FOLDER, ONNX_FOLDER, command_parser, from_0_to_1, newest, positive, whole_number
-from common.errors import UserError, about, run_command
-from common.files import replace_file
+from common.errors import UserError, prefix_errors, run_command
+from common.files import atomic_write
 from data.folder import list_images
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
-from deploy.export_module import CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
-from deploy.metadata import default_threshold, describe, read_description, shortened, table_of, write_entries
+from deploy.export_module import INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
+from deploy.metadata import default_threshold, format_table, make_entries, read_description, shortened, write_entries
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
-from deploy.onnx_predictor import as_asked
-from deploy.parity import PARITY, compare, compare_modes, parity_strips
+from deploy.onnx_predictor import to_model_input
+from deploy.parity import PARITY, compare_modes, parity_strips, prove_parity
 from deploy.precision import PRECISIONS, in_half_precision, quantize
 from deploy.precision_gate import TARGETS, compare_variant, generated_strips
 from deploy.session import open_session
 from evaluation.predictors import DetectorPredictor
-from model import MODES, SegmentationNetworkONNXFullImage
+from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
 from ops.classical import METHODS
 from ops.detector import AligningDetector
 from ops.tiling import PATCH_SIZES
@@ -60,15 +60,17 @@ CPU = torch.device("cpu")
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--checkpoint_path", type=Path, default=CHECKPOINT_FOLDER, help="file, or a folder for its newest best one")
-    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the checkpoint, or a classical rival")
+    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the checkpoint, or a classical baseline")
     parser.add_argument("--output_path", type=Path, default=ONNX_FOLDER, help="NAME.onnx, or a folder for the usual name in it")
     parser.add_argument("--opset_version", type=int, default=DEFAULT_OPSET, help="11 to the newest that torch writes")
     parser.add_argument(
         "--image_size", type=whole_number(1), nargs=2, metavar=("H", "W"), help="strip to export for; default: as trained"
     )
     parser.add_argument("--input", choices=INPUTS, default="unit", help="unit: float32 0-1; raw: float32 up to input_max; uint8")
-    parser.add_argument("--input_channels", type=int, choices=CHANNELS, default=3, help="4: the last one is not looked at")
-    parser.add_argument("--mode", choices=MODES, default="tiles", help="tiles as in training, or the whole strip in one piece")
+    parser.add_argument("--input_channels", type=int, choices=INPUT_CHANNELS, default=3, help="4: the last one is not looked at")
+    parser.add_argument(
+        "--mode", choices=EXPORT_MODES, default="tiles", help="tiles as in training, or the whole strip in one piece"
+    )
     parser.add_argument(
         "--outputs",
         type=comma_separated,
@@ -127,19 +129,19 @@ def export(arguments: argparse.Namespace) -> Path:
     check_flags(arguments, source)
     graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
     channels, opset = arguments.input_channels, arguments.opset_version
-    entries = describe(content, source.checkpoint, graph, channels, source.image_size, opset)
+    entries = make_entries(content, source.checkpoint, graph, channels, source.image_size, opset)
     if arguments.skip_existing and holds(output_path, entries | {"precision": PRECISIONS[arguments.precision]}):
         output_path.touch()  # it is the newest again
         return output_path
     strips = parity_strips(arguments.test_path, source.image_size, input_max)
     threshold = default_threshold(content)
-    with replace_file(output_path) as temporary:
+    with atomic_write(output_path) as temporary:
         write(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)
-        parity = compare(graph, temporary, strips, channels, input_max, threshold)
+        parity = prove_parity(graph, temporary, strips, channels, input_max, threshold)
         entries |= {"parity": parity[PARITY], "precision": PRECISIONS["fp32"]}
         write_entries(temporary, entries)
-        print(table_of(report | parity | difference_of_modes(source, strips, threshold)))
+        print(format_table(report | parity | difference_of_modes(source, strips, threshold)))
         if arguments.precision != "fp32":
             vary(arguments, source, entries, threshold, temporary)
         if not content["calibration"]:
@@ -170,7 +172,9 @@ def vary(arguments: argparse.Namespace, source: Source, entries: dict[str, str],
         write_entries(variant, entries)
         target = arguments.target or {"fp16": "cuda", "int8": "cpu"}[precision]
         comparison = compare_variant(path, variant, arguments.test_path, input_max, threshold, target)
-        print(table_of({"precision": PRECISIONS[precision], "file": f"{variant.stat().st_size / 1e6:.1f} MB"} | comparison.lines))
+        print(
+            format_table({"precision": PRECISIONS[precision], "file": f"{variant.stat().st_size / 1e6:.1f} MB"} | comparison.lines)
+        )
         refusal = comparison.refusal(arguments.max_recall_drop)
         if refusal and not arguments.force:
             raise UserError(f"--precision {precision}: {refusal}; --force writes it all the same")
@@ -189,7 +193,7 @@ def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterato
     for image in images:
         if image.shape[1:] != source.image_size:
             raise UserError(f"--calibration_path: found {image.shape[1:]} (height, width), expected {source.image_size}")
-        yield as_asked(image[None], arguments.input, arguments.input_channels, input_max)
+        yield to_model_input(image[None], arguments.input, arguments.input_channels, input_max)
 
 
 def trained(arguments: argparse.Namespace) -> Source:
@@ -247,12 +251,12 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
 def holds(path: Path, entries: dict[str, str]) -> bool:
     """Whether an ONNX file is there, is whole, and was exported from just this and in just this way."""
     try:
-        return entries.items() <= entries_of(path).items()
+        return entries.items() <= read_entries(path).items()
     except UserError:
         return False
 
 
-def entries_of(path: Path) -> dict[str, str]:
+def read_entries(path: Path) -> dict[str, str]:
     """What a file says of itself, by name. Raises `UserError`, without the path, when ONNX Runtime cannot load it."""
     return dict(sorted(open_session(path).get_modelmeta().custom_metadata_map.items()))
 
@@ -260,10 +264,10 @@ def entries_of(path: Path) -> dict[str, str]:
 def main() -> int:
     arguments = parse_args()
     if arguments.describe:
-        with about(arguments.describe):
-            entries = entries_of(arguments.describe)
+        with prefix_errors(arguments.describe):
+            entries = read_entries(arguments.describe)
             read_description(entries)
-        print(table_of(shortened(entries)))
+        print(format_table(shortened(entries)))
         return 0
     path = export(arguments)
     print(f"the model is in {path}; next: python inference_onnx.py --model_path '{path}'")

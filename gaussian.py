@@ -20,8 +20,10 @@ PAINTED_SHARE = 0.5  # of the training patches; the others stay as they are
 STRIP_DEFECTS_RANGE = (4, 10)  # fewest and most defects painted into a whole strip, for a test or a comparison
 MAX_TARGET_ONLY = 2
 MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
-GREY_LEVELS = 255.0  # largest grey level; painting clips to 0..GREY_LEVELS
-REACH = 5.0  # sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4 millionths of its peak
+MAX_GREY = 255.0  # largest grey level; painting clips to 0..MAX_GREY
+PAINTED_SIGMAS = (
+    5.0  # sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4 millionths of its peak
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def paint(image: np.ndarray, defect: Defect) -> None:
     The centre may lie anywhere in the image; what reaches beyond the border is cut off.
     """
     target, window = _overlap(image, defect)
-    painted = np.minimum(np.maximum(target + defect.amplitude * window, 0.0), GREY_LEVELS)  # np.clip takes three times as long
+    painted = np.minimum(np.maximum(target + defect.amplitude * window, 0.0), MAX_GREY)  # np.clip takes three times as long
     target[...] = painted if image.dtype.kind == "f" else np.rint(painted)
 
 
@@ -135,7 +137,7 @@ def paint_defects(
             else:
                 place = tuple(at + shift for at, shift in zip(defect.center, shifts[channel]))
                 paint_point(image[channel], place, defect.sigma, defect.amplitude)
-                np.clip(image[channel], 0, GREY_LEVELS, out=image[channel])
+                np.clip(image[channel], 0, MAX_GREY, out=image[channel])
         if channels == TARGET_ONLY:
             mark(mask, defect)
     return painted
@@ -155,9 +157,9 @@ def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
 
 
 def _squares_along(centers: tuple[float, ...], sigmas: tuple[float, ...], length: int) -> tuple[list[slice], np.ndarray]:
-    """For each point the pixels along one axis nearer than REACH sigmas, and the squared distance of every pixel in sigmas."""
+    """For each point the pixels along one axis within PAINTED_SIGMAS, and every pixel's squared distance, both in sigmas."""
     center, sigma = np.array(centers), np.array(sigmas)
-    first = np.minimum(np.maximum(np.floor(center - REACH * sigma) + 1, 0), length).astype(int)
-    stop = np.minimum(np.maximum(np.ceil(center + REACH * sigma), first), length).astype(int)
+    first = np.minimum(np.maximum(np.floor(center - PAINTED_SIGMAS * sigma) + 1, 0), length).astype(int)
+    stop = np.minimum(np.maximum(np.ceil(center + PAINTED_SIGMAS * sigma), first), length).astype(int)
     squares = ((np.arange(length) - center[:, None]) / sigma[:, None]) ** 2
     return [slice(*ends) for ends in zip(first.tolist(), stop.tolist())], squares

@@ -31,7 +31,7 @@ from arguments import (
     whole_number,
 )
 from common.device import choose_device
-from common.errors import about, run_command
+from common.errors import prefix_errors, run_command
 from deploy.doctor import diagnose
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import DEVICES, SessionSettings
@@ -63,7 +63,7 @@ def infer(arguments: argparse.Namespace) -> int:
     require_as_asked(arguments, description.image_type, description.input_max, path)
     folder = arguments.test_path or default_test_path(description.training_dataset_path, path)
     print(f"{path} on {predictor.device} ({predictor.placed.why}), strips of {folder}")
-    with about(path):
+    with prefix_errors(path):
         predictor.warm_up()
     facts = (description.input_max, torch_device(predictor.device), description.patch, predictor.image_size)
     known = {"measured": description.measured, "trained_on": description.training_dataset_path}

@@ -20,7 +20,7 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
         """Logits (B, 2, H, W) and mask (B, 1, H, W), float {0, 1}, to a scalar."""
-        margin = margin_of(logits)
+        margin = defect_logit(logits)
         margin_of_true_class = torch.where(mask > 0.5, margin, -margin)
         log_true = functional.logsigmoid(margin_of_true_class)
         log_other = functional.logsigmoid(-margin_of_true_class)  # log(1 - p), exact where p is close to 1
@@ -28,7 +28,7 @@ class FocalLoss(nn.Module):
         return (focal_weight(log_other, mask, gamma, self.alpha) * cross_entropy).mean()
 
 
-def margin_of(logits: torch.Tensor) -> torch.Tensor:
+def defect_logit(logits: torch.Tensor) -> torch.Tensor:
     """(B, 2, H, W) to (B, 1, H, W): the logit of the defect's probability."""
     return logits[:, 1:2] - logits[:, 0:1]
 

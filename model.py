@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional
 
 from ops.detector import AligningDetector
-from ops.differences import agreed_difference, consistent_difference, evidence, noise_around, outside_references
+from ops.differences import agreed_difference, consistent_difference, envelope_excess, local_noise, point_likelihood
 from ops.tiling import Tiling, WholeImage
 
 Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
 DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
-MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
+EXPORT_MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
 EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels: of the filters for points from one to four pixels across
 DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)  # planes that the difference network makes of three channels
 
@@ -147,9 +147,9 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """DIFFERENCE_FEATURES planes of three channels."""
         differences = images[:, :1] - images[:, 1:3]
-        consistent, noise = consistent_difference(differences), noise_around(differences)
-        strong = DIFFERENCE_SCALE * torch.cat([outside_references(images), agreed_difference(consistent, differences)], dim=1)
-        filtered = [evidence(differences, noise, sigma) for sigma in EVIDENCE_SIGMAS]
+        consistent, noise = consistent_difference(differences), local_noise(differences)
+        strong = DIFFERENCE_SCALE * torch.cat([envelope_excess(images), agreed_difference(consistent, differences)], dim=1)
+        filtered = [point_likelihood(differences, noise, sigma) for sigma in EVIDENCE_SIGMAS]
         return torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise, strong, *filtered], dim=1)
 
 
@@ -190,11 +190,11 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         self.patch_network = SegmentationNetworkONNX(network)
         self.tiling = Tiling(image_size, patch) if mode == "tiles" else WholeImage(image_size, network.multiple)
 
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
-        return with_two_zero_channels(self.look(strips)[0])
+        return with_two_zero_channels(self.detect_with_alignment(strips)[0])
 
 
 def with_two_zero_channels(heatmap: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ from common.files import new_folder
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from data.image_files import DEFAULT_INPUT_MAX, load_image, open_channels
-from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, Defect, paint_defects
+from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"
 DEMO_COUNTS = {"train": (60, 0), "valid": (30, 30), "test": (40, 40)}  # good and defective strips
@@ -229,7 +229,7 @@ def write_painted_strip(
     """
     mask = np.zeros(image.shape[1:], np.uint8)
     points = paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE, shifts)
-    pixels = image * (input_max / GREY_LEVELS)
+    pixels = image * (input_max / MAX_GREY)
     write_strip(
         root / split / KIND / file, (pixels if np.issubdtype(pixel_type, np.floating) else np.rint(pixels)).astype(pixel_type)
     )

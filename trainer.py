@@ -37,11 +37,11 @@ from arguments import (
     share,
     whole_number,
 )
-from common.distributed import Processes, join_processes
-from common.errors import UserError, about, run_command
+from common.distributed import ProcessGroup, join_process_group
+from common.errors import UserError, prefix_errors, run_command
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
-from data.recipes import CLASSIC, FLAGS, RECIPES, settings_of_recipe
+from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, settings_of_recipe
 from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
@@ -49,13 +49,13 @@ from evaluation.predictors import TorchPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
-from ops.registration import MODES
-from reporting.score_folder import REPORT, Detector, describe, evaluate_with_rivals, threshold_of, write_everything
+from ops.registration import ALIGN_MODES
+from reporting.score_folder import REPORT, Detector, describe_result, evaluate_with_baselines, stored_threshold, write_everything
 from training.checkpoint import build_network, load_checkpoint, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
 from training.guards import explained_failures
 from training.loop import Training
-from training.resume import describe_resumption, find_last
+from training.resume import describe_resumption, find_last_checkpoint
 from training.run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
 from training.schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
 from training.settings import LoopSettings, Start
@@ -97,7 +97,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--num_defects_range", type=number(3), nargs=2, default=[3, 8], metavar=("MIN", "MAX"), help="painted per patch"
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
-    parser.add_argument("--align", choices=MODES, default="none", help=ALIGN_HELP)
+    parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
     add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
     parser.add_argument(
         "--seed", type=number(0, LARGEST_SEED), default=42, help="the same seed gives the same run with any number of workers"
@@ -134,7 +134,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
     recipe = given.get("recipe", defaults["recipe"])
     derived = {"recipe_settings": settings_of_recipe(recipe), "teacher_sha256": None, "given": list(given)}
-    parsed = argparse.Namespace(**defaults | FLAGS[recipe] | given | derived)
+    parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
     if not parsed.resume and not parsed.training_dataset_path:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
@@ -147,36 +147,36 @@ def train(arguments: argparse.Namespace) -> Path | None:
 
     Raises `UserError` for input that cannot be trained on.
     """
-    with join_processes(arguments.gpu_id) as processes, ExitStack() as held:
-        run = processes.from_first(lambda: prepare(arguments, processes, held))
+    with join_process_group(arguments.gpu_id) as processes, ExitStack() as held:
+        run = processes.run_on_main(lambda: prepare(arguments, processes, held))
         settings, dataset, folder = run.settings, run.dataset, run.folder
         choose_algorithms(settings)
-        if processes.is_first:
+        if processes.is_main:
             folder.write_start(settings.plain(), describe_start(processes, run.resumed))
         with explained_failures(settings.bs):
             task = StripTask(settings, dataset, processes.device)
             Training(task, settings, processes, folder, load_checkpoint(run.resumed) if run.resumed else None).run()
-        if not processes.is_first:
+        if not processes.is_main:
             return None
         folder.remove_aligned()
         detector = measure_best(folder, dataset, settings, processes.device)
-        threshold = threshold_of(detector)
+        threshold = stored_threshold(detector)
         print(threshold.describe())
         if dataset.test:
             score_test_strips(detector, folder, dataset.test, threshold, settings)
         return folder.best
 
 
-def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack) -> PreparedRun:
+def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitStack) -> PreparedRun:
     """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder is locked by `held`.
 
     Raises `UserError`, with no run changed, when anything stands against it.
     """
     values, start = vars(arguments), Start(arguments.resume, arguments.overwrite, frozenset(arguments.given))
-    resumed = find_last(start, arguments.checkpoint_path, run_pattern(values, start.given)) if start.resume else None
+    resumed = find_last_checkpoint(start, arguments.checkpoint_path, run_pattern(values, start.given)) if start.resume else None
     content = load_checkpoint(resumed) if resumed else {}
     if resumed:
-        with about(resumed):
+        with prefix_errors(resumed):
             values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
     settings = TrainingSettings.from_values(values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
@@ -184,13 +184,13 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
     if settings.teacher:
         settings = replace(settings, teacher_sha256=check_teacher(settings))
     held.enter_context(only_training_in(settings.checkpoint_path))
-    dataset = strips_of(settings)
+    dataset = find_strips(settings)
     if settings.patience and selection_metric(dataset, settings.use_mask) is None:
         raise UserError(
             "--patience: found no good and defective strips to validate on, expected them in valid/, or no valid/ at all"
         )
     if resumed:
-        with about(resumed):
+        with prefix_errors(resumed):
             require_same_strips(content, dataset)
     folder = RunFolder(settings.checkpoint_path, settings.run_name(dataset.image_size))
     if settings.teacher:
@@ -204,7 +204,7 @@ def prepare(arguments: argparse.Namespace, processes: Processes, held: ExitStack
     return PreparedRun(settings, dataset, folder, resumed)
 
 
-def strips_of(settings: TrainingSettings) -> Dataset:
+def find_strips(settings: TrainingSettings) -> Dataset:
     """The strips of a run, all checked. Raises `UserError` when some cannot be used."""
     folders = (settings.training_dataset_path, settings.checkpoint_path)
     return find_dataset(*folders, settings.patch, settings.img_format, settings.input_max, settings.recipe, settings.use_mask)
@@ -234,10 +234,10 @@ def score_test_strips(
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
     rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.predictor.align, detector.device))
-    result = evaluate_with_rivals(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
+    result = evaluate_with_baselines(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
     write_everything(output, detector, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
-    for line in describe(result):
+    for line in describe_result(result):
         print(f"  {line}")
     print(f"  pictures, verdicts and {REPORT} are in {output}")
     if result.problems:  # every strip was fine before the first epoch

@@ -26,7 +26,7 @@ from data.image_files import to_unit_range
 from deploy.onnx_export import write_graph
 from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
-from ops.registration import MODES, Alignment
+from ops.registration import ALIGN_MODES, Alignment
 from ops.tiling import PATCH_SIZES
 
 NETWORKS = ("unet", "difference")
@@ -81,7 +81,7 @@ def main() -> None:
 def make_models(base_channels: int) -> dict[str, nn.Module]:
     """By their names in the table."""
     networks = {f"`{name}`": ARCHITECTURES[name](base_channels=base_channels) for name in NETWORKS}
-    models = {f"alignment, `{mode}`": AlignedStrips(mode) for mode in MODES[1:]}
+    models = {f"alignment, `{mode}`": AlignedStrips(mode) for mode in ALIGN_MODES[1:]}
     models |= {
         name: SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH_SIZES["strip"]) for name, network in networks.items()
     }

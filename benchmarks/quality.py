@@ -25,11 +25,11 @@ from tqdm import tqdm
 from benchmarks.quality_scores import RATES, Predictor, Scored, pool, print_suite_tables, score_board, score_strip, with_interval
 from benchmarks.suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
 from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
-from common.files import file_hash, replace_file
+from common.files import atomic_write, file_hash
 from data.registered_copies import ALIGNED_BY
-from evaluation.metrics import PointFigures
+from evaluation.metrics import FrocMetrics
 from evaluation.predictors import DetectorPredictor, TorchPredictor
-from ops.classical import METHODS, classical_detector, name_of, sigma_of
+from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
 from ops.tiling import PATCH_SIZES
 from prepare_dataset import read_grey, write_strip
 from training.checkpoint import build_network, load_checkpoint
@@ -92,7 +92,7 @@ class Bench:
         groups = sorted({path.parent for path in self.arguments.deeppcb.rglob("*_temp.jpg")})
         if len(groups) < 2:
             sys.exit(f"error: {self.arguments.deeppcb}: found {len(groups)} groups of boards, expected two or more")
-        rows: dict[str, list[PointFigures]] = {}
+        rows: dict[str, list[FrocMetrics]] = {}
         for trained in groups:
             scored = [group for group in groups if group != trained]
             for name, predictor, key in self.classical():
@@ -113,9 +113,9 @@ class Bench:
 
     def classical(self) -> Iterator[tuple[str, Predictor, str]]:
         for method in METHODS:
-            sigma = sigma_of(method, self.sigmas)
+            sigma = choose_sigma(method, self.sigmas)
             predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
-            yield name_of(method, sigma), predictor, f"{method}_{sigma:g}"
+            yield baseline_name(method, sigma), predictor, f"{method}_{sigma:g}"
 
     def choose_sigmas(self) -> dict[str, float]:
         """For each method the Gaussian with the highest mean recall at 0.1 and 1 on strips of the suite's kind."""
@@ -125,7 +125,7 @@ class Bench:
             worth = {}
             for sigma in tqdm(candidates, desc=f"Gaussian for {method}", disable=None):
                 predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
-                figures = pool([score_strip(predictor, strip) for strip in strips]).figures()
+                figures = pool([score_strip(predictor, strip) for strip in strips]).compute()
                 worth[sigma] = figures["point_recall_at_0.1"] + figures["point_recall_at_1"]
             chosen[method] = max(worth, key=worth.get)
         return chosen
@@ -171,7 +171,7 @@ class Bench:
 
         return self.kept(f"suite_{strips}x{shots}_{key}", score)
 
-    def scored_boards(self, key: str, predictor: Predictor, groups: list[Path]) -> PointFigures:
+    def scored_boards(self, key: str, predictor: Predictor, groups: list[Path]) -> FrocMetrics:
         boards = [path for group in groups for path in sorted(group.glob("*_temp.jpg"))]
 
         def score() -> list[Scored]:
@@ -184,7 +184,7 @@ class Bench:
         path = self.folder / "scores" / f"{name}_{CODE}.json"
         if not path.exists():
             content = make()
-            with replace_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(content))
         return json.loads(path.read_text())
 

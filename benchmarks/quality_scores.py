@@ -7,8 +7,8 @@ import numpy as np
 
 from benchmarks.suite import LEVELS, SuiteStrip
 from evaluation.detections import Peaks, find_peaks
-from evaluation.matching import Outcome, Truth, match, outcome_of
-from evaluation.metrics import PointFigures
+from evaluation.matching import MatchResult, TrueDefect, match, match_strip
+from evaluation.metrics import FrocMetrics
 from prepare_dataset import read_grey
 
 RATES, FAINT = (0.1, 1.0), "contrast up to 25 grey levels"
@@ -28,12 +28,12 @@ def score_strip(predictor: Predictor, strip: SuiteStrip) -> Scored:
     """All that the figures need of one shot, as plain values."""
     peaks = find_peaks(predictor(strip.image))
     truths = [
-        Truth(point.center, contrast=point.contrast, place=point.place, counts=point.presence == "T")
+        TrueDefect(point.center, contrast=point.contrast, place=point.place, counts=point.presence == "T")
         for point in strip.points
         if point.presence in ("T", "R12")
     ]
-    outcome = outcome_of(peaks, truths)
-    others = {name: [Truth(point.center) for point in strip.points if is_of(point)] for name, is_of in OTHERS.items()}
+    outcome = match_strip(peaks, truths)
+    others = {name: [TrueDefect(point.center) for point in strip.points if is_of(point)] for name, is_of in OTHERS.items()}
     return {
         "level": strip.level,
         "number": strip.number,
@@ -47,7 +47,7 @@ def score_strip(predictor: Predictor, strip: SuiteStrip) -> Scored:
 OTHERS = {"distractors": lambda point: point.presence not in ("T", "R12"), "missing": lambda point: point.presence == "R12"}
 
 
-def best_scores(peaks: Peaks, truths: list[Truth]) -> list[float]:
+def best_scores(peaks: Peaks, truths: list[TrueDefect]) -> list[float]:
     """For each point the score of the detection that is on it, NOT_FOUND where there is none."""
     found = match(peaks.points, truths).tolist()
     return [float(peaks.scores[found.index(number)]) if number in found else NOT_FOUND for number in range(len(truths))]
@@ -60,19 +60,19 @@ def score_board(predictor: Predictor, template_path: Path) -> Scored:
     annotation = template_path.parent.with_name(f"{template_path.parent.name}_not") / f"{name}.txt"
     boxes = [tuple(map(int, line.split()[:4])) for line in annotation.read_text().splitlines() if line.strip()]
     truths = [truth_of_box(*box) for box in boxes]
-    outcome = outcome_of(find_peaks(predictor(np.stack([board, template, template]).astype(np.float32))), truths)
+    outcome = match_strip(find_peaks(predictor(np.stack([board, template, template]).astype(np.float32))), truths)
     return {"scores": outcome.scores.tolist(), "truth": outcome.truth.tolist(), "truths": [(None, "interior")] * len(truths)}
 
 
-def truth_of_box(left: int, top: int, right: int, bottom: int) -> Truth:
-    return Truth(((top + bottom - 1) / 2, (left + right - 1) / 2), box=(top, left, bottom, right))
+def truth_of_box(left: int, top: int, right: int, bottom: int) -> TrueDefect:
+    return TrueDefect(((top + bottom - 1) / 2, (left + right - 1) / 2), box=(top, left, bottom, right))
 
 
-def pool(scored: list[Scored]) -> PointFigures:
-    figures = PointFigures()
+def pool(scored: list[Scored]) -> FrocMetrics:
+    figures = FrocMetrics()
     for strip in scored:
-        truths = tuple(Truth((0, 0), contrast=contrast, place=place) for contrast, place in strip["truths"])
-        figures.add(Outcome(np.array(strip["scores"]), np.array(strip["truth"], dtype=np.int64), truths))
+        truths = tuple(TrueDefect((0, 0), contrast=contrast, place=place) for contrast, place in strip["truths"])
+        figures.update(MatchResult(np.array(strip["scores"]), np.array(strip["truth"], dtype=np.int64), truths))
     return figures
 
 

@@ -24,9 +24,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from data.demo_strips import make_strip
 from data.folder import StripFile, list_strips
 from data.labelled_strip import read_strip
-from evaluation.calibration import rivals_of
+from evaluation.calibration import make_baselines
 from evaluation.evaluate import evaluate
-from evaluation.metrics import PixelFigures
+from evaluation.metrics import PixelMetrics
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import Threshold
@@ -72,7 +72,7 @@ def score(root: Path, count: int) -> tuple[float, float, float]:
     detector = Detector("double detection", DetectorPredictor(classical_detector("double", 0.0), device), 255, device)
     strips = [renamed(strip, number) for number, strip in zip(range(count), endless(list_strips(root / "test")))]
     started = time.perf_counter()
-    result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), rivals={})
+    result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), baselines={})
     write_everything(root / f"out{count}", detector, result, THRESHOLD, {})
     seconds = time.perf_counter() - started
     report = (root / f"out{count}" / "report.html").stat().st_size
@@ -91,16 +91,16 @@ def renamed(strip: StripFile, number: int) -> StripFile:
 
 def print_errors(root: Path) -> None:
     """The histograms' figures beside scikit-learn's of all pixels."""
-    detectors = rivals_of({}, torch.device("cpu"))
+    detectors = make_baselines({}, torch.device("cpu"))
     strips = [read_strip(strip, 255) for strip in list_strips(root / "test")]
     labels = np.concatenate([mask.ravel() for _, mask in strips])
     print("\n| heatmap | pixel AUROC | off by | pixel average precision | off by |\n| --- | --- | --- | --- | --- |")
     for name, detector in detectors.items():
         heatmaps = [np.minimum(detector(image), 1) for image, _ in strips]
-        pixels = PixelFigures()
+        pixels = PixelMetrics()
         for heatmap, (_, mask) in zip(heatmaps, strips):
-            pixels.add(heatmap, mask)
-        scores, figures = np.concatenate([heatmap.ravel() for heatmap in heatmaps]), pixels.figures()
+            pixels.update(heatmap, mask)
+        scores, figures = np.concatenate([heatmap.ravel() for heatmap in heatmaps]), pixels.compute()
         cells = []
         for figure, exact in (
             ("pixel_auroc", roc_auc_score(labels, scores)),

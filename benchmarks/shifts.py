@@ -20,11 +20,11 @@ from benchmarks.quality import NETWORKS
 from benchmarks.quality_scores import Predictor
 from benchmarks.suite import draw_wander, move_rows
 from benchmarks.trainings import ROOT
-from common.files import replace_file
-from data.demo_strips import STRIP_SIZE, develop, draw_exposure, draw_pattern, light, see
+from common.files import atomic_write
+from data.demo_strips import STRIP_SIZE, add_sensor_noise, apply_exposure, draw_exposure, draw_pattern, sample_to_sensor
 from evaluation.detections import find_peaks
 from evaluation.predictors import DetectorPredictor, TorchPredictor
-from ops.classical import METHODS, classical_detector, name_of, sigma_of
+from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
 from ops.tiling import PATCH_SIZES
 from training.checkpoint import build_network, load_checkpoint
 
@@ -79,8 +79,8 @@ def main() -> None:
 def find_detectors(runs: Path, seed: int) -> Iterator[tuple[str, Predictor]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for method in METHODS:
-        sigma = sigma_of(method, {})
-        yield name_of(method, sigma), DetectorPredictor(classical_detector(method, sigma), device)
+        sigma = choose_sigma(method, {})
+        yield baseline_name(method, sigma), DetectorPredictor(classical_detector(method, sigma), device)
     for name, run, _, align in NETWORKS:
         for best in (runs / f"{run}_seed{seed}").glob("*_best.pth"):
             content = load_checkpoint(best)
@@ -104,8 +104,10 @@ def make_shifted(number: int, shift: Shift, length: float) -> np.ndarray:
     pattern = draw_pattern(generator, STRIP_SIZE)
     shifts = [np.zeros((STRIP_SIZE[0], 2)), *(shift(generator, length) for _ in range(2))]
     exposures = [draw_exposure(generator, STRIP_SIZE) for _ in shifts]
-    seen = (see(move_rows(pattern, rows), STRIP_SIZE) for rows in shifts)
-    return np.stack([develop(light(plane, exposure), exposure, generator) for plane, exposure in zip(seen, exposures)])
+    seen = (sample_to_sensor(move_rows(pattern, rows), STRIP_SIZE) for rows in shifts)
+    return np.stack(
+        [add_sensor_noise(apply_exposure(plane, exposure), exposure, generator) for plane, exposure in zip(seen, exposures)]
+    )
 
 
 def limit_of(scores: list[np.ndarray]) -> float:
@@ -126,7 +128,7 @@ def draw(rates: dict[tuple[str, str], list[float]], names: list[str]) -> None:
         axis.grid(alpha=0.3)
     figure.axes[0].set(ylabel=f"false alarms per strip ({FLOOR:g} stands for none)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    with replace_file(PICTURE) as temporary:
+    with atomic_write(PICTURE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 

@@ -17,20 +17,20 @@ import cv2
 import numpy as np
 
 from data.demo_strips import (
-    FINE,
     ILLUMINATION_SPREAD,
-    MARGIN,
-    NOISE_SIGMA,
     OFFSET_SPREAD,
+    OVERSAMPLING,
+    PATTERN_MARGIN,
+    SENSOR_NOISE_SIGMA,
     STRIP_SIZE,
-    develop,
+    add_sensor_noise,
+    apply_exposure,
     draw_exposure,
     draw_pattern,
-    light,
-    see,
+    sample_to_sensor,
 )
-from evaluation.matching import place_of
-from gaussian import GREY_LEVELS, REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2, paint_point
+from evaluation.matching import region_of
+from gaussian import MAX_GREY, REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2, paint_point
 from ops.tiling import PATCH_SIZES
 
 SUITE_SEED = 604_171_983  # of the suite alone: what is trained, chosen or calibrated has other seeds
@@ -74,7 +74,7 @@ class Amounts:
     gain: float = 0.0  # each channel's gain is 1 +- this
     offset: float = 0.0  # grey levels
     illumination: float = 0.0  # grey levels
-    noise_sigma: tuple[float, float] = NOISE_SIGMA  # grey levels, drawn for each channel
+    noise_sigma: tuple[float, float] = SENSOR_NOISE_SIGMA  # grey levels, drawn for each channel
     shift: float = 0.0  # pixels in y and in x, the largest constant shift of a reference
     wander: float = 0.0  # pixels, the largest shift that comes and goes along the strip
     striped: bool = False
@@ -193,11 +193,11 @@ def _shoot_part(part: Part, level: str, generator: np.random.Generator, image_si
         factors = generator.uniform(*STRIPE_FACTOR, len(part.stripes))
         exposure = draw_exposure(generator, image_size, amounts.gain, amounts.offset, amounts.illumination, amounts.noise_sigma)
         pattern = _add_stripes(part.pattern, part.stripes, factors)
-        lit = light(see(move_rows(pattern, shift), image_size), exposure)
+        lit = apply_exposure(sample_to_sensor(move_rows(pattern, shift), image_size), exposure)
         for point in part.points:
             if channel in CHANNELS[point.presence]:
                 _paint(lit, point, _move_point(point.center, shift))
-        channels.append(develop(lit, exposure, generator))
+        channels.append(add_sensor_noise(lit, exposure, generator))
     return np.stack(channels)
 
 
@@ -228,8 +228,8 @@ def move_rows(pattern: np.ndarray, shift: np.ndarray) -> np.ndarray:
     if not shift.any():
         return pattern
     height, width = pattern.shape
-    rows = (np.arange(height) + 0.5) / FINE - 0.5 - MARGIN
-    fine_shift = [np.interp(rows, np.arange(len(shift)), along) * FINE for along in shift.T]
+    rows = (np.arange(height) + 0.5) / OVERSAMPLING - 0.5 - PATTERN_MARGIN
+    fine_shift = [np.interp(rows, np.arange(len(shift)), along) * OVERSAMPLING for along in shift.T]
     from_y, from_x = (np.arange(height) - fine_shift[0])[:, None], np.arange(width) - fine_shift[1][:, None]
     maps = from_x.astype(np.float32), np.broadcast_to(from_y, pattern.shape).astype(np.float32)
     return cv2.remap(pattern, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
@@ -253,7 +253,7 @@ def _draw_stripes(generator: np.random.Generator, image_size: tuple[int, int]) -
         first, line = generator.uniform(0, image_size[along] - length), generator.uniform(0, image_size[1 - along])
         spans = {1 - along: (line, line + generator.uniform(*STRIPE_WIDTH)), along: (first, first + length)}
         if generator.integers(2):
-            spans[along] = (-MARGIN - 1, image_size[along] + MARGIN)
+            spans[along] = (-PATTERN_MARGIN - 1, image_size[along] + PATTERN_MARGIN)
         strength = generator.choice([-1.0, 1.0]) * generator.uniform(*STRIPE_STRENGTH)
         stripes.append(Stripe(*zip(spans[0], spans[1]), strength))
     return tuple(stripes)
@@ -272,7 +272,7 @@ def _add_stripes(pattern: np.ndarray, stripes: tuple[Stripe, ...], factors: np.n
 def _cover(start: float, stop: float, length: int) -> np.ndarray:
     """How much of each of `length` fine pixels lies between two places in camera pixels along one axis, 0-1."""
     pixels = np.arange(length)
-    start, stop = ((value + 0.5 + MARGIN) * FINE for value in (start, stop))
+    start, stop = ((value + 0.5 + PATTERN_MARGIN) * OVERSAMPLING for value in (start, stop))
     return np.clip(np.minimum(pixels + 1, stop) - np.maximum(pixels, start), 0, 1)
 
 
@@ -285,7 +285,7 @@ def _calculate_bounds(
     bounds = []
     for side in (-1, 1):
         factors = np.where(side * strengths > 0, STRIPE_FACTOR[1], STRIPE_FACTOR[0])
-        seen = see(_add_stripes(pattern, stripes, factors), image_size)
+        seen = sample_to_sensor(_add_stripes(pattern, stripes, factors), image_size)
         bounds.append((1 + side * amounts.gain) * seen + side * spread)
     return bounds[0], bounds[1]
 
@@ -320,7 +320,7 @@ def _find_center(
     """A centre (y, x) in such a place, far from `others`, and the amplitude, its sign changed where only that one fits."""
     for _ in range(MOST_TRIES):
         center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
-        if place_of(center, image_size, PATCH_SIZES["strip"]) != place or any(
+        if region_of(center, image_size, PATCH_SIZES["strip"]) != place or any(
             np.hypot(*np.subtract(center, other)) < SMALLEST_DISTANCE for other in others
         ):
             continue
@@ -336,7 +336,7 @@ def _fits(center: tuple[float, float], amplitude: float, bounds: tuple[np.ndarra
     """Whether a peak is never clipped, on whichever pixel next to its centre (y, x) a shift puts it."""
     pixels = tuple(slice(int(value), int(value) + 2) for value in center)
     darkest, brightest = bounds[0][pixels].min(), bounds[1][pixels].max()
-    return bool(min(darkest, darkest + amplitude) >= 0 and max(brightest, brightest + amplitude) <= GREY_LEVELS)
+    return bool(min(darkest, darkest + amplitude) >= 0 and max(brightest, brightest + amplitude) <= MAX_GREY)
 
 
 def _paint(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
@@ -351,7 +351,7 @@ def draw_levels(number: int, rows: int, seed: int = SUITE_SEED) -> np.ndarray:
         strip = make_suite_strip(level, number, 0, seed, STRIP_SIZE)
         target, difference = strip.image[TARGET, :rows], np.abs(strip.image[TARGET] - strip.image[REF1])[:rows]
         for name, plane in ((level, target), ("|T-R1| x4", 4 * difference)):
-            panel = cv2.cvtColor(np.clip(plane, 0, GREY_LEVELS).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+            panel = cv2.cvtColor(np.clip(plane, 0, MAX_GREY).astype(np.uint8), cv2.COLOR_GRAY2BGR)
             panel = cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
             for point in strip.points if plane is target else ():
                 if point.presence == "T":

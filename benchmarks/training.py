@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from common.distributed import Processes
+from common.distributed import ProcessGroup
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.folder import StripFile
 from data.image_files import open_channels
@@ -52,7 +52,7 @@ class OurLoop:
         settings = TrainingSettings.from_values(vars(arguments))
         choose_algorithms(settings)
         task, folder = StripTask(settings, dataset, device), RunFolder(settings.checkpoint_path, "benchmark")
-        self.training = Training(task, settings, Processes(device), folder)
+        self.training = Training(task, settings, ProcessGroup(device), folder)
         self.network, self.optimizer = self.training.network, self.training.optimizer
         self.patches = task.samples
 

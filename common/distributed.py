@@ -21,7 +21,7 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """This process among `count`, and the device that it computes on. Process 0 alone prints and writes files."""
 
     device: torch.device
@@ -30,13 +30,13 @@ class Processes:
     control: distributed.ProcessGroup | None = None  # for what the processes tell each other; gradients have a group of their own
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     @property
     def hides_progress(self) -> bool | None:
         """For `disable` of a progress bar: only the first process draws any, and that only on a terminal (None)."""
-        return None if self.is_first else True
+        return None if self.is_main else True
 
     def share(self, items: list) -> list:
         """This process's part of a list; the parts may differ by one in length."""
@@ -50,7 +50,7 @@ class Processes:
         distributed.all_gather_object(values, value, group=self.control)
         return values
 
-    def largest(self, number: int) -> int:
+    def max_over_ranks(self, number: int) -> int:
         """The largest of everybody's numbers, on every process; quicker than `gather`, and without waiting for a GPU."""
         if self.count == 1:
             return number
@@ -58,43 +58,43 @@ class Processes:
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX, group=self.control)
         return int(tensor)
 
-    def take_from_first(self, tensors: list[torch.Tensor]) -> None:
+    def broadcast_from_main(self, tensors: list[torch.Tensor]) -> None:
         """Overwrite tensors on the processes' devices with those of the first process."""
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
-    def from_first(self, function: Callable[[], Result]) -> Result:
+    def run_on_main(self, function: Callable[[], Result]) -> Result:
         """What `function` gives on the first process, on every process. If it fails there, the others end without a word."""
         if self.count == 1:
             return function()
         answer = [FAILED, None]
         try:
-            if self.is_first:
+            if self.is_main:
                 answer = ["done", function()]
         finally:
             distributed.broadcast_object_list(answer, src=0, group=self.control)
         if answer[0] == FAILED:
-            self.leave()
+            self.exit_quietly()
         return answer[1]
 
-    def refuse(self, text: str) -> None:
+    def abort(self, text: str) -> None:
         """End all processes with a `UserError`, which the first one alone raises. All of them must call it."""
-        if self.is_first:
+        if self.is_main:
             raise UserError(text)
-        self.leave()
+        self.exit_quietly()
 
     @staticmethod
-    def leave() -> None:
+    def exit_quietly() -> None:
         """End this process without a word: the first one says why. Not as a failure, or torchrun would interrupt it at that."""
         sys.exit(0)
 
 
-ALONE = Processes(torch.device("cpu"))
+SINGLE_PROCESS = ProcessGroup(torch.device("cpu"))
 
 
 @contextmanager
-def join_processes(gpu_id: int | None) -> Iterator[Processes]:
+def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
     """The processes that torchrun started, joined for the block; without torchrun this process alone.
 
     Raises `UserError` for a GPU that is not there, and when another process is lost.
@@ -103,14 +103,14 @@ def join_processes(gpu_id: int | None) -> Iterator[Processes]:
         device = choose_device(gpu_id)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        yield Processes(device)
+        yield ProcessGroup(device)
         return
     device = _device_of_its_own(gpu_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     control = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    processes = Processes(device, distributed.get_rank(), distributed.get_world_size(), control)
+    processes = ProcessGroup(device, distributed.get_rank(), distributed.get_world_size(), control)
     left = control if device.type == "cuda" else None  # all groups; but NCCL's waits for the others, so not after a failure
     try:
         yield processes
@@ -118,7 +118,7 @@ def join_processes(gpu_id: int | None) -> Iterator[Processes]:
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
-        processes.refuse(f"another process of this training has ended ({one_line(error, 120)}); --resume goes on")
+        processes.abort(f"another process of this training has ended ({one_line(error, 120)}); --resume goes on")
     finally:
         distributed.destroy_process_group(left)
 

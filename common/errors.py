@@ -22,24 +22,24 @@ class Stopped(KeyboardInterrupt):
 
 
 @dataclass
-class HeldSignal:
+class DeferredSignal:
     """The number of the signal that arrived while signals were held, 0 for none."""
 
     number: int = 0
 
 
-_held: HeldSignal | None = None  # while signals are held
+_held: DeferredSignal | None = None  # while signals are held
 _received = 0  # the last signal's number: Python swallows what is raised in the middle of its own housekeeping
 
 
 @contextmanager
-def hold_signals() -> Iterator[HeldSignal]:
+def defer_signals() -> Iterator[DeferredSignal]:
     """Ctrl-C and SIGTERM wait until the end of the (outermost) block: what is inside happens whole or not at all."""
     global _held
     if _held is not None:
         yield _held
         return
-    _held = held = HeldSignal()
+    _held = held = DeferredSignal()
     try:
         yield held
     finally:
@@ -55,7 +55,7 @@ def one_line(error: Exception, longest: int = 200) -> str:
 
 
 @contextmanager
-def about(what: Path | str) -> Iterator[None]:
+def prefix_errors(what: Path | str) -> Iterator[None]:
     """Puts the name of a file (or flag) in front of every `UserError` raised inside."""
     try:
         yield

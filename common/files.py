@@ -11,7 +11,7 @@ from common.errors import UserError
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or is removed after an error.
 
     Makes the folder. Raises `UserError` where the file system refuses.

@@ -16,7 +16,7 @@ from gaussian import REF1, REF2, WITH_BOTH, WITH_REF1, WITH_REF2
 BANK_SIZE = 2**18  # standard normals, drawn once: fresh ones take longer than all the rest of a sample, more would leave the cache
 BANK_SEED = 20
 CUBIC = -0.5  # of the interpolating cubic: Keys's, which has the smallest error
-DIFFERENCE_GAIN = 2.0  # sigma of (a - b) between neighbours of the difference of two channels, of the noise of each
+NEIGHBOUR_DIFFERENCE_GAIN = 2.0  # sigma of (a - b) between neighbours of the difference of two channels, of the noise of each
 MAD_TO_SIGMA = 1.4826  # of a normal distribution: sigma per median absolute deviation
 NOISE_ROWS = 16  # every sixteenth row says enough of a patch's noise
 
@@ -27,7 +27,7 @@ STRIPE_PRESENCES = ((REF1,), (REF2,), WITH_REF1, WITH_REF2)  # besides all chann
 
 
 @dataclass(frozen=True)
-class Nuisances:
+class AugmentationSettings:
     """How much the channels of a good patch may differ. The severity of a patch, 0-1, multiplies what says so."""
 
     shift: float = 0.3  # pixels in y and x, times severity; a reference that was registered is still off by this much
@@ -60,45 +60,47 @@ def shuffle_channels(image: np.ndarray, generator: np.random.Generator) -> np.nd
     return shuffled
 
 
-def disturb(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+def augment(image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator) -> None:
     """Make three shots of a good patch (3, h, w) out of three that are alike: stripes, then place, light and noise of each."""
     severity = generator.random()
     if generator.random() < amounts.stripe_share:
         add_stripes(image, amounts, generator)
     displace(image, amounts, severity, generator)
-    relight(image, amounts, severity, generator)
+    jitter_illumination(image, amounts, severity, generator)
     add_noise(image, amounts, generator)
 
 
-def add_stripes(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+def add_stripes(image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator) -> None:
     """Bright or dark lines of the part, of another strength in each channel that has them."""
     count = generator.integers(amounts.stripe_count[0], amounts.stripe_count[1] + 1)
     for chances in generator.random((count, 14)).tolist():
         which, where, sign, strength = chances[:4]
         channels = WITH_BOTH if which < amounts.stripe_everywhere else STRIPE_PRESENCES[int(len(STRIPE_PRESENCES) * where)]
-        strength = between(amounts.stripe_strength, strength) * (1 if sign < 0.5 else -1)
+        strength = lerp(amounts.stripe_strength, strength) * (1 if sign < 0.5 else -1)
         place, cover = _draw_stripe(image.shape[1:], amounts, chances[7:])
         for channel, share in zip(channels, chances[4:7]):
             under = image[channel, *place]
-            under += np.float32(strength * between(amounts.stripe_factor, share)) * cover
+            under += np.float32(strength * lerp(amounts.stripe_factor, share)) * cover
 
 
-def displace(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+def displace(image: np.ndarray, amounts: AugmentationSettings, severity: float, generator: np.random.Generator) -> None:
     """Move each reference against Target, and sometimes parts of both, by cubic interpolation; the border is repeated."""
     shifts = generator.uniform(-amounts.shift, amounts.shift, (2, 2)) * severity
     for channel, shift in zip((REF1, REF2), shifts):
-        move(image[channel], shift)
+        shift_plane(image[channel], shift)
     if generator.random() < amounts.wobble_share:
-        wobble(image[REF1:], amounts, severity, generator)
+        elastic_displacement(image[REF1:], amounts, severity, generator)
 
 
-def move(plane: np.ndarray, shift: np.ndarray) -> None:
+def shift_plane(plane: np.ndarray, shift: np.ndarray) -> None:
     """Move a plane (h, w) in place by `shift` (y, x), within a pixel: down and to the right. The border is repeated."""
     kernel_y, kernel_x = map(_cubic_kernel, shift.tolist())
     cv2.sepFilter2D(plane, -1, kernel_x, kernel_y, plane, borderType=cv2.BORDER_REPLICATE)
 
 
-def wobble(references: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+def elastic_displacement(
+    references: np.ndarray, amounts: AugmentationSettings, severity: float, generator: np.random.Generator
+) -> None:
     """Move parts of both references (2, h, w) in place by one smooth displacement. What one of them alone does not share with
     Target is no defect anyway; what neither does, because Target's edges lie elsewhere, looks like one.
     """
@@ -111,12 +113,12 @@ def wobble(references: np.ndarray, amounts: Nuisances, severity: float, generato
         plane[...] = cv2.remap(plane, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: np.random.Generator) -> None:
+def jitter_illumination(image: np.ndarray, amounts: AugmentationSettings, severity: float, generator: np.random.Generator) -> None:
     """Give each channel its own gain, offset and slow illumination, a sum of a wave along y and a slope across x."""
     count, height, width = image.shape
     gain, offset, slope = generator.uniform(-1, 1, (3, count, 1)) * severity
     periods, phase = generator.random((2, count, 1))
-    angles = 2 * np.pi * (between(amounts.illumination_periods, periods) / height * np.arange(height) + phase)
+    angles = 2 * np.pi * (lerp(amounts.illumination_periods, periods) / height * np.arange(height) + phase)
     rows = amounts.offset * offset + amounts.illumination / 2 * severity * np.sin(angles)
     columns = amounts.illumination / 2 * slope * (np.arange(width) * (2 / (width - 1)) - 1)
     rows, columns = rows.astype(np.float32)[:, :, None], columns.astype(np.float32)
@@ -124,7 +126,7 @@ def relight(image: np.ndarray, amounts: Nuisances, severity: float, generator: n
         cv2.scaleAdd(plane, factor, along_y + along_x, plane)
 
 
-def add_noise(image: np.ndarray, amounts: Nuisances, generator: np.random.Generator) -> None:
+def add_noise(image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator) -> None:
     """Normal noise, of its own sigma in each channel. A quiet camera may be out of place, so the severity is its own."""
     sigma = generator.uniform(0, amounts.noise) * generator.random()
     sigmas = sigma * generator.uniform(*amounts.noise_factor, len(image))
@@ -141,16 +143,18 @@ def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
     difference = one[::NOISE_ROWS] - other[::NOISE_ROWS]
     steps = np.abs(difference[:, 1:] - difference[:, :-1]).ravel()
     middle = len(steps) // 2
-    return MAD_TO_SIGMA / DIFFERENCE_GAIN * float(np.partition(steps, middle)[middle])
+    return MAD_TO_SIGMA / NEIGHBOUR_DIFFERENCE_GAIN * float(np.partition(steps, middle)[middle])
 
 
-def _draw_stripe(size: tuple[int, int], amounts: Nuisances, chances: list[float]) -> tuple[tuple[slice, slice], np.ndarray]:
+def _draw_stripe(
+    size: tuple[int, int], amounts: AugmentationSettings, chances: list[float]
+) -> tuple[tuple[slice, slice], np.ndarray]:
     """Which part of a patch (h, w) a stripe may cover, and how much of each pixel there, float32 0-1, from seven numbers 0-1."""
     straight, whole, turn, width, length, *middle = chances
     angle = math.pi / 2 * (turn < 0.5) if straight < amounts.stripe_straight else math.pi * turn
     along_y, along_x = math.sin(angle), math.cos(angle)
-    half_width = between(amounts.stripe_width, width) / 2
-    half_length = sum(size) if whole < amounts.stripe_whole else between(amounts.stripe_length, length) / 2
+    half_width = lerp(amounts.stripe_width, width) / 2
+    half_length = sum(size) if whole < amounts.stripe_whole else lerp(amounts.stripe_length, length) / 2
     middle = [share * side for share, side in zip(middle, size)]
     reach = [abs(one) * half_length + abs(other) * half_width + 1 for one, other in ((along_y, along_x), (along_x, along_y))]
     place = tuple(slice(max(int(at - away), 0), int(max(at + away, 0)) + 1) for at, away in zip(middle, reach))
@@ -177,7 +181,7 @@ def _bank(longest: int) -> np.ndarray:
     return bank
 
 
-def between(bounds: tuple[float, float], share: float | np.ndarray) -> float | np.ndarray:
+def lerp(bounds: tuple[float, float], share: float | np.ndarray) -> float | np.ndarray:
     """What lies at a share, 0-1, of the way from one bound to the other."""
     return bounds[0] + share * (bounds[1] - bounds[0])
 

@@ -15,10 +15,10 @@ STRIP_SIZE = (976, 176)  # (height, width) in pixels
 GAIN_SPREAD = 0.08  # each channel's gain is 1 +- this
 OFFSET_SPREAD = 6.0  # grey levels
 ILLUMINATION_SPREAD = 5.0  # grey levels; one slow wave along the strip and a slope across it
-NOISE_SIGMA = (1.5, 3.0)  # grey levels, drawn for each channel
+SENSOR_NOISE_SIGMA = (1.5, 3.0)  # grey levels, drawn for each channel
 REFERENCE_SHIFT = 0.4  # pixels in y and x, each reference against Target
-FINE = 3  # fine pixels per camera pixel along each axis
-MARGIN = 4  # camera pixels drawn beyond the strip on every side, for the shifts
+OVERSAMPLING = 3  # fine pixels per camera pixel along each axis
+PATTERN_MARGIN = 4  # camera pixels drawn beyond the strip on every side, for the shifts
 
 _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a fine pixel
 
@@ -44,44 +44,46 @@ def make_strip_and_shifts(
     """A strip of `make_strip`, and by how many pixels (y, x) each channel shows the pattern off its place in Target."""
     pattern = draw_pattern(generator, image_size)
     shifts = [(0.0, 0.0), *generator.uniform(-REFERENCE_SHIFT, REFERENCE_SHIFT, (2, 2))]
-    return np.stack([shoot(pattern, generator, image_size, shift) for shift in shifts]), shifts
+    return np.stack([render_channel(pattern, generator, image_size, shift) for shift in shifts]), shifts
 
 
 def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """What the part looks like: grey levels, float32, on the fine grid with MARGIN around it."""
-    height, width = ((length + 2 * MARGIN) * FINE for length in image_size)
+    """What the part looks like: grey levels, float32, on the fine grid with PATTERN_MARGIN around it."""
+    height, width = ((length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in image_size)
     conductor = np.zeros((height, width), np.uint8)
     for top, bottom in _sections(generator, height):
         draw = _FAMILIES[generator.integers(len(_FAMILIES))]
         draw(generator, conductor[top:bottom])
         if top:
-            bar = int(generator.integers(3, 9)) * FINE
+            bar = int(generator.integers(3, 9)) * OVERSAMPLING
             conductor[top : top + bar] = 255 * int(generator.integers(2))
-    coverage = cv2.GaussianBlur(_roughen(generator, conductor), (0, 0), 0.5 * FINE).astype(np.float32) / 255
+    coverage = cv2.GaussianBlur(_roughen(generator, conductor), (0, 0), 0.5 * OVERSAMPLING).astype(np.float32) / 255
     substrate = generator.uniform(60, 100) + _grain(generator, (height, width), generator.uniform(3, 6), stretch=1.0)
     metal = generator.uniform(150, 190) + _grain(generator, (height, width), generator.uniform(5, 10), stretch=5.0)
     edge = 4 * coverage * (1 - coverage)  # etched flanks reflect less
     levels = substrate + coverage * (metal - substrate) - generator.uniform(10, 30) * edge
-    return cv2.GaussianBlur(levels, (0, 0), 0.45 * FINE)
+    return cv2.GaussianBlur(levels, (0, 0), 0.45 * OVERSAMPLING)
 
 
-def shoot(
+def render_channel(
     pattern: np.ndarray, generator: np.random.Generator, image_size: tuple[int, int], shift: tuple[float, float]
 ) -> np.ndarray:
     """One channel (H, W), grey levels 0-255: the pattern moved by `shift` (y, x) pixels, lit, amplified and with noise."""
     exposure = draw_exposure(generator, image_size)
-    return develop(light(see(move(pattern, shift), image_size), exposure), exposure, generator)
+    return add_sensor_noise(
+        apply_exposure(sample_to_sensor(shift_pattern(pattern, shift), image_size), exposure), exposure, generator
+    )
 
 
-def move(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+def shift_pattern(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """A pattern on the fine grid, moved by `shift` (y, x) camera pixels: down and to the right."""
-    matrix = np.float32([[1, 0, shift[1] * FINE], [0, 1, shift[0] * FINE]])
+    matrix = np.float32([[1, 0, shift[1] * OVERSAMPLING], [0, 1, shift[0] * OVERSAMPLING]])
     return cv2.warpAffine(pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
-def see(pattern: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def sample_to_sensor(pattern: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """What falls on the camera's pixels, (H, W) float32 grey levels, of a pattern on the fine grid with its margin."""
-    margin = MARGIN * FINE
+    margin = PATTERN_MARGIN * OVERSAMPLING
     return cv2.resize(pattern[margin:-margin, margin:-margin], image_size[::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -91,7 +93,7 @@ def draw_exposure(
     gain_spread: float = GAIN_SPREAD,
     offset_spread: float = OFFSET_SPREAD,
     illumination_spread: float = ILLUMINATION_SPREAD,
-    noise_sigma: tuple[float, float] = NOISE_SIGMA,
+    noise_sigma: tuple[float, float] = SENSOR_NOISE_SIGMA,
 ) -> Exposure:
     """A random exposure within the given amounts, which are those of the constants of the same names."""
     height, width = image_size
@@ -102,12 +104,12 @@ def draw_exposure(
     return Exposure(gain, generator.uniform(-offset_spread, offset_spread), illumination, generator.uniform(*noise_sigma))
 
 
-def light(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
+def apply_exposure(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
     """What the camera sees (H, W), lit and amplified: float64 grey levels, not clipped yet."""
     return exposure.gain * seen + exposure.offset + exposure.illumination
 
 
-def develop(lit: np.ndarray, exposure: Exposure, generator: np.random.Generator) -> np.ndarray:
+def add_sensor_noise(lit: np.ndarray, exposure: Exposure, generator: np.random.Generator) -> np.ndarray:
     """What was lit (H, W), with the camera's noise, as float32 grey levels 0-255."""
     return np.clip(lit + generator.normal(0, exposure.noise_sigma, lit.shape), 0, 255).astype(np.float32)
 
@@ -138,7 +140,7 @@ def _vias(generator: np.random.Generator, canvas: np.ndarray) -> None:
     radius, hole = pitch * generator.uniform(0.25, 0.38), generator.uniform(0.3, 0.6)
     stagger = generator.choice([0.0, 0.5])
     phase_y, phase_x = generator.uniform(0, pitch, 2)
-    height, width = (length / FINE for length in canvas.shape)
+    height, width = (length / OVERSAMPLING for length in canvas.shape)
     for row in range(-1, int(height / pitch) + 2):
         y = phase_y + row * pitch
         if generator.uniform() < 0.3:
@@ -151,7 +153,7 @@ def _vias(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
     """Bundles of tracks that run down the section with 45 degree jogs, and pads where tracks end."""
-    height, width = (length / FINE for length in canvas.shape)
+    height, width = (length / OVERSAMPLING for length in canvas.shape)
     x = generator.uniform(-4, 8)
     while x < width + 4:
         tracks, pitch, track = int(generator.integers(1, 6)), generator.uniform(6, 12), generator.uniform(2.2, 4.5)
@@ -167,7 +169,7 @@ def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _jogging_path(generator: np.random.Generator, height: float) -> list[tuple[float, float]]:
-    """Points (y, x offset) from above the section to below it, straight down or at 45 degrees."""
+    """PointSettings (y, x offset) from above the section to below it, straight down or at 45 degrees."""
     y, x, path = -10.0, 0.0, [(-10.0, 0.0)]
     while y < height + 10:
         y += generator.uniform(25, 140)
@@ -183,7 +185,7 @@ _FAMILIES: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (_lin
 
 def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase: float) -> None:
     """Lines at `angle` degrees from vertical, `pitch` camera pixels apart, `duty` of it covered."""
-    height, width = (length / FINE for length in canvas.shape)
+    height, width = (length / OVERSAMPLING for length in canvas.shape)
     across = np.array([np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))])  # (y, x)
     along = np.array([across[1], -across[0]])
     reach = (height + width) / 2 + pitch
@@ -196,33 +198,33 @@ def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase
 def _polyline(canvas: np.ndarray, points: list[tuple[float, float]], width: float) -> None:
     """A track through points (y, x), all in camera pixels."""
     corners = np.array([_fixed_point(point) for point in points], np.int32)
-    cv2.polylines(canvas, [corners], False, 255, max(1, round(width * FINE)), cv2.LINE_AA, _SUBPIXEL_BITS)
+    cv2.polylines(canvas, [corners], False, 255, max(1, round(width * OVERSAMPLING)), cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _disc(canvas: np.ndarray, center: tuple[float, float], radius: float, value: int) -> None:
     """A filled circle at (y, x), all in camera pixels."""
-    fixed_radius = round(radius * FINE * 2**_SUBPIXEL_BITS)
+    fixed_radius = round(radius * OVERSAMPLING * 2**_SUBPIXEL_BITS)
     cv2.circle(canvas, _fixed_point(center), fixed_radius, value, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _fixed_point(point: tuple[float, float]) -> tuple[int, int]:
     """(y, x) in camera pixels to OpenCV's (x, y) in sixteenths of a fine pixel."""
-    y, x = (round(float(value) * FINE * 2**_SUBPIXEL_BITS) for value in point)
+    y, x = (round(float(value) * OVERSAMPLING * 2**_SUBPIXEL_BITS) for value in point)
     return x, y
 
 
 def _roughen(generator: np.random.Generator, conductor: np.ndarray) -> np.ndarray:
     """Edges as etching leaves them: every point moved by a fraction of a camera pixel, neighbours together."""
     y, x = np.indices(conductor.shape, dtype=np.float32)
-    amount = generator.uniform(0.1, 0.3) * FINE
-    move_y, move_x = (_smooth_noise(generator, conductor.shape, 1.5 * FINE, 1.5 * FINE) * amount for _ in range(2))
+    amount = generator.uniform(0.1, 0.3) * OVERSAMPLING
+    move_y, move_x = (_smooth_noise(generator, conductor.shape, 1.5 * OVERSAMPLING, 1.5 * OVERSAMPLING) * amount for _ in range(2))
     return cv2.remap(conductor, x + move_x, y + move_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _grain(generator: np.random.Generator, shape: tuple[int, int], sigma: float, stretch: float) -> np.ndarray:
     """Texture of the material: fine grain, longer along the strip by `stretch` (rolling marks), and slow mottling; grey levels."""
-    fine = _smooth_noise(generator, shape, 0.7 * FINE * stretch, 0.7 * FINE)
-    mottling = _smooth_noise(generator, shape, 12 * FINE, 8 * FINE)
+    fine = _smooth_noise(generator, shape, 0.7 * OVERSAMPLING * stretch, 0.7 * OVERSAMPLING)
+    mottling = _smooth_noise(generator, shape, 12 * OVERSAMPLING, 8 * OVERSAMPLING)
     return (sigma * (0.85 * fine + 0.5 * mottling)).astype(np.float32)
 
 

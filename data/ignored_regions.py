@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError, about
+from common.errors import UserError, prefix_errors
 from data.image_files import load_mask, open_all_channels
 
 DEAD_PIXEL_REACH = 2  # pixels: so far around a dead pixel a detector answers to it
@@ -38,7 +38,7 @@ class IgnoredRegions:
             self._common = self._of_all(tuple(image_size))
         if self.mask_channel is None:
             return self._common
-        with about(path):
+        with prefix_errors(path):
             channels = open_all_channels(path)
             if len(channels) <= self.mask_channel:
                 raise UserError(f"found {len(channels)} channels, expected channel {self.mask_channel} of --mask_channel")

@@ -9,9 +9,9 @@ import numpy as np
 import tifffile
 import torch
 
-from common.errors import UserError, about, one_line
+from common.errors import UserError, one_line, prefix_errors
 from data.folder import IMAGE_SUFFIXES
-from gaussian import GREY_LEVELS
+from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
@@ -28,7 +28,7 @@ def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
     The file's 0..`input_max` becomes 0..255. TIFF, PNG or JPG; 3 or 4 channels, first or last; float, uint8 or uint16. Raises
     `UserError` for anything else, and for values that are not finite or outside the range.
     """
-    with about(path):
+    with prefix_errors(path):
         channels = open_channels(path)
         _check_values(channels, input_max)
         return to_grey_levels(channels, input_max)
@@ -36,7 +36,7 @@ def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
 
 def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     """A ground truth mask: (H, W) bool, True on a defect. Raises `UserError` when it is not of `image_size` (height, width)."""
-    with about(path):
+    with prefix_errors(path):
         mask, _ = _read_file(path)
         if mask.ndim == 3 and mask.shape[2] in CHANNEL_COUNTS:
             mask = mask[:, :, :3].any(axis=2)
@@ -48,14 +48,14 @@ def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
     """Grey levels 0-255 to 0-1, float32: what the network reads, in training, PyTorch inference and ONNX Runtime alike."""
-    return np.multiply(grey_levels, 1.0 / GREY_LEVELS, dtype=np.float32)
+    return np.multiply(grey_levels, 1.0 / MAX_GREY, dtype=np.float32)
 
 
 def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
     """Pixels 0..`input_max` of any type to grey levels 0-255, as a new float32 array."""
-    if input_max == GREY_LEVELS:
+    if input_max == MAX_GREY:
         return np.array(pixels, np.float32)  # astype would give a memory-mapped array's own type, whose every slice takes long
-    return np.multiply(np.asarray(pixels), GREY_LEVELS / input_max, dtype=np.float32)
+    return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
 
 
 def open_channels(path: Path) -> np.ndarray:

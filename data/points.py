@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.augmentation import between
+from data.augmentation import lerp
 from gaussian import (
-    GREY_LEVELS,
+    MAX_GREY,
     REF1,
     REF2,
     TARGET,
@@ -23,7 +23,7 @@ BACKGROUND_PRESENCES = (WITH_REF1, WITH_REF2, WITH_BOTH, (REF1,), (REF2,))  # eq
 
 
 @dataclass(frozen=True)
-class Points:
+class PointSettings:
     """What points the robust recipe paints. Ranges are uniform, or log-uniform where it says so."""
 
     painted_share: float = 0.9  # of the patches: a network that is right on bare patterns learns little from more of them
@@ -65,7 +65,7 @@ class SpreadPoint(NamedTuple):
 
 
 def draw_points(
-    generator: np.random.Generator, amounts: Points, count: int, image_size: tuple[int, int], noise: float
+    generator: np.random.Generator, amounts: PointSettings, count: int, image_size: tuple[int, int], noise: float
 ) -> list[SpreadPoint]:
     """Up to `count` points in a patch of `image_size` (height, width) whose noise has a sigma of `noise` grey levels.
 
@@ -81,14 +81,14 @@ def draw_points(
     points = []
     spreads = chances[12:18].T.tolist()
     for contrast, sigma, center, jitter, is_flat, spread in zip(contrasts, sigmas.tolist(), centers, jitters, flat, spreads):
-        presence, factors = _spread(spread, amounts)
+        presence, factors = _assign_channels(spread, amounts)
         if center:
             places = center, *((center[0] + y, center[1] + x) for y, x in jitter)
             points.append(SpreadPoint(presence, places, tuple(sigma), tuple(contrast * factor for factor in factors), is_flat))
     return points
 
 
-def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint], amounts: Points) -> None:
+def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint], amounts: PointSettings) -> None:
     """Add points to a patch (3, h, w), in place and not clipped, and mark the defects in its mask (h, w).
 
     A defect of which clipping to 0-255 leaves too little is not marked.
@@ -110,17 +110,17 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
             mask[nearest] = 1
 
 
-def _is_visible(painted: float, added: float, amounts: Points) -> bool:
+def _is_visible(painted: float, added: float, amounts: PointSettings) -> bool:
     """Whether clipping leaves enough of what was added to a pixel, whose grey level it is afterwards."""
     change = abs(_clip(painted) - _clip(painted - added))
     return change >= max(amounts.visible_change, min(amounts.visible_share * abs(added), amounts.clearly_visible))
 
 
 def _clip(level: float) -> float:
-    return min(max(level, 0.0), GREY_LEVELS)
+    return min(max(level, 0.0), MAX_GREY)
 
 
-def _contrasts(chances: np.ndarray, amounts: Points, is_large: np.ndarray, sigmas: np.ndarray, noise: float) -> list[float]:
+def _contrasts(chances: np.ndarray, amounts: PointSettings, is_large: np.ndarray, sigmas: np.ndarray, noise: float) -> list[float]:
     """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1 for each."""
     by_level, by_noise = _log_between(amounts.contrast, chances[0]), noise * _log_between(amounts.noise_contrast, chances[0])
     contrasts = np.where(chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level)
@@ -129,7 +129,7 @@ def _contrasts(chances: np.ndarray, amounts: Points, is_large: np.ndarray, sigma
     return np.where(chances[2] < 0.5, contrasts, -contrasts).tolist()
 
 
-def _sigmas(chances: np.ndarray, amounts: Points, is_large: np.ndarray) -> np.ndarray:
+def _sigmas(chances: np.ndarray, amounts: PointSettings, is_large: np.ndarray) -> np.ndarray:
     """(count, 2): (y, x) in pixels, from three random numbers 0-1 for each point."""
     short = np.where(is_large, _log_between(amounts.large_sigma, chances[0]), _log_between(amounts.sigma, chances[0]))
     long = np.minimum(short * _log_between(amounts.elongation, chances[1]), amounts.large_sigma[1])
@@ -138,7 +138,7 @@ def _sigmas(chances: np.ndarray, amounts: Points, is_large: np.ndarray) -> np.nd
 
 
 def _draw_centers(
-    generator: np.random.Generator, amounts: Points, sigmas: list[float], image_size: tuple[int, int]
+    generator: np.random.Generator, amounts: PointSettings, sigmas: list[float], image_size: tuple[int, int]
 ) -> list[tuple[float, float] | None]:
     """A centre (y, x) for each point, by its larger sigma: apart from those before, or None where there is no room."""
     reach = np.array(image_size) + 2 * amounts.beyond_border
@@ -151,7 +151,7 @@ def _draw_centers(
     return centers
 
 
-def _spread(chances: list[float], amounts: Points) -> tuple[tuple[int, ...], list[float]]:
+def _assign_channels(chances: list[float], amounts: PointSettings) -> tuple[tuple[int, ...], list[float]]:
     """Which channels a point counts as being in, and how much of its contrast each channel has: little where a defect leaks.
 
     `chances` are six random numbers, 0-1.
@@ -161,10 +161,10 @@ def _spread(chances: list[float], amounts: Points) -> tuple[tuple[int, ...], lis
         factors = [1.0, 0.0, 0.0]
         if leaks < amounts.leak_share:
             for channel in ((REF1,), (REF2,), (REF1, REF2))[int(3 * where)]:
-                factors[channel] = between(amounts.leak, shares[0])
+                factors[channel] = lerp(amounts.leak, shares[0])
         return TARGET_ONLY, factors
     presence = BACKGROUND_PRESENCES[int(len(BACKGROUND_PRESENCES) * where)]
-    factors = [between(amounts.shared_factor, share) if channel in presence else 0.0 for channel, share in enumerate(shares)]
+    factors = [lerp(amounts.shared_factor, share) if channel in presence else 0.0 for channel, share in enumerate(shares)]
     least = amounts.shared_least * factors[TARGET]
     return presence, [max(factor, least) if channel in presence else 0.0 for channel, factor in enumerate(factors)]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data.augmentation import Nuisances, disturb, measure_noise, shuffle_channels
-from data.points import Points, draw_points, paint_points
+from data.augmentation import AugmentationSettings, augment, measure_noise, shuffle_channels
+from data.points import PointSettings, draw_points, paint_points
 from gaussian import (
-    GREY_LEVELS,
+    MAX_GREY,
     PAINTED_SHARE,
     REF1,
     STRIP_DEFECTS_RANGE,
@@ -41,26 +41,26 @@ class ClassicRecipe:
 
 @dataclass(frozen=True)
 class RobustRecipe:
-    """Nuisances in every patch, and (fewest, most) points in most of them."""
+    """AugmentationSettings in every patch, and (fewest, most) points in most of them."""
 
     num_defects_range: tuple[int, int]
-    nuisances: Nuisances = field(default_factory=Nuisances)
-    points: Points = field(default_factory=Points)
+    nuisances: AugmentationSettings = field(default_factory=AugmentationSettings)
+    points: PointSettings = field(default_factory=PointSettings)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> None:
         patch = shuffle_channels(image, generator)
-        disturb(patch, self.nuisances, generator)
+        augment(patch, self.nuisances, generator)
         if generator.random() < self.points.painted_share:
             count = int(generator.integers(self.num_defects_range[0], self.num_defects_range[1] + 1))
             noise = measure_noise(patch[TARGET], patch[REF1])
             paint_points(patch, mask, draw_points(generator, self.points, count, mask.shape, noise), self.points)
-        np.clip(patch, 0, GREY_LEVELS, out=image)
+        np.clip(patch, 0, MAX_GREY, out=image)
 
 
 CLASSIC, ROBUST = "classic", "robust"
 ROBUST_STRIP_RANGE = (30, 50)  # fewest and one more than most points of a whole strip: some fifteen defects
 RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {CLASSIC: ClassicRecipe, ROBUST: RobustRecipe}
-FLAGS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags are with a recipe, unless they are given
+RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags are with a recipe, unless they are given
     CLASSIC: {},
     ROBUST: {
         "gamma_schedule": "constant",  # a rising gamma turns from the faint points, of which there are many here
@@ -86,7 +86,7 @@ def paint_strip(recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.
     if recipe == CLASSIC:
         paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
         return
-    amounts, count = Points(), int(generator.integers(*ROBUST_STRIP_RANGE))
+    amounts, count = PointSettings(), int(generator.integers(*ROBUST_STRIP_RANGE))
     points = draw_points(generator, amounts, count, mask.shape, measure_noise(image[TARGET], image[REF1]))
     paint_points(image, mask, points, amounts)
-    np.clip(image, 0, GREY_LEVELS, out=image)
+    np.clip(image, 0, MAX_GREY, out=image)

@@ -9,11 +9,11 @@ import torch
 from tqdm import tqdm
 
 from common.device import full_precision
-from common.files import file_hash, refused_by_system, replace_file
+from common.files import atomic_write, file_hash, refused_by_system
 from data.folder import StripFile
 from data.image_files import load_image, to_batch
-from data.verify import GoodFiles
-from gaussian import GREY_LEVELS
+from data.verify import VerifiedFiles
+from gaussian import MAX_GREY
 from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"
@@ -32,7 +32,7 @@ class StripAligner:
         """(3, H, W) grey levels to the same, which may leave 0-255 where the references were matched, and (2, MEASURES)."""
         with full_precision():
             strips, measures = self.alignment(to_batch(image, self.device))
-        return (strips[0] * GREY_LEVELS).cpu().numpy(), measures[0].cpu().numpy()
+        return (strips[0] * MAX_GREY).cpu().numpy(), measures[0].cpu().numpy()
 
 
 def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device) -> list[Path]:
@@ -46,7 +46,7 @@ def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder:
     how = f"--align {mode} of {code}, input_max {input_max:g}"
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    known = GoodFiles(folder / KNOWN)
+    known = VerifiedFiles(folder / KNOWN)
     copies = [folder / strip.relative.with_suffix(".tiff") for strip in strips]
     try:
         for strip, copy in zip(tqdm(strips, desc="aligning strips", unit="strip", disable=None, leave=False), copies):
@@ -62,6 +62,6 @@ def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder:
 def _write_copy(strip: StripFile, copy: Path, aligner: StripAligner, input_max: float) -> list:
     """Returns no facts."""
     image, _ = aligner(load_image(strip.path, input_max))
-    with replace_file(copy) as temporary:
+    with atomic_write(copy) as temporary:
         tifffile.imwrite(temporary, image, photometric="minisblack", planarconfig="separate")
     return []

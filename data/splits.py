@@ -9,11 +9,11 @@ import numpy as np
 
 from common.errors import UserError
 from data.folder import GOOD, StripFile, list_strips, split_beside
-from data.verify import GoodFiles, inspect_strips
+from data.verify import VerifiedFiles, verify_strips
 
 CHECKED = ".checked_strips.json"  # beside the checkpoints: what the last check found, so that the next start is fast
 SHARE = 10  # one strip in so many
-SEED = 20_000  # of its own, so that runs with different seeds validate on the same pictures
+HELD_OUT_SEED = 20_000  # of its own, so that runs with different seeds validate on the same pictures
 PAINTED = "painted"  # the kind of a set-aside strip with defects
 
 
@@ -51,7 +51,7 @@ def find_dataset(
     """
     started = time.perf_counter()
     groups, size, problems = {}, None, []
-    good_files = GoodFiles(notes / CHECKED)
+    good_files = VerifiedFiles(notes / CHECKED)
     try:
         for split in ("train", "valid", "test"):
             folder = training_path if split == "train" else split_beside(training_path, split)
@@ -59,10 +59,10 @@ def find_dataset(
             if folder is None:
                 continue
             strips = list_strips(folder, img_format, use_masks=use_masks and split != "train")
-            inspection = inspect_strips(strips, input_max, patch, size, good_files)
-            size = size or inspection.image_size
-            groups[split] = inspection.usable
-            problems += inspection.problems
+            verification = verify_strips(strips, input_max, patch, size, good_files)
+            size = size or verification.image_size
+            groups[split] = verification.usable
+            problems += verification.problems
     finally:
         good_files.save()
     if problems:
@@ -87,12 +87,18 @@ def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], li
     if len(strips) < 2:
         return strips, []
     count = max(1, len(strips) // SHARE)
-    chosen = set(np.random.default_rng(SEED).permutation(len(strips))[:count].tolist())
+    chosen = set(np.random.default_rng(HELD_OUT_SEED).permutation(len(strips))[:count].tolist())
     validation = []
     for number in sorted(chosen):
         strip = strips[number]
         validation.append(replace(strip, relative=Path(GOOD) / strip.relative, kind=GOOD))
         validation.append(
-            replace(strip, relative=Path(PAINTED) / strip.relative, kind=PAINTED, painted_with=(SEED, number), painted_by=recipe)
+            replace(
+                strip,
+                relative=Path(PAINTED) / strip.relative,
+                kind=PAINTED,
+                painted_with=(HELD_OUT_SEED, number),
+                painted_by=recipe,
+            )
         )
     return [strip for number, strip in enumerate(strips) if number not in chosen], validation

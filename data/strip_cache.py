@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import about
+from common.errors import prefix_errors
 from data.image_files import open_channels
 
 MAPS_KEPT = 256  # memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
@@ -57,7 +57,7 @@ class SharedStrips:
     """
 
     def __init__(self, count: int, example: Path):
-        with about(example):
+        with prefix_errors(example):
             channels = open_channels(example)
         if isinstance(channels, np.memmap):
             count = 0  # the data set needs no decoding

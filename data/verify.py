@@ -10,18 +10,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.errors import UserError, about
-from common.files import replace_file
+from common.errors import UserError, prefix_errors
+from common.files import atomic_write
 from data.folder import StripFile
 from data.image_files import load_image, load_mask
-from gaussian import GREY_LEVELS
+from gaussian import MAX_GREY
 from ops.tiling import tile_positions
 
-ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels and back
+RANGE_ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels and back
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Verification:
     """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one."""
 
     image_size: tuple[int, int] | None
@@ -29,7 +29,7 @@ class Inspection:
     problems: list[str]
 
 
-class GoodFiles:
+class VerifiedFiles:
     """What is known of files that were read without a problem: valid while path, size and time of change stay the same.
 
     `unchanged` are the files, masks included, that were not read again. What is known is in the JSON file `path` (None: only in
@@ -47,7 +47,7 @@ class GoodFiles:
 
     def facts(self, path: Path, asked: str, count: int, read: Callable[[], list]) -> list:
         """The `count` facts that `read` says about the file, from memory where it was asked the same of the same file before."""
-        with about(path):
+        with prefix_errors(path):
             try:
                 status = path.stat()
             except OSError as error:
@@ -63,17 +63,17 @@ class GoodFiles:
 
     def save(self) -> None:
         """Write `path` anew. Raises `UserError` where the file system refuses."""
-        with replace_file(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_text(json.dumps(self._facts))
 
 
-def inspect_strips(
+def verify_strips(
     strips: list[StripFile],
     input_max: float,
     patch: int = 1,
     image_size: tuple[int, int] | None = None,
-    good_files: GoodFiles | None = None,
-) -> Inspection:
+    good_files: VerifiedFiles | None = None,
+) -> Verification:
     """Load every strip and its mask, in parallel, without keeping them; not those that `good_files` knows, which learns the others.
 
     A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller than a patch, of another
@@ -82,7 +82,7 @@ def inspect_strips(
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_mask = any(strip.mask for strip in strips)
-    good_files = good_files or GoodFiles()
+    good_files = good_files or VerifiedFiles()
 
     def read(path: Path) -> list:
         image = load_image(path, input_max)
@@ -91,7 +91,7 @@ def inspect_strips(
     def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
         try:
             height, width, highest = good_files.facts(strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path))
-            with about(strip.path):
+            with prefix_errors(strip.path):
                 tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
                     raise UserError("found another image of that name, expected names that differ without their suffix")
@@ -115,12 +115,12 @@ def inspect_strips(
     problems += [f"{strip.path}: found {size} (height, width), expected {expected}" for strip, size, _ in facts if size != expected]
     usable = [strip for strip, size, _ in facts if size == expected]
     if facts:
-        _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / GREY_LEVELS, input_max, facts[0][0].path.parent)
-    return Inspection(expected, usable, problems)
+        _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / MAX_GREY, input_max, facts[0][0].path.parent)
+    return Verification(expected, usable, problems)
 
 
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:
-    if highest <= 1 + ROUNDING and input_max > 1:
+    if highest <= 1 + RANGE_ROUNDING and input_max > 1:
         raise UserError(
             f"{folder}: found no value above {highest:g} in the whole data set, expected 0 to {input_max:g}: "
             "data of the range 0 to 1 need a training with --input_max 1"

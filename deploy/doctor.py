@@ -14,14 +14,14 @@ import onnxruntime
 import torch
 
 from common.errors import UserError, one_line
-from deploy.metadata import table_of
+from deploy.metadata import format_table
 from deploy.nvidia import Driver, cuda_version, cudnn_version, find_driver, tensorrt_version
 from deploy.session import PROVIDERS, SessionSettings, create_session, missing_library, require_placed
 
 GPU_WHEEL = "onnxruntime-gpu"
 # where the driver's second library is missing; CUDA itself needs only the first one
 NO_NVML = "unknown version (NVML does not answer; in a container it needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
-TOLERANCE = 1e-4  # of the tiny graph's answer
+PROBE_TOLERANCE = 1e-4  # of the tiny graph's answer
 TO_DO = {
     "cpu": "install ONNX Runtime anew",
     "cuda": f"install CUDA {onnxruntime.cuda_version or '13'} and cuDNN 9, which a torch built for that CUDA brings along",
@@ -41,7 +41,7 @@ class Finding:
 def diagnose() -> int:
     """Print everything and what to do about it; returns the exit code: 0 when what this machine can offer works."""
     findings = examine()
-    print(table_of({finding.about: finding.found for finding in findings}))
+    print(format_table({finding.about: finding.found for finding in findings}))
     wrong = [finding for finding in findings if finding.to_do]
     for finding in wrong:
         print(f"error: {finding.about}: {finding.found}; {finding.to_do}", file=sys.stderr)
@@ -76,7 +76,7 @@ def why_not(device: str) -> str:
         return f"{one_line(error)} ({missing_library(device)})" if device != "cpu" else one_line(error)
     expected = np.lib.stride_tricks.sliding_window_view(strip, weights.shape).sum(axis=(4, 5, 6, 7))
     error = float(np.abs(answer - expected).max())
-    return "" if error < TOLERANCE else f"its answers are off by {error:.2g}"
+    return "" if error < PROBE_TOLERANCE else f"its answers are off by {error:.2g}"
 
 
 def _of_driver(driver: Driver | None) -> Finding:

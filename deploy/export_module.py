@@ -14,12 +14,12 @@ from ops.detector import AligningDetector
 
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}  # --input, and the tensor's type
 OUTPUTS = {"heatmap": "output", "score": "score", "detections": "detections", "alignment": "alignment"}  # and the tensor's name
-CHANNELS = (3, 4)  # that a strip may come in with; only the first three count
+INPUT_CHANNELS = (3, 4)  # that a strip may come in with; only the first three count
 UINT8_MAX = 255.0
 MOST_DETECTIONS = 100  # of a strip: one with more needs no list
 CANDIDATES = 4 * MOST_DETECTIONS  # that are looked at, before of each plateau one is left
 DETECTION_COLUMNS = ("y", "x", "heatmap")
-NOTHING = -1.0  # y and x of the rows beyond a strip's last detection
+NO_DETECTION = -1.0  # y and x of the rows beyond a strip's last detection
 
 
 class StripGraph(nn.Module):
@@ -51,7 +51,7 @@ class StripGraph(nn.Module):
 
     def forward(self, images: torch.Tensor, threshold: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         images = images if int(images.shape[1]) == 3 else images[:, :3]  # a slice of all would be a copy
-        heatmap, measures = self.detector.look(self.to_unit_range(images))
+        heatmap, measures = self.detector.detect_with_alignment(self.to_unit_range(images))
         make = {
             "heatmap": lambda: with_two_zero_channels(heatmap),
             "score": lambda: heatmap.amax(dim=(1, 2, 3)),
@@ -77,15 +77,15 @@ def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Ten
     """
     size = 2 * NEIGHBOURHOOD + 1
     is_peak = (heatmap == functional.max_pool2d(heatmap, size, stride=1, padding=NEIGHBOURHOOD)) & (heatmap > threshold)
-    peaks, pixel = torch.where(is_peak, heatmap, NOTHING).flatten(1).topk(CANDIDATES, dim=1)
+    peaks, pixel = torch.where(is_peak, heatmap, NO_DETECTION).flatten(1).topk(CANDIDATES, dim=1)
     width = heatmap.shape[3]
     y, x = torch.div(pixel, width, rounding_mode="floor"), pixel % width
-    rank = torch.where(peaks == NOTHING, -torch.inf, logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x))
+    rank = torch.where(peaks == NO_DETECTION, -torch.inf, logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x))
     is_near = (_steps(y).abs() <= NEIGHBOURHOOD) & (_steps(x).abs() <= NEIGHBOURHOOD)
     is_beaten = is_near & ((rank[:, None] > rank[:, :, None]) | ((rank[:, None] == rank[:, :, None]) & (_steps(pixel) < 0)))
     rank, order = torch.where(is_beaten.any(dim=2), -torch.inf, rank).topk(MOST_DETECTIONS, dim=1)
     found = torch.stack([column.gather(1, order).to(torch.float32) for column in (y, x, peaks)], dim=2)
-    return torch.where(rank[:, :, None] > -torch.inf, found, torch.tensor([NOTHING, NOTHING, 0.0], device=heatmap.device))
+    return torch.where(rank[:, :, None] > -torch.inf, found, torch.tensor([NO_DETECTION, NO_DETECTION, 0.0], device=heatmap.device))
 
 
 def logit_margin(probability: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: written when it is exported, and all that is needed to use it. One room writes and reads it.
+"""What an ONNX file says of itself: written when it is exported, and all that is needed to use it. One module writes and reads it.
 
 Entries are strings by name, as every runtime returns them. Numbers are plain, lists have blanks between them, and only what a
 training measured is JSON. `schema_version` says which entries there are: a reader refuses a version that is newer than its own.
@@ -14,11 +14,11 @@ import onnx
 
 from common.errors import UserError
 from common.files import file_hash
-from deploy.export_module import CHANNELS, DETECTION_COLUMNS, INPUTS, MOST_DETECTIONS, StripGraph, largest_value
+from deploy.export_module import DETECTION_COLUMNS, INPUT_CHANNELS, INPUTS, MOST_DETECTIONS, StripGraph, largest_value
 from evaluation.thresholds import UNCALIBRATED, threshold_for
 from ops.classical import ClassicalDetector
 from ops.detector import AligningDetector
-from ops.registration import MEASURES, MODES
+from ops.registration import ALIGN_MODES, MEASURES
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 from training.checkpoint import MEASURED, check_measured
 
@@ -48,7 +48,7 @@ class Description:
         return PATCH_SIZES[self.image_type]
 
 
-def describe(
+def make_entries(
     content: dict[str, Any], checkpoint: Path | None, graph: StripGraph, channels: int, image_size: tuple[int, int], opset: int
 ) -> dict[str, str]:
     """The entries of an exported file. `content` is a loaded checkpoint's, or what else is known in its place.
@@ -72,7 +72,7 @@ def describe(
         "input_max": str(content["input_max"]),
         "image_type": content["image_type"],
         "image_size": f"{height} {width}",
-        **_pieces(detector, image_size, PATCH_SIZES[content["image_type"]]),
+        **_tiling_entries(detector, image_size, PATCH_SIZES[content["image_type"]]),
         "outputs": " ".join(graph.output_names),
         **_columns(graph, content),
         "opset": str(opset),
@@ -88,7 +88,7 @@ def _detector(detector: AligningDetector) -> dict[str, str]:
     return {"network": type(network).__name__, "base_channels": str(network.base_channels)}
 
 
-def _pieces(detector: AligningDetector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
+def _tiling_entries(detector: AligningDetector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
     """In which pieces a strip is looked at, and what of each is kept."""
     if detector.mode == "whole":
         return {"mode": "whole"}
@@ -156,8 +156,8 @@ def read_description(entries: dict[str, str]) -> Description:
     missing = [name for name in REQUIRED if name not in entries]
     if missing:
         raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
-    channels = {" ".join(CHANNEL_NAMES[:count]): count for count in CHANNELS}
-    for name, known in (("image_type", PATCH_SIZES), ("align", MODES), ("input", INPUTS), ("channels", channels)):
+    channels = {" ".join(CHANNEL_NAMES[:count]): count for count in INPUT_CHANNELS}
+    for name, known in (("image_type", PATCH_SIZES), ("align", ALIGN_MODES), ("input", INPUTS), ("channels", channels)):
         if entries[name] not in known:
             raise UserError(f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}")
     facts = (entries["image_type"], _input_max(entries["input_max"]), entries["align"], entries["training_dataset_path"])
@@ -184,7 +184,7 @@ def _measured(entries: dict[str, str]) -> dict[str, Any]:
     return measured
 
 
-def table_of(lines: dict[str, str]) -> str:
+def format_table(lines: dict[str, str]) -> str:
     """Names and texts for people to read, one a line."""
     width = max(map(len, lines), default=0) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())

@@ -12,7 +12,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from common.errors import UserError, about, one_line
+from common.errors import UserError, one_line, prefix_errors
 from deploy.session import open_session
 
 OLDEST_OPSET = 11
@@ -95,7 +95,7 @@ def inspect_file(path: Path, opset: int) -> dict[str, str]:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(f"--opset_version {opset}: the file is not valid ONNX ({one_line(error)})") from None
     started = time.perf_counter()
-    with about(f"--opset_version {opset}"):
+    with prefix_errors(f"--opset_version {opset}"):
         open_session(path)
     load_seconds = time.perf_counter() - started
     return {

@@ -10,18 +10,18 @@ from data.demo_strips import make_strip
 from data.folder import list_images
 from data.image_files import load_image, to_unit_range
 from deploy.export_module import StripGraph, strongest_peaks
-from deploy.onnx_predictor import as_asked
+from deploy.onnx_predictor import to_model_input
 from deploy.session import open_session
 from evaluation.detections import find_peaks
 from evaluation.matching import MATCH_RADIUS
-from gaussian import GREY_LEVELS, STRIP_DEFECTS_RANGE, paint_defects
+from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, paint_defects
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 
-TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
+PARITY_TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
 LARGEST_MISMATCH = 1e-2  # of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known
 BATCHES = (1, 3)
-SEED = 0
+PARITY_SEED = 0
 PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
 
 
@@ -32,7 +32,7 @@ def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max
     """
     count = max(BATCHES)
     if test_path is None:
-        generator = np.random.default_rng(SEED)
+        generator = np.random.default_rng(PARITY_SEED)
         strips = [make_strip(generator, image_size) for _ in range(count)]
         for strip in strips:
             paint_defects(strip, np.zeros(image_size, np.uint8), generator, STRIP_DEFECTS_RANGE)
@@ -46,21 +46,23 @@ def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max
     return np.stack(strips)
 
 
-def compare(graph: StripGraph, path: Path, strips: np.ndarray, channels: int, input_max: float, threshold: float) -> dict[str, str]:
+def prove_parity(
+    graph: StripGraph, path: Path, strips: np.ndarray, channels: int, input_max: float, threshold: float
+) -> dict[str, str]:
     """The report's lines on ONNX Runtime against PyTorch, both on the CPU, on strips (B, 3, H, W) in grey levels and on noise.
 
     The input has so many `channels`. Heatmaps and alignment are to be PyTorch's, and score and detections just what follows from
     the file's own heatmap. Raises `UserError` where they are not.
     """
     session = open_session(path)
-    noise = np.random.default_rng(SEED).random(strips.shape, dtype=np.float32) * np.float32(GREY_LEVELS)
+    noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32) * np.float32(MAX_GREY)
     differences, outputs = {}, []
     for name, images in (("strips", strips), ("noise", noise)):
-        images = as_asked(images, graph.input_kind, channels, input_max)
+        images = to_model_input(images, graph.input_kind, channels, input_max)
         for batch in BATCHES:
             answers = dict(zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]})))
             with torch.inference_mode():
-                heatmap, measures = graph.detector.look(graph.to_unit_range(torch.from_numpy(images[:batch, :3])))
+                heatmap, measures = graph.detector.detect_with_alignment(graph.to_unit_range(torch.from_numpy(images[:batch, :3])))
             differences[f"{name}, batch {batch}"] = float(
                 np.abs(answers["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
             )
@@ -69,8 +71,10 @@ def compare(graph: StripGraph, path: Path, strips: np.ndarray, channels: int, in
             if "alignment" in answers and name == "strips":
                 _check_alignment(answers["alignment"], measures.numpy())
     worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
-    if not all(value < TOLERANCE for value in differences.values()):  # so that NaN fails, too
-        raise UserError(f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {TOLERANCE:g}")
+    if not all(value < PARITY_TOLERANCE for value in differences.values()):  # so that NaN fails, too
+        raise UserError(
+            f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {PARITY_TOLERANCE:g}"
+        )
     heatmaps = [output[:, 0] for output in outputs]
     zeros = [sum(float(output[:, channel].sum()) for output in outputs) for channel in (1, 2)]
     return {
@@ -100,7 +104,7 @@ def compare_modes(whole: AligningDetector, tiles: AligningDetector, strips: np.n
     """The report's line on how strips (B, 3, H, W) in grey levels look in one piece, against the tiles of the training."""
     with torch.inference_mode():
         batch = torch.from_numpy(to_unit_range(strips))
-        heatmaps = [detector.look(batch)[0][:, 0].numpy() for detector in (whole, tiles)]
+        heatmaps = [detector.detect_with_alignment(batch)[0][:, 0].numpy() for detector in (whole, tiles)]
     difference = np.abs(heatmaps[0] - heatmaps[1])
     peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
     alone = [sum(map(_alone, *pair)) for pair in (peaks, peaks[::-1])]

@@ -20,16 +20,18 @@ from data.recipes import ROBUST, paint_strip
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import SessionSettings
 from evaluation.detections import find_peaks
-from evaluation.matching import FALSE_ALARM, Truth, match, outcome_of, truths_of
-from evaluation.metrics import PointFigures
+from evaluation.matching import FALSE_ALARM, TrueDefect, defects_in_mask, match, match_strip
+from evaluation.metrics import FrocMetrics
 
 FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
-SEED = 50_000  # of the generated strips: none of a training's
+GATE_SEED = 50_000  # of the generated strips: none of a training's
 ROUNDS = 9  # timed calls of each file
 TARGETS = ("cpu", "cuda")
 
 Labelled = tuple[np.ndarray, np.ndarray]  # a strip (3, H, W) in grey levels and its mask (H, W) bool
-Known = tuple[np.ndarray, list[Truth], np.ndarray]  # a strip, its truths and each pixel's truth, as `truths_of` gives them
+Known = tuple[
+    np.ndarray, list[TrueDefect], np.ndarray
+]  # a strip, its truths and each pixel's truth, as `defects_in_mask` gives them
 
 
 @dataclass
@@ -37,13 +39,13 @@ class Findings:
     """What a file has found above the threshold, and its recall at any number of false alarms."""
 
     predictor: OnnxPredictor
-    points: PointFigures = field(default_factory=PointFigures)
+    points: FrocMetrics = field(default_factory=FrocMetrics)
     hits: int = 0
     false_alarms: int = 0
 
-    def add(self, heatmap: np.ndarray, truths: list[Truth], labels: np.ndarray, threshold: float) -> None:
+    def add(self, heatmap: np.ndarray, truths: list[TrueDefect], labels: np.ndarray, threshold: float) -> None:
         peaks = find_peaks(heatmap)
-        self.points.add(outcome_of(peaks, truths, labels))
+        self.points.update(match_strip(peaks, truths, labels))
         found = match(peaks.points[peaks.heights > threshold], truths, labels)
         self.hits += int((found >= 0).sum())
         self.false_alarms += int((found == FALSE_ALARM).sum())
@@ -84,7 +86,7 @@ def compare_variant(
             progress.update(len(truths))
     seconds = _measure_speed([findings.predictor for findings in both], target)
     recalls = [findings.hits / count for findings in both]
-    at_few = [findings.points.figures()["point_recall_at_0.1"] for findings in both]
+    at_few = [findings.points.compute()["point_recall_at_0.1"] for findings in both]
     alarms = [findings.false_alarms / len(means) for findings in both]
     lines = {
         "compared on": f"{len(means)} strips with {count:,} true points",
@@ -115,7 +117,7 @@ def enough_strips(test_path: Path | None, image_size: tuple[int, int], input_max
 def _until_enough(strips: Iterable[Labelled]) -> Iterator[Known]:
     points = 0
     for image, mask in strips:
-        truths, labels = truths_of(mask, image)
+        truths, labels = defects_in_mask(mask, image)
         yield image, truths, labels
         points += len(truths)
         if points >= FEWEST_POINTS:
@@ -133,7 +135,7 @@ def generated_strips(image_size: tuple[int, int]) -> Iterator[Labelled]:
     """Demo strips with the robust recipe's points, without end."""
     number = 0
     while True:
-        generator = np.random.default_rng((SEED, number))
+        generator = np.random.default_rng((GATE_SEED, number))
         image, mask = make_strip(generator, image_size), np.zeros(image_size, np.float32)
         paint_strip(ROBUST, image, mask, generator)
         yield image, mask > 0
@@ -153,7 +155,7 @@ def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
     if any(predictor.device != target for predictor in predictors):
         return []
     image, _ = next(generated_strips(predictors[0].image_size))
-    inputs = {"input": predictors[0].as_asked(image[None])}
+    inputs = {"input": predictors[0].to_model_input(image[None])}
     calls = {number: partial(predictor.session.run, ["output"], inputs) for number, predictor in enumerate(predictors)}
     return list(interleaved(calls, ROUNDS, "timing precisions").values())
 

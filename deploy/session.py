@@ -74,7 +74,7 @@ def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
         return PlacedSession(_open_proved(path, "cpu", settings), "cpu", f"{gpus[0]} cannot be used: {error}")
 
 
-def calls_of(placed: PlacedSession, batch: int) -> Call:
+def make_call(placed: PlacedSession, batch: int) -> Call:
     """How to call a session with strips. It and its calls raise `UserError`, without the path, when ONNX Runtime cannot do it."""
     with _refused_by_runtime(batch):
         call = FreeCall(placed.session) if placed.device == "cpu" else BoundCall(placed.session, batch, "cuda")

@@ -1,4 +1,4 @@
-"""What is measured on held-out strips and kept with a model: its threshold, its rivals, and what its strips were like."""
+"""What is measured on held-out strips and kept with a model: its threshold, its baselines, and what its strips were like."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from evaluation.drift import alignment_statistics, channel_statistics, training_
 from evaluation.evaluate import evaluate
 from evaluation.predictors import DetectorPredictor, TorchPredictor
 from evaluation.results import Evaluation, Measure
-from evaluation.stream import BatchPredictor, Predictor, answers_of
+from evaluation.stream import BatchPredictor, Predictor, iter_predictions
 from evaluation.thresholds import Calibration, calibrate
-from ops.classical import METHODS, classical_detector, name_of, sigma_of
+from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
 
 MOST_STRIPS = 200  # whose channels are measured
 MOST_STRIPS_TO_CHOOSE_BY = 40  # each is scored by a dozen detectors
@@ -28,7 +28,7 @@ def calibrate_on(
     predictor: Predictor | BatchPredictor, good: list[StripFile], input_max: float, ignored: IgnoredRegions
 ) -> Calibration:
     """The strongest detections on good strips, which are read as they are. Raises `UserError` for a strip that cannot be used."""
-    answers = answers_of(predictor, good, lambda strip: (load_image(strip.path, input_max), None), ignored, StageTimes())
+    answers = iter_predictions(predictor, good, lambda strip: (load_image(strip.path, input_max), None), ignored, StageTimes())
     heights = []
     for answer in tqdm(answers, "setting the threshold", len(good), unit="strip", disable=None, leave=False):
         if isinstance(answer, UserError):
@@ -48,16 +48,16 @@ def best_sigmas(strips: list[StripFile], input_max: float, device: torch.device)
     Most is the mean of its recalls at 0.1 and 1 false alarm per strip and, where they are level, its pixel average precision.
     Without a known true defect there is nothing to choose by, and nothing is.
     """
-    sample = _spread(strips, MOST_STRIPS_TO_CHOOSE_BY)
+    sample = _evenly_spaced(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
     for method, (_, candidates) in METHODS.items():
-        rivals = {sigma: DetectorPredictor(classical_detector(method, sigma), device) for sigma in candidates}
-        if len(rivals) == 1 or not sample:
+        baselines = {sigma: DetectorPredictor(classical_detector(method, sigma), device) for sigma in candidates}
+        if len(baselines) == 1 or not sample:
             continue
-        first = next(iter(rivals.values()))
-        scored = evaluate(first, sample, input_max, f"choosing a Gaussian for {method}", rivals=rivals)
+        first = next(iter(baselines.values()))
+        scored = evaluate(first, sample, input_max, f"choosing a Gaussian for {method}", baselines=baselines)
         if scored.board.points.truths:
-            sigmas[method] = max(rivals, key=lambda sigma: _worth(scored, sigma))
+            sigmas[method] = max(baselines, key=lambda sigma: _worth(scored, sigma))
     return sigmas
 
 
@@ -71,15 +71,16 @@ def channel_measure(align: str, device: torch.device) -> Measure:
 
 def channel_ranges(strips: list[StripFile], input_max: float, measure: Measure) -> dict[str, list[float]]:
     """What the channels of the strips to train on are like, from at most MOST_STRIPS of them."""
-    reading = tqdm(_spread(strips, MOST_STRIPS), desc="measuring the channels", unit="strip", disable=None, leave=False)
+    reading = tqdm(_evenly_spaced(strips, MOST_STRIPS), desc="measuring the channels", unit="strip", disable=None, leave=False)
     return training_ranges([measure(load_image(strip.path, input_max)) for strip in reading])
 
 
-def rivals_of(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
+def make_baselines(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
     """The classical methods by what a table calls them, each with its own Gaussian of `sigmas` or the default."""
-    chosen = {method: sigma_of(method, sigmas) for method in METHODS}
+    chosen = {method: choose_sigma(method, sigmas) for method in METHODS}
     return {
-        name_of(method, sigma): DetectorPredictor(classical_detector(method, sigma), device) for method, sigma in chosen.items()
+        baseline_name(method, sigma): DetectorPredictor(classical_detector(method, sigma), device)
+        for method, sigma in chosen.items()
     }
 
 
@@ -95,11 +96,11 @@ def measure(
     }
 
 
-def _spread(strips: list[StripFile], most: int) -> list[StripFile]:
+def _evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
     """At most so many, spread over all."""
     return strips[:: -(-len(strips) // most)] if strips else []
 
 
 def _worth(scored: Evaluation, sigma: float) -> tuple[float, float]:
-    figures = scored.rivals[sigma].figures()
+    figures = scored.baselines[sigma].compute()
     return figures["point_recall_at_0.1"] + figures["point_recall_at_1"], figures["pixel_average_precision"]

@@ -9,30 +9,30 @@ import math
 import cv2
 import numpy as np
 
-from gaussian import GREY_LEVELS
+from gaussian import MAX_GREY
 from ops.registration import MEASURES
 
-CHANNELS = ("target", "ref1", "ref2")
+STATISTICS_CHANNELS = ("target", "ref1", "ref2")
 OF_EACH_CHANNEL = ("mean", "spread", "noise")
 OF_EACH_REFERENCE = ("difference", "contrast", "residual")
 STATISTICS = (
-    *(f"{channel}_{kind}" for channel in CHANNELS for kind in OF_EACH_CHANNEL),
-    *(f"{channel}_{kind}" for channel in CHANNELS[1:] for kind in OF_EACH_REFERENCE),
+    *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS for kind in OF_EACH_CHANNEL),
+    *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS[1:] for kind in OF_EACH_REFERENCE),
 )
 # What is added to the width of a range before its margins are taken: strips that happen to be alike leave one of no width.
 ALLOWANCES = {"mean": 10.0, "spread": 10.0, "noise": 0.5, "difference": 10.0, "contrast": 0.1, "residual": 2.0}
 ALLOWANCES |= {"shift_y": 0.5, "shift_x": 0.5, "wander": 0.5, "gain": 0.1, "remainder": 2.0}
 UNITS = {"contrast": "", "gain": "", "shift_y": " px", "shift_x": " px", "wander": " px"}  # of all others: grey levels
 MAY_BE_NEGATIVE = ("difference", "shift_y", "shift_x")
-MARGIN = 0.25  # of a range's width, on either side, where it is of many strips
+RANGE_MARGIN = 0.25  # of a range's width, on either side, where it is of many strips
 MARGIN_OF_FEW = 5.0  # more, divided by their number less one
 OUTSIDE_SHARE = 0.1  # of a folder's strips; a warning when more lie outside
 
 DIFFERENCE_ORDER = 6
-DIFFERENCE_GAIN = math.comb(2 * DIFFERENCE_ORDER, DIFFERENCE_ORDER)  # of white noise's sigma, by differences in y and in x
+HIGH_ORDER_GAIN = math.comb(2 * DIFFERENCE_ORDER, DIFFERENCE_ORDER)  # of white noise's sigma, by differences in y and in x
 MAD_TO_SIGMA = 1.4826  # of a normal distribution: sigma per median absolute deviation
-FINE, COARSE = 3, 15  # pixels: edges are the mean over the smaller box less the mean over the larger one
-EDGE_NOISE_VARIANCE = 1 / FINE**2 - 1 / COARSE**2  # of the edges, per variance of white noise in the pixels
+FINE_BOX, COARSE_BOX = 3, 15  # pixels: edges are the mean over the smaller box less the mean over the larger one
+EDGE_NOISE_VARIANCE = 1 / FINE_BOX**2 - 1 / COARSE_BOX**2  # of the edges, per variance of white noise in the pixels
 
 
 def channel_statistics(image: np.ndarray) -> dict[str, float]:
@@ -53,8 +53,8 @@ def channel_statistics(image: np.ndarray) -> dict[str, float]:
 
 def alignment_statistics(measures: np.ndarray) -> dict[str, float]:
     """What `Alignment` measured of a strip's references, (2, MEASURES), by name; the remainder in grey levels."""
-    in_units = measures * np.where(np.array(MEASURES) == "remainder", GREY_LEVELS, 1)
-    names = [f"{channel}_{measure}" for channel in CHANNELS[1:] for measure in MEASURES]
+    in_units = measures * np.where(np.array(MEASURES) == "remainder", MAX_GREY, 1)
+    names = [f"{channel}_{measure}" for channel in STATISTICS_CHANNELS[1:] for measure in MEASURES]
     return dict(zip(names, in_units.astype(np.float64).ravel().tolist()))
 
 
@@ -69,7 +69,7 @@ def noise_sigma(channel: np.ndarray) -> float:
     is found too low, stripes are not seen, and neither is noise where most pixels are clipped.
     """
     differences = np.diff(np.diff(channel, DIFFERENCE_ORDER, axis=0)[::2], DIFFERENCE_ORDER, axis=1)[:, ::2]
-    return MAD_TO_SIGMA * float(np.median(np.abs(differences))) / DIFFERENCE_GAIN
+    return MAD_TO_SIGMA * float(np.median(np.abs(differences))) / HIGH_ORDER_GAIN
 
 
 def registration_residuals(channels: np.ndarray, noises: list[float]) -> list[float]:
@@ -80,7 +80,7 @@ def registration_residuals(channels: np.ndarray, noises: list[float]) -> list[fl
     do not matter; Target's gain multiplies it. A constant Target leaves 0. An unrelated pattern leaves the rms of Target's edges
     times the square root of two, and so does a constant reference.
     """
-    edges = [cv2.blur(channel, (FINE, FINE)) - cv2.blur(channel, (COARSE, COARSE)) for channel in channels]
+    edges = [cv2.blur(channel, (FINE_BOX, FINE_BOX)) - cv2.blur(channel, (COARSE_BOX, COARSE_BOX)) for channel in channels]
     noise_variances = [EDGE_NOISE_VARIANCE * noise**2 for noise in noises]
     target, *references = (max(_mean_product(edge, edge) - noise, 0.0) for edge, noise in zip(edges, noise_variances))
     covariances = [_mean_product(edges[0], edge) for edge in edges[1:]]
@@ -95,7 +95,7 @@ def training_ranges(statistics: list[dict[str, float]]) -> dict[str, list[float]
     the margin is the wider the fewer they are: a third of the width for 60 strips, one and a quarter of it for 6. On demo strips
     fewer than 1 folder in 100 is reported for nothing with 2 or more training strips, and 1 in 20 with a single one.
     """
-    margin = MARGIN + MARGIN_OF_FEW / max(len(statistics) - 1, 1)
+    margin = RANGE_MARGIN + MARGIN_OF_FEW / max(len(statistics) - 1, 1)
     return {name: _range(name, [strip[name] for strip in statistics], margin) for name in statistics[0]}
 
 
@@ -128,14 +128,14 @@ def _residual(target: float, reference: float, covariance: float) -> float:
 
 
 def _range(name: str, values: list[float], margin: float) -> list[float]:
-    kind = _kind(name)
+    kind = _statistic_kind(name)
     lowest, highest = min(values), max(values)
     beyond = margin * (highest - lowest + ALLOWANCES[kind])
     lowest_possible = -math.inf if kind in MAY_BE_NEGATIVE else 0.0
     return [max(lowest - beyond, lowest_possible), highest + beyond]
 
 
-def _kind(name: str) -> str:
+def _statistic_kind(name: str) -> str:
     """What is measured, without the channel that it is measured of."""
     return name.partition("_")[2]
 
@@ -145,7 +145,7 @@ def _sentence(name: str, values: np.ndarray, lowest: float, highest: float) -> s
     outside = int(((values < lowest) | (values > highest)).sum())
     if lowest <= median <= highest and outside <= max(1, OUTSIDE_SHARE * len(values)):
         return None
-    unit = UNITS.get(_kind(name), " grey levels")
+    unit = UNITS.get(_statistic_kind(name), " grey levels")
     return (
         f"{name}: found {median:.3g}{unit} in the median strip, and {outside} of {len(values)} strips outside; "
         f"expected {lowest:.3g} to {highest:.3g}{unit}, the range of the training strips with a margin"

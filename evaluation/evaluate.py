@@ -7,19 +7,19 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from common.distributed import ALONE, Processes
+from common.distributed import SINGLE_PROCESS, ProcessGroup
 from common.errors import UserError
 from common.pipeline import WRITERS, Backlog, StageTimes, threads
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
 from data.labelled_strip import read_strip
 from evaluation.detections import PackedDetections, detect
-from evaluation.matching import FALSE_ALARM, match, truths_of
-from evaluation.results import Evaluation, GroundTruth, Rules, Scoreboard, StripResult
-from evaluation.stream import Answer, BatchPredictor, Predictor, answers_of, heatmap_of
-from evaluation.worst_cases import Gallery
+from evaluation.matching import FALSE_ALARM, defects_in_mask, match
+from evaluation.results import Evaluation, GroundTruth, MetricSet, Rules, StripResult
+from evaluation.stream import BatchPredictor, Prediction, Predictor, checked_heatmap, iter_predictions
+from evaluation.worst_cases import WorstCases
 
-OnStrip = Callable[[StripResult, Answer, int], None]  # called with the how manieth of its kind the strip is, counted from 1
+OnStrip = Callable[[StripResult, Prediction, int], None]  # called with the how manieth of its kind the strip is, counted from 1
 
 
 def evaluate(
@@ -28,21 +28,21 @@ def evaluate(
     input_max: float = DEFAULT_INPUT_MAX,
     label: str = "scoring strips",
     use_masks: bool = True,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     rules: Rules | None = None,
-    rivals: dict[str, Predictor] | None = None,
+    baselines: dict[str, Predictor] | None = None,
     on_strip: OnStrip | None = None,
 ) -> Evaluation:
     """Score every strip by its heatmap's maximum. What is wrong with one strip ends up in `problems`; the others go on.
 
-    `rivals` are scored beside the predictor, for their figures alone. `on_strip` is called for each strip in a thread, such as to
+    `baselines` are scored beside the predictor, for their figures alone. `on_strip` is called for each strip in a thread, such as to
     write files. With several `processes` each scores its share, and all of them get the whole result. Of a strip only its
     detections are kept.
     """
-    rules, rivals, seen = rules or Rules(), rivals or {}, Counter()
-    result = Evaluation(rivals={name: Scoreboard() for name in rivals})
+    rules, baselines, seen = rules or Rules(), baselines or {}, Counter()
+    result = Evaluation(baselines={name: MetricSet() for name in baselines})
     share, load = processes.share(strips), partial(read_strip, input_max=input_max)
-    answers = answers_of(predictor, share, load, rules.ignored, result.times)
+    answers = iter_predictions(predictor, share, load, rules.ignored, result.times)
     progress = tqdm(answers, label, len(share), unit="strip", disable=processes.hides_progress, leave=False)
     with result.times.of_all(), threads(WRITERS) as writers:
         writing = Backlog(writers, 2 * WRITERS)
@@ -52,7 +52,7 @@ def evaluate(
                 continue
             with result.times.of("post-processing"):
                 try:
-                    scored = _score(result, answer, rules, rivals, use_masks)
+                    scored = _score(result, answer, rules, baselines, use_masks)
                 except UserError as error:
                     result.problems.append(str(error))
                     continue
@@ -66,38 +66,38 @@ def evaluate(
 def _timed(on_strip: OnStrip, times: StageTimes) -> OnStrip:
     """The same callback, whose time counts as writing."""
 
-    def call(result: StripResult, answer: Answer, number: int) -> None:
+    def call(result: StripResult, answer: Prediction, number: int) -> None:
         with times.of("writing"):
             on_strip(result, answer, number)
 
     return call
 
 
-def _score(result: Evaluation, answer: Answer, rules: Rules, rivals: dict[str, Predictor], use_masks: bool) -> StripResult:
-    """Enter a strip into the result. Raises `UserError`, and enters nothing, for a rival that cannot answer."""
+def _score(result: Evaluation, answer: Prediction, rules: Rules, baselines: dict[str, Predictor], use_masks: bool) -> StripResult:
+    """Enter a strip into the result. Raises `UserError`, and enters nothing, for a baseline that cannot answer."""
     strip, image, heatmap = answer.strip, answer.image, answer.heatmap
-    rivals_heatmaps = {name: heatmap_of(strip, image, rival, answer.ignored) for name, rival in rivals.items()}
+    baseline_heatmaps = {name: checked_heatmap(strip, image, baseline, answer.ignored) for name, baseline in baselines.items()}
     known = use_masks and answer.mask is not None
     truth = _ground_truth(image, answer.mask, answer.ignored, rules.patch) if known else None
-    result.board.add(strip, heatmap, truth, rules.match_radius)
-    for name, rivals_heatmap in rivals_heatmaps.items():
-        result.rivals[name].add(strip, rivals_heatmap, truth, rules.match_radius)
+    result.board.update(strip, heatmap, truth, rules.match_radius)
+    for name, baseline_heatmap in baseline_heatmaps.items():
+        result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
     scored = _apply_rules(strip, image, heatmap, truth, rules)
     result.results.append(scored)
-    _exhibit(result.gallery, scored, image, heatmap, truth)
+    _keep_worst_cases(result.gallery, scored, image, heatmap, truth)
     return scored
 
 
-def _gather(result: Evaluation, processes: Processes) -> Evaluation:
+def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     parts = processes.gather(result)
     if len(parts) == 1:
         return result
-    whole = Evaluation(rivals={name: Scoreboard() for name in result.rivals})
+    whole = Evaluation(baselines={name: MetricSet() for name in result.baselines})
     whole.results = [scored for part in parts for scored in part.results]
     whole.problems = [problem for part in parts for problem in part.problems]
     whole.board.merge([part.board for part in parts])
-    for name, board in whole.rivals.items():
-        board.merge([part.rivals[name] for part in parts])
+    for name, board in whole.baselines.items():
+        board.merge([part.baselines[name] for part in parts])
     whole.gallery.merge([part.gallery for part in parts])
     whole.times.merge([part.times for part in parts])
     return whole
@@ -105,7 +105,7 @@ def _gather(result: Evaluation, processes: Processes) -> Evaluation:
 
 def _ground_truth(image: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None, patch: int | None) -> GroundTruth:
     counted = mask if ignored is None else mask & ~ignored
-    return GroundTruth(counted, *truths_of(counted, image, patch), ignored)
+    return GroundTruth(counted, *defects_in_mask(counted, image, patch), ignored)
 
 
 def _apply_rules(strip: StripFile, image: np.ndarray, heatmap: np.ndarray, truth: GroundTruth | None, rules: Rules) -> StripResult:
@@ -121,7 +121,9 @@ def _apply_rules(strip: StripFile, image: np.ndarray, heatmap: np.ndarray, truth
     return result
 
 
-def _exhibit(gallery: Gallery, result: StripResult, image: np.ndarray, heatmap: np.ndarray, truth: GroundTruth | None) -> None:
+def _keep_worst_cases(
+    gallery: WorstCases, result: StripResult, image: np.ndarray, heatmap: np.ndarray, truth: GroundTruth | None
+) -> None:
     if not truth or result.found is None:
         return
     file = result.strip.relative.as_posix()

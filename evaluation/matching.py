@@ -11,11 +11,11 @@ from ops.tiling import calculate_kept_ranges
 
 MATCH_RADIUS = 3.0  # pixels
 BORDER, SEAM = 5, 3  # pixels from the strip's edge, and from where stitching passes from one tile to the next
-FALSE_ALARM, NO_MATTER = -1, -2
+FALSE_ALARM, IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
-class Truth:
+class TrueDefect:
     """A true defect: centre (y, x), area in pixels, contrast in grey levels (0: none against both references), and place.
 
     One that does not `count` is neither a hit when it is found nor a miss when it is not. `box` (top, left, bottom, right, the last
@@ -31,7 +31,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MatchResult:
     """One strip's detections, strongest first, and truths, as far as they count.
 
     `scores` (N,) float64 rank the detections; `truth` (N,) says which of `truths` each has found, or FALSE_ALARM. Detections that
@@ -40,10 +40,10 @@ class Outcome:
 
     scores: np.ndarray
     truth: np.ndarray
-    truths: tuple[Truth, ...]
+    truths: tuple[TrueDefect, ...]
 
 
-def truths_of(mask: np.ndarray, image: np.ndarray, patch: int | None = None) -> tuple[list[Truth], np.ndarray]:
+def defects_in_mask(mask: np.ndarray, image: np.ndarray, patch: int | None = None) -> tuple[list[TrueDefect], np.ndarray]:
     """The connected regions of a mask (H, W) bool as truths, and the number of each pixel's truth, (H, W), -1 where there is none.
 
     A truth's contrast is that of Target against the reference to which it has less, 0 when the two differ in sign.
@@ -54,7 +54,7 @@ def truths_of(mask: np.ndarray, image: np.ndarray, patch: int | None = None) -> 
     centers = centers[1:, ::-1]
     contrasts = agreed_contrast(contrasts_at(image, np.rint(centers).astype(np.int64)))
     truths = [
-        Truth(tuple(center.tolist()), int(area), float(contrast), place_of(center, mask.shape, patch))
+        TrueDefect(tuple(center.tolist()), int(area), float(contrast), region_of(center, mask.shape, patch))
         for center, area, contrast in zip(centers, stats[1:, cv2.CC_STAT_AREA], contrasts)
     ]
     return truths, labels - 1
@@ -66,7 +66,7 @@ def agreed_contrast(contrasts: np.ndarray) -> np.ndarray:
     return np.where(agree, np.abs(contrasts).min(axis=1), 0.0)
 
 
-def place_of(center: tuple[float, float], image_size: tuple[int, int], patch: int | None) -> str:
+def region_of(center: tuple[float, float], image_size: tuple[int, int], patch: int | None) -> str:
     """`border`, `seam` or `interior`: where a point (y, x) lies in an image (height, width). No patch size, no seams."""
     if any(min(at + 0.5, length - 0.5 - at) <= BORDER for at, length in zip(center, image_size)):
         return "border"
@@ -81,28 +81,32 @@ def _seams(length: int, patch: int) -> tuple[float, ...]:
     return tuple(start - 0.5 for start, _ in calculate_kept_ranges(length, patch)[1:])
 
 
-def match(points: np.ndarray, truths: list[Truth], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS) -> np.ndarray:
+def match(
+    points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS
+) -> np.ndarray:
     """For each detection of a strip, points (N, 2) strongest first, the number of the truth that it has found: (N,).
 
-    A detection may find a truth whose centre is within `radius` pixels, or on whose own pixels (`labels`, as of `truths_of`) or in
-    whose box it lies; in the order given each takes the nearest one that nobody has taken. One that may only find truths that are
-    taken, or that do not count, is NO_MATTER: neither a hit nor a false alarm. Every other one is a FALSE_ALARM.
+    A detection may find a truth whose centre is within `radius` pixels, or on whose own pixels (`labels`, of
+    `defects_in_mask`) or in whose box it lies; in the order given each takes the nearest one that nobody has taken. One that may only find truths that are
+    taken, or that do not count, is IGNORED: neither a hit nor a false alarm. Every other one is a FALSE_ALARM.
     """
     if not (truths and len(points)):
         return np.full(len(points), FALSE_ALARM)
     return _assign(_distances(points, truths, labels, radius), np.array([truth.counts for truth in truths]))
 
 
-def outcome_of(peaks: Peaks, truths: list[Truth], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS) -> Outcome:
+def match_strip(
+    peaks: Peaks, truths: list[TrueDefect], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS
+) -> MatchResult:
     """What a strip adds to the figures: all of its detections `match`ed to its truths."""
     found = match(peaks.points, truths, labels, radius)
     counted = np.cumsum([truth.counts for truth in truths]) - 1  # the number of each among those that count
     renumbered = np.array([number if number < 0 else counted[number] for number in found.tolist()], dtype=np.int64)
-    matters = found != NO_MATTER
-    return Outcome(peaks.scores[matters], renumbered[matters], tuple(truth for truth in truths if truth.counts))
+    matters = found != IGNORED
+    return MatchResult(peaks.scores[matters], renumbered[matters], tuple(truth for truth in truths if truth.counts))
 
 
-def _distances(points: np.ndarray, truths: list[Truth], labels: np.ndarray | None, radius: float) -> np.ndarray:
+def _distances(points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None, radius: float) -> np.ndarray:
     """Pixels from each detection to each truth that it may find, infinite where it may not: (N, M)."""
     centers = np.array([truth.center for truth in truths])
     distance = np.linalg.norm(points[:, None] - centers[None], axis=2)
@@ -124,5 +128,5 @@ def _assign(distances: np.ndarray, counts: np.ndarray) -> np.ndarray:
         if np.isfinite(free[nearest]):
             found[number], is_free[nearest] = nearest, False
         else:
-            found[number] = NO_MATTER
+            found[number] = IGNORED
     return found

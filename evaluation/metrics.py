@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from evaluation.detections import LOGIT_RANGE, logit_margin
-from evaluation.matching import FALSE_ALARM, Outcome
+from evaluation.matching import FALSE_ALARM, MatchResult
 from evaluation.thresholds import bound_on_share
 
 BINS = 65536  # of 5.5e-4 of a logit each
@@ -20,7 +20,7 @@ AREA_LIMITS = (9, 25)  # pixels: 3x3 and 5x5
 Recall = tuple[float, float, float]  # with the ends of its interval
 
 
-class PixelFigures:
+class PixelMetrics:
     """Pixel AUROC, average precision and per-region overlap from histograms of background, defect and region pixels.
 
     Bins are equally wide in the logit of the probability, so they are fine where probabilities crowd, close to 0 and to 1. Pixels
@@ -33,7 +33,7 @@ class PixelFigures:
         self.overlap = np.zeros(BINS)  # the same of the defect pixels, each as its share of its region
         self.regions = 0
 
-    def add(self, heatmap: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None = None) -> None:
+    def update(self, heatmap: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None = None) -> None:
         """Count one strip: heatmap (H, W) of probabilities 0-1, mask (H, W) bool, but for the `ignored` (H, W) bool.
 
         Raises `ValueError` for another value.
@@ -53,13 +53,13 @@ class PixelFigures:
         self.overlap += np.bincount(bins[defect], weights=1 / areas[labels[defect]], minlength=BINS)
         self.regions += regions - 1
 
-    def merge(self, others: "list[PixelFigures]") -> None:
+    def merge(self, others: "list[PixelMetrics]") -> None:
         """Become the sum of `others`."""
         self.counts = sum(other.counts for other in others)
         self.overlap = sum(other.overlap for other in others)
         self.regions = sum(other.regions for other in others)
 
-    def figures(self) -> dict[str, float | None]:
+    def compute(self) -> dict[str, float | None]:
         """`pixel_auroc`, `pixel_average_precision`, `pixel_aupro_0.3` and `pixel_aupro_0.05`, 0-1.
 
         None while one of the two kinds of pixel is missing.
@@ -85,7 +85,7 @@ class PixelFigures:
         return float(np.trapezoid(np.append(overlap[inside], np.interp(limit, rate, overlap)), rates) / limit)
 
 
-class PointFigures:
+class FrocMetrics:
     """Recall of true points against false alarms per strip (FROC), from the outcomes of strips whose truth is known.
 
     After Bunch et al., "A free-response approach to the measurement and characterization of radiographic-observer performance",
@@ -101,7 +101,7 @@ class PointFigures:
         self._truths: list[np.ndarray] = []  # a strip's: (M, 3) score (-inf: not found), contrast, area
         self._places: list[str] = []
 
-    def add(self, outcome: Outcome) -> None:
+    def update(self, outcome: MatchResult) -> None:
         """Count one strip, also one without truths: its detections are false alarms."""
         is_hit = outcome.truth != FALSE_ALARM
         self.strips += 1
@@ -111,7 +111,7 @@ class PointFigures:
         self._truths.append(truths)
         self._places += [truth.place for truth in outcome.truths]
 
-    def merge(self, others: "list[PointFigures]") -> None:
+    def merge(self, others: "list[FrocMetrics]") -> None:
         """Become the sum of `others`."""
         self.strips = sum(other.strips for other in others)
         for name in ("_false_alarms", "_truths", "_places"):
@@ -121,7 +121,7 @@ class PointFigures:
     def truths(self) -> int:
         return len(self._places)
 
-    def figures(self) -> dict[str, float | None]:
+    def compute(self) -> dict[str, float | None]:
         """`point_recall_at_0.1` and so on for FALSE_ALARM_RATES, 0-1; None without truths."""
         found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES} if self.truths else {}
         return {f"point_recall_at_{rate:g}": float(found[rate].mean()) if found else None for rate in FALSE_ALARM_RATES}

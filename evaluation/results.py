@@ -11,10 +11,10 @@ from common.pipeline import StageTimes
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from evaluation.detections import Detection, find_peaks
-from evaluation.matching import FALSE_ALARM, MATCH_RADIUS, NO_MATTER, Truth, outcome_of
-from evaluation.metrics import PixelFigures, PointFigures, image_figures
+from evaluation.matching import FALSE_ALARM, IGNORED, MATCH_RADIUS, TrueDefect, match_strip
+from evaluation.metrics import FrocMetrics, PixelMetrics, image_figures
 from evaluation.thresholds import Threshold
-from evaluation.worst_cases import Gallery
+from evaluation.worst_cases import WorstCases
 
 Measure = Callable[[np.ndarray], dict[str, float]]  # (3, H, W) grey levels 0-255 to what is known of its channels, by name
 Figures = dict[str, float | None]
@@ -60,31 +60,31 @@ class StripResult:
         """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already found), or empty: not known."""
         if self.found is None:
             return [""] * len(self.detections)
-        return [{FALSE_ALARM: "false alarm", NO_MATTER: "no matter"}.get(number, "hit") for number in self.found.tolist()]
+        return [{FALSE_ALARM: "false alarm", IGNORED: "no matter"}.get(number, "hit") for number in self.found.tolist()]
 
 
-class Scoreboard:
+class MetricSet:
     """All figures of one predictor over the strips that it has scored."""
 
     def __init__(self) -> None:
         self.labelled: list[tuple[bool, float]] = []
-        self.pixels, self.points = PixelFigures(), PointFigures()
+        self.pixels, self.points = PixelMetrics(), FrocMetrics()
 
-    def add(self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float) -> None:
+    def update(self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float) -> None:
         if strip.is_defective is not None:
             self.labelled.append((strip.is_defective, float(heatmap.max())))
         if truth:
-            self.pixels.add(heatmap, truth.mask, truth.ignored)
-            self.points.add(outcome_of(find_peaks(heatmap), truth.truths, truth.labels, radius))
+            self.pixels.update(heatmap, truth.mask, truth.ignored)
+            self.points.update(match_strip(find_peaks(heatmap), truth.truths, truth.labels, radius))
 
-    def merge(self, others: "list[Scoreboard]") -> None:
+    def merge(self, others: "list[MetricSet]") -> None:
         self.labelled = [entry for other in others for entry in other.labelled]
         self.pixels.merge([other.pixels for other in others])
         self.points.merge([other.points for other in others])
 
-    def figures(self) -> Figures:
+    def compute(self) -> Figures:
         labels, scores = [label for label, _ in self.labelled], [score for _, score in self.labelled]
-        return image_figures(labels, scores) | self.pixels.figures() | self.points.figures()
+        return image_figures(labels, scores) | self.pixels.compute() | self.points.compute()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class GroundTruth:
     """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels that do not count."""
 
     mask: np.ndarray
-    truths: list[Truth]
+    truths: list[TrueDefect]
     labels: np.ndarray
     ignored: np.ndarray | None
 
@@ -105,20 +105,20 @@ class Evaluation:
     """
 
     results: list[StripResult] = field(default_factory=list)
-    board: Scoreboard = field(default_factory=Scoreboard)
-    rivals: dict[str, Scoreboard] = field(default_factory=dict)
-    gallery: Gallery = field(default_factory=Gallery)
+    board: MetricSet = field(default_factory=MetricSet)
+    baselines: dict[str, MetricSet] = field(default_factory=dict)
+    gallery: WorstCases = field(default_factory=WorstCases)
     problems: list[str] = field(default_factory=list)
     times: StageTimes = field(default_factory=StageTimes)
 
     @property
-    def boards(self) -> dict[str, Scoreboard]:
-        """The detector's and its rivals', by what a table calls them."""
-        return {"this detector": self.board, **self.rivals}
+    def boards(self) -> dict[str, MetricSet]:
+        """The detector's and its baselines', by what a table calls them."""
+        return {"this detector": self.board, **self.baselines}
 
     @cached_property
     def figures_by_detector(self) -> dict[str, Figures]:
-        return {name: board.figures() for name, board in self.boards.items()}
+        return {name: board.compute() for name, board in self.boards.items()}
 
     @property
     def figures(self) -> Figures:
@@ -127,7 +127,7 @@ class Evaluation:
 
     @cached_property
     def point_recalls(self) -> list[dict[str, object]]:
-        """As `PointFigures.table`, of the detector."""
+        """As `FrocMetrics.table`, of the detector."""
         return self.board.points.table()
 
     def at_threshold(self) -> Figures:

@@ -6,29 +6,29 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from common.errors import UserError, about
+from common.errors import UserError, prefix_errors
 from common.pipeline import READERS, StageTimes, grouped, in_order, threads
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 
 BROKEN_NETWORK = "the model's weights are broken"
-ROUNDING = 1e-6  # by which a softmax may exceed 1
+PROBABILITY_ROUNDING = 1e-6  # by which a softmax may exceed 1
 Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
 Load = Callable[[StripFile], tuple[np.ndarray, np.ndarray | None]]  # to an image and its mask, as `read_strip`
 
 
 @runtime_checkable
 class BatchPredictor(Protocol):
-    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `answer` up to `batch` prepared ones."""
+    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `predict` up to `batch` prepared ones."""
 
     batch: int
 
     def prepare(self, image: np.ndarray) -> np.ndarray: ...
 
-    def answer(self, prepared: list[np.ndarray]) -> Sequence[np.ndarray]: ...
+    def predict(self, prepared: list[np.ndarray]) -> Sequence[np.ndarray]: ...
 
 
-class OneByOne:
+class SingleStripAdapter:
     """Any predictor as a `BatchPredictor`."""
 
     batch = 1
@@ -39,12 +39,12 @@ class OneByOne:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         return image
 
-    def answer(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+    def predict(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
         return [self.predictor(image) for image in prepared]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """A strip that was read, (3, H, W) grey levels 0-255, and what a predictor says of it, (H, W) float32 0-1, 0 where ignored.
 
     `mask` and `ignored` are (H, W) bool; None where it is not known what is a defect, and where everything counts.
@@ -58,7 +58,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedStrip:
     strip: StripFile
     image: np.ndarray
     mask: np.ndarray | None
@@ -66,57 +66,57 @@ class _Loaded:
     prepared: np.ndarray
 
 
-def answers_of(
+def iter_predictions(
     predictor: Predictor | BatchPredictor, strips: list[StripFile], load: Load, regions: IgnoredRegions, times: StageTimes
-) -> Iterator[Answer | UserError]:
+) -> Iterator[Prediction | UserError]:
     """What a predictor says of each strip, in their order, or what is wrong with it. The next strips are read meanwhile."""
-    batches = predictor if isinstance(predictor, BatchPredictor) else OneByOne(predictor)
+    batches = predictor if isinstance(predictor, BatchPredictor) else SingleStripAdapter(predictor)
 
-    def read(strip: StripFile) -> _Loaded | UserError:
+    def read(strip: StripFile) -> _LoadedStrip | UserError:
         try:
             with times.of("loading"):
                 image, mask = load(strip)
                 ignored = regions.of(strip.path, image.shape[1:])
-            with times.of("preprocessing"), about(strip.path):
-                return _Loaded(strip, image, mask, ignored, batches.prepare(image))
+            with times.of("preprocessing"), prefix_errors(strip.path):
+                return _LoadedStrip(strip, image, mask, ignored, batches.prepare(image))
         except UserError as error:
             return error
 
     with threads(READERS) as readers:
         for group in grouped(in_order(readers, read, strips, batches.batch + READERS), batches.batch):
             with times.of("inference"):
-                heatmaps = iter(_answer(batches, [entry for entry in group if isinstance(entry, _Loaded)]))
+                heatmaps = iter(_predict_group(batches, [entry for entry in group if isinstance(entry, _LoadedStrip)]))
             for entry in group:
                 yield entry if isinstance(entry, UserError) else _checked(entry, next(heatmaps), times)
 
 
-def _answer(batches: BatchPredictor, group: list[_Loaded]) -> Sequence[np.ndarray | UserError]:
+def _predict_group(batches: BatchPredictor, group: list[_LoadedStrip]) -> Sequence[np.ndarray | UserError]:
     """The heatmaps of strips; where one of them cannot be answered, each is asked for alone, so that the others are not lost."""
     try:
-        return batches.answer([entry.prepared for entry in group]) if group else []
+        return batches.predict([entry.prepared for entry in group]) if group else []
     except UserError as error:
-        return [error] if len(group) == 1 else [heatmap for entry in group for heatmap in _answer(batches, [entry])]
+        return [error] if len(group) == 1 else [heatmap for entry in group for heatmap in _predict_group(batches, [entry])]
 
 
-def _checked(entry: _Loaded, heatmap: np.ndarray | UserError, times: StageTimes) -> Answer | UserError:
+def _checked(entry: _LoadedStrip, heatmap: np.ndarray | UserError, times: StageTimes) -> Prediction | UserError:
     try:
-        with times.of("post-processing"), about(entry.strip.path):
+        with times.of("post-processing"), prefix_errors(entry.strip.path):
             if isinstance(heatmap, UserError):
                 raise heatmap
-            return Answer(entry.strip, entry.image, entry.mask, entry.ignored, _probabilities(heatmap, entry.ignored))
+            return Prediction(entry.strip, entry.image, entry.mask, entry.ignored, _probabilities(heatmap, entry.ignored))
     except UserError as error:
         return error
 
 
-def heatmap_of(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
+def checked_heatmap(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
     """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored. Raises `UserError` for another range."""
-    with about(strip.path):
+    with prefix_errors(strip.path):
         return _probabilities(predictor(image), ignored)
 
 
 def _probabilities(heatmap: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     lowest, highest = heatmap.min(), heatmap.max()
-    if not (lowest >= 0 and highest <= 1 + ROUNDING):
+    if not (lowest >= 0 and highest <= 1 + PROBABILITY_ROUNDING):
         raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
     heatmap = np.minimum(heatmap, 1)
     return heatmap if ignored is None else np.where(ignored, np.float32(0), heatmap)

@@ -1,4 +1,4 @@
-"""The rivals without a net: what Target has and neither reference has, by arithmetic alone. Torch modules, like a net.
+"""The baselines without a net: what Target has and neither reference has, by arithmetic alone. Torch modules, like a net.
 
 Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey levels as a share of their
 range, 0-1, or one in units of the noise around it, brought to 0-1. That is no probability, but it ranks pixels and can be
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ops.detector import AligningDetector
-from ops.differences import consistent_difference, noise_around, outside_references
+from ops.differences import consistent_difference, envelope_excess, local_noise
 from ops.filters import blur, gaussian_window
 
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
@@ -28,7 +28,7 @@ class Smoothing(nn.Module):
 
 
 class ClassicalDetector(AligningDetector):
-    """A method without a net: a subclass with a `label`, a `compare` and, where it needs aligned references, an `align`."""
+    """A method without a net: a subclass with a `label`, a `heatmap` and, where it needs aligned references, an `align`."""
 
     label: str
     align = "none"
@@ -39,7 +39,7 @@ class ClassicalDetector(AligningDetector):
         self.sigma, self.smoothing = sigma, Smoothing(sigma)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
-        return self.look(strips)[0]
+        return self.detect_with_alignment(strips)[0]
 
 
 class DoubleDetection(ClassicalDetector):
@@ -47,7 +47,7 @@ class DoubleDetection(ClassicalDetector):
 
     label = "double detection"
 
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3]).abs()
         return differences.amin(dim=1, keepdim=True)
 
@@ -61,8 +61,8 @@ class ToleranceEnvelope(ClassicalDetector):
 
     label = "tolerance envelope"
 
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
-        return self.smoothing(outside_references(strips)).abs()
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        return self.smoothing(envelope_excess(strips)).abs()
 
 
 class RegisteredDifference(ClassicalDetector):
@@ -75,9 +75,9 @@ class RegisteredDifference(ClassicalDetector):
     label = "registered difference"
     align = "full"
 
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
-        ratio = consistent_difference(differences).abs() / noise_around(differences)
+        ratio = consistent_difference(differences).abs() / local_noise(differences)
         return ratio / (1 + ratio)
 
 
@@ -94,11 +94,11 @@ def classical_detector(method: str, sigma: float) -> ClassicalDetector:
     return METHODS[method][0](sigma)
 
 
-def sigma_of(method: str, chosen: dict[str, float]) -> float:
+def choose_sigma(method: str, chosen: dict[str, float]) -> float:
     """The sigma of a method: its only one, else the one `chosen`, else the default."""
     _, candidates = METHODS[method]
     return candidates[0] if len(candidates) == 1 else chosen.get(method, DEFAULT_SIGMA)
 
 
-def name_of(method: str, sigma: float) -> str:
+def baseline_name(method: str, sigma: float) -> str:
     return f"{METHODS[method][0].label}, {f'Gaussian of {sigma:g} px' if sigma else 'plain'}"

@@ -17,12 +17,12 @@ class AligningDetector(nn.Module, ABC):
         self.alignment = None if align == "none" else Alignment(align)
 
     @abstractmethod
-    def compare(self, strips: torch.Tensor) -> torch.Tensor:
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W), aligned, to heatmaps (B, 1, H, W)."""
 
-    def look(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def detect_with_alignment(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), and what `Alignment` measured, (B, 2, MEASURES); None without one."""
         measures = None
         if self.alignment:
             strips, measures = self.alignment(strips)
-        return self.compare(strips), measures
+        return self.heatmap(strips), measures

@@ -8,13 +8,13 @@ import math
 import torch
 from torch.nn import functional
 
-from ops.filters import block_means, blur, enlarge, gaussian_window, sizes, under_window
+from ops.filters import avg_pool_blocks, blur, enlarge, gaussian_mean, gaussian_window, sizes
 
-NOISE_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
+NOISE_WINDOW_SIGMA = 9.0  # pixels: noise is measured under this Gaussian, as wide as a window of 31
 QUIET = 1 / 255  # share of the range that is added to the noise: where there is none, a grey level is still no defect
-TOLERANCE = 3  # pixels along each side of a window in which a reference's edge may lie anywhere
+EDGE_WINDOW = 3  # pixels along each side of a window in which a reference's edge may lie anywhere
 LEAST_POWER = 1e-12  # of noise: a square root has no slope at 0
-REACH = 4  # pixels on both sides of a filter's middle: five sigmas of the smaller, three of the larger one in use
+FILTER_REACH = 4  # pixels on both sides of a filter's middle: five sigmas of the smaller, three of the larger one in use
 
 
 def consistent_difference(differences: torch.Tensor) -> torch.Tensor:
@@ -33,29 +33,29 @@ def agreed_difference(consistent: torch.Tensor, differences: torch.Tensor) -> to
     return consistent * consistent.abs() / (larger + QUIET)
 
 
-def evidence(differences: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+def point_likelihood(differences: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, 1, H, W): how much speaks for a point of about `sigma` pixels, log(1 + z²) of the consistent difference z.
 
     Each difference is smoothed by a Gaussian of that size first, the best filter for such a point in white noise, and z is in
     units of the noise that it leaves. Of one difference, half of z² is the logarithm of how much likelier a point makes what is
     seen (the generalized likelihood ratio: Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998); the
-    logarithm here keeps what is plain to see from drowning all else. `noise` is (B, 1, H, W), as of `noise_around`.
+    logarithm here keeps what is plain to see from drowning all else. `noise` is (B, 1, H, W), as of `local_noise`.
     """
-    smooth = blur(differences, gaussian_window(sigma, REACH))
+    smooth = blur(differences, gaussian_window(sigma, FILTER_REACH))
     left = 1 / (2 * math.sqrt(math.pi) * sigma)  # of white noise, by such a Gaussian
     return torch.log1p((consistent_difference(smooth) / (left * noise)) ** 2)
 
 
-def outside_references(strips: torch.Tensor) -> torch.Tensor:
+def envelope_excess(strips: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): how far Target lies above (positive) or below all that both references have in the window around a pixel."""
     target, references = strips[:, :1], strips[:, 1:3]
     larger, smaller = torch.maximum(*references.split(1, dim=1)), torch.minimum(*references.split(1, dim=1))
-    highest = functional.max_pool2d(larger, TOLERANCE, stride=1, padding=TOLERANCE // 2)
-    lowest = -functional.max_pool2d(-smaller, TOLERANCE, stride=1, padding=TOLERANCE // 2)
+    highest = functional.max_pool2d(larger, EDGE_WINDOW, stride=1, padding=EDGE_WINDOW // 2)
+    lowest = -functional.max_pool2d(-smaller, EDGE_WINDOW, stride=1, padding=EDGE_WINDOW // 2)
     return functional.relu(target - highest) - functional.relu(lowest - target)
 
 
-def noise_around(differences: torch.Tensor) -> torch.Tensor:
+def local_noise(differences: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W): the root mean square of both differences in a window of about 31 pixels, edges included, and QUIET."""
-    mean_square = under_window(block_means(differences * differences).mean(dim=1, keepdim=True), NOISE_SIGMA)
+    mean_square = gaussian_mean(avg_pool_blocks(differences * differences).mean(dim=1, keepdim=True), NOISE_WINDOW_SIGMA)
     return enlarge(mean_square, *sizes(differences)).clamp(min=LEAST_POWER).sqrt() + QUIET

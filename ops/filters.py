@@ -60,7 +60,7 @@ def convolve(images: torch.Tensor, window: Sequence[float], axis: int, stride: i
     return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
 
 
-def block_means(planes: torch.Tensor) -> torch.Tensor:
+def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
     """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's pixels go on."""
     height, width = sizes(planes)
     if height % BLOCK or width % BLOCK:
@@ -68,7 +68,7 @@ def block_means(planes: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(planes, BLOCK)
 
 
-def under_window(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
+def gaussian_mean(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
     """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
 
     Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
@@ -85,7 +85,10 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
     """
-    channels, frames = int(planes.shape[1]), cut_down(cut_across(planes, reach=1), ENLARGED_ROWS, reach=1)
+    channels, frames = (
+        int(planes.shape[1]),
+        overlapping_row_blocks(overlapping_column_blocks(planes, reach=1), ENLARGED_ROWS, reach=1),
+    )
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
     along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
     planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T
@@ -98,7 +101,7 @@ def linear_weights(length: int) -> list[list[float]]:
     return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
 
 
-def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
+def overlapping_column_blocks(images: torch.Tensor, reach: int) -> torch.Tensor:
     """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C, H, blocks * 4 * reach).
 
     A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
@@ -111,7 +114,7 @@ def cut_across(images: torch.Tensor, reach: int) -> torch.Tensor:
     return frames.reshape(-1, channels, height, across * 2 * block)
 
 
-def cut_down(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
+def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
     """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks, rows + 2 * reach, W)."""
     channels, (height, width) = int(images.shape[1]), sizes(images)
     down = math.ceil(height / rows)

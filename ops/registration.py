@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ops.filters import block_means, blur, convolve, cut, enlarge, gaussian_window, gradients, halve, sizes, under_window
-from ops.warp import LARGEST_SHIFT, Movable, fill_beyond_edges, move, widen
+from ops.filters import avg_pool_blocks, blur, convolve, cut, enlarge, gaussian_mean, gaussian_window, gradients, halve, sizes
+from ops.warp import LARGEST_SHIFT, Warper, fill_outside, shift_images, widen
 
-MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
+ALIGN_MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
 MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")  # of each reference: pixels, pixels, pixels, 1, share of the range
 
 GAINS = (0.25, 4.0)  # smallest and largest of a reference
@@ -29,7 +29,7 @@ GLOBAL_ROUNDS = 2  # of least squares at a quarter of the size, one shift for th
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0  # at a quarter of the size; pixels: the Gaussian by which the rows around it count with it
 FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # at half the size
 STIFFNESS = 1e-3  # of a pattern's gradients: what is asked of an axis with less, as along straight lines, is divided by this much
-BACKGROUND = 9  # pixels of the smaller images: what is slower is illumination
+ILLUMINATION_WINDOW = 9  # pixels of the smaller images: what is slower is illumination
 LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
 GAINS_OF_A_ROUND = (0.7, 1.4)  # what is still far off seems to have less contrast: with that gain, its step would be too short
 LEAST_COHERENCE = 0.05  # correlation of two gradients: below it they are noise (its own is below 0.02), or almost
@@ -51,8 +51,8 @@ class Alignment(nn.Module):
 
     def __init__(self, mode: str = "full"):
         super().__init__()
-        if mode not in MODES[1:]:
-            raise ValueError(f"found mode {mode!r}, expected one of {', '.join(MODES[1:])}")
+        if mode not in ALIGN_MODES[1:]:
+            raise ValueError(f"found mode {mode!r}, expected one of {', '.join(ALIGN_MODES[1:])}")
         self.mode = mode
 
     def forward(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +71,7 @@ class Alignment(nn.Module):
         if self.mode == "full":
             matched = gain * moved + offset
             moved = torch.where(mean_square(target - matched) > left, moved, matched)
-        aligned = torch.cat([target, *fill_beyond_edges(target, moved, shift)], dim=1)
+        aligned = torch.cat([target, *fill_outside(target, moved, shift)], dim=1)
         return aligned, self._measures(aligned, shift, gain)
 
     @staticmethod
@@ -89,7 +89,7 @@ def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     """
     target, references = strips[:, :1], strips[:, 1:]
     shift = estimate_shift(strips)
-    moved = move(references, shift)
+    moved = shift_images(references, shift)
     before, after = mean_square(target - references), mean_square(target - moved)
     is_worse = after > before
     moved, left = torch.where(is_worse, references, moved), torch.where(is_worse, before, after)
@@ -105,32 +105,32 @@ def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
     height, width = sizes(strips)
     half = halve(strips)
     columns = max(1, round(width / COLUMN))
-    coarse, fine = Pair(blur(halve(half), ALIASED), 4, columns), Pair(half, 2, columns)
+    coarse, fine = PyramidLevel(blur(halve(half), ALIASED), 4, columns), PyramidLevel(half, 2, columns)
     shift = strips.new_zeros(1, 1, 1, 1, 1)
-    shift = coarse.improve(shift, coarse.references.images, GLOBAL_ROUNDS, None)
+    shift = coarse.refine(shift, coarse.references.images, GLOBAL_ROUNDS, None)
     shift = shift.expand(-1, -1, -1, coarse.height, columns)
-    shift = coarse.improve(shift, coarse.references.moved(shift), COARSE_ROUNDS, COARSE_SIGMA / 4)
-    shift, moved = fine.better(resize_rows(2 * shift, fine.height))
-    shift = fine.improve(shift, moved, FINE_ROUNDS, FINE_SIGMA / 2)
-    return resize_rows(2 * fine.determined(shift), height)
+    shift = coarse.refine(shift, coarse.references.warp(shift), COARSE_ROUNDS, COARSE_SIGMA / 4)
+    shift, moved = fine.keep_if_better(resize_rows(2 * shift, fine.height))
+    shift = fine.refine(shift, moved, FINE_ROUNDS, FINE_SIGMA / 2)
+    return resize_rows(2 * fine.zero_undetermined(shift), height)
 
 
-class Pair:
+class PyramidLevel:
     """Target and references, `factor` times smaller, without what is slow in them, and what a round of least squares needs."""
 
     def __init__(self, images: torch.Tensor, factor: int, columns: int):
-        images = images - blur(images, [1] * BACKGROUND)
+        images = images - blur(images, [1] * ILLUMINATION_WINDOW)
         self.height, self.width = sizes(images)
         self.columns, self.limit = columns, LARGEST_SHIFT / factor
         border = min(math.ceil(self.limit) + 1, self.width // 2)  # what may come from beyond the strip's edge says nothing
         self.inner = images.new_tensor([0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border)
-        self.target, self.references = images[:, :1], Movable(images[:, 1:], self.limit, columns)
+        self.target, self.references = images[:, :1], Warper(images[:, 1:], self.limit, columns)
         self.inner_target = self.target * self.inner
         self.gradients = gradients(self.target) * self.inner  # (B, 1, 2, h, w)
         products = self.gradients * self.gradients.transpose(1, 2)  # yy, yx, xy, xx
         self.structure = column_sums(products.reshape(-1, 4, self.height, self.width), columns)
 
-    def improve(self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None) -> torch.Tensor:
+    def refine(self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None) -> torch.Tensor:
         """A better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma` count together.
 
         None: all rows, and one shift (B, 2, 2, 1, 1). `moved` is what the references are with the shift that is given.
@@ -142,7 +142,7 @@ class Pair:
         solution = self._solution(together(self.structure))
         for number in range(rounds):
             if number:
-                moved = self.references.moved(shift)
+                moved = self.references.warp(shift)
             squares = moved * self.inner * moved
             sums = [column_sums(products, self.columns) for products in (self.inner_target * moved, squares)]
             common, own = together(torch.cat(sums, dim=1)).split(2, dim=1)
@@ -164,14 +164,14 @@ class Pair:
         solution = torch.cat([xx, -yx, -yx, yy], dim=1) / (yy * xx - yx * yx)
         return solution.reshape(-1, 1, 2, 2, *sizes(solution))
 
-    def determined(self, shift: torch.Tensor) -> torch.Tensor:
+    def zero_undetermined(self, shift: torch.Tensor) -> torch.Tensor:
         """The shift, 0 along an axis along which there is only noise."""
-        coherence = correlation(self.gradients, gradients(self.references.moved(shift)) * self.inner)
+        coherence = correlation(self.gradients, gradients(self.references.warp(shift)) * self.inner)
         return torch.where(coherence[..., None, None] < LEAST_COHERENCE, 0.0, shift)
 
-    def better(self, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keep_if_better(self, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the difference; and these moved."""
-        stay, moved = self.references.images, self.references.moved(shift)
+        stay, moved = self.references.images, self.references.warp(shift)
         before, after = correlation(self.inner_target, torch.cat([stay, moved], dim=1) * self.inner).split(2, dim=1)
         is_worse = (after < before)[..., None, None]
         return torch.where(is_worse[..., None], 0.0, shift), torch.where(is_worse, stay, moved)
@@ -185,8 +185,8 @@ def gain_and_offset(target: torch.Tensor, references: torch.Tensor) -> tuple[tor
     """
     middle = target.mean(dim=(2, 3), keepdim=True)  # without it, variances are small differences of large squares, mostly rounding
     target, references = target - middle, references - middle
-    means = [block_means(planes) for planes in (target, references, target * references, references * references)]
-    means = under_window(torch.cat(means, dim=1), MATCH_SIGMA)
+    means = [avg_pool_blocks(planes) for planes in (target, references, target * references, references * references)]
+    means = gaussian_mean(torch.cat(means, dim=1), MATCH_SIGMA)
     mean_target, mean_reference, mean_product, mean_of_squares = means.split([1, 2, 2, 2], dim=1)
     covariance = mean_product - mean_target * mean_reference
     variance = mean_of_squares - mean_reference * mean_reference

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from ops.filters import cut, cut_across, cut_down, sizes
+from ops.filters import cut, overlapping_column_blocks, overlapping_row_blocks, sizes
 
 LARGEST_SHIFT = 3.0  # pixels in y and in x: as far as a reference is moved
 LOBES = 3  # of the Lanczos kernel that shifts images: with less, a pattern of four pixels is misplaced by up to 0.1 px
@@ -13,12 +13,12 @@ OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is stil
 MOVED_ROWS = (8, 4)  # what is moved at once: the first of which an image's height is a multiple, else the first
 
 
-def move(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
+def shift_images(images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT) -> torch.Tensor:
     """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit` pixels in y or x, moved them."""
-    return Movable(images, limit, int(shift.shape[4]), often=False).moved(shift)
+    return Warper(images, limit, int(shift.shape[4]), often=False).warp(shift)
 
 
-class Movable:
+class Warper:
     """Images (B, C, H, W), to be taken from where shifts of at most `limit` pixels have moved them. The border's pixels go on.
 
     Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and then along x. No pixel is
@@ -35,14 +35,16 @@ class Movable:
         if columns == 1:
             self._cut_frames()
 
-    def moved(self, shift: torch.Tensor) -> torch.Tensor:
+    def warp(self, shift: torch.Tensor) -> torch.Tensor:
         """By a shift (B, C, 2, H or 1, columns or 1), (y, x) in pixels."""
         return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
 
     def _cut_frames(self) -> None:
         reach = self.reach
         self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
-        self.frames = cut_down(cut_across(self.images, reach) if self.often else self.images, self.rows, reach)
+        self.frames = overlapping_row_blocks(
+            overlapping_column_blocks(self.images, reach) if self.often else self.images, self.rows, reach
+        )
         # where the pixels of a frame lie: along y beside each of the block's, along x, where fewer count, beside its first
         taps = self.rows + 2 * reach
         places = [[[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)] for axis in (1.0, 0.0)]
@@ -62,7 +64,7 @@ class Movable:
         along_y, along_x = weights.split(1, dim=2)
         images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
         images = images.reshape(-1, channels, down * rows, int(self.frames.shape[4]))
-        images = images if self.often else cut_across(images, reach)
+        images = images if self.often else overlapping_column_blocks(images, reach)
         across = int(images.shape[3]) // (4 * reach)
         along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
         along_x = along_x.reshape(-1, channels, down * rows, 4 * reach, 2 * reach)
@@ -94,7 +96,7 @@ def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
     return weights / weights.sum(dim=dim, keepdim=True)
 
 
-def fill_beyond_edges(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def fill_outside(target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the strip, Target where both do.
 
     One after the other, each (B, 1, H, W).

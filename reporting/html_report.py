@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 from markupsafe import Markup
 
-from common.files import replace_file
+from common.files import atomic_write
 from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
-from evaluation.worst_cases import REACH, Exhibit
+from evaluation.worst_cases import CROP_REACH, WorstCase
 from reporting.charts import froc_chart, score_histograms
-from reporting.pictures import BACKGROUND, DETECTED, GAP, RING_RADIUS, TRUTH, grey, heat
+from reporting.pictures import BACKDROP, DETECTED, GAP, RING_RADIUS, TRUTH, grey, heat
 from reporting.tables import MISSING, NEEDS_TRUTHS
 from reporting.templating import render
 
@@ -89,7 +89,7 @@ def write_report(
         unknown=UNKNOWN,
         settings=settings,
     )
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
@@ -104,8 +104,8 @@ def _metrics(result: Evaluation) -> list[ShownMetric]:
 
 
 def _compared(result: Evaluation) -> dict[str, list[ShownMetric]]:
-    """The detector's metrics and its rivals', by name; nothing without rivals."""
-    if not result.rivals:
+    """The detector's metrics and its baselines', by name; nothing without baselines."""
+    if not result.baselines:
         return {}
     compared = result.figures_by_detector.items()
     return {name: [_shown(each, values[each]) for each in COMPARED] for name, values in compared}
@@ -134,7 +134,7 @@ def _histograms(result: Evaluation, threshold: Threshold) -> Markup | None:
 
 
 def _exhibits(
-    exhibits: list[Exhibit],
+    exhibits: list[WorstCase],
     color: tuple[int, int, int],
     folder: Path,
 ) -> list[dict[str, object]]:
@@ -156,7 +156,7 @@ def _exhibits(
     return shown
 
 
-def draw_exhibit(exhibit: Exhibit, color: tuple[int, int, int]) -> np.ndarray:
+def draw_exhibit(exhibit: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
     """Target, Ref1, Ref2 and heatmap side by side, ENLARGEMENT times as large, the place ringed.
 
     Returns (H, W, 3) uint8, BGR. The place is in the middle of each; where the strip ends before
@@ -167,16 +167,16 @@ def draw_exhibit(exhibit: Exhibit, color: tuple[int, int, int]) -> np.ndarray:
     middle = panels[0].shape[0] // 2
     for panel in panels:
         cv2.circle(panel, (middle, middle), ENLARGEMENT * RING_RADIUS, color, 1, cv2.LINE_AA)
-    gap = np.full((panels[0].shape[0], GAP, 3), BACKGROUND, np.uint8)
+    gap = np.full((panels[0].shape[0], GAP, 3), BACKDROP, np.uint8)
     others = [part for panel in panels[1:] for part in (gap, panel)]
     return np.concatenate([panels[0], *others], axis=1)
 
 
 def _centered(crop: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     """A crop (h, w, 3), enlarged, in a square whose middle is the point at `offset` (y, x)."""
-    side = 2 * REACH + 1
-    square = np.full((side, side, 3), BACKGROUND, np.uint8)
-    top, left = (REACH - at for at in offset)
+    side = 2 * CROP_REACH + 1
+    square = np.full((side, side, 3), BACKDROP, np.uint8)
+    top, left = (CROP_REACH - at for at in offset)
     square[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return np.repeat(np.repeat(square, ENLARGEMENT, axis=0), ENLARGEMENT, axis=1)
 

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import tifffile
 
-from common.files import replace_file
+from common.files import atomic_write
 from evaluation.detections import Detection
 from evaluation.results import StripResult
-from evaluation.stream import Answer
+from evaluation.stream import Prediction
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
 DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
 GAP, CAPTION = 6, 22  # pixels between panels and above them
-BACKGROUND, TEXT, TRUTH = (32, 32, 32), (230, 230, 230), (80, 220, 80)  # blue, green, red
+BACKDROP, TEXT, TRUTH = (32, 32, 32), (230, 230, 230), (80, 220, 80)  # blue, green, red
 DETECTED = (60, 140, 255)
 RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels around a true defect, and around a detection
 
@@ -57,9 +57,9 @@ class StripWriter:
     output_dir: Path
     pictures_per_kind: int | None = None
 
-    def __call__(self, result: StripResult, answer: Answer, number: int) -> None:
+    def __call__(self, result: StripResult, answer: Prediction, number: int) -> None:
         stem = self.output_dir / result.strip.relative.with_suffix("")
-        with replace_file(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
+        with atomic_write(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
             tifffile.imwrite(temporary, answer.heatmap)
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
             title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
@@ -118,13 +118,13 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
         axis.set(xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """(H, W, 3) uint8, OpenCV's channel order."""
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
@@ -149,7 +149,7 @@ def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: st
     """Panels of one size in a row, each under its caption, all under a title (none when empty)."""
     height, width = panels[0].shape[:2]
     top = CAPTION * (2 if title else 1)
-    sheet = np.full((height + top + GAP, len(panels) * (width + GAP) + GAP, 3), BACKGROUND, np.uint8)
+    sheet = np.full((height + top + GAP, len(panels) * (width + GAP) + GAP, 3), BACKDROP, np.uint8)
     if title:
         _write(sheet, title, GAP, CAPTION - 7)
     for number, (panel, caption) in enumerate(zip(panels, captions)):

@@ -16,17 +16,17 @@ from common.files import refused_by_system
 from data.folder import GOOD, StripFile, list_strips, masks_without_strip
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX
-from data.verify import inspect_strips
-from evaluation.calibration import best_sigmas, calibrate_on, channel_measure, good_strips, rivals_of
+from data.verify import verify_strips
+from evaluation.calibration import best_sigmas, calibrate_on, channel_measure, good_strips, make_baselines
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
-from ops.classical import classical_detector, name_of, sigma_of
+from ops.classical import baseline_name, choose_sigma, classical_detector
 from reporting.html_report import write_report
 from reporting.pictures import StripWriter
-from reporting.tables import describe_figures, describe_rivals, write_results
+from reporting.tables import describe_baselines, describe_figures, write_results
 
 REPORT = "report.html"
 
@@ -68,17 +68,17 @@ def classical(
     """
     beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
     valid = list_strips(beside, img_format) if beside and folder.name == "test" and beside.is_dir() else []
-    inspection = inspect_strips(valid, input_max)
-    if inspection.problems:
-        raise UserError(inspection.problems[0])
+    verification = verify_strips(valid, input_max)
+    if verification.problems:
+        raise UserError(verification.problems[0])
     measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
-    sigma = sigma_of(method, measured["rival_sigmas"])
+    sigma = choose_sigma(method, measured["rival_sigmas"])
     predictor = DetectorPredictor(classical_detector(method, sigma), device)
     good = good_strips(valid)
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
     known = {"is_classical": True, "measured": measured, "calibrated_on": f"set on {beside / GOOD}" if beside else ""}
-    return Detector(name_of(method, sigma), predictor, input_max, device, **known)
+    return Detector(baseline_name(method, sigma), predictor, input_max, device, **known)
 
 
 def score_without_model(arguments: argparse.Namespace, device: torch.device) -> int:
@@ -104,13 +104,13 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
             raise UserError(f"{output_dir}: found an output folder among the strips of {read}, expected one elsewhere")
     ignored = IgnoredRegions(arguments.dead_pixels, arguments.ignore_mask, arguments.mask_channel)
     strips = list_strips(folder, arguments.img_format, arguments.use_ground_truth_mask)
-    inspection = inspect_strips(strips, detector.input_max, detector.patch, detector.image_size)
-    if not inspection.usable:
-        raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {inspection.problems[0]}")
-    ignored.of(inspection.usable[0].path, inspection.image_size)  # what does not fit one strip fits none
+    verification = verify_strips(strips, detector.input_max, detector.patch, detector.image_size)
+    if not verification.usable:
+        raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {verification.problems[0]}")
+    ignored.of(verification.usable[0].path, verification.image_size)  # what does not fit one strip fits none
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-    detector = replace(detector, image_size=inspection.image_size)  # a rate is one of strips of that size
+    detector = replace(detector, image_size=verification.image_size)  # a rate is one of strips of that size
     threshold = choose_threshold(detector, arguments, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
@@ -118,8 +118,8 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     is_measured = detector.measured.get("channel_ranges") or align != "none"
     measure = channel_measure(align, detector.device) if is_measured else None
     rules = Rules(threshold, arguments.min_area, arguments.polarity, arguments.match_radius, ignored, seams, measure)
-    result = evaluate_with_rivals(detector, inspection.usable, rules, output_dir)
-    result.problems[:0] = inspection.problems
+    result = evaluate_with_baselines(detector, verification.usable, rules, output_dir)
+    result.problems[:0] = verification.problems
     if not result.results:
         raise UserError(f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}")
     drift = write_everything(output_dir, detector, result, threshold, settings_shown(detector, folder, arguments))
@@ -130,7 +130,7 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
 
 
 def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:
-    for line in describe(result):
+    for line in describe_result(result):
         print(line)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -156,10 +156,10 @@ def choose_threshold(detector: Detector, arguments: argparse.Namespace, ignored:
         raise UserError(
             f"--method {arguments.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
         )
-    return threshold_of(detector, arguments.target_false_alarms)
+    return stored_threshold(detector, arguments.target_false_alarms)
 
 
-def threshold_of(detector: Detector, target: float | None = None) -> Threshold:
+def stored_threshold(detector: Detector, target: float | None = None) -> Threshold:
     """The threshold that is kept with a detector, for `target` false alarms per strip (None: those that it was trained for)."""
     if not detector.measured.get("calibration"):
         return Threshold(UNCALIBRATED, "no good strip was held out: set one with --good_path FOLDER of good strips")
@@ -167,20 +167,20 @@ def threshold_of(detector: Detector, target: float | None = None) -> Threshold:
     return threshold_for(detector.measured["calibration"], target, detector.calibrated_on)
 
 
-def evaluate_with_rivals(
+def evaluate_with_baselines(
     detector: Detector, strips: list[StripFile], rules: Rules, output_dir: Path, pictures_per_kind: int | None = None
 ) -> Evaluation:
     """Beside the classical methods where it is known what is a defect: the question is whether the detector is worth it."""
     has_truth = any(strip.mask for strip in strips)
-    rivals = rivals_of(detector.measured.get("rival_sigmas", {}), detector.device) if has_truth else {}
-    rivals.pop(detector.name, None)
+    baselines = make_baselines(detector.measured.get("rival_sigmas", {}), detector.device) if has_truth else {}
+    baselines.pop(detector.name, None)
     return evaluate(
         detector.predictor,
         strips,
         detector.input_max,
         on_strip=StripWriter(output_dir, pictures_per_kind),
         rules=rules,
-        rivals=rivals,
+        baselines=baselines,
     )
 
 
@@ -202,10 +202,10 @@ def settings_shown(detector: Detector, folder: Path, arguments: argparse.Namespa
     return settings | {"scored": datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
-def describe(result: Evaluation) -> list[str]:
+def describe_result(result: Evaluation) -> list[str]:
     """The figures; how many strips are OK and NG; and, where it is known what is a defect, what the threshold finds and reports."""
     verdicts = [scored.verdict for scored in result.results]
-    lines = [*describe_figures(result.figures), *describe_rivals(result)]
+    lines = [*describe_figures(result.figures), *describe_baselines(result)]
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:
@@ -222,8 +222,8 @@ def calibrated(detector: Detector, folder: Path, img_format: str | None, ignored
     good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
     if not good:
         raise UserError(f"{folder}: found no good strips, expected a folder `good` or a folder of good strips")
-    inspection = inspect_strips(good, detector.input_max, detector.patch, detector.image_size)
-    if inspection.problems:
-        raise UserError(f"--good_path: {inspection.problems[0]}")
-    calibration = calibrate_on(detector.predictor, inspection.usable, detector.input_max, ignored)
+    verification = verify_strips(good, detector.input_max, detector.patch, detector.image_size)
+    if verification.problems:
+        raise UserError(f"--good_path: {verification.problems[0]}")
+    calibration = calibrate_on(detector.predictor, verification.usable, detector.input_max, ignored)
     return replace(detector, measured=detector.measured | {"calibration": calibration}, calibrated_on=f"set on {folder}")

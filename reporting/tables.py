@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from common.files import replace_file
+from common.files import atomic_write
 from evaluation.metrics import FALSE_ALARM_RATES, Recall
 from evaluation.results import Evaluation, Figures, StripResult
 from evaluation.thresholds import Threshold
@@ -28,7 +28,7 @@ DETECTIONS = (
     "contrast_ref2",
     "status",
 )
-CHANNELS = "channels.csv"
+CHANNELS_FILE = "channels.csv"
 NEEDS_TRUTHS = "needs defective strips with masks"
 MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_TRUTHS}
 
@@ -61,7 +61,7 @@ def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, dr
             (scored.strip.relative.as_posix(), *(f"{value:.6g}" for value in scored.statistics.values()))
             for scored in result.results
         )
-        write_table(output_dir / CHANNELS, ("file", *names), rows)
+        write_table(output_dir / CHANNELS_FILE, ("file", *names), rows)
     write_detections(output_dir / "detections.json", result, threshold)
     write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
 
@@ -95,7 +95,7 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
         "at_threshold": result.at_threshold(),
         "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.point_recalls],
-        "rivals": {name: result.figures_by_detector[name] for name in result.rivals},
+        "rivals": {name: result.figures_by_detector[name] for name in result.baselines},
         "drift": drift,
         "problems": result.problems,
     }
@@ -114,9 +114,9 @@ def describe_figures(figures: Figures) -> list[str]:
     ]
 
 
-def describe_rivals(result: Evaluation) -> list[str]:
-    """Recall at the rates of false alarms, of the predictor and of its rivals; nothing where no truth is known."""
-    if not result.rivals or not result.board.points.truths:
+def describe_baselines(result: Evaluation) -> list[str]:
+    """Recall at the rates of false alarms, of the predictor and of its baselines; nothing where no truth is known."""
+    if not result.baselines or not result.board.points.truths:
         return []
     rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
     lines = [f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"]
@@ -143,5 +143,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of `path` when it is whole; file names that are no text come out as they went in."""
-    with replace_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         yield file

@@ -7,14 +7,14 @@ import pytest
 import tifffile
 import torch
 
-from common.distributed import ALONE
+from common.distributed import SINGLE_PROCESS
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import load_image
 from data.registered_copies import ALIGNED_BY, StripAligner, aligned_copies
 from docs.draw_architecture import imports_of, repository_modules
 from evaluation.predictors import TorchPredictor
-from gaussian import GREY_LEVELS
+from gaussian import MAX_GREY
 from model import SegmentationNetworkONNXFullImage
 from tests.conftest import QUICK_OPSET, RUN, SMALL_SIZE, arguments_for, run
 from trainer import PreparedRun, parse_args, prepare
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 def prepared(arguments: argparse.Namespace) -> PreparedRun:
     with ExitStack() as held:
-        return prepare(arguments, ALONE, held)
+        return prepare(arguments, SINGLE_PROCESS, held)
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -68,7 +68,7 @@ def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(da
     full_image.patch_network.defect_probability = lambda tiles: seen.append(tiles) or tiles[:, :1]
     for number, strip in enumerate(found.dataset.train):
         with torch.inference_mode():
-            full_image(torch.from_numpy(load_image(strip.path) / np.float32(GREY_LEVELS))[None])
+            full_image(torch.from_numpy(load_image(strip.path) / np.float32(MAX_GREY))[None])
         for tile in range(4):
             index = 4 * number + tile
             sample = next(patches[epoch, index] for epoch in range(20) if not patches[epoch, index]["target_mask"].any())

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from data.demo_strips import FINE, MARGIN, STRIP_SIZE, draw_pattern, make_strip, see
+from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, STRIP_SIZE, draw_pattern, make_strip, sample_to_sensor
 from deploy.onnx_export import write_graph
 from gaussian import paint_point
 from ops.classical import RegisteredDifference
 from ops.filters import BLOCK, enlarge
-from ops.registration import GAINS, MEASURES, MODES, Alignment, register
-from ops.warp import LARGEST_SHIFT, Movable, move
+from ops.registration import ALIGN_MODES, GAINS, MEASURES, Alignment, register
+from ops.warp import LARGEST_SHIFT, Warper, shift_images
 from tests.conftest import SMALL_SIZE
 
 Scene = Callable[
@@ -48,18 +48,19 @@ def pattern(seed: int = 0, size: tuple[int, int] = STRIP_SIZE) -> Scene:
     def levels(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         moved_y, moved_x = (y - np.arange(size[0])[:, None] + 0 * x), x - np.arange(size[1])
         moves = [
-            cv2.resize(move, drawn.shape[::-1], interpolation=cv2.INTER_LINEAR) for move in map(_with_margin, (moved_y, moved_x))
+            cv2.resize(shift_images, drawn.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            for shift_images in map(_with_margin, (moved_y, moved_x))
         ]
         fine_y, fine_x = np.indices(drawn.shape, dtype=np.float32)
-        fine = [(own + FINE * move).astype(np.float32) for own, move in zip((fine_y, fine_x), moves)]
+        fine = [(own + OVERSAMPLING * shift_images).astype(np.float32) for own, shift_images in zip((fine_y, fine_x), moves)]
         seen = cv2.remap(drawn, fine[1], fine[0], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-        return see(seen, size).astype(np.float64)
+        return sample_to_sensor(seen, size).astype(np.float64)
 
     return levels
 
 
 def _with_margin(plane: np.ndarray) -> np.ndarray:
-    return np.pad(plane, MARGIN, mode="edge").astype(np.float32)
+    return np.pad(plane, PATTERN_MARGIN, mode="edge").astype(np.float32)
 
 
 def shot(scene: Scene, size: tuple[int, int], shift: np.ndarray | tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
@@ -191,14 +192,14 @@ def test_beyond_three_pixels_a_strip_is_not_made_worse():
     for shift in ((4.0, 0.0), (-5.0, 6.0), (9.0, -12.0), (40.0, 0.0)):
         strips = batch(shot(scene, SMALL_SIZE), shot(scene, SMALL_SIZE, shift), shot(scene, SMALL_SIZE, (0.2, 0.2)))
         assert np.abs(found_shift(strips)).max() <= LARGEST_SHIFT
-        for mode in MODES[1:]:
+        for mode in ALIGN_MODES[1:]:
             assert (residual(align(strips, mode)[0]) <= residual(strips) + 1e-6).all()
 
 
 @pytest.mark.parametrize("scene", [texture(), pattern(0, SMALL_SIZE)], ids=["texture", "pattern"])
 def test_equal_channels_stay_as_they_are(scene):
     strips = batch(*[shot(scene, SMALL_SIZE)] * 3)
-    for mode in MODES[1:]:
+    for mode in ALIGN_MODES[1:]:
         aligned, measures = align(strips, mode)
         assert np.abs(found_shift(strips)).max() < 1e-4 and (aligned - strips).abs().max() < 1e-4
         assert (measures["gain"] - 1).abs().max() < 1e-3 and measures["remainder"].max() < 1e-4
@@ -257,14 +258,14 @@ def test_lines_that_repeat_are_moved_by_the_smallest_shift_that_fits(period, axi
     for share in (0.1, 0.2, 0.8, 0.9):  # of a period; above a half, the smallest shift that fits goes the other way
         shift = np.zeros(2)
         shift[axis] = share * period
-        channels = [shot(lines, SMALL_SIZE, move) for move in (np.zeros(2), shift, -shift)]
+        channels = [shot(lines, SMALL_SIZE, shift_images) for shift_images in (np.zeros(2), shift, -shift)]
         strips = batch(*(channel + generator.normal(0, 1, SMALL_SIZE) for channel in channels))
         found = found_shift(strips)
         smallest = (share - round(share)) * period
         if period > 6:
             assert np.abs(found[:, axis].mean(axis=1) - [smallest, -smallest]).max() < 0.05
         assert not found[:, 1 - axis].any()
-        for mode in MODES[1:]:
+        for mode in ALIGN_MODES[1:]:
             assert (residual(align(strips, mode)[0]) <= residual(strips)).all()
 
 
@@ -290,7 +291,7 @@ def undetermined() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", undetermined())
 def test_what_is_not_determined_is_finite_and_no_worse(name):
     strips = undetermined()[name]
-    for mode in MODES[1:]:
+    for mode in ALIGN_MODES[1:]:
         aligned, measures = align(strips, mode)
         assert aligned.isfinite().all() and all(measure.isfinite().all() for measure in measures.values())
         assert torch.equal(aligned[:, :1], strips[:, :1])
@@ -302,7 +303,7 @@ def test_what_is_not_determined_is_finite_and_no_worse(name):
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_and_batches_do_not_mix(size):
     strips = torch.cat([torch.from_numpy(make_strip(np.random.default_rng(seed), size))[None] / 255 for seed in range(3)])
-    for mode in MODES[1:]:
+    for mode in ALIGN_MODES[1:]:
         together, measures = align(strips, mode)
         assert together.shape == strips.shape and (residual(together) < residual(strips)).all()
         for number in range(3):
@@ -313,7 +314,7 @@ def test_any_size_and_batches_do_not_mix(size):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 13), (2, 2), (13, 1), (7, 11), (976, 12)])
 def test_a_strip_narrower_than_the_largest_shift_stays_finite(size):
-    for mode in MODES[1:]:
+    for mode in ALIGN_MODES[1:]:
         aligned, _ = align(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)), mode)
         assert aligned.shape == (2, 3, *size) and aligned.isfinite().all()
 
@@ -390,7 +391,7 @@ def test_gradients_are_finite(name):
 
 def test_gradients_reach_every_channel():
     strips = (torch.from_numpy(make_strip(np.random.default_rng(0), SMALL_SIZE))[None] / 255).requires_grad_()
-    for mode in MODES[1:]:
+    for mode in ALIGN_MODES[1:]:
         strips.grad = None
         Alignment(mode)(strips)[0][:, 1:].sum().backward()
         assert strips.grad.isfinite().all() and strips.grad[0].abs().amax(dim=(1, 2)).min() > 0
@@ -409,7 +410,7 @@ def test_doubles_stay_doubles_and_halves_are_aligned_as_floats():
         assert torch.equal(align(strips)[0], expected)
 
 
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", ALIGN_MODES[1:])
 def test_nothing_is_made_on_another_device(mode):
     """A tensor that was made on the CPU cannot meet one of the device `meta`, as little as one of a GPU."""
     aligned, measures = Alignment(mode).to("meta")(torch.empty(2, 3, 131, 177, device="meta"))
@@ -420,7 +421,7 @@ def test_nothing_is_made_on_another_device(mode):
 def test_images_are_moved_as_the_waves_that_they_are_made_of():
     scene, size = texture(0, shortest=4.0), (96, 96)
     for shift in ((0.5, -0.5), (-2.7, 1.3), (3.0, -3.0)):
-        moved = move(
+        moved = shift_images(
             torch.from_numpy(shot(scene, size, shift))[None, None], torch.tensor(shift)[None, None, :, None, None].double()
         )
         assert np.abs(moved[0, 0].numpy() - shot(scene, size))[8:-8, 8:-8].max() < 3.0
@@ -435,11 +436,11 @@ def test_blocks_are_moved_as_every_pixel_by_itself(size, limit):
     for rows in (1, size[0]):
         shift = limit * (2 * torch.rand(3, 2, 2, rows, 1, generator=generator, dtype=torch.float64) - 1)
         shift[0] = torch.tensor([limit, -limit]).view(2, 1, 1)
-        tap_by_tap = Movable(images, limit, 2).moved(shift)
+        tap_by_tap = Warper(images, limit, 2).warp(shift)
         for often in (True, False):
-            in_blocks = Movable(images, limit, 1, often).moved(shift)
+            in_blocks = Warper(images, limit, 1, often).warp(shift)
             assert in_blocks.shape == images.shape and (in_blocks - tap_by_tap).abs().max() < 1e-12
-    assert (move(images, torch.zeros(3, 2, 2, 1, 1)) - images).abs().max() < 1e-6
+    assert (shift_images(images, torch.zeros(3, 2, 2, 1, 1)) - images).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("size", [(976, 176), (131, 177), (5, 3)])

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from data.demo_strips import make_strip
-from ops.classical import METHODS, SIGMAS, DoubleDetection, Smoothing, ToleranceEnvelope, classical_detector, name_of, sigma_of
+from ops.classical import (
+    METHODS,
+    SIGMAS,
+    DoubleDetection,
+    Smoothing,
+    ToleranceEnvelope,
+    baseline_name,
+    choose_sigma,
+    classical_detector,
+)
 
 
 def run(detector, image):
@@ -33,7 +42,7 @@ def test_double_detection_is_the_smaller_difference():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_in_target_alone_is_found_and_nothing_else(method):
-    detector = classical_detector(method, sigma_of(method, {}))
+    detector = classical_detector(method, choose_sigma(method, {}))
     for step in (50.0, -50.0):
         found = run(detector, spot([0], step=step)).max()
         assert 10 < found <= 50.01 or (method == "registered" and 200 < found < 255)  # that is in units of noise: there is none
@@ -68,5 +77,5 @@ def test_heatmaps_are_shares_of_the_range_whatever_comes(method):
 
 
 def test_names_and_the_choice_of_a_gaussian():
-    assert name_of("double", 0.0) == "double detection, plain" and sigma_of("double", {"double": 2.0}) == 0.0
-    assert name_of("envelope", sigma_of("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"
+    assert baseline_name("double", 0.0) == "double detection, plain" and choose_sigma("double", {"double": 2.0}) == 0.0
+    assert baseline_name("envelope", choose_sigma("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"

@@ -17,7 +17,7 @@ import tifffile
 import torch
 
 from data.image_files import load_image
-from deploy.onnx_predictor import OnnxPredictor, as_asked
+from deploy.onnx_predictor import OnnxPredictor, to_model_input
 from evaluation.detections import find_peaks
 from evaluation.thresholds import calibrate
 from model import DifferenceSegmentationNetwork
@@ -78,7 +78,7 @@ def check(built, name, *words, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=1800, env=os.environ | environment)
 
 
-def strips_of(dataset, count):
+def find_strips(dataset, count):
     """So many strips in whole grey levels (count, 3, H, W): those of the data set, turned and mirrored."""
     images = [np.rint(load_image(path)) for path in sorted(dataset.rglob("strip_*.tiff")) if "ground_truth" not in str(path)]
     turned = [np.ascontiguousarray(image[:, ::step, ::other]) for image in images for step in (1, -1) for other in (1, -1)]
@@ -100,7 +100,7 @@ def assert_same_detections(found, heatmap, threshold):
 def test_heatmaps_and_detections_are_those_of_python(library, export_small, dataset, input_kind, input_max, channels):
     path = export_small("--input", input_kind, "--input_channels", channels, input_max=input_max)
     detector, session = CppDetector(library, path), onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    images = as_asked(strips_of(dataset, 50), input_kind, channels, input_max)
+    images = to_model_input(find_strips(dataset, 50), input_kind, channels, input_max)
     threshold, total = np.float32(detector.facts.threshold), 0
     for batch in (images[:1], images[1:4], *np.array_split(images[4:], 23)):
         heatmaps, detections = detector(np.ascontiguousarray(batch))
@@ -115,7 +115,7 @@ def test_a_file_of_earlier_code_finds_what_it_found(library, dataset):
     """As the table that Python wrote with it then says; tests/earlier/README.md has where both are from."""
     detector, found = CppDetector(library, EARLIER / "robust.onnx"), []
     for path in sorted((dataset / "test").rglob("*.tiff")):
-        images = as_asked(load_image(path)[None], "raw", 4, 255.0)
+        images = to_model_input(load_image(path)[None], "raw", 4, 255.0)
         found += [(path.relative_to(dataset / "test").as_posix(), y, x, peak) for y, x, peak, _ in detector(images)[1][0]]
     with (EARLIER / "detections.csv").open(newline="") as file:
         expected = [(row["file"], int(row["y"]), int(row["x"]), float(row["peak"])) for row in csv.DictReader(file)]
@@ -128,7 +128,7 @@ def test_alignment_is_that_of_the_file(library, export_small, dataset):
     facts = {"network": "DifferenceSegmentationNetwork", "align": "full"}
     facts["model_state_dict"] = DifferenceSegmentationNetwork(base_channels=4).state_dict()
     path = export_small("--outputs", "heatmap,score,detections,alignment", **facts)
-    images = as_asked(strips_of(dataset, 3), "unit", 3, 255.0)
+    images = to_model_input(find_strips(dataset, 3), "unit", 3, 255.0)
     detector = CppDetector(library, path)
     detector(images)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -204,7 +204,7 @@ def test_every_file_that_python_reads_is_read(strip_detect, plain_model, tmp_pat
     *lines, latency = map(json.loads, done.stdout.splitlines())
     assert latency["latency_ms"]["calls"] == len(files) == len(lines)
     for path, line in zip(files, lines):
-        heatmap = as_asked(load_image(path)[None], "unit", 3, 255.0)[0, 0]
+        heatmap = to_model_input(load_image(path)[None], "unit", 3, 255.0)[0, 0]
         found = [tuple(found[name] for name in ("y", "x", "peak", "score")) for found in line["detections"]]
         assert line["strip"] == str(path)
         assert line["defective"]

@@ -6,7 +6,7 @@ from evaluation.detections import MOST_PER_STRIP, NEIGHBOURHOOD, PackedDetection
 SIZE = (40, 50)
 
 
-def heatmap_of(**heights):
+def checked_heatmap(**heights):
     """Single pixels by name `y_x`, on zero."""
     heatmap = np.zeros(SIZE, np.float32)
     for name, height in heights.items():
@@ -19,7 +19,7 @@ def blank(size=SIZE):
 
 
 def test_peaks_come_strongest_first_and_none_stands_beside_a_higher_one():
-    heatmap = heatmap_of(p10_10=0.5, p10_13=0.9, p30_30=0.7, p30_34=0.6, p0_49=0.2)
+    heatmap = checked_heatmap(p10_10=0.5, p10_13=0.9, p30_30=0.7, p30_34=0.6, p0_49=0.2)
     peaks = find_peaks(heatmap)
     assert peaks.points.tolist() == [[10, 13], [30, 30], [30, 34], [0, 49]]
     assert peaks.heights.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.2])
@@ -45,7 +45,7 @@ def test_a_plateau_is_one_detection_in_its_middle_and_zero_is_none():
 
 
 def test_saturated_peaks_are_ranked_by_what_stands_around_them():
-    heatmap = heatmap_of(p10_10=1, p30_30=1, p20_40=1)
+    heatmap = checked_heatmap(p10_10=1, p30_30=1, p20_40=1)
     heatmap[30, 31], heatmap[20, 41] = 0.999, 0.9
     peaks = find_peaks(heatmap)
     assert peaks.points.tolist() == [[30, 30], [20, 40], [10, 10]]
@@ -53,7 +53,7 @@ def test_saturated_peaks_are_ranked_by_what_stands_around_them():
 
 
 def test_the_surroundings_only_break_ties():
-    heatmap = heatmap_of(p10_10=0.9999, p30_30=0.99991)
+    heatmap = checked_heatmap(p10_10=0.9999, p30_30=0.99991)
     heatmap[9:12, 9:12] = np.maximum(heatmap[9:12, 9:12], 0.9998)
     assert find_peaks(heatmap).points.tolist() == [[30, 30], [10, 10]]
 
@@ -106,7 +106,7 @@ def test_small_ones_and_those_of_the_other_polarity_are_left_out():
 
 def test_the_threshold_itself_is_not_above_it():
     height = np.float32(0.3)
-    assert detect(heatmap_of(p5_5=height), blank(), float(height)) == []
+    assert detect(checked_heatmap(p5_5=height), blank(), float(height)) == []
 
 
 def test_contrast_is_free_of_gain_between_the_channels():

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.demo_strips import FINE, MARGIN, draw_pattern, make_strip, shoot
+from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, draw_pattern, make_strip, render_channel
 from evaluation.drift import STATISTICS, channel_statistics, drift_warnings, noise_sigma, training_ranges
 from gaussian import paint_defects
 from tests.conftest import SMALL_SIZE
@@ -27,7 +27,7 @@ def good(strips) -> list[dict[str, float]]:
 def clean_channel(seed):
     """What a camera without noise sees, (H, W) grey levels."""
     pattern = draw_pattern(np.random.default_rng(seed), SMALL_SIZE)
-    margin = MARGIN * FINE
+    margin = PATTERN_MARGIN * OVERSAMPLING
     return cv2.resize(pattern[margin:-margin, margin:-margin], SMALL_SIZE[::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -35,7 +35,7 @@ def shifted_strip(seed, shift):
     """Target and two references, of which the first one is moved by `shift` (y, x) pixels and the second one not at all."""
     pattern = draw_pattern(np.random.default_rng(seed), SMALL_SIZE)
     shifts = [(0.0, 0.0), shift, (0.0, 0.0)]
-    return np.stack([shoot(pattern, np.random.default_rng((seed, n)), SMALL_SIZE, move) for n, move in enumerate(shifts)])
+    return np.stack([render_channel(pattern, np.random.default_rng((seed, n)), SMALL_SIZE, move) for n, move in enumerate(shifts)])
 
 
 def clipped(image):

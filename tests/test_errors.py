@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from common.errors import Stopped, hold_signals, run_command
+from common.errors import Stopped, defer_signals, run_command
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +25,8 @@ def test_a_held_signal_ends_the_command_at_the_end_of_the_outermost_block(number
     done = []
 
     def command():
-        with hold_signals() as held:
-            with hold_signals():
+        with defer_signals() as held:
+            with defer_signals():
                 send(number)
                 done.append(held.number)
             done.append("inner block")
@@ -48,7 +48,7 @@ def test_a_signal_that_python_swallowed_is_not_lost(capsys):
     def command():
         SendsWhenForgotten()
         done.append("went on")
-        with hold_signals():
+        with defer_signals():
             done.append("a step")
         done.append("never")
 
@@ -60,7 +60,7 @@ def test_a_command_begins_without_the_signals_of_the_one_before():
         raise Stopped(signal.SIGTERM)
 
     def command():
-        with hold_signals():
+        with defer_signals():
             pass
 
     assert run_command(stopped) == 143 and run_command(command) == 0

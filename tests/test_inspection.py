@@ -7,7 +7,7 @@ from common.errors import UserError
 from data import verify
 from data.folder import list_images, list_strips, split_beside
 from data.image_files import load_image
-from data.verify import GoodFiles, inspect_strips
+from data.verify import VerifiedFiles, verify_strips
 
 GOOD = np.full((3, 150, 140), 100, np.float32)
 
@@ -50,8 +50,8 @@ def test_linked_folders_are_walked_once_and_broken_links_are_errors(tmp_path, st
     (tmp_path / "strips" / "broken.tiff").symlink_to(tmp_path / "nowhere.tiff")
     strips = list_strips(tmp_path / "strips")
     assert [strip.relative.as_posix() for strip in strips] == ["a.tiff", "broken.tiff", "linked/b.tiff"]
-    inspection = inspect_strips(strips, 255, 128)
-    assert len(inspection.usable) == 2 and "broken.tiff: found no readable image (No such file" in inspection.problems[0]
+    verification = verify_strips(strips, 255, 128)
+    assert len(verification.usable) == 2 and "broken.tiff: found no readable image (No such file" in verification.problems[0]
 
 
 def test_folders_without_images_are_refused(tmp_path, strip_file):
@@ -77,10 +77,10 @@ def test_every_bad_file_is_named_and_the_others_are_usable(tmp_path, strip_file)
     strip_file(GOOD[:, :120], "small.tiff")
     strip_file(GOOD * np.nan, "nan.tiff")
     (tmp_path / "text.tiff").write_text("no image")
-    inspection = inspect_strips(list_strips(tmp_path), 255, 128)
-    assert inspection.image_size == (150, 140)
-    assert [strip.path.name for strip in inspection.usable] == ["good_0.tiff", "good_1.tiff", "good_2.tiff"]
-    problems = {problem.split(": ")[0].split("/")[-1]: problem for problem in inspection.problems}
+    verification = verify_strips(list_strips(tmp_path), 255, 128)
+    assert verification.image_size == (150, 140)
+    assert [strip.path.name for strip in verification.usable] == ["good_0.tiff", "good_1.tiff", "good_2.tiff"]
+    problems = {problem.split(": ")[0].split("/")[-1]: problem for problem in verification.problems}
     assert set(problems) == {"narrow.tiff", "small.tiff", "nan.tiff", "text.tiff"}
     assert "(150, 135) (height, width), expected (150, 140)" in problems["narrow.tiff"]
     assert "120 pixels" in problems["small.tiff"] and "at least 128" in problems["small.tiff"]
@@ -88,17 +88,17 @@ def test_every_bad_file_is_named_and_the_others_are_usable(tmp_path, strip_file)
 
 def test_a_size_that_is_asked_for_beats_the_usual_one(tmp_path, strip_file):
     strip_file(GOOD)
-    inspection = inspect_strips(list_strips(tmp_path), 255, image_size=(976, 176))
-    assert not inspection.usable and "expected (976, 176)" in inspection.problems[0]
+    verification = verify_strips(list_strips(tmp_path), 255, image_size=(976, 176))
+    assert not verification.usable and "expected (976, 176)" in verification.problems[0]
 
 
 def test_a_data_set_of_the_range_0_to_1_is_refused_and_a_dark_strip_is_not(tmp_path, strip_file):
     strip_file(GOOD / 255, "first.tiff")
     with pytest.raises(UserError, match="--input_max 1"):
-        inspect_strips(list_strips(tmp_path), 255, 128)
-    assert inspect_strips(list_strips(tmp_path), 1, 128).usable
+        verify_strips(list_strips(tmp_path), 255, 128)
+    assert verify_strips(list_strips(tmp_path), 1, 128).usable
     strip_file(GOOD, "second.tiff")
-    assert len(inspect_strips(list_strips(tmp_path), 255, 128).usable) == 2
+    assert len(verify_strips(list_strips(tmp_path), 255, 128).usable) == 2
 
 
 def test_masks_that_are_wrong_or_missing_are_problems(tmp_path, strip_file):
@@ -106,10 +106,10 @@ def test_masks_that_are_wrong_or_missing_are_problems(tmp_path, strip_file):
         strip_file(GOOD, f"test/scratch/{name}.tiff")
     strip_file(np.zeros((150, 140), np.uint8), "ground_truth/scratch/right_mask.tif")
     strip_file(np.zeros((140, 150), np.uint8), "ground_truth/scratch/wrong_mask.tif")
-    inspection = inspect_strips(list_strips(tmp_path / "test"), 255, 128)
-    assert [strip.path.name for strip in inspection.usable] == ["right.tiff"]
-    assert "missing.tiff: found no mask missing_mask" in inspection.problems[0]
-    assert "wrong_mask.tif: found a mask of (140, 150), expected (150, 140)" in inspection.problems[1]
+    verification = verify_strips(list_strips(tmp_path / "test"), 255, 128)
+    assert [strip.path.name for strip in verification.usable] == ["right.tiff"]
+    assert "missing.tiff: found no mask missing_mask" in verification.problems[0]
+    assert "wrong_mask.tif: found a mask of (140, 150), expected (150, 140)" in verification.problems[1]
 
 
 def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_file, monkeypatch):
@@ -124,8 +124,8 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
 
     def look(input_max=255.0):
         read.clear()
-        good_files = GoodFiles(memory)
-        found = inspect_strips(strips, input_max, 128, good_files=good_files)
+        good_files = VerifiedFiles(memory)
+        found = verify_strips(strips, input_max, 128, good_files=good_files)
         good_files.save()
         return found, len(good_files.unchanged)
 
@@ -145,5 +145,5 @@ def test_names_that_differ_only_in_the_suffix_are_problems(tmp_path, strip_file)
     strip_file(GOOD, "a.tif")
     strip_file(GOOD, "a.tiff")
     strip_file(GOOD, "b.tiff")
-    inspection = inspect_strips(list_strips(tmp_path), 255, 128)
-    assert [strip.path.name for strip in inspection.usable] == ["b.tiff"] and len(inspection.problems) == 2
+    verification = verify_strips(list_strips(tmp_path), 255, 128)
+    assert [strip.path.name for strip in verification.usable] == ["b.tiff"] and len(verification.problems) == 2

@@ -18,7 +18,7 @@ from model import (
     SegmentationNetworkONNXFullImage,
     convolution,
 )
-from ops.differences import evidence
+from ops.differences import point_likelihood
 from ops.tiling import calculate_kept_ranges, tile_positions
 from tests.conftest import SMALL_SIZE
 
@@ -68,15 +68,15 @@ def test_the_difference_network_is_told_what_only_target_has():
 def test_evidence_is_in_units_of_the_noise_that_its_filter_leaves(sigma):
     noise = 5 / 255 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).expand(1, 2, -1, -1)
     level = torch.full((1, 1, 256, 256), 5 / 255)
-    assert torch.expm1(evidence(noise, level, sigma)).mean().sqrt() == pytest.approx(1, abs=0.02)
+    assert torch.expm1(point_likelihood(noise, level, sigma)).mean().sqrt() == pytest.approx(1, abs=0.02)
     y, x = torch.meshgrid(torch.arange(33), torch.arange(33), indexing="ij")
     point = 15 / 255 * torch.exp(-((y - 16) ** 2 + (x - 16) ** 2) / (2 * sigma**2)).expand(1, 2, -1, -1)
     expected = math.log1p((15 / 2 * 2 * math.sqrt(math.pi) * sigma / 5) ** 2)  # half of its height is left by a filter of its size
     for sign in (1, -1):
-        seen = evidence(sign * point, level[..., :33, :33], sigma)[0, 0]
+        seen = point_likelihood(sign * point, level[..., :33, :33], sigma)[0, 0]
         assert seen[16, 16] == seen.max() and float(seen.max()) == pytest.approx(expected, rel=0.02)
     one_sided = torch.cat([point[:, :1], -point[:, 1:]], dim=1)
-    assert not evidence(one_sided, level[..., :33, :33], sigma).any()
+    assert not point_likelihood(one_sided, level[..., :33, :33], sigma).any()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values())

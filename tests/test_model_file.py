@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from common.errors import UserError
-from deploy.metadata import NO_THRESHOLD, RATES, SCHEMA_VERSION, read_description, shortened, table_of, write_entries
+from deploy.metadata import NO_THRESHOLD, RATES, SCHEMA_VERSION, format_table, read_description, shortened, write_entries
 from evaluation.thresholds import calibrate, threshold_for
-from export_onnx_fullimage import entries_of, export, parse_args
+from export_onnx_fullimage import export, parse_args, read_entries
 from ops.tiling import calculate_kept_ranges, calculate_positions
 from tests.conftest import export_file, run
 from training.checkpoint import load_checkpoint
@@ -28,7 +28,7 @@ def exported(write_checkpoint, tmp_path_factory):
 
 def test_a_file_says_all_that_is_needed_to_use_it(exported):
     checkpoint, path = exported
-    content, entries = load_checkpoint(checkpoint), entries_of(path)
+    content, entries = load_checkpoint(checkpoint), read_entries(path)
     description = read_description(entries)
     assert description.image_type == content["image_type"] and description.input_max == content["input_max"]
     assert description.align == "none" and description.patch == 128
@@ -44,7 +44,7 @@ def test_a_file_says_all_that_is_needed_to_use_it(exported):
 
 
 def test_thresholds_are_those_of_the_calibration(exported):
-    entries = entries_of(exported[1])
+    entries = read_entries(exported[1])
     wanted = {"threshold": 0.2} | {f"threshold_at_{rate:g}": rate for rate in RATES}
     values = {name: float(entries[name]) for name in wanted}
     assert values == {name: threshold_for(CALIBRATION, rate, "").value for name, rate in wanted.items()}
@@ -54,7 +54,7 @@ def test_thresholds_are_those_of_the_calibration(exported):
 def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_checkpoint, tmp_path, capsys):
     path = export_file(make_checkpoint(), tmp_path / "model.onnx")
     assert "no threshold is in the file" in capsys.readouterr().out
-    entries = entries_of(path)
+    entries = read_entries(path)
     assert {entries[name] for name in entries if name.startswith("threshold")} == {NO_THRESHOLD}
     assert read_description(entries).measured["calibration"] is None
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_c
 def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
     before = sorted(exported[1].parent.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[1], cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout == table_of(shortened(entries_of(exported[1]))) + "\n"
+    assert done.returncode == 0 and done.stdout == format_table(shortened(read_entries(exported[1]))) + "\n"
     assert "schema_version" in done.stdout and "characters)" in done.stdout
     assert sorted(exported[1].parent.iterdir()) == before and not list(tmp_path.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[0], cwd=tmp_path)
@@ -71,7 +71,7 @@ def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
 
 def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
     path = shutil.copy(exported[1], tmp_path / "model.onnx")
-    entries = entries_of(path)
+    entries = read_entries(path)
     cases = [
         ({"schema_version": None}, "found no schema_version"),
         ({"schema_version": "3"}, "found metadata of schema version 3, expected 2 at most"),

@@ -4,9 +4,19 @@ import cv2
 import numpy as np
 import pytest
 
-from data.augmentation import Nuisances, add_noise, add_stripes, displace, disturb, measure_noise, move, relight, shuffle_channels
+from data.augmentation import (
+    AugmentationSettings,
+    add_noise,
+    add_stripes,
+    augment,
+    displace,
+    jitter_illumination,
+    measure_noise,
+    shift_plane,
+    shuffle_channels,
+)
 
-AMOUNTS = Nuisances()
+AMOUNTS = AugmentationSettings()
 
 
 def texture(seed=0):
@@ -43,7 +53,7 @@ def test_a_plane_is_moved_down_and_to_the_right(shift):
         return (128 + 50 * np.sin(0.5 * y + 0.2 * x) + 50 * np.cos(0.6 * x - 0.3 * y)).astype(np.float32)
 
     plane = wave(y, x)
-    move(plane, np.array(shift))
+    shift_plane(plane, np.array(shift))
     assert np.abs(plane - wave(y - shift[0], x - shift[1]))[3:-3, 3:-3].max() < 1
 
 
@@ -73,7 +83,7 @@ def test_gain_offset_and_illumination_stay_within_their_amounts_and_differ_betwe
     for seed in range(40):
         dark, bright = np.zeros((3, 128, 96), np.float32), np.full((3, 128, 96), 100, np.float32)
         for image in (dark, bright):
-            relight(image, AMOUNTS, 0.5, np.random.default_rng(seed))
+            jitter_illumination(image, AMOUNTS, 0.5, np.random.default_rng(seed))
         assert np.abs(dark).max() <= 0.5 * (AMOUNTS.offset + AMOUNTS.illumination) + 1e-4
         gain = (bright - dark) / 100
         assert np.abs(gain - 1).max() <= 0.5 * AMOUNTS.gain + 1e-5 and np.ptp(gain[:, 0, 0]) > 0
@@ -126,7 +136,7 @@ def test_mild_patches_are_common_and_nothing_is_out_of_bounds():
     differences = []
     for seed in range(200):
         image = texture()
-        disturb(image, replace(AMOUNTS, stripe_share=0.0), np.random.default_rng(seed))
+        augment(image, replace(AMOUNTS, stripe_share=0.0), np.random.default_rng(seed))
         assert np.isfinite(image).all()
         differences.append(np.abs(image[0] - image[1]).mean())
     assert np.quantile(differences, 0.1) < 4 and np.quantile(differences, 0.9) > 8

@@ -374,7 +374,7 @@ def test_cuda_gives_the_heatmaps_of_the_cpu(flags, onnx_model):
     predictor.warm_up()
     for start in range(0, 5, predictor.batch):
         group = strips[start : start + predictor.batch]
-        answers = predictor.answer([predictor.prepare(strip) for strip in group])
+        answers = predictor.predict([predictor.prepare(strip) for strip in group])
         for strip, answer in zip(group, answers):
             assert np.abs(answer - expected(strip)).max() < 1e-4
 

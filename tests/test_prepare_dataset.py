@@ -8,7 +8,7 @@ import tifffile
 import prepare_dataset
 from common.errors import UserError
 from data import demo_strips
-from data.demo_strips import FINE, MARGIN, shoot
+from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, render_channel
 from data.folder import list_strips
 from data.image_files import load_image, load_mask
 from gaussian import AMPLITUDES, Defect, paint
@@ -70,8 +70,8 @@ def test_demo_masks_and_points_tell_the_same_defects(tmp_path, few_demo_strips):
 
 def test_a_shot_has_the_gain_offset_illumination_and_noise_that_are_promised():
     size = (300, 100)
-    pattern = np.full([(length + 2 * MARGIN) * FINE for length in size], 100, np.float32)
-    shots = [shoot(pattern, np.random.default_rng(seed), size, (0.0, 0.0)) for seed in range(200)]
+    pattern = np.full([(length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in size], 100, np.float32)
+    shots = [render_channel(pattern, np.random.default_rng(seed), size, (0.0, 0.0)) for seed in range(200)]
     noise = [np.diff(shot, n=2, axis=1).std() / np.sqrt(6) for shot in shots]  # a second difference knows no slope
     assert 1.4 < min(noise) < 1.7 and 2.8 < max(noise) < 3.1
     means = [shot.mean() for shot in shots]  # gain 92-108, offset 6, a wave's mean of up to 2.5
@@ -82,11 +82,11 @@ def test_a_shot_has_the_gain_offset_illumination_and_noise_that_are_promised():
 
 def test_a_shot_is_moved_by_its_shift():
     size = (60, 50)
-    y, x = np.indices([(length + 2 * MARGIN) * FINE for length in size], np.float32) / FINE
+    y, x = np.indices([(length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in size], np.float32) / OVERSAMPLING
     for axis, ramp in enumerate((y, x)):
         shift = [0.0, 0.0]
         shift[axis] = 0.4
-        moved, still = (shoot(2 * ramp, np.random.default_rng(1), size, by).mean() for by in (shift, (0.0, 0.0)))
+        moved, still = (render_channel(2 * ramp, np.random.default_rng(1), size, by).mean() for by in (shift, (0.0, 0.0)))
         assert 0.7 < still - moved < 0.9  # 0.4 px of a slope of 2 grey levels, times the gain
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from data.augmentation import Nuisances
-from data.points import BACKGROUND_PRESENCES, Points, SpreadPoint, draw_points, paint_points
+from data.augmentation import AugmentationSettings
+from data.points import BACKGROUND_PRESENCES, PointSettings, SpreadPoint, draw_points, paint_points
 from data.recipes import ClassicRecipe, RobustRecipe, settings_of_recipe
 from dataloader import StripPatches
 from gaussian import REF1, REF2, TARGET, TARGET_ONLY, WITH_BOTH, WITH_REF1, WITH_REF2
@@ -22,7 +22,7 @@ from trainer import parse_args, train
 from training import strip_settings
 from training.checkpoint import load_checkpoint
 
-POINTS = Points()
+POINTS = PointSettings()
 RECORDED_WITH = ("2.4.6", "x86_64")  # numpy, machine
 
 
@@ -191,8 +191,8 @@ def test_given_flags_beat_those_of_a_recipe_which_beat_the_defaults():
 
 def test_every_amount_is_a_plain_setting_of_the_run():
     settings = settings_of_recipe("robust")
-    assert set(settings) == {field.name for kind in (Nuisances, type(POINTS)) for field in fields(kind)}
-    assert len(settings) == len(fields(Nuisances)) + len(fields(POINTS))  # no name twice
+    assert set(settings) == {field.name for kind in (AugmentationSettings, type(POINTS)) for field in fields(kind)}
+    assert len(settings) == len(fields(AugmentationSettings)) + len(fields(POINTS))  # no name twice
     assert json.loads(json.dumps(settings)) == settings
 
 
@@ -213,9 +213,9 @@ def test_a_run_keeps_its_recipe_and_is_resumed_with_no_other(dataset, tmp_path, 
 
 
 def test_a_checkpoint_from_before_there_were_recipes_is_of_the_classic_one():
-    assert strip_settings.recipe_of({}) == {"recipe": "classic", "recipe_settings": {}}
+    assert strip_settings.resumed_recipe({}) == {"recipe": "classic", "recipe_settings": {}}
     with pytest.raises(UserError, match="unheard-of, expected one of classic, robust"):
-        strip_settings.recipe_of({"recipe": "unheard-of"})
+        strip_settings.resumed_recipe({"recipe": "unheard-of"})
 
 
 def test_the_document_has_every_amount_of_the_robust_recipe():

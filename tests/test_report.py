@@ -20,7 +20,7 @@ from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold, calibrate, threshold_for
-from evaluation.worst_cases import PICTURES, REACH
+from evaluation.worst_cases import CROP_REACH, PICTURES
 from ops.classical import DoubleDetection, ToleranceEnvelope
 from prepare_dataset import write_strip
 from reporting.charts import froc_chart, recall_at, score_histograms
@@ -31,7 +31,7 @@ from tests.conftest import SMALL_SIZE
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 THRESHOLD = Threshold(0.1, "--threshold")
-DETECTOR, RIVAL = (DetectorPredictor(module, torch.device("cpu")) for module in (ToleranceEnvelope(1.0), DoubleDetection()))
+DETECTOR, BASELINE = (DetectorPredictor(module, torch.device("cpu")) for module in (ToleranceEnvelope(1.0), DoubleDetection()))
 HOSTILE = (
     "\"quoted\" & 'single'.tiff",
     "<img src=x onerror=alert(1)>.tiff",
@@ -99,11 +99,15 @@ def look_at(browser):
 
 @pytest.fixture(scope="module")
 def scored(dataset, tmp_path_factory) -> tuple[Evaluation, Path]:
-    """A small test set with rivals, scored and drawn."""
+    """A small test set with baselines, scored and drawn."""
     folder = tmp_path_factory.mktemp("scored")
-    rivals = {"double detection": RIVAL, "itself & <b>again</b>": DETECTOR}
+    baselines = {"double detection": BASELINE, "itself & <b>again</b>": DETECTOR}
     result = evaluate(
-        DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(folder), rules=Rules(THRESHOLD, patch=128), rivals=rivals
+        DETECTOR,
+        list_strips(dataset / "test"),
+        on_strip=StripWriter(folder),
+        rules=Rules(THRESHOLD, patch=128),
+        baselines=baselines,
     )
     return result, folder
 
@@ -165,21 +169,21 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
             assert row.startswith(f"{group['group']}\t{group['truths']}\t")
             for value, low, high in group["recall"].values():
                 assert f"{value:.3f} {low:.3f} to {high:.3f}" in row
-        boards = {"this detector": result.board, **result.rivals}
+        boards = {"this detector": result.board, **result.baselines}
         for row, (name, board) in zip(comparison.locator("tbody tr").all_inner_texts(), boards.items(), strict=True):
             names = [*(f"point_recall_at_{rate:g}" for rate in FALSE_ALARM_RATES), "pixel_average_precision", "image_auroc"]
-            assert row.split("\t") == [name, *(f"{board.figures()[figure]:.4f}" for figure in names)]
+            assert row.split("\t") == [name, *(f"{board.compute()[figure]:.4f}" for figure in names)]
         assert seen.page.locator("path.curve").count() == 2 * 3 and seen.page.locator("circle.mark").count() == 3 * 3
 
 
 def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_at):
     rules = Rules(Threshold(0.9, "--threshold"))
     missing = evaluate(DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(tmp_path), rules=rules)
-    alarming = evaluate(RIVAL, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold")))
+    alarming = evaluate(BASELINE, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold")))
     assert 0 < len(missing.gallery.misses) < PICTURES and len(alarming.gallery.false_alarms) == PICTURES
     missing.gallery.false_alarms = alarming.gallery.false_alarms
     with look_at(report_of(missing, tmp_path, threshold=rules.threshold)) as seen:
-        pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * REACH + 1)
+        pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * CROP_REACH + 1)
         assert pictures.count() == len(missing.gallery.misses) + PICTURES
         sizes = seen.page.evaluate("[...document.images].map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])")
         assert all(height == side and side <= width <= side + 10 for height, width in sizes)
@@ -228,7 +232,7 @@ def test_hostile_names(tmp_path, look_at):
     image = make_strip(np.random.default_rng(0), SMALL_SIZE)
     for name in HOSTILE:
         write_strip(tmp_path / "strips" / "<i>kind</i>".replace("/", "") / name, image)
-    result = evaluate(RIVAL, list_strips(tmp_path / "strips"), on_strip=StripWriter(tmp_path / "out"), rules=Rules(THRESHOLD))
+    result = evaluate(BASELINE, list_strips(tmp_path / "strips"), on_strip=StripWriter(tmp_path / "out"), rules=Rules(THRESHOLD))
     assert len(result.results) == len(HOSTILE) and not result.problems
     far_too_long = replace(result.results[0].strip, relative=Path("k" * 300, "n" * 4000 + ".tiff"), kind="k" * 300)
     result.results.append(replace(result.results[0], strip=far_too_long))
@@ -249,23 +253,23 @@ def cases(dataset: Path) -> dict[str, Evaluation]:
     good, defective = ([strip for strip in strips if strip.is_defective is kind] for kind in (False, True))
     nowhere = [replace(strip, kind=None, mask=None) for strip in strips]
     return {
-        "no strips": evaluate(RIVAL, [], rules=rules),
-        "one strip": evaluate(RIVAL, defective[:1], rules=rules),
-        "no masks": evaluate(RIVAL, strips, rules=rules, use_masks=False),
-        "only good strips": evaluate(RIVAL, good, rules=rules),
-        "only defective strips": evaluate(RIVAL, defective, rules=rules),
-        "unknown kinds": evaluate(RIVAL, nowhere, rules=rules),
-        "no threshold": evaluate(RIVAL, strips),
+        "no strips": evaluate(BASELINE, [], rules=rules),
+        "one strip": evaluate(BASELINE, defective[:1], rules=rules),
+        "no masks": evaluate(BASELINE, strips, rules=rules, use_masks=False),
+        "only good strips": evaluate(BASELINE, good, rules=rules),
+        "only defective strips": evaluate(BASELINE, defective, rules=rules),
+        "unknown kinds": evaluate(BASELINE, nowhere, rules=rules),
+        "no threshold": evaluate(BASELINE, strips),
         "heatmaps of zeros": evaluate(lambda image: np.zeros(image.shape[1:], np.float32), strips, rules=rules),
         "heatmaps of ones": evaluate(lambda image: np.ones(image.shape[1:], np.float32), strips, rules=rules),
-        "rivals and no truths": evaluate(RIVAL, good, rules=rules, rivals={"double detection": RIVAL}),
+        "rivals and no truths": evaluate(BASELINE, good, rules=rules, baselines={"double detection": BASELINE}),
     }
 
 
 def undefined_figures(result: Evaluation) -> int:
     """In the tiles, and in the rows of the comparison: three recalls and two more for each detector."""
     tiles = result.at_threshold() | {name: value for name, value in result.figures.items() if not name.startswith("point")}
-    compared = [board.figures() for board in (result.board, *result.rivals.values())] if result.rivals else []
+    compared = [board.compute() for board in (result.board, *result.baselines.values())] if result.baselines else []
     left_out = ("image_average_precision", "pixel_auroc", "pixel_aupro")
     rows = [value for figures in compared for name, value in figures.items() if not name.startswith(left_out)]
     return [*tiles.values(), *rows].count(None)
@@ -339,11 +343,11 @@ def test_the_curve_goes_on_where_false_alarms_run_out(dataset, tmp_path):
         heatmap[0, 0] = 1e-3
         return heatmap
 
-    result = evaluate(perfect, list_strips(dataset / "test"), rules=Rules(THRESHOLD), rivals={"double detection": RIVAL})
+    result = evaluate(perfect, list_strips(dataset / "test"), rules=Rules(THRESHOLD), baselines={"double detection": BASELINE})
     text = report_of(result, tmp_path).read_text(encoding="utf-8")
-    for name, board in (("this detector", result.board), ("double detection", result.rivals["double detection"])):
+    for name, board in (("this detector", result.board), ("double detection", result.baselines["double detection"])):
         for rate in FALSE_ALARM_RATES:
-            assert f"{name}: recall {board.figures()[f'point_recall_at_{rate:g}']:.3f} at {rate:g} false alarms per strip" in text
+            assert f"{name}: recall {board.compute()[f'point_recall_at_{rate:g}']:.3f} at {rate:g} false alarms per strip" in text
 
 
 def test_recall_between_the_points_of_a_curve_and_beyond():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from training.schedules import SETTLED, gamma_at, is_settled, learning_rate_at
+from training.schedules import SETTLED, gamma_at, is_eligible, learning_rate_at
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential"])
@@ -53,6 +53,6 @@ def test_an_unknown_learning_rate_schedule_is_refused():
 @pytest.mark.parametrize("epochs, settled", [(1, [1]), (2, [2]), (8, [7, 8]), (10, [8, 9, 10])])
 def test_the_last_quarter_of_one_cycle_is_settled_and_every_epoch_of_steps(epochs, settled):
     numbers = range(1, epochs + 1)
-    assert [number for number in numbers if is_settled(number, epochs, "one_cycle")] == settled
-    assert all(is_settled(number, epochs, "steps") for number in numbers)
+    assert [number for number in numbers if is_eligible(number, epochs, "one_cycle")] == settled
+    assert all(is_eligible(number, epochs, "steps") for number in numbers)
     assert learning_rate_at(SETTLED * epochs, epochs, 1.0, "one_cycle") < 0.2

@@ -104,7 +104,7 @@ def test_the_summary_counts_what_the_detections_say(strips, score):
     assert set(content["rivals"]) == {
         f"{label}, Gaussian of 1 px" for label in ("double detection", "tolerance envelope", "registered difference")
     }
-    assert all(0 <= rival["point_recall_at_1"] <= 1 for rival in content["rivals"].values())
+    assert all(0 <= baseline["point_recall_at_1"] <= 1 for baseline in content["rivals"].values())
 
 
 def test_both_commands_give_the_same_detections_of_a_method(strips, score):

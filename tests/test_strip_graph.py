@@ -12,10 +12,10 @@ from data.demo_strips import make_strip
 from data.image_files import load_image, to_unit_range
 from data.registered_copies import StripAligner
 from deploy.export_module import MOST_DETECTIONS, strongest_peaks
-from deploy.onnx_predictor import OnnxPredictor, as_asked
+from deploy.onnx_predictor import OnnxPredictor, to_model_input
 from evaluation.detections import find_peaks
 from evaluation.thresholds import calibrate, threshold_for
-from export_onnx_fullimage import entries_of
+from export_onnx_fullimage import read_entries
 from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage
 from ops.classical import METHODS, classical_detector
 from ops.registration import MEASURES, Alignment
@@ -95,7 +95,7 @@ def test_a_line_gets_score_detections_and_alignment_from_the_graph(difference_ch
     aligner = StripAligner("full", torch.device("cpu"))
     assert np.abs(alignment - [aligner(strip.astype(np.float32))[1] for strip in strips]).max() < 1e-3
     default = threshold_for(CALIBRATION, 0.1, "").value
-    assert float(entries_of(path)["threshold_default"]) == default
+    assert float(read_entries(path)["threshold_default"]) == default
     for given in (None, 0.25):  # the threshold is an input that may be left out
         feed = inputs | ({} if given is None else {"threshold": np.array([given], np.float32)})
         rows = session.run(["detections"], feed)[0]
@@ -115,14 +115,14 @@ def test_strips_go_in_as_they_come(make_checkpoint, strips, tmp_path, kind, inpu
     path = export_file(checkpoint, tmp_path / "model.onnx", "--input", kind, "--input_channels", channels)
     session = opened(path)
     assert session.get_inputs()[0].type == ("tensor(uint8)" if kind == "uint8" else "tensor(float)")
-    images = as_asked(strips.astype(np.float32), kind, channels, input_max)
+    images = to_model_input(strips.astype(np.float32), kind, channels, input_max)
     assert images.shape[1] == channels and images.dtype == (np.uint8 if kind == "uint8" else np.float32)
     if channels == 4:
         images[:, 3] = 77  # not looked at
     expected = plain.run(None, {"input": to_unit_range(strips)})[0]
     assert np.abs(session.run(None, {"input": images})[0] - expected).max() < 1e-5
     assert np.abs(OnnxPredictor(path)(strips[0].astype(np.float32)) - expected[0, 0]).max() < 1e-5
-    entries = entries_of(path)
+    entries = read_entries(path)
     assert entries["input"] == kind and entries["input_range"] == {"unit": "0 1", "raw": f"0 {input_max:g}", "uint8": "0 255"}[kind]
     assert entries["channels"].split()[:3] == ["Target", "Ref1", "Ref2"] and len(entries["channels"].split()) == channels
 
@@ -132,7 +132,7 @@ def test_a_strip_in_one_piece_is_the_network_on_the_mirrored_strip(make_checkpoi
     checkpoint = make_checkpoint()
     path = export_file(checkpoint, tmp_path / "model.onnx", "--mode", "whole", "--image_size", *size)
     assert re.search(r"whole - tiles +\S+ at most, \S+ on average; above 0.5 \d+ detections", capsys.readouterr().out)
-    assert entries_of(path)["mode"] == "whole" and "tile_rows" not in entries_of(path)
+    assert read_entries(path)["mode"] == "whole" and "tile_rows" not in read_entries(path)
     network = build_network(load_checkpoint(checkpoint), checkpoint)
     images = np.random.default_rng(0).random((2, 3, *size), np.float32)
     padding = [(0, -length % 32) for length in size]
@@ -156,7 +156,7 @@ def test_a_piece_is_padded_no_further_than_the_network_needs():
 def test_a_classical_detector_is_exported_in_the_same_format(dataset, strips, tmp_path, method):
     words = ("--method", method, "--test_path", dataset / "test", "--outputs", "heatmap,score,detections")
     path = export_file(tmp_path / "no checkpoint", tmp_path, *words)
-    entries = entries_of(path)
+    entries = read_entries(path)
     detector = classical_detector(method, float(entries["gaussian"]))
     assert path.stem == entries["network"] == type(detector).__name__ and entries["checkpoint"] == ""
     heatmaps, _, detections = opened(path).run(None, {"input": to_unit_range(strips)})
@@ -171,7 +171,7 @@ def test_a_threshold_is_set_on_good_strips_that_are_given(make_checkpoint, datas
     path = export_file(make_checkpoint(), tmp_path / "model.onnx", "--good_path", dataset / "train" / "good", "--mode", "whole")
     peaks = [find_peaks(OnnxPredictor(path)(load_image(strip))).heights for strip in (dataset / "train" / "good").iterdir()]
     expected = threshold_for(calibrate(peaks), 0.1, "").value
-    assert float(entries_of(path)["threshold"]) == pytest.approx(expected, abs=1e-5)
+    assert float(read_entries(path)["threshold"]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_had_together_is_one_line_and_no_file(make_checkpoint, tmp_path):
@@ -196,16 +196,20 @@ def test_aligned_strips_are_what_the_detector_sees(difference_checkpoint, strips
     images = torch.from_numpy(to_unit_range(strips))
     for mode in ("tiles", "whole"):
         with torch.inference_mode():
-            heatmap, measures = SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "full", mode).eval().look(images)
+            heatmap, measures = (
+                SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "full", mode).eval().detect_with_alignment(images)
+            )
             aligned, expected = Alignment("full")(images)
-            plain, none = SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "none", mode).eval().look(aligned)
+            plain, none = (
+                SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "none", mode).eval().detect_with_alignment(aligned)
+            )
         assert torch.equal(heatmap, plain) and torch.equal(measures, expected) and none is None
 
 
 @pytest.mark.parametrize("mode", ["tiles", "whole"])
 def test_a_strip_has_one_heatmap_whenever_and_beside_whichever_it_is_called(difference_checkpoint, tmp_path, strips, mode):
     session = opened(export_file(difference_checkpoint, tmp_path / "model.onnx", "--mode", mode))
-    images = as_asked(strips, "unit", 3, 255.0)
+    images = to_model_input(strips, "unit", 3, 255.0)
     answers = {number: set() for number in range(4)}
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 2, 1]):
         for _ in range(2):
@@ -228,7 +232,7 @@ def test_every_kind_of_file_is_pytorch_on_every_kind_of_strip(make_checkpoint, t
     demo = np.stack([make_strip(np.random.default_rng(number), size) for number in range(3)])
     dark = np.random.default_rng(3).integers(0, 3, (1, 3, *size))
     images = np.rint(np.concatenate([demo, dark, 255 - dark])).astype(np.float32)
-    session, asked = opened(path), as_asked(images, kind, 3, 255.0)
+    session, asked = opened(path), to_model_input(images, kind, 3, 255.0)
     for batch in (1, 2, 5):
         with torch.inference_mode():
             expected = detector(torch.from_numpy(to_unit_range(images[-batch:]))).numpy()

@@ -12,7 +12,7 @@ from data import demo_strips
 from ops.tiling import calculate_kept_ranges
 
 SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
-FINE_SIZE = tuple((length + 2 * demo_strips.MARGIN) * demo_strips.FINE for length in SIZE)
+FINE_SIZE = tuple((length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE)
 CROWDED = 6  # the number of a strip with 18 points in Target only
 RECORDED_WITH = ("5.0.0", "2.4.6", "x86_64")
 REACH = 6  # pixels around a centre that hold a point
@@ -200,10 +200,13 @@ def test_a_point_that_a_shift_moves_off_the_strip_paints_nothing():
 
 def test_a_shift_moves_pattern_and_points_to_the_same_place():
     shift = suite._draw_shift(np.random.default_rng(3), suite.Amounts(shift=0.5, wander=0.9), SIZE[0])
-    y, x = (np.arange(length) / demo_strips.FINE - demo_strips.MARGIN + (1 / demo_strips.FINE - 1) / 2 for length in FINE_SIZE)
+    y, x = (
+        np.arange(length) / demo_strips.OVERSAMPLING - demo_strips.PATTERN_MARGIN + (1 / demo_strips.OVERSAMPLING - 1) / 2
+        for length in FINE_SIZE
+    )
     for center in ((20.3, 30.8), (110.6, 90.1), (220.0, 150.4)):
         spot = np.exp(-0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)).astype(np.float32)
-        moved = demo_strips.see(suite.move_rows(spot, shift), SIZE)
+        moved = demo_strips.sample_to_sensor(suite.move_rows(spot, shift), SIZE)
         expected = suite._move_point(center, shift)
         assert np.abs(measure(moved, center)[1] - expected).max() < 0.03
         assert np.abs(np.subtract(expected, center) - shift[round(center[0])]).max() < 0.02

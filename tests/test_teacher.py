@@ -3,11 +3,11 @@ import shutil
 import pytest
 import torch
 
-from common.distributed import ALONE
+from common.distributed import SINGLE_PROCESS
 from common.errors import UserError
 from common.files import file_hash
 from tests.conftest import RUN, arguments_for, run, weights
-from trainer import parse_args, strips_of, train
+from trainer import find_strips, parse_args, train
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Training
 from training.run_folder import RunFolder
@@ -32,8 +32,8 @@ def taught(dataset, teacher, tmp_path_factory):
 
 def training_for(dataset, folder, *flags):
     settings = TrainingSettings.from_values(vars(parse_args(arguments_for(dataset, folder, *flags))))
-    task = StripTask(settings, strips_of(settings), ALONE.device)
-    return Training(task, settings, ALONE, RunFolder(folder, RUN))
+    task = StripTask(settings, find_strips(settings), SINGLE_PROCESS.device)
+    return Training(task, settings, SINGLE_PROCESS, RunFolder(folder, RUN))
 
 
 def test_a_taught_network_says_who_taught_it_and_is_used_like_any_other(taught, teacher, tmp_path):

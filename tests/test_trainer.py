@@ -12,12 +12,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.distributed import ALONE
+from common.distributed import SINGLE_PROCESS
 from common.errors import UserError
 from dataloader import EpochBatches
 from model import ARCHITECTURES
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
-from trainer import parse_args, strips_of, train
+from trainer import find_strips, parse_args, train
 from training import run_folder
 from training.checkpoint import load_checkpoint
 from training.loop import Training
@@ -169,7 +169,7 @@ def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_aft
         train(parse_args(flags))
     kept = torch.load(next(tmp_path.glob("*_not_finite.pth")), weights_only=True)
     settings = TrainingSettings.from_values(vars(parse_args(flags)))
-    patches = training_patches(settings, strips_of(settings))
+    patches = training_patches(settings, find_strips(settings))
     indices = EpochBatches(len(patches), batch, 42).of_all_processes(0, step - 1)
     assert torch.equal(kept["three_channel_input"], torch.stack([patches[0, index]["three_channel_input"] for index in indices]))
     assert kept["patches"] == [patches.origin(index) for index in indices]
@@ -189,8 +189,8 @@ def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
 
 def training_for(dataset, folder, *flags):
     settings = TrainingSettings.from_values(vars(parse_args(arguments_for(dataset, folder, *flags))))
-    task = StripTask(settings, strips_of(settings), ALONE.device)
-    return Training(task, settings, ALONE, RunFolder(folder, RUN))
+    task = StripTask(settings, find_strips(settings), SINGLE_PROCESS.device)
+    return Training(task, settings, SINGLE_PROCESS, RunFolder(folder, RUN))
 
 
 def test_gradients_of_several_batches_are_those_of_their_mean_loss(dataset, tmp_path):

@@ -12,7 +12,7 @@ from data.image_files import to_unit_range
 from deploy import precision_gate
 from deploy.precision import inner_layers
 from deploy.precision_gate import Comparison, enough_strips, generated_strips
-from export_onnx_fullimage import entries_of
+from export_onnx_fullimage import read_entries
 from model import ARCHITECTURES
 from tests.conftest import SMALL_SIZE, export_file
 from tests.test_strip_graph import opened
@@ -43,7 +43,7 @@ def test_a_variant_is_close_to_float32_and_says_what_it_costs(make_checkpoint, t
     half = [weights for weights in graph.initializer if weights.data_type == TensorProto.FLOAT16]
     assert bool(half) == (precision == "fp16")
     assert ("QuantizeLinear" in {node.op_type for node in graph.node}) == (precision == "int8")
-    entries, report = entries_of(path), capsys.readouterr().out
+    entries, report = read_entries(path), capsys.readouterr().out
     assert entries["precision"] == {"fp16": "float16", "int8": "int8"}[precision] and "true points" in entries["gate"]
     measured = "speed not measured" if precision == "fp16" and not torch.cuda.is_available() else "times as fast"
     assert measured in entries["gate"] and measured in report and "recall above 0.5" in report
@@ -84,12 +84,12 @@ def test_a_variant_that_is_worse_or_slower_is_refused_with_the_table(make_checkp
     comparison = Comparison({"recall": "so much"}, 0.02, None)
     monkeypatch.setattr(export_onnx_fullimage, "compare_variant", lambda *facts: comparison)
     path = export_file(make_checkpoint(), output, "--precision", "int8", "--max_recall_drop", 0.03)
-    assert entries_of(path)["gate"] == "recall: so much"
+    assert read_entries(path)["gate"] == "recall: so much"
     written = path.read_bytes()
     export_file(make_checkpoint(), output, "--precision", "int8", "--max_recall_drop", 0.03, "--skip_existing")
     assert path.read_bytes() == written
     export_file(make_checkpoint(), output, "--skip_existing")  # float32 is not what is there
-    assert entries_of(path)["precision"] == "float32"
+    assert read_entries(path)["precision"] == "float32"
 
 
 def test_what_a_variant_cannot_be_made_of_is_one_line(make_checkpoint, dataset, tmp_path):

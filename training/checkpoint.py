@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError, about, one_line
-from common.files import replace_file
+from common.errors import UserError, one_line, prefix_errors
+from common.files import atomic_write
 from data.image_files import DEFAULT_INPUT_MAX
 from evaluation.model_info import STRIP_DETECTOR, require_tool
 from evaluation.thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
 from model import ARCHITECTURES, SegmentationNetwork
 from ops.classical import SIGMAS
-from ops.registration import MODES
+from ops.registration import ALIGN_MODES
 from ops.tiling import PATCH_SIZES
 
-NETWORKS = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
+NETWORK_CLASSES = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
 FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {
@@ -52,7 +52,7 @@ BEST_SUFFIX = "_best.pth"
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write plain tensors, numbers, strings, lists and dicts. Raises `UserError` where the file system refuses."""
-    with replace_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # what torch makes of a full disk
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises `UserError`, naming the file, for one that is missing, is no checkpoint, is of another tool, or lacks a key.
     """
-    with about(path):
+    with prefix_errors(path):
         content = read_checkpoint(path, STRIP_DETECTOR)
         missing = [key for key in REQUIRED_KEYS if key not in content]
         if missing:
@@ -95,8 +95,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py")
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
-        if content["align"] not in MODES:
-            raise UserError(f"found align {content['align']!r}, expected one of {', '.join(MODES)}")
+        if content["align"] not in ALIGN_MODES:
+            raise UserError(f"found align {content['align']!r}, expected one of {', '.join(ALIGN_MODES)}")
         if not content["input_max"] > 0:
             raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
         check_measured(content)
@@ -128,15 +128,15 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
     Raises `UserError`, naming `path` and the network found, when the weights are another network's.
     """
     weights = content["model_state_dict"]
-    with about(path):
+    with prefix_errors(path):
         name = content["network"]
-        if name not in NETWORKS:
-            raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORKS)}")
+        if name not in NETWORK_CLASSES:
+            raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORK_CLASSES)}")
         if FIRST_LAYER not in weights:
             first = next(iter(weights))
             raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
         try:
-            network = NETWORKS[name](base_channels=len(weights[FIRST_LAYER]))
+            network = NETWORK_CLASSES[name](base_channels=len(weights[FIRST_LAYER]))
             network.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:
             raise UserError(f"found weights that do not fit the {name} of this version ({one_line(error)})") from None

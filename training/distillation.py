@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.errors import UserError, about
+from common.errors import UserError, prefix_errors
 from common.files import file_hash
-from loss import focal_weight, margin_of
+from loss import defect_logit, focal_weight
 from model import ARCHITECTURES, SegmentationNetwork
 from training.checkpoint import build_network, load_checkpoint
 from training.strip_settings import TrainingSettings
@@ -25,10 +25,10 @@ def check_teacher(settings: TrainingSettings) -> str:
     Raises `UserError` when that is no checkpoint, one of another setting in SAME, or not the one that a resumed run began with.
     """
     path, begun_with = settings.teacher, settings.teacher_sha256
-    with about(FLAG):
+    with prefix_errors(FLAG):
         content = load_checkpoint(path)
         build_network(content, path)
-        with about(path):
+        with prefix_errors(path):
             _require_same_settings(content, settings)
             sha256 = file_hash(path)
             if begun_with not in (None, sha256):
@@ -78,7 +78,7 @@ class TeacherLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, gamma: float) -> torch.Tensor:
         """Logits of both (B, 2, H, W), the teacher's without a gradient, and mask (B, 1, H, W), float {0, 1}, to a scalar."""
-        margin, teacher_margin = margin_of(logits), margin_of(teacher_logits)
+        margin, teacher_margin = defect_logit(logits), defect_logit(teacher_logits)
         log_defect, log_background = functional.logsigmoid(margin), functional.logsigmoid(-margin)
         teacher_log_defect, teacher_log_background = functional.logsigmoid(teacher_margin), functional.logsigmoid(-teacher_margin)
         divergence = teacher_log_defect.exp() * (teacher_log_defect - log_defect)

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from common.distributed import Processes
-from common.errors import HeldSignal, Stopped, hold_signals
+from common.distributed import ProcessGroup
+from common.errors import DeferredSignal, Stopped, defer_signals
 from dataloader import TrainingLoader
 from training.checkpoint import save_checkpoint
 from training.guards import is_finite
@@ -42,7 +42,7 @@ class Training:
         self,
         task: Task,
         settings: LoopSettings,
-        processes: Processes,
+        processes: ProcessGroup,
         folder: RunFolder,
         resumed: dict[str, Any] | None = None,
     ):
@@ -114,21 +114,21 @@ class Training:
 
         Raises `UserError` when the loss is no longer finite or a file can no longer be read or written.
         """
-        self.shown = self.task.samples_to_show() if self.processes.is_first else []
-        if self.processes.is_first:
+        self.shown = self.task.samples_to_show() if self.processes.is_main else []
+        if self.processes.is_main:
             print(self.describe())
         try:
             with self._progress() as progress, self._files():
                 while not self.is_finished:
                     self._train_epoch(progress)
                     self.finish_epoch(self._validate())
-                    with hold_signals():
+                    with defer_signals():
                         self._report()
-            if self.epoch < self.settings.epochs and self.processes.is_first:
+            if self.epoch < self.settings.epochs and self.processes.is_main:
                 print(f"stopped after {self.epoch} epochs: none since epoch {self.best_epoch} was better")
         except Stopped:
-            with hold_signals():
-                if self.steps_done and self.processes.is_first:
+            with defer_signals():
+                if self.steps_done and self.processes.is_main:
                     self._save(self.folder.last)
                     print(f"to go on: python {self.task.command} --resume {shlex.quote(str(self.folder.last))}", file=sys.stderr)
                     self._draw_curves(now=True)
@@ -142,7 +142,7 @@ class Training:
 
     @contextmanager
     def _files(self) -> Iterator[None]:
-        if not self.processes.is_first:
+        if not self.processes.is_main:
             yield
             return
         self.folder.write_samples(self.task.draw(self.shown, None))
@@ -157,15 +157,15 @@ class Training:
         values = ", ".join([*values, f"lr {self._learning_rate():.2g}"])
         progress.set_description(f"epoch {self.epoch + 1}/{self.settings.epochs}, {values}")
         self.network.train()
-        with nullcontext(HeldSignal()) if is_alone else self._holding_signals_together() as held:
+        with nullcontext(DeferredSignal()) if is_alone else self._holding_signals_together() as held:
             for batches in self.loader.steps(self.epoch, self.step):
-                with hold_signals():
+                with defer_signals():
                     self.take_step(batches)
                 progress.update()
                 if self.step % STEPS_PER_READING == 0:
                     self._read_loss()
                     self._show_loss(progress)
-                number = self.processes.largest(held.number)
+                number = self.processes.max_over_ranks(held.number)
                 if number:
                     self._read_loss()
                     raise Stopped(number)
@@ -175,26 +175,26 @@ class Training:
             self._require_finite_network()
 
     @contextmanager
-    def _holding_signals_together(self) -> Iterator[HeldSignal]:
+    def _holding_signals_together(self) -> Iterator[DeferredSignal]:
         """Signals wait until all processes know of them. If one was stopped elsewhere meanwhile, the others stop in mid-step."""
-        with hold_signals() as held:
+        with defer_signals() as held:
             try:
                 yield held
             except RuntimeError:
                 if not held.number:
                     raise
-                if self.processes.is_first:
+                if self.processes.is_main:
                     sys.exit(128 + held.number)  # without saving half a step
                 raise Stopped(held.number) from None
 
     def _is_time_to_save(self) -> bool:
         """In several processes only where the losses of all were just read."""
         is_read = self.processes.count == 1 or self.step % STEPS_PER_READING == 0
-        return self.processes.is_first and is_read and time.monotonic() - self.last_save >= self.settings.save_every * 60
+        return self.processes.is_main and is_read and time.monotonic() - self.last_save >= self.settings.save_every * 60
 
     def _show_loss(self, progress: tqdm) -> None:
         progress.set_postfix(loss=f"{self.running_loss.mean:.2e}", refresh=False)
-        if self.processes.is_first:
+        if self.processes.is_main:
             self.folder.add_scalars({"loss_so_far": self.running_loss.mean}, self.steps_done)
 
     def _learning_rate(self) -> float:
@@ -240,9 +240,9 @@ class Training:
     def _abort_non_finite(self, step: int, what: str) -> None:
         """Keep the batch of the step with which `what` stopped being finite, and end all processes with a `UserError`."""
         path = self.folder.file(NOT_FINITE_SUFFIX)
-        if self.processes.is_first:
+        if self.processes.is_main:
             save_checkpoint(path, self._samples_of_step(step) | {"epoch": self.epoch + 1, "step": step + 1})
-        self.processes.refuse(
+        self.processes.abort(
             f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, whose batch is in {path}: expected a lower --lr"
             f"{' or none of --amp' if self.settings.amp else ''}; no checkpoint was written after it"
         )
@@ -257,23 +257,23 @@ class Training:
     def _validate(self) -> dict[str, float | None]:
         """The figures of the present epoch as the history names them; all processes must call it."""
         if self.task.has_validation:
-            self.processes.take_from_first(list(self.network.buffers()))  # batch norm statistics: those that are saved
+            self.processes.broadcast_from_main(list(self.network.buffers()))  # batch norm statistics: those that are saved
         validation = self.task.validate(self.network, self.processes)
         if validation.is_broken:
             self._abort_non_finite(self.step - 1, "the network's answer")
         if validation.problem:  # everything was fine before the first epoch
-            self.processes.refuse(f"validation: {validation.problem}")
+            self.processes.abort(f"validation: {validation.problem}")
         return {f"{VALID}{name}": value for name, value in validation.figures.items()}
 
     def finish_epoch(self, figures: dict[str, float | None]) -> None:
         """Enter the present epoch and its validation figures into the history, and save it: the best one, too, where it is."""
         scheduled, lr = self.task.scheduled(self.epoch), self._learning_rate()
-        with hold_signals():
+        with defer_signals():
             entry = {"epoch": self.epoch + 1, "loss": self.running_loss.mean, **scheduled, "lr": lr}
             self.history.append(entry | {"settled": self.selection.is_eligible(self.epoch + 1)} | figures)
             self.step = 0
             self.running_loss.restart()
-            if not self.processes.is_first:
+            if not self.processes.is_main:
                 return
             if self.best_epoch == self.epoch or not self.folder.best.exists():
                 self._save(self.folder.best)  # before the last one, which says that this epoch is done
@@ -281,7 +281,7 @@ class Training:
 
     def _save(self, path: Path) -> None:
         """Only in the first process. Raises `UserError`, and writes nothing, when the network is no longer finite."""
-        with hold_signals():
+        with defer_signals():
             if self.processes.count == 1:
                 self._read_loss()
             self._require_finite_network()
@@ -306,7 +306,7 @@ class Training:
 
     def _report(self) -> None:
         """What one looks at while it trains."""
-        if not self.processes.is_first:
+        if not self.processes.is_main:
             return
         entry = self.history[-1]
         tqdm.write(self._describe_epoch(entry))

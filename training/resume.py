@@ -16,7 +16,7 @@ FREE_ON_RESUME = frozenset(
 )
 
 
-def find_last(start: Start, checkpoint_path: Path, pattern: str) -> Path:
+def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> Path:
     """The checkpoint that --resume means: that file, or the newest last checkpoint in a folder whose name fits `pattern`.
 
     Raises `UserError` when a folder has none, and for a best checkpoint, unless what came after it may be lost.

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from common.distributed import Processes
+from common.distributed import ProcessGroup
 from common.errors import UserError
-from common.files import refused_by_system, replace_file
+from common.files import atomic_write, refused_by_system
 from reporting.pictures import save_curves, save_png
 from training.checkpoint import BEST_SUFFIX
 from training.selection import History
@@ -48,7 +48,7 @@ TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_a
 SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metrics.jsonl", "_events", "_samples.png")
 SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
 CURVES_EVERY = 30.0  # seconds: drawing takes one, a small epoch less
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
+NOTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
 
 
 class RunFolder:
@@ -81,7 +81,7 @@ class RunFolder:
                 with refused_by_system(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if best_so_far and best_so_far.is_file() and best_so_far.resolve() != self.best.resolve():
-            with replace_file(self.best) as temporary:
+            with atomic_write(self.best) as temporary:
                 shutil.copyfile(best_so_far, temporary)
 
     def remove_aligned(self) -> None:
@@ -105,7 +105,7 @@ class RunFolder:
             starts = json.loads(environment.read_text())
         starts = starts if isinstance(starts, list) else []
         for path, content in ((self.file("_arguments.json"), settings), (environment, [*starts, started])):
-            with replace_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     def write_samples(self, picture: np.ndarray | None) -> None:
@@ -115,7 +115,7 @@ class RunFolder:
 
     def write_history(self, history: History) -> None:
         """The whole history: after a resumed run it must be as if there had been no interruption."""
-        with replace_file(self.file("_metrics.jsonl")) as temporary:
+        with atomic_write(self.file("_metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
     def draw_curves(self, history: History, headlines: tuple[str, ...], now: bool = False) -> None:
@@ -190,7 +190,7 @@ def only_training_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def describe_start(processes: Processes, resumed: Path | None) -> dict[str, Any]:
+def describe_start(processes: ProcessGroup, resumed: Path | None) -> dict[str, Any]:
     """When, how, where and with which versions a run was started."""
     device = processes.device
     return {
@@ -200,7 +200,7 @@ def describe_start(processes: Processes, resumed: Path | None) -> dict[str, Any]
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in NOTED_PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda,
         "processes": processes.count,

@@ -2,7 +2,7 @@
 
 import torch
 
-from common.distributed import Processes
+from common.distributed import ProcessGroup
 
 
 class RunningLoss:
@@ -12,9 +12,9 @@ class RunningLoss:
     read; a resumed epoch goes on with those of its checkpoint.
     """
 
-    def __init__(self, processes: Processes, sum: float = 0.0, count: int = 0):
+    def __init__(self, processes: ProcessGroup, sum: float = 0.0, count: int = 0):
         self.processes, self.sum, self.count = processes, sum, count
-        own_sum, self._own_count = (sum, count) if processes.is_first else (0.0, 0)
+        own_sum, self._own_count = (sum, count) if processes.is_main else (0.0, 0)
         self._own_sum = torch.tensor(own_sum, device=processes.device)
         self._first_bad_step = torch.tensor(-1, device=processes.device)
 

@@ -49,7 +49,7 @@ def learning_rate_at(progress: float, epochs: int, start: float, schedule: str =
     return start * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2
 
 
-def is_settled(epoch: int, epochs: int, schedule: str) -> bool:
+def is_eligible(epoch: int, epochs: int, schedule: str) -> bool:
     """Whether the weights after epoch `epoch`, counted from 1, may be taken for a run's best: with `one_cycle` in its last quarter.
 
     What it is for, good weights from a falling learning rate, is not there before, whatever easy validation strips say.

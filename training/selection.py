@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from training.schedules import is_settled
+from training.schedules import is_eligible
 
 VALID = "valid_"  # prefix of the validation figures in a run's history
 
@@ -25,7 +25,7 @@ class Selection:
 
     def is_eligible(self, epoch: int) -> bool:
         """Whether the weights after epoch `epoch`, counted from 1, may be a run's best."""
-        return is_settled(epoch, self.epochs, self.lr_schedule)
+        return is_eligible(epoch, self.epochs, self.lr_schedule)
 
     def best_epoch(self, history: History) -> int:
         """The epoch, counted from 1, with the highest figure so far, of those that are eligible as soon as one is.

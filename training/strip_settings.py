@@ -68,7 +68,7 @@ def resumed_strip_values(
 ) -> dict[str, Any]:
     """As `resumed_values`, of the strip detector. Raises `UserError`, without the path, where the run cannot go on as asked."""
     require_resumable(content, processes, [STRIPS_HASH])
-    own = {"training_dataset_path": Path(content["training_dataset_path"]), **recipe_of(content)}
+    own = {"training_dataset_path": Path(content["training_dataset_path"]), **resumed_recipe(content)}
     if content["teacher"]:
         own["teacher"] = Path(content["teacher"])
     elif "teacher" in start.given:
@@ -76,7 +76,7 @@ def resumed_strip_values(
     return resumed_values(values, start, content, folder, own, FREE)
 
 
-def recipe_of(content: dict[str, Any]) -> dict[str, Any]:
+def resumed_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a run and its settings; the classic one where a checkpoint names none, as there was no other then.
 
     Raises `UserError`, without the path, when this code has not the recipe that the run was begun with.

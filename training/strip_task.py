@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.distributed import Processes
+from common.distributed import ProcessGroup
 from data.recipes import RECIPES
 from data.splits import Dataset
 from dataloader import StripPatches, painted_samples
@@ -14,7 +14,7 @@ from evaluation.evaluate import evaluate
 from evaluation.metrics import HEADLINES
 from evaluation.predictors import TorchPredictor
 from evaluation.stream import BROKEN_NETWORK
-from gaussian import GREY_LEVELS
+from gaussian import MAX_GREY
 from loss import FocalLoss
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from reporting.pictures import draw_samples
@@ -66,7 +66,7 @@ class StripTask(Task):
     def scheduled(self, epoch: int) -> dict[str, float]:
         return {"gamma": self._gamma(epoch)}
 
-    def validate(self, network: nn.Module, processes: Processes) -> Validation:
+    def validate(self, network: nn.Module, processes: ProcessGroup) -> Validation:
         settings, valid = self.settings, self.dataset.valid
         if not valid:
             return Validation({})
@@ -105,7 +105,7 @@ def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatch
         settings.patch,
         RECIPES[settings.recipe](settings.num_defects_range),
         settings.seed,
-        GREY_LEVELS if dataset.copies else settings.input_max,
+        MAX_GREY if dataset.copies else settings.input_max,
         settings.cache_size,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.distributed import Processes
+from common.distributed import ProcessGroup
 
 Batch = dict[str, torch.Tensor]  # tensors by name, each (B, ...)
 Forward = Callable[[torch.Tensor], Any]  # the network, as it is wrapped for several processes or compiled
@@ -65,7 +65,7 @@ class Task(ABC):
         """What moves over the epochs besides the learning rate, by name: it is shown and kept in the history."""
         return {}
 
-    def validate(self, network: nn.Module, processes: Processes) -> Validation:
+    def validate(self, network: nn.Module, processes: ProcessGroup) -> Validation:
         """How good the network is on held-out data, of which each process scores its share."""
         return Validation({})
 
