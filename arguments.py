@@ -19,7 +19,9 @@ CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 def command_parser(description: str) -> argparse.ArgumentParser:
     """A parser that prints `description` as it is and takes flags by their whole names only."""
     formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description, formatter_class=formatter, allow_abbrev=False)
+    return argparse.ArgumentParser(
+        description=description, formatter_class=formatter, allow_abbrev=False
+    )
 
 
 def true_or_false(text: str) -> bool:
@@ -31,50 +33,122 @@ def true_or_false(text: str) -> bool:
 
 def add_true_or_false(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
     """A flag, True unless given, that takes True or False and alone means True."""
-    parser.add_argument(flag, type=true_or_false, nargs="?", const=True, default=True, metavar="{True,False}", help=help)
+    parser.add_argument(
+        flag,
+        type=true_or_false,
+        nargs="?",
+        const=True,
+        default=True,
+        metavar="{True,False}",
+        help=help,
+    )
 
 
 def add_image_type(parser: argparse.ArgumentParser, default: str | None) -> None:
     sizes = ", ".join(f"{name} {size}x{size}" for name, size in PATCH_SIZES.items())
-    parser.add_argument("--image_type", choices=PATCH_SIZES, default=default, help=f"patch size: {sizes}")
+    parser.add_argument(
+        "--image_type", choices=PATCH_SIZES, default=default, help=f"patch size: {sizes}"
+    )
 
 
 def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None:
-    parser.add_argument("--img_format", choices=IMAGE_SUFFIXES, default=default, help="files to read; default: %(default)s")
+    parser.add_argument(
+        "--img_format",
+        choices=IMAGE_SUFFIXES,
+        default=default,
+        help="files to read; default: %(default)s",
+    )
 
 
 def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     """The flags of a command that scores a folder of strips."""
-    parser.add_argument("--test_path", type=Path, help="folder of strips; default: test/ of the data set that the model is from")
-    parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="folder for verdicts, heatmaps and the report")
+    parser.add_argument(
+        "--test_path",
+        type=Path,
+        help="folder of strips; default: test/ of the data set that the model is from",
+    )
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path(output_dir),
+        help="folder for verdicts, heatmaps and the report",
+    )
     add_img_format(parser, default=None)
     add_image_type(parser, default=None)
-    add_true_or_false(parser, "--use_ground_truth_mask", help="use the masks beside the folder for the figures")
-    parser.add_argument("--method", choices=["net", *METHODS], default="net", help="the model, or a classical baseline without one")
-    parser.add_argument("--input_max", type=positive, help="largest value of the camera; with a --method that has no model")
+    add_true_or_false(
+        parser, "--use_ground_truth_mask", help="use the masks beside the folder for the figures"
+    )
+    parser.add_argument(
+        "--method",
+        choices=["net", *METHODS],
+        default="net",
+        help="the model, or a classical baseline without one",
+    )
+    parser.add_argument(
+        "--input_max",
+        type=positive,
+        help="largest value of the camera; with a --method that has no model",
+    )
     add_target_false_alarms(parser, default=None)
     parser.add_argument(
-        "--good_path", type=Path, help="folder of good strips to set the threshold on; default: kept with the model"
+        "--good_path",
+        type=Path,
+        help="folder of good strips to set the threshold on; default: kept with the model",
     )
-    parser.add_argument("--threshold", type=from_0_to_1, help="of the heatmap, as it is; then nothing is known of false alarms")
-    parser.add_argument("--min_area", type=whole_number(1), default=1, help="pixels above the threshold that a detection needs")
-    parser.add_argument("--polarity", choices=POLARITIES, default="both", help="bright: Target brighter than its references")
-    parser.add_argument("--match_radius", type=positive, default=MATCH_RADIUS, help="pixels from a true point to its detection")
-    parser.add_argument("--dead_pixels", type=Path, help="CSV file of y and x that do not count; no y: all of column x")
-    parser.add_argument("--ignore_mask", type=Path, help="image of the strips' size, not 0 where nothing counts")
-    parser.add_argument("--mask_channel", type=whole_number(3, 3), help="3: the strips' fourth channel, not 0 where nothing counts")
+    parser.add_argument(
+        "--threshold",
+        type=from_0_to_1,
+        help="of the heatmap, as it is; then nothing is known of false alarms",
+    )
+    parser.add_argument(
+        "--min_area",
+        type=whole_number(1),
+        default=1,
+        help="pixels above the threshold that a detection needs",
+    )
+    parser.add_argument(
+        "--polarity",
+        choices=POLARITIES,
+        default="both",
+        help="bright: Target brighter than its references",
+    )
+    parser.add_argument(
+        "--match_radius",
+        type=positive,
+        default=MATCH_RADIUS,
+        help="pixels from a true point to its detection",
+    )
+    parser.add_argument(
+        "--dead_pixels",
+        type=Path,
+        help="CSV file of y and x that do not count; no y: all of column x",
+    )
+    parser.add_argument(
+        "--ignore_mask", type=Path, help="image of the strips' size, not 0 where nothing counts"
+    )
+    parser.add_argument(
+        "--mask_channel",
+        type=whole_number(3, 3),
+        help="3: the strips' fourth channel, not 0 where nothing counts",
+    )
 
 
-def parse_scoring(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+def parse_scoring(
+    parser: argparse.ArgumentParser, arguments: list[str] | None
+) -> argparse.Namespace:
     """The values of `add_test_folder`'s flags, which go together."""
     parsed = parser.parse_args(arguments)
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
-        parser.error("found --threshold beside --good_path or --target_false_alarms, expected one way to set it")
+        parser.error(
+            "found --threshold beside --good_path or --target_false_alarms, expected one way to set it"
+        )
     return parsed
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:
-    text = f"false alarms per strip that the threshold is set for; default: {default or 'as trained'}"
+    text = (
+        f"false alarms per strip that the threshold is set for; default: {default or 'as trained'}"
+    )
     parser.add_argument("--target_false_alarms", type=false_alarm_rate, default=default, help=text)
 
 
@@ -112,7 +186,9 @@ def false_alarm_rate(text: str) -> float:
     """The value of a flag that takes false alarms per strip."""
     value = float(text)
     if not 0 < value <= HIGHEST_RATE:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0 and up to {HIGHEST_RATE:g}")
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected a number above 0 and up to {HIGHEST_RATE:g}"
+        )
     return value
 
 
@@ -130,26 +206,46 @@ def newest(path: Path, pattern: str) -> Path:
     Raises `UserError` for a folder without such a file.
     """
     if not path.exists():
-        raise UserError(f"{path}: found no such file or folder, expected a model: bash train.sh makes one")
+        raise UserError(
+            f"{path}: found no such file or folder, expected a model: bash train.sh makes one"
+        )
     if not path.is_dir():
         return path
-    files = sorted((file for file in path.glob(pattern) if file.is_file()), key=lambda file: file.stat().st_mtime)
+    files = sorted(
+        (file for file in path.glob(pattern) if file.is_file()),
+        key=lambda file: file.stat().st_mtime,
+    )
     if not files:
-        raise UserError(f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it")
+        raise UserError(
+            f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it"
+        )
     return files[-1]
 
 
 def default_test_path(training_path: str | None, path: Path) -> Path:
-    """`test/` of the data set that the model in `path` was trained on. Raises `UserError` when there is none."""
+    """`test/` of the data set that the model in `path` was trained on.
+
+    Raises `UserError` when there is none.
+    """
     folder = split_beside(Path(training_path), "test") if training_path else None
     if folder is None:
-        raise UserError(f"{path}: found no test/ beside the strips that it was trained on ({training_path}), expected --test_path")
+        raise UserError(
+            f"{path}: found no test/ beside the strips that it was trained on ({training_path}), expected --test_path"
+        )
     return folder
 
 
-def require_as_asked(arguments: argparse.Namespace, image_type: str, input_max: float, path: Path) -> None:
-    """Raise `UserError` when a command line says another image type or range than the model in `path` was trained with."""
+def require_as_asked(
+    arguments: argparse.Namespace, image_type: str, input_max: float, path: Path
+) -> None:
+    """Raise `UserError` when a command line says another image type or range than the model in
+    `path` was trained with.
+    """
     if arguments.image_type not in (None, image_type):
-        raise UserError(f"{path}: found a model of --image_type {image_type}, expected {arguments.image_type}")
+        raise UserError(
+            f"{path}: found a model of --image_type {image_type}, expected {arguments.image_type}"
+        )
     if arguments.input_max not in (None, input_max):
-        raise UserError(f"{path}: found a model of --input_max {input_max:g}, expected {arguments.input_max:g}")
+        raise UserError(
+            f"{path}: found a model of --input_max {input_max:g}, expected {arguments.input_max:g}"
+        )

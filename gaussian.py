@@ -1,8 +1,10 @@
-"""What a synthetic point looks like and how it is painted: with its centre anywhere, and as the classic recipe does it.
+"""What a synthetic point looks like and how it is painted: with its centre anywhere, and as the
+classic recipe does it.
 
-A defect of the classic recipe is a small Gaussian, centred on a pixel and zero outside its window of 3x3 or 3x5 pixels, added to
-the grey levels and clipped. Target gets all of them. One or two are in Target only: these are the defects to be found. Every
-other one is also in Ref1, in Ref2 or in both, and so is background.
+A defect of the classic recipe is a small Gaussian, centred on a pixel and zero outside its window
+of 3x3 or 3x5 pixels, added to the grey levels and clipped. Target gets all of them. One or two are
+in Target only: these are the defects to be found. Every other one is also in Ref1, in Ref2 or in
+both, and so is background.
 """
 
 from collections.abc import Sequence
@@ -12,23 +14,32 @@ from functools import lru_cache
 import numpy as np
 
 TARGET, REF1, REF2 = 0, 1, 2
-TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (TARGET,), (TARGET, REF1), (TARGET, REF2), (TARGET, REF1, REF2)
+TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (
+    (TARGET,),
+    (TARGET, REF1),
+    (TARGET, REF2),
+    (TARGET, REF1, REF2),
+)
 
-SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))  # (height, width) in pixels, sigma (y, x) in pixels; half of the defects each
+# (height, width) in pixels, sigma (y, x) in pixels; half of the defects each
+SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))
 AMPLITUDES = (-80.0, -60.0, 60.0, 80.0)  # grey levels of 255, equally often
 PAINTED_SHARE = 0.5  # of the training patches; the others stay as they are
-STRIP_DEFECTS_RANGE = (4, 10)  # fewest and most defects painted into a whole strip, for a test or a comparison
+# fewest and most defects painted into a whole strip, for a test or a comparison
+STRIP_DEFECTS_RANGE = (4, 10)
 MAX_TARGET_ONLY = 2
 MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
 MAX_GREY = 255.0  # largest grey level; painting clips to 0..MAX_GREY
-PAINTED_SIGMAS = (
-    5.0  # sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4 millionths of its peak
-)
+# sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4
+# millionths of its peak
+PAINTED_SIGMAS = 5.0
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A point defect: centre (y, x) in pixels, size (height, width) in pixels, sigma (y, x) in pixels, amplitude in grey levels."""
+    """A point defect: centre (y, x) in pixels, size (height, width) in pixels, sigma (y, x) in
+    pixels, amplitude in grey levels.
+    """
 
     center: tuple[int, int]
     size: tuple[int, int]
@@ -40,7 +51,9 @@ class Defect:
 def unit_gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
     """The Gaussian's window, float32 of `size`, 1.0 in the middle. Read-only: it is shared."""
     y, x = (np.arange(length) - length // 2 for length in size)
-    window = np.exp(-0.5 * ((y[:, None] / sigma[0]) ** 2 + (x[None, :] / sigma[1]) ** 2)).astype(np.float32)
+    window = np.exp(-0.5 * ((y[:, None] / sigma[0]) ** 2 + (x[None, :] / sigma[1]) ** 2)).astype(
+        np.float32
+    )
     window.flags.writeable = False
     return window
 
@@ -51,7 +64,8 @@ def paint(image: np.ndarray, defect: Defect) -> None:
     The centre may lie anywhere in the image; what reaches beyond the border is cut off.
     """
     target, window = _overlap(image, defect)
-    painted = np.minimum(np.maximum(target + defect.amplitude * window, 0.0), MAX_GREY)  # np.clip takes three times as long
+    # np.clip takes three times as long
+    painted = np.minimum(np.maximum(target + defect.amplitude * window, 0.0), MAX_GREY)
     target[...] = painted if image.dtype.kind == "f" else np.rint(painted)
 
 
@@ -61,30 +75,44 @@ def mark(mask: np.ndarray, defect: Defect) -> None:
     target[window > MASK_LEVEL] = 1
 
 
-def paint_point(image: np.ndarray, center: tuple[float, float], sigma: tuple[float, float], amplitude: float) -> None:
-    """Add a Gaussian point to a grey image (H, W) of floats, in place and not clipped, in grey levels.
+def paint_point(
+    image: np.ndarray, center: tuple[float, float], sigma: tuple[float, float], amplitude: float
+) -> None:
+    """Add a Gaussian point to a grey image (H, W) of floats, in place and not clipped, in grey
+    levels.
 
-    The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in pixels.
+    The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in
+    pixels.
     """
     ((place, profile),) = point_profiles([center], [sigma], [False], image)
     image[place] += amplitude * profile
 
 
 def point_profiles(
-    centers: Sequence[tuple[float, float]], sigmas: Sequence[tuple[float, float]], flat: Sequence[bool], image: np.ndarray
+    centers: Sequence[tuple[float, float]],
+    sigmas: Sequence[tuple[float, float]],
+    flat: Sequence[bool],
+    image: np.ndarray,
 ) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """For each point which part of an image (H, W) it reaches, and its unit profile there, 1.0 in its centre, of the image's type.
+    """For each point which part of an image (H, W) it reaches, and its unit profile there, 1.0 in
+    its centre, of the image's type.
 
-    Centres and sigmas are (y, x) in pixels. A flat point is a soft-edged ellipse, level to about a sigma and gone at two:
-    exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a few small ones is twice as fast.
+    Centres and sigmas are (y, x) in pixels. A flat point is a soft-edged ellipse, level to about a
+    sigma and gone at two: exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a
+    few small ones is twice as fast.
     """
-    (rows, squares_y), (columns, squares_x) = map(_squares_along, zip(*centers), zip(*sigmas), image.shape)
-    profiles_y, profiles_x = (np.exp((-0.5 * squares).astype(image.dtype)) for squares in (squares_y, squares_x))
+    (rows, squares_y), (columns, squares_x) = map(
+        _squares_along, zip(*centers), zip(*sigmas), image.shape
+    )
+    profiles_y, profiles_x = (
+        np.exp((-0.5 * squares).astype(image.dtype)) for squares in (squares_y, squares_x)
+    )
     profiles = []
     for number, (place, is_flat) in enumerate(zip(zip(rows, columns), flat)):
         if is_flat:
             half = (squares_y[number, place[0], None] + squares_x[number, place[1]]) / 2
-            profile = np.exp(-half * half * half).astype(image.dtype)  # a power of 3 takes ten times as long
+            # a power of 3 takes ten times as long
+            profile = np.exp(-half * half * half).astype(image.dtype)
         else:
             profile = profiles_y[number, place[0], None] * profiles_x[number, place[1]]
         profiles.append((place, profile))
@@ -92,26 +120,38 @@ def point_profiles(
 
 
 def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> Defect:
-    """A defect of random shape and amplitude anywhere in an image of `image_size` (height, width), border pixels included."""
+    """A defect of random shape and amplitude anywhere in an image of `image_size` (height, width),
+    border pixels included.
+    """
     height, width = image_size
     size, sigma = SHAPES[generator.integers(len(SHAPES))]
     amplitude = AMPLITUDES[generator.integers(len(AMPLITUDES))]
-    return Defect((int(generator.integers(height)), int(generator.integers(width))), size, sigma, amplitude)
+    return Defect(
+        (int(generator.integers(height)), int(generator.integers(width))), size, sigma, amplitude
+    )
 
 
 def allocate_channels(generator: np.random.Generator, count: int) -> list[tuple[int, ...]]:
     """For each of `count` defects the channels that it is painted into, the target-only ones first.
 
-    One or two are target-only, but fewer than half of all; the rest is shared out evenly to Ref1, Ref2 and both, the
-    remainder to Ref1 first and then to Ref2. Seven defects may give 2 target-only, 2 with Ref1, 2 with Ref2, 1 with both.
-    Raises `ValueError` below three defects, where there is no such allocation.
+    One or two are target-only, but fewer than half of all; the rest is shared out evenly to Ref1,
+    Ref2 and both, the remainder to Ref1 first and then to Ref2. Seven defects may give 2
+    target-only, 2 with Ref1, 2 with Ref2, 1 with both. Raises `ValueError` below three defects,
+    where there is no such allocation.
     """
     if count < 3:
-        raise ValueError(f"found {count} defects, expected at least 3: fewer than half of them are target-only, and at least one")
+        raise ValueError(
+            f"found {count} defects, expected at least 3: fewer than half of them are target-only, and at least one"
+        )
     target_only = int(generator.integers(1, min(MAX_TARGET_ONLY, (count - 1) // 2) + 1))
     share, remainder = divmod(count - target_only, 3)
     with_ref1, with_ref2 = share + (remainder >= 1), share + (remainder >= 2)
-    return [TARGET_ONLY] * target_only + [WITH_REF1] * with_ref1 + [WITH_REF2] * with_ref2 + [WITH_BOTH] * share
+    return (
+        [TARGET_ONLY] * target_only
+        + [WITH_REF1] * with_ref1
+        + [WITH_REF2] * with_ref2
+        + [WITH_BOTH] * share
+    )
 
 
 def paint_defects(
@@ -121,15 +161,20 @@ def paint_defects(
     count_range: tuple[int, int],
     shifts: Sequence[tuple[float, float]] | None = None,
 ) -> list[tuple[Defect, tuple[int, ...]]]:
-    """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask (H, W), both in place.
+    """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask (H,
+    W), both in place.
 
-    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most), both possible. Where it is
-    known by how many pixels (y, x) each channel shows the part off its place in Target, `shifts` says so, and a shared point,
-    which belongs to the part, goes with it: at its own place in each channel, and whole instead of cut to its window. Returns
-    every defect with the channels that it is in.
+    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most),
+    both possible. Where it is known by how many pixels (y, x) each channel shows the part off its
+    place in Target, `shifts` says so, and a shared point, which belongs to the part, goes with it:
+    at its own place in each channel, and whole instead of cut to its window. Returns every defect
+    with the channels that it is in.
     """
     count = int(generator.integers(count_range[0], count_range[1] + 1))
-    painted = [(draw_defect(generator, mask.shape), channels) for channels in allocate_channels(generator, count)]
+    painted = [
+        (draw_defect(generator, mask.shape), channels)
+        for channels in allocate_channels(generator, count)
+    ]
     for defect, channels in painted:
         for channel in channels:
             if shifts is None or channels == TARGET_ONLY:
@@ -144,7 +189,9 @@ def paint_defects(
 
 
 def _overlap(image: np.ndarray, defect: Defect) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the image under the defect's window, as a view, and the part of the window over the image."""
+    """The part of the image under the defect's window, as a view, and the part of the window over
+    the image.
+    """
     image_y, window_y = _overlap_along(defect.center[0], defect.size[0], image.shape[0])
     image_x, window_x = _overlap_along(defect.center[1], defect.size[1], image.shape[1])
     return image[image_y, image_x], unit_gaussian(defect.size, defect.sigma)[window_y, window_x]
@@ -156,10 +203,18 @@ def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
     return slice(start, stop), slice(start - first, stop - first)
 
 
-def _squares_along(centers: tuple[float, ...], sigmas: tuple[float, ...], length: int) -> tuple[list[slice], np.ndarray]:
-    """For each point the pixels along one axis within PAINTED_SIGMAS, and every pixel's squared distance, both in sigmas."""
+def _squares_along(
+    centers: tuple[float, ...], sigmas: tuple[float, ...], length: int
+) -> tuple[list[slice], np.ndarray]:
+    """For each point the pixels along one axis within PAINTED_SIGMAS, and every pixel's squared
+    distance, both in sigmas.
+    """
     center, sigma = np.array(centers), np.array(sigmas)
-    first = np.minimum(np.maximum(np.floor(center - PAINTED_SIGMAS * sigma) + 1, 0), length).astype(int)
-    stop = np.minimum(np.maximum(np.ceil(center + PAINTED_SIGMAS * sigma), first), length).astype(int)
+    first = np.minimum(np.maximum(np.floor(center - PAINTED_SIGMAS * sigma) + 1, 0), length).astype(
+        int
+    )
+    stop = np.minimum(np.maximum(np.ceil(center + PAINTED_SIGMAS * sigma), first), length).astype(
+        int
+    )
     squares = ((np.arange(length) - center[:, None]) / sigma[:, None]) ** 2
     return [slice(*ends) for ends in zip(first.tolist(), stop.tolist())], squares

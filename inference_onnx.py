@@ -5,8 +5,9 @@
     python inference_onnx.py --device cuda --batch 8             # on a GPU or not at all, eight strips per call
     python inference_onnx.py --doctor                            # what this machine can compute on, and what is wrong with it
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them verdicts (scores.csv),
-detections (.csv and .json), figures (metrics.json) and a report (report.html).
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them
+verdicts (scores.csv), detections (.csv and .json), figures (metrics.json) and a report
+(report.html).
 """
 
 if __name__ == "__main__":
@@ -40,24 +41,51 @@ from reporting.score_folder import Detector, score_folder, score_without_model
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, default=ONNX_FOLDER, help="ONNX file, or a folder for its newest one")
+    parser.add_argument(
+        "--model_path",
+        type=Path,
+        default=ONNX_FOLDER,
+        help="ONNX file, or a folder for its newest one",
+    )
     add_test_folder(parser, "./output/onnx")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where it computes the model, else cpu")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto: cuda where it computes the model, else cpu",
+    )
     parser.add_argument("--batch", type=whole_number(1), default=1, help="strips per call")
-    parser.add_argument("--threads", type=whole_number(1), help="CPU threads of a call; default: ONNX Runtime's, one per core")
-    parser.add_argument("--cuda_graph", action="store_true", help="with --device cuda: record a call once and replay it")
-    parser.add_argument("--doctor", action="store_true", help="say what this machine can compute on, and score nothing")
+    parser.add_argument(
+        "--threads",
+        type=whole_number(1),
+        help="CPU threads of a call; default: ONNX Runtime's, one per core",
+    )
+    parser.add_argument(
+        "--cuda_graph",
+        action="store_true",
+        help="with --device cuda: record a call once and replay it",
+    )
+    parser.add_argument(
+        "--doctor",
+        action="store_true",
+        help="say what this machine can compute on, and score nothing",
+    )
     return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
-    """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    """Score the folder; returns the exit code: 1 when some strips could not be used.
+
+    Raises `UserError` when none could.
+    """
     if arguments.doctor:
         return diagnose()
     if arguments.method != "net":
         return score_without_model(arguments, torch_device(arguments.device))
     path = newest(arguments.model_path, "*.onnx")
-    settings = SessionSettings(arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph)
+    settings = SessionSettings(
+        arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph
+    )
     predictor = OnnxPredictor(path, settings)
     description = predictor.description
     require_as_asked(arguments, description.image_type, description.input_max, path)
@@ -65,7 +93,12 @@ def infer(arguments: argparse.Namespace) -> int:
     print(f"{path} on {predictor.device} ({predictor.placed.why}), strips of {folder}")
     with prefix_errors(path):
         predictor.warm_up()
-    facts = (description.input_max, torch_device(predictor.device), description.patch, predictor.image_size)
+    facts = (
+        description.input_max,
+        torch_device(predictor.device),
+        description.patch,
+        predictor.image_size,
+    )
     known = {"measured": description.measured, "trained_on": description.training_dataset_path}
     return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 

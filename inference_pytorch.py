@@ -4,8 +4,9 @@
     python inference_pytorch.py --model_path checkpoints/RUN_best.pth --test_path /data/strips/test --output_dir output/mine
     python inference_pytorch.py --method smoothed --test_path /data/strips/test --good_path /data/strips/good   # without a model
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them verdicts (scores.csv),
-detections (.csv and .json), figures (metrics.json) and a report (report.html).
+Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them
+verdicts (scores.csv), detections (.csv and .json), figures (metrics.json) and a report
+(report.html).
 """
 
 if __name__ == "__main__":
@@ -38,15 +39,23 @@ from training.checkpoint import BEST_SUFFIX, MEASURED, build_network, load_check
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
-        "--model_path", type=Path, default=CHECKPOINT_FOLDER, help="checkpoint, or a folder for its newest best one"
+        "--model_path",
+        type=Path,
+        default=CHECKPOINT_FOLDER,
+        help="checkpoint, or a folder for its newest best one",
     )
-    parser.add_argument("--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU")
+    parser.add_argument(
+        "--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU"
+    )
     add_test_folder(parser, "./output/pytorch")
     return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
-    """Score the folder; returns the exit code: 1 when some strips could not be used. Raises `UserError` when none could."""
+    """Score the folder; returns the exit code: 1 when some strips could not be used.
+
+    Raises `UserError` when none could.
+    """
     device = choose_device(arguments.gpu_id)
     if arguments.method != "net":
         return score_without_model(arguments, device)
@@ -58,7 +67,10 @@ def infer(arguments: argparse.Namespace) -> int:
     folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
     print(f"{path} on {device}, strips of {folder}")
     facts = (content["input_max"], device, patch)
-    known = {"measured": {name: content[name] for name in MEASURED}, "trained_on": content["training_dataset_path"]}
+    known = {
+        "measured": {name: content[name] for name in MEASURED},
+        "trained_on": content["training_dataset_path"],
+    }
     return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
 
 

@@ -23,7 +23,8 @@ class FocalLoss(nn.Module):
         margin = defect_logit(logits)
         margin_of_true_class = torch.where(mask > 0.5, margin, -margin)
         log_true = functional.logsigmoid(margin_of_true_class)
-        log_other = functional.logsigmoid(-margin_of_true_class)  # log(1 - p), exact where p is close to 1
+        # log(1 - p), exact where p is close to 1
+        log_other = functional.logsigmoid(-margin_of_true_class)
         cross_entropy = -(1 - self.label_smoothing) * log_true - self.label_smoothing * log_other
         return (focal_weight(log_other, mask, gamma, self.alpha) * cross_entropy).mean()
 
@@ -33,6 +34,8 @@ def defect_logit(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 1:2] - logits[:, 0:1]
 
 
-def focal_weight(log_other: torch.Tensor, mask: torch.Tensor, gamma: float, alpha: float) -> torch.Tensor:
+def focal_weight(
+    log_other: torch.Tensor, mask: torch.Tensor, gamma: float, alpha: float
+) -> torch.Tensor:
     """What a pixel counts, from log(1 - p) of its mask's class: all (B, 1, H, W)."""
     return torch.where(mask > 0.5, alpha, 1 - alpha) * torch.exp(gamma * log_other)

@@ -4,8 +4,8 @@ SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
   SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
     SegmentationNetworkONNXFullImage  whole strip: aligned, tiles, the same copy of the net for all of them, stitched
 
-PyTorch inference runs the last one as it is, and deploy/export_module.py exports it, so it and the ONNX file cannot
-disagree about tiles.
+PyTorch inference runs the last one as it is, and deploy/export_module.py exports it, so it and the
+ONNX file cannot disagree about tiles.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,23 @@ from torch import nn
 from torch.nn import functional
 
 from ops.detector import AligningDetector
-from ops.differences import agreed_difference, consistent_difference, envelope_excess, local_noise, point_likelihood
+from ops.differences import (
+    agreed_difference,
+    consistent_difference,
+    envelope_excess,
+    local_noise,
+    point_likelihood,
+)
 from ops.tiling import Tiling, WholeImage
 
-Convolution = Callable[[int, int], nn.Sequential]  # (in_channels, out_channels) to a layer that keeps height and width
-DIFFERENCE_SCALE = 8.0  # a difference of 32 grey levels is as large as a channel's whole range: small ones matter
+# (in_channels, out_channels) to a layer that keeps height and width
+Convolution = Callable[[int, int], nn.Sequential]
+# a difference of 32 grey levels is as large as a channel's whole range: small ones matter
+DIFFERENCE_SCALE = 8.0
 EXPORT_MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
 EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels: of the filters for points from one to four pixels across
-DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)  # planes that the difference network makes of three channels
+# planes that the difference network makes of three channels
+DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -35,48 +44,65 @@ def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def separable_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution of each channel by itself => 1x1 convolution across them => batch norm => ReLU.
+    """3x3 convolution of each channel by itself => 1x1 convolution across them => batch norm =>
+    ReLU.
 
-    About a ninth of the multiplications of `convolution`. After Howard et al., "MobileNets", 2017 (arXiv:1704.04861), without
-    the batch norm and ReLU in between, which cost much of what a small network finds.
+    About a ninth of the multiplications of `convolution`. After Howard et al., "MobileNets", 2017
+    (arXiv:1704.04861), without the batch norm and ReLU in between, which cost much of what a small
+    network finds.
     """
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels, bias=False),
+        nn.Conv2d(
+            in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels, bias=False
+        ),
         nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
 
 
-def double_convolution(in_channels: int, out_channels: int, convolution: Convolution) -> nn.Sequential:
+def double_convolution(
+    in_channels: int, out_channels: int, convolution: Convolution
+) -> nn.Sequential:
     """convolution * 2."""
-    return nn.Sequential(convolution(in_channels, out_channels), convolution(out_channels, out_channels))
+    return nn.Sequential(
+        convolution(in_channels, out_channels), convolution(out_channels, out_channels)
+    )
 
 
 class DecoderStage(nn.Module):
-    """Bilinear x2 => convolution => concatenate the encoder's features of that size => double convolution."""
+    """Bilinear x2 => convolution => concatenate the encoder's features of that size => double
+    convolution.
+    """
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, convolution: Convolution):
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, convolution: Convolution
+    ):
         super().__init__()
         self.up = convolution(in_channels, out_channels)
         self.merge = double_convolution(out_channels + skip_channels, out_channels, convolution)
 
     def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        # align_corners=False: with True the sampling points, and so the answer, would depend on the patch size.
-        larger = functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+        # align_corners=False: with True the sampling points, and so the answer, would depend on the
+        # patch size.
+        larger = functional.interpolate(
+            features, scale_factor=2, mode="bilinear", align_corners=False
+        )
         return self.merge(torch.cat([self.up(larger), skip], dim=1))
 
 
 class SegmentationNetwork(nn.Module):
     """UNet of six levels: (B, in_channels, h, w), values 0-1, to logits (B, out_channels, h, w).
 
-    Channel 1 of the logits is the defect, channel 0 the background. Height and width are multiples of `multiple`, here 32.
-    After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded convolutions, batch norm and bilinear upsampling.
+    Channel 1 of the logits is the defect, channel 0 the background. Height and width are multiples
+    of `multiple`, here 32. After Ronneberger et al., "U-Net", 2015 (arXiv:1505.04597), with padded
+    convolutions, batch norm and bilinear upsampling.
     """
 
     encoder_widths = (1, 2, 4, 8, 8, 8)  # times base_channels
     decoder_widths = (8, 4, 2, 1, 1)
-    lower_convolution: Convolution = staticmethod(convolution)  # of every level but the first, which has the full resolution
+    # of every level but the first, which has the full resolution
+    lower_convolution: Convolution = staticmethod(convolution)
     head_features = 0  # how many of the last features the head reads besides what is decoded
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
@@ -85,14 +111,24 @@ class SegmentationNetwork(nn.Module):
         encoder = [base_channels * width for width in self.encoder_widths]
         decoder = [base_channels * width for width in self.decoder_widths]
         levels = [convolution, *[self.lower_convolution] * (len(encoder) - 1)]
-        self.encoder = nn.ModuleList(map(double_convolution, [in_channels, *encoder[:-1]], encoder, levels))
+        self.encoder = nn.ModuleList(
+            map(double_convolution, [in_channels, *encoder[:-1]], encoder, levels)
+        )
         self.pool = nn.MaxPool2d(2)
-        self.decoder = nn.ModuleList(map(DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder, levels[-2::-1]))
-        self.head = nn.Conv2d(decoder[-1] + self.head_features, out_channels, kernel_size=3, padding=1)
+        self.decoder = nn.ModuleList(
+            map(
+                DecoderStage, [encoder[-1], *decoder[:-1]], encoder[-2::-1], decoder, levels[-2::-1]
+            )
+        )
+        self.head = nn.Conv2d(
+            decoder[-1] + self.head_features, out_channels, kernel_size=3, padding=1
+        )
 
     @property
     def multiple(self) -> int:
-        """Of which height and width must be multiples: each level but the first has half the size of the one before."""
+        """Of which height and width must be multiples: each level but the first has half the size
+        of the one before.
+        """
         return 2 ** (len(self.encoder_widths) - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -111,30 +147,34 @@ class SegmentationNetwork(nn.Module):
         for stage in self.decoder:
             decoded = stage(decoded, levels.pop())
         if self.head_features:
-            read_again = features[:, -self.head_features :].to(decoded.dtype)  # else bfloat16 would be joined as float32
+            # else bfloat16 would be joined as float32
+            read_again = features[:, -self.head_features :].to(decoded.dtype)
             decoded = torch.cat([decoded, read_again], dim=1)
         return self.head(decoded)
 
 
 class MobileSegmentationNetwork(SegmentationNetwork):
-    """The same UNet, depthwise-separable below the first level, for lines without a GPU: same inputs and outputs.
+    """The same UNet, depthwise-separable below the first level, for lines without a GPU: same
+    inputs and outputs.
 
-    The first level stays whole: at full resolution a separable convolution gains little time on a CPU, and there the three
-    channels are compared pixel by pixel.
+    The first level stays whole: at full resolution a separable convolution gains little time on a
+    CPU, and there the three channels are compared pixel by pixel.
     """
 
     lower_convolution: Convolution = staticmethod(separable_convolution)
 
 
 class DifferenceSegmentationNetwork(SegmentationNetwork):
-    """A UNet of four levels that is told what it is to find: same inputs and outputs, height and width multiples of 8.
+    """A UNet of four levels that is told what it is to find: same inputs and outputs, height and
+    width multiples of 8.
 
-    Its first layer reads Target, the consistent difference from both references, that in units of the noise around it, how far
-    Target is outside all that the references have within a pixel (an edge that lies a little differently hardly is), the
-    difference to which both references agree, and how much speaks for a point in noise, which its head reads once more: what a
-    filter can tell it need not learn. It never sees how Target differs from one reference alone: a network that does takes
-    strong points for defects that one reference shares. A defect of three pixels needs no more levels: at the fourth a pixel sees
-    68 of the strip's.
+    Its first layer reads Target, the consistent difference from both references, that in units of
+    the noise around it, how far Target is outside all that the references have within a pixel (an
+    edge that lies a little differently hardly is), the difference to which both references agree,
+    and how much speaks for a point in noise, which its head reads once more: what a filter can tell
+    it need not learn. It never sees how Target differs from one reference alone: a network that
+    does takes strong points for defects that one reference shares. A defect of three pixels needs
+    no more levels: at the fourth a pixel sees 68 of the strip's.
     """
 
     encoder_widths = (1, 2, 4, 8)
@@ -148,12 +188,21 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
         """DIFFERENCE_FEATURES planes of three channels."""
         differences = images[:, :1] - images[:, 1:3]
         consistent, noise = consistent_difference(differences), local_noise(differences)
-        strong = DIFFERENCE_SCALE * torch.cat([envelope_excess(images), agreed_difference(consistent, differences)], dim=1)
+        strong = DIFFERENCE_SCALE * torch.cat(
+            [envelope_excess(images), agreed_difference(consistent, differences)], dim=1
+        )
         filtered = [point_likelihood(differences, noise, sigma) for sigma in EVIDENCE_SIGMAS]
-        return torch.cat([images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise, strong, *filtered], dim=1)
+        return torch.cat(
+            [images[:, :1], DIFFERENCE_SCALE * consistent, consistent / noise, strong, *filtered],
+            dim=1,
+        )
 
 
-ARCHITECTURES = {"unet": SegmentationNetwork, "mobile": MobileSegmentationNetwork, "difference": DifferenceSegmentationNetwork}
+ARCHITECTURES = {
+    "unet": SegmentationNetwork,
+    "mobile": MobileSegmentationNetwork,
+    "difference": DifferenceSegmentationNetwork,
+}
 
 
 class SegmentationNetworkONNX(nn.Module):
@@ -166,7 +215,8 @@ class SegmentationNetworkONNX(nn.Module):
     def defect_probability(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) to (B, 1, h, w): the second of the softmax's two channels.
 
-        Written out: ONNX Runtime's Softmax across planes takes ten times as long, and its Sigmoid loses digits close to 1.
+        Written out: ONNX Runtime's Softmax across planes takes ten times as long, and its Sigmoid
+        loses digits close to 1.
         """
         background, defect = self.network(patches).split(1, dim=1)
         return 1 / (1 + torch.exp(background - defect))
@@ -178,17 +228,27 @@ class SegmentationNetworkONNX(nn.Module):
 class SegmentationNetworkONNXFullImage(AligningDetector):
     """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
 
-    References are aligned first, if `align` says so, and all tiles of all strips go through one copy of the network as one batch;
-    in mode "whole" each strip goes through it in one piece. `image_size` is (height, width).
+    References are aligned first, if `align` says so, and all tiles of all strips go through one
+    copy of the network as one batch; in mode "whole" each strip goes through it in one piece.
+    `image_size` is (height, width).
     """
 
     def __init__(
-        self, network: SegmentationNetwork, image_size: tuple[int, int], patch: int, align: str = "none", mode: str = "tiles"
+        self,
+        network: SegmentationNetwork,
+        image_size: tuple[int, int],
+        patch: int,
+        align: str = "none",
+        mode: str = "tiles",
     ):
         super().__init__(align)
         self.mode = mode
         self.patch_network = SegmentationNetworkONNX(network)
-        self.tiling = Tiling(image_size, patch) if mode == "tiles" else WholeImage(image_size, network.multiple)
+        self.tiling = (
+            Tiling(image_size, patch)
+            if mode == "tiles"
+            else WholeImage(image_size, network.multiple)
+        )
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))

@@ -5,9 +5,10 @@
     torchrun --nproc_per_node=8 trainer.py --training_dataset_path /data/strips/train/good --amp         # eight
     python trainer.py --resume                                                                           # after an interruption
 
-Leaves in --checkpoint_path, under the run's name BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{h}x{w}_{image_type}, the last and the best
-checkpoint, settings, environment, figures, TensorBoard events and pictures, and, where the data set has test strips, the best
-checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
+Leaves in --checkpoint_path, under the run's name
+BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{h}x{w}_{image_type}, the last and the best checkpoint, settings,
+environment, figures, TensorBoard events and pictures, and, where the data set has test strips, the
+best checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
 """
 
 if __name__ == "__main__":
@@ -50,16 +51,34 @@ from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
 from ops.registration import ALIGN_MODES
-from reporting.score_folder import REPORT, Detector, describe_result, evaluate_with_baselines, stored_threshold, write_everything
+from reporting.score_folder import (
+    REPORT,
+    Detector,
+    describe_result,
+    evaluate_with_baselines,
+    stored_threshold,
+    write_everything,
+)
 from training.checkpoint import build_network, load_checkpoint, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
 from training.guards import explained_failures
 from training.loop import Training
 from training.resume import describe_resumption, find_last_checkpoint
-from training.run_folder import ALIGNED_SUFFIX, TEST_SUFFIX, RunFolder, describe_start, only_training_in
+from training.run_folder import (
+    ALIGNED_SUFFIX,
+    TEST_SUFFIX,
+    RunFolder,
+    describe_start,
+    only_training_in,
+)
 from training.schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
 from training.settings import LoopSettings, Start
-from training.strip_settings import TrainingSettings, require_same_strips, resumed_strip_values, run_pattern
+from training.strip_settings import (
+    TrainingSettings,
+    require_same_strips,
+    resumed_strip_values,
+    run_pattern,
+)
 from training.strip_task import StripTask, selection_metric
 
 NOT_GIVEN = object()
@@ -72,7 +91,9 @@ TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorc
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that may begin: its settings, strips and files, and the checkpoint that it goes on from, if any."""
+    """A run that may begin: its settings, strips and files, and the checkpoint that it goes on
+    from, if any.
+    """
 
     settings: TrainingSettings
     dataset: Dataset
@@ -83,67 +104,170 @@ class PreparedRun:
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     number = whole_number
-    parser.add_argument("--training_dataset_path", type=Path, help="folder of good strips, usually ROOT/train/good")
-    parser.add_argument("--checkpoint_path", type=Path, default=CHECKPOINT_FOLDER, help="folder for what the run leaves")
+    parser.add_argument(
+        "--training_dataset_path", type=Path, help="folder of good strips, usually ROOT/train/good"
+    )
+    parser.add_argument(
+        "--checkpoint_path",
+        type=Path,
+        default=CHECKPOINT_FOLDER,
+        help="folder for what the run leaves",
+    )
     parser.add_argument("--bs", type=number(1), default=16, help="patches per batch (and process)")
-    parser.add_argument("--accumulate", type=number(1), default=1, help="batches whose gradients are added up in one step")
+    parser.add_argument(
+        "--accumulate",
+        type=number(1),
+        default=1,
+        help="batches whose gradients are added up in one step",
+    )
     parser.add_argument("--lr", type=positive, default=0.001, help="largest learning rate of Adam")
-    parser.add_argument("--lr_schedule", choices=LEARNING_RATE_SCHEDULES, default="steps", help="how the learning rate moves")
-    parser.add_argument("--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once")
-    parser.add_argument("--gpu_id", type=number(-1), default=None, help="-1: CPU; default: the first GPU, else the CPU")
+    parser.add_argument(
+        "--lr_schedule",
+        choices=LEARNING_RATE_SCHEDULES,
+        default="steps",
+        help="how the learning rate moves",
+    )
+    parser.add_argument(
+        "--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once"
+    )
+    parser.add_argument(
+        "--gpu_id",
+        type=number(-1),
+        default=None,
+        help="-1: CPU; default: the first GPU, else the CPU",
+    )
     add_image_type(parser, default="strip")
     add_img_format(parser, default="tiff")
     parser.add_argument(
-        "--num_defects_range", type=number(3), nargs=2, default=[3, 8], metavar=("MIN", "MAX"), help="painted per patch"
+        "--num_defects_range",
+        type=number(3),
+        nargs=2,
+        default=[3, 8],
+        metavar=("MIN", "MAX"),
+        help="painted per patch",
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
-    add_true_or_false(parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only")
-    parser.add_argument(
-        "--seed", type=number(0, LARGEST_SEED), default=42, help="the same seed gives the same run with any number of workers"
+    add_true_or_false(
+        parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only"
     )
     parser.add_argument(
-        "--cache_size", type=number(0), default=0, help="decoded strips kept in memory; uncompressed TIFFs need none"
+        "--seed",
+        type=number(0, LARGEST_SEED),
+        default=42,
+        help="the same seed gives the same run with any number of workers",
     )
-    parser.add_argument("--gamma_start", type=positive, default=1.0, help="focal loss gamma of the first epoch")
-    parser.add_argument("--gamma_end", type=positive, default=3.0, help="focal loss gamma of the last epoch")
-    parser.add_argument("--gamma_schedule", choices=GAMMA_SCHEDULES, default="cosine", help="in between; constant: gamma_start")
-    parser.add_argument("--alpha", type=share, default=0.75, help="focal loss weight of the defects; the background has the rest")
-    parser.add_argument("--num_workers", type=number(0), default=None, help="loader processes; default: 4 on a GPU, 0 on the CPU")
-    parser.add_argument("--base_channels", type=number(1), default=64, help="width of the first level; 16 suits a CPU")
-    parser.add_argument("--input_max", type=positive, default=DEFAULT_INPUT_MAX, help="largest value that the camera can deliver")
     parser.add_argument(
-        "--arch", choices=ARCHITECTURES, default="unet", help="mobile: for lines without a GPU; difference: given the differences"
+        "--cache_size",
+        type=number(0),
+        default=0,
+        help="decoded strips kept in memory; uncompressed TIFFs need none",
+    )
+    parser.add_argument(
+        "--gamma_start", type=positive, default=1.0, help="focal loss gamma of the first epoch"
+    )
+    parser.add_argument(
+        "--gamma_end", type=positive, default=3.0, help="focal loss gamma of the last epoch"
+    )
+    parser.add_argument(
+        "--gamma_schedule",
+        choices=GAMMA_SCHEDULES,
+        default="cosine",
+        help="in between; constant: gamma_start",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=share,
+        default=0.75,
+        help="focal loss weight of the defects; the background has the rest",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=number(0),
+        default=None,
+        help="loader processes; default: 4 on a GPU, 0 on the CPU",
+    )
+    parser.add_argument(
+        "--base_channels",
+        type=number(1),
+        default=64,
+        help="width of the first level; 16 suits a CPU",
+    )
+    parser.add_argument(
+        "--input_max",
+        type=positive,
+        default=DEFAULT_INPUT_MAX,
+        help="largest value that the camera can deliver",
+    )
+    parser.add_argument(
+        "--arch",
+        choices=ARCHITECTURES,
+        default="unet",
+        help="mobile: for lines without a GPU; difference: given the differences",
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
-    parser.add_argument("--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP)
-    parser.add_argument("--overwrite", action="store_true", help="lose a run of the same name in --checkpoint_path")
     parser.add_argument(
-        "--save_every", type=positive, default=5.0, metavar="MINUTES", help="write the last checkpoint, in mid-epoch too"
+        "--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP
     )
-    parser.add_argument("--patience", type=number(1), metavar="EPOCHS", help="stop after so many epochs without a better one")
     parser.add_argument(
-        "--amp", action="store_true", help="compute in bfloat16 where that is safe; for GPUs, and CPUs that have it"
+        "--overwrite", action="store_true", help="lose a run of the same name in --checkpoint_path"
     )
-    parser.add_argument("--compile", action="store_true", help="compile the network first: minutes, then faster steps on a GPU")
-    parser.add_argument("--deterministic", action="store_true", help="the same weights again on a GPU, too; slower")
-    parser.add_argument("--sync_batch_norm", action="store_true", help="batch norm over all processes' patches; GPUs only")
+    parser.add_argument(
+        "--save_every",
+        type=positive,
+        default=5.0,
+        metavar="MINUTES",
+        help="write the last checkpoint, in mid-epoch too",
+    )
+    parser.add_argument(
+        "--patience",
+        type=number(1),
+        metavar="EPOCHS",
+        help="stop after so many epochs without a better one",
+    )
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="compute in bfloat16 where that is safe; for GPUs, and CPUs that have it",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network first: minutes, then faster steps on a GPU",
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same weights again on a GPU, too; slower"
+    )
+    parser.add_argument(
+        "--sync_batch_norm",
+        action="store_true",
+        help="batch norm over all processes' patches; GPUs only",
+    )
     defaults = vars(parser.parse_args([]))
-    given = vars(parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN))))
+    given = vars(
+        parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN)))
+    )
     given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
     recipe = given.get("recipe", defaults["recipe"])
-    derived = {"recipe_settings": settings_of_recipe(recipe), "teacher_sha256": None, "given": list(given)}
+    derived = {
+        "recipe_settings": settings_of_recipe(recipe),
+        "teacher_sha256": None,
+        "given": list(given),
+    }
     parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
     if not parsed.resume and not parsed.training_dataset_path:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
-        parser.error(f"--num_defects_range: found {parsed.num_defects_range}, expected MIN no larger than MAX")
+        parser.error(
+            f"--num_defects_range: found {parsed.num_defects_range}, expected MIN no larger than MAX"
+        )
     return parsed
 
 
 def train(arguments: argparse.Namespace) -> Path | None:
-    """Run a training to its end and return the best checkpoint's path; None in processes that are not the first.
+    """Run a training to its end and return the best checkpoint's path; None in processes that are
+    not the first.
 
     Raises `UserError` for input that cannot be trained on.
     """
@@ -155,7 +279,13 @@ def train(arguments: argparse.Namespace) -> Path | None:
             folder.write_start(settings.plain(), describe_start(processes, run.resumed))
         with explained_failures(settings.bs):
             task = StripTask(settings, dataset, processes.device)
-            Training(task, settings, processes, folder, load_checkpoint(run.resumed) if run.resumed else None).run()
+            Training(
+                task,
+                settings,
+                processes,
+                folder,
+                load_checkpoint(run.resumed) if run.resumed else None,
+            ).run()
         if not processes.is_main:
             return None
         folder.remove_aligned()
@@ -168,12 +298,20 @@ def train(arguments: argparse.Namespace) -> Path | None:
 
 
 def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitStack) -> PreparedRun:
-    """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder is locked by `held`.
+    """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder
+    is locked by `held`.
 
     Raises `UserError`, with no run changed, when anything stands against it.
     """
-    values, start = vars(arguments), Start(arguments.resume, arguments.overwrite, frozenset(arguments.given))
-    resumed = find_last_checkpoint(start, arguments.checkpoint_path, run_pattern(values, start.given)) if start.resume else None
+    values, start = (
+        vars(arguments),
+        Start(arguments.resume, arguments.overwrite, frozenset(arguments.given)),
+    )
+    resumed = (
+        find_last_checkpoint(start, arguments.checkpoint_path, run_pattern(values, start.given))
+        if start.resume
+        else None
+    )
     content = load_checkpoint(resumed) if resumed else {}
     if resumed:
         with prefix_errors(resumed):
@@ -197,7 +335,13 @@ def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitSt
         require_not_of_run(settings.teacher, (folder.last, folder.best))
     folder.prepare(resumed, start.overwrite)
     if settings.align != "none":
-        copies = aligned_copies(dataset.train, settings.align, settings.input_max, folder.file(ALIGNED_SUFFIX), processes.device)
+        copies = aligned_copies(
+            dataset.train,
+            settings.align,
+            settings.input_max,
+            folder.file(ALIGNED_SUFFIX),
+            processes.device,
+        )
         dataset = replace(dataset, copies=copies)
     if resumed:
         print(describe_resumption(resumed, content, settings.epochs))
@@ -207,7 +351,14 @@ def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitSt
 def find_strips(settings: TrainingSettings) -> Dataset:
     """The strips of a run, all checked. Raises `UserError` when some cannot be used."""
     folders = (settings.training_dataset_path, settings.checkpoint_path)
-    return find_dataset(*folders, settings.patch, settings.img_format, settings.input_max, settings.recipe, settings.use_mask)
+    return find_dataset(
+        *folders,
+        settings.patch,
+        settings.img_format,
+        settings.input_max,
+        settings.recipe,
+        settings.use_mask,
+    )
 
 
 def choose_algorithms(settings: LoopSettings) -> None:
@@ -218,22 +369,38 @@ def choose_algorithms(settings: LoopSettings) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
 
 
-def measure_best(folder: RunFolder, dataset: Dataset, settings: TrainingSettings, device: torch.device) -> Detector:
-    """Set the best checkpoint's threshold, and keep with it what else is measured on held-out strips."""
+def measure_best(
+    folder: RunFolder, dataset: Dataset, settings: TrainingSettings, device: torch.device
+) -> Detector:
+    """Set the best checkpoint's threshold, and keep with it what else is measured on held-out
+    strips.
+    """
     content = load_checkpoint(folder.best)
-    predictor = TorchPredictor(build_network(content, folder.best), settings.patch, device, settings.align)
+    predictor = TorchPredictor(
+        build_network(content, folder.best), settings.patch, device, settings.align
+    )
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms
     save_checkpoint(folder.best, content | measured)
-    return Detector(folder.best.name, predictor, settings.input_max, device, settings.patch, measured=measured)
+    return Detector(
+        folder.best.name, predictor, settings.input_max, device, settings.patch, measured=measured
+    )
 
 
 def score_test_strips(
-    detector: Detector, folder: RunFolder, strips: list[StripFile], threshold: Threshold, settings: TrainingSettings
+    detector: Detector,
+    folder: RunFolder,
+    strips: list[StripFile],
+    threshold: Threshold,
+    settings: TrainingSettings,
 ) -> None:
     """Score as an inference would, and write what was found beside the checkpoint."""
     output = folder.file(TEST_SUFFIX)
-    rules = Rules(threshold, patch=detector.patch, measure=channel_measure(detector.predictor.align, detector.device))
+    rules = Rules(
+        threshold,
+        patch=detector.patch,
+        measure=channel_measure(detector.predictor.align, detector.device),
+    )
     result = evaluate_with_baselines(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
     write_everything(output, detector, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")

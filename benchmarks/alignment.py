@@ -1,9 +1,10 @@
-"""What aligning a 976x176 strip costs on the CPU, beside the networks: in ONNX Runtime and in PyTorch.
+"""What aligning a 976x176 strip costs on the CPU, beside the networks: in ONNX Runtime and in
+PyTorch.
 
     python -m benchmarks.alignment        # two minutes, most of them for exporting
 
-All are called in turn on as many threads (--threads), and the table shows medians. The networks take the strip as tiles, as in
-production; their weights are random.
+All are called in turn on as many threads (--threads), and the table shows medians. The networks
+take the strip as tiles, as in production; their weights are random.
 """
 
 import argparse
@@ -45,7 +46,9 @@ class AlignedStrips(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base_channels", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)
@@ -62,13 +65,22 @@ def main() -> None:
             write_graph(model, torch.zeros(2, 3, *STRIP_SIZE), DEFAULT_OPSET, path)
             nodes = sum(node.op_type != "Constant" for node in onnx.load(path).graph.node)
             started = time.perf_counter()
-            sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            sessions[name] = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
             graphs[name] = f"{nodes:,} | {(time.perf_counter() - started) * 1000:.0f}"
-    onnx_calls = {name: partial(session.run, None, {"input": strip}) for name, session in sessions.items()}
+    onnx_calls = {
+        name: partial(session.run, None, {"input": strip}) for name, session in sessions.items()
+    }
     torch_calls = {name: partial(model, torch.from_numpy(strip)) for name, model in models.items()}
     with torch.inference_mode():
-        milliseconds = measure({("onnx", name): call for name, call in onnx_calls.items()} | torch_calls, arguments.rounds)
-    print("| | ONNX Runtime, ms | share of the unet's | PyTorch, ms | share of the unet's | nodes | loading the session, ms |")
+        milliseconds = measure(
+            {("onnx", name): call for name, call in onnx_calls.items()} | torch_calls,
+            arguments.rounds,
+        )
+    print(
+        "| | ONNX Runtime, ms | share of the unet's | PyTorch, ms | share of the unet's | nodes | loading the session, ms |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, graph in graphs.items():
         figures = [
@@ -83,7 +95,8 @@ def make_models(base_channels: int) -> dict[str, nn.Module]:
     networks = {f"`{name}`": ARCHITECTURES[name](base_channels=base_channels) for name in NETWORKS}
     models = {f"alignment, `{mode}`": AlignedStrips(mode) for mode in ALIGN_MODES[1:]}
     models |= {
-        name: SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH_SIZES["strip"]) for name, network in networks.items()
+        name: SegmentationNetworkONNXFullImage(network, STRIP_SIZE, PATCH_SIZES["strip"])
+        for name, network in networks.items()
     }
     return {name: model.eval() for name, model in models.items()}
 

@@ -1,12 +1,14 @@
-"""The C++ detector beside Python's ONNX Runtime and the bare call from C++: latencies, strips per second, what our code adds.
+"""The C++ detector beside Python's ONNX Runtime and the bare call from C++: latencies, strips per
+second, what our code adds.
 
     python -m benchmarks.cpp                        # some minutes on two cores
     python -m benchmarks.cpp --model FILE.onnx
 
-Without --model: the 16-channel network on the whole strip, with random weights, which take as long as trained ones. All take
-turns, a few calls each, in an order that changes from round to round. What our code adds is the median over the rounds of our
-median less the bare one, with its bootstrap interval of 95 %; and, as that is lost in what the network's own time varies by, the
-same with a model that computes nothing. Several callers share one session whose calls have one thread each.
+Without --model: the 16-channel network on the whole strip, with random weights, which take as long
+as trained ones. All take turns, a few calls each, in an order that changes from round to round.
+What our code adds is the median over the rounds of our median less the bare one, with its bootstrap
+interval of 95 %; and, as that is lost in what the network's own time varies by, the same with a
+model that computes nothing. Several callers share one session whose calls have one thread each.
 """
 
 import argparse
@@ -34,7 +36,8 @@ BASE_CHANNELS = 16
 CALLS = 5  # of each turn
 CALLERS = (1, 2, 4, 8)
 REPLICATES = 2000  # of the bootstrap
-Turn = Callable[[], tuple[list[float], float]]  # milliseconds of each call, and of all of them together
+# milliseconds of each call, and of all of them together
+Turn = Callable[[], tuple[list[float], float]]
 
 
 class CppProgram:
@@ -42,7 +45,9 @@ class CppProgram:
 
     def __init__(self, folder: Path, model: Path, threads: int):
         command = [folder / "checks" / "latency", model, str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def turn(self, told: str) -> tuple[list[float], float]:
         print(told, file=self.process.stdin, flush=True)
@@ -60,10 +65,16 @@ class PythonProgram:
     def __init__(self, model: Path, threads: int):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
         source = self.session.get_inputs()[0]
         values = np.random.default_rng(0).random((1, *source.shape[1:]), dtype=np.float32)
-        self.feed = {source.name: values if source.type == "tensor(float)" else (255 * values).astype(np.uint8)}
+        self.feed = {
+            source.name: values
+            if source.type == "tensor(float)"
+            else (255 * values).astype(np.uint8)
+        }
 
     def turn(self, callers: int, calls: int) -> tuple[list[float], float]:
         started = time.perf_counter()
@@ -78,8 +89,12 @@ class PythonProgram:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an ONNX file for the CPU; its values may be 0-1 or bytes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", type=Path, help="an ONNX file for the CPU; its values may be 0-1 or bytes"
+    )
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     folder = build("checks")
@@ -91,9 +106,22 @@ def main() -> None:
 def export_model(folder: Path) -> Path:
     torch.manual_seed(0)
     weights = SegmentationNetwork(base_channels=BASE_CHANNELS).state_dict()
-    facts = {"img_height": STRIP_SIZE[0], "img_width": STRIP_SIZE[1], "image_type": "strip", "epoch": 0, "seed": 0}
+    facts = {
+        "img_height": STRIP_SIZE[0],
+        "img_width": STRIP_SIZE[1],
+        "image_type": "strip",
+        "epoch": 0,
+        "seed": 0,
+    }
     save_checkpoint(folder / "random_best.pth", {"model_state_dict": weights} | facts)
-    words = ["--checkpoint_path", folder / "random_best.pth", "--output_path", folder, "--mode", "whole"]
+    words = [
+        "--checkpoint_path",
+        folder / "random_best.pth",
+        "--output_path",
+        folder,
+        "--mode",
+        "whole",
+    ]
     return exporter.export(exporter.parse_args([str(word) for word in words]))
 
 
@@ -109,31 +137,45 @@ def measure(folder: Path, model: Path, rounds: int) -> None:
     cpp, python = CppProgram(folder, model, 1), PythonProgram(model, 1)
     turns = {}
     for callers in CALLERS:
-        turns[f"strip_detector, {callers} callers"] = lambda callers=callers: cpp.turn(f"callers {callers} {CALLS}")
-        turns[f"Python's ONNX Runtime, {callers} callers"] = lambda callers=callers: python.turn(callers, CALLS)
+        turns[f"strip_detector, {callers} callers"] = lambda callers=callers: cpp.turn(
+            f"callers {callers} {CALLS}"
+        )
+        turns[f"Python's ONNX Runtime, {callers} callers"] = lambda callers=callers: python.turn(
+            callers, CALLS
+        )
     several = take_turns(turns, max(rounds // 4, 3), "several callers")
     cpp.close()
     print("| one strip a call, CPU | p50, ms | p99, ms | strips/s |\n| --- | --- | --- | --- |")
     for name, taken in (single | several).items():
         times = np.concatenate([times for times, _ in taken])
         strips_per_second = 1000 * len(times) / sum(elapsed for _, elapsed in taken)
-        print(f"| {name} | {np.median(times):.2f} | {np.percentile(times, 99):.2f} | {strips_per_second:.1f} |")
+        print(
+            f"| {name} | {np.median(times):.2f} | {np.percentile(times, 99):.2f} | {strips_per_second:.1f} |"
+        )
     print(overhead(single["strip_detector"], single["bare call from C++"]))
     print(own_time(folder, rounds))
 
 
 def own_time(folder: Path, rounds: int) -> str:
-    """What our code takes by itself: checks of the input and the heatmap, and the search for detections where there are none."""
+    """What our code takes by itself: checks of the input and the heatmap, and the search for
+    detections where there are none.
+    """
     with tempfile.TemporaryDirectory() as place:
-        cpp = CppProgram(folder, write_plain_model(Path(place) / "plain.onnx", STRIP_SIZE, gain=0.4), 1)
-        turns: dict[str, Turn] = {name: lambda name=name: cpp.turn(f"{name} {CALLS}") for name in ("bare", "ours")}
+        cpp = CppProgram(
+            folder, write_plain_model(Path(place) / "plain.onnx", STRIP_SIZE, gain=0.4), 1
+        )
+        turns: dict[str, Turn] = {
+            name: lambda name=name: cpp.turn(f"{name} {CALLS}") for name in ("bare", "ours")
+        }
         taken = take_turns(turns, rounds, "a model that computes nothing")
         cpp.close()
     bare, ours = (np.median([times for times, _ in taken[name]]) for name in ("bare", "ours"))
     return f"of a model that computes nothing, a bare call takes {bare:.2f} ms, ours {ours:.2f} ms"
 
 
-def take_turns(turns: dict[str, Turn], rounds: int, label: str) -> dict[str, list[tuple[list[float], float]]]:
+def take_turns(
+    turns: dict[str, Turn], rounds: int, label: str
+) -> dict[str, list[tuple[list[float], float]]]:
     """What each turn of each took, after one that does not count."""
     taken, generator = defaultdict(list), np.random.default_rng(0)
     for number in tqdm(range(rounds + 1), desc=label, disable=None):

@@ -1,14 +1,16 @@
-"""Every kind of exported file beside each other: size, nodes, load time, latency, strips per second, memory, parity, recall.
+"""Every kind of exported file beside each other: size, nodes, load time, latency, strips per
+second, memory, parity, recall.
 
     python -m benchmarks.export                              # times alone, with random weights: ten minutes on two cores
     python -m benchmarks.export --quality output/quality     # and what networks there find, of quality.py and distillation.py
 
-The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of the 18. Loads and calls of
-all files are measured in turn, a call after one that does not count; the table shows medians. Memory is the most that a process of
-its own has needed after three calls, above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's
-heatmap of the same weights, in float32 where a file has fewer bits. Recall is that of the quality suite at 0.1 false alarms per
-strip, by the file itself; a network that nobody trained has none. On the CPU; where there is a GPU, there, too. The last line is
-the whole table as one JSON object.
+The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of
+the 18. Loads and calls of all files are measured in turn, a call after one that does not count; the
+table shows medians. Memory is the most that a process of its own has needed after three calls,
+above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's heatmap of
+the same weights, in float32 where a file has fewer bits. Recall is that of the quality suite at 0.1
+false alarms per strip, by the file itself; a network that nobody trained has none. On the CPU;
+where there is a GPU, there, too. The last line is the whole table as one JSON object.
 """
 
 import argparse
@@ -30,7 +32,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.quality_scores import Predictor, pool, score_strip, with_interval
+from benchmarks.quality_scores import pool, score_strip, with_interval
 from benchmarks.suite import LEVELS, STRIP_COUNT, make_suite_strip
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range
@@ -38,7 +40,12 @@ from deploy.onnx_export import quiet_exporters, write_graph
 from deploy.precision import in_half_precision, quantize
 from deploy.precision_gate import generated_strips
 from deploy.session import SessionSettings, open_session, place_session
-from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNX, SegmentationNetworkONNXFullImage
+from model import (
+    ARCHITECTURES,
+    SegmentationNetwork,
+    SegmentationNetworkONNX,
+    SegmentationNetworkONNXFullImage,
+)
 from ops.classical import METHODS, classical_detector
 from ops.tiling import calculate_kept_ranges, tile_positions
 from training.checkpoint import build_network, load_checkpoint
@@ -47,7 +54,8 @@ PATCH, OPSET = 128, 18
 BATCHES = (1, 8)
 ROUNDS_OF_MANY = 3  # with all of BATCHES; the other rounds are of one strip
 CALIBRATION_STRIPS = 16
-GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}  # pixels, as benchmarks/quality.py chooses them
+# pixels, as benchmarks/quality.py chooses them
+GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}
 MEMORY = """
 import re, sys
 import numpy as np, onnxruntime
@@ -63,7 +71,9 @@ print(kilobytes() - before)
 
 @dataclass(frozen=True)
 class Row:
-    """A file: of an architecture or a classical method, with the weights of a run of benchmarks/quality.py, if any."""
+    """A file: of an architecture or a classical method, with the weights of a run of
+    benchmarks/quality.py, if any.
+    """
 
     name: str
     architecture: str = "unet"
@@ -86,19 +96,58 @@ ROWS = (
     Row("unet, 16 channels, robust recipe, whole", base_channels=16, run="robust", mode="whole"),
     Row("mobile, 16 channels, whole", "mobile", 16, mode="whole"),
     Row("difference, 16 channels, registered, tiles", "difference", 16, "aligned", align="full"),
-    Row("difference, 16 channels, registered, whole", "difference", 16, "aligned", "whole", align="full"),
-    Row("difference, 16 channels, registered, whole, int8", "difference", 16, "aligned", "whole", "int8", "full"),
+    Row(
+        "difference, 16 channels, registered, whole",
+        "difference",
+        16,
+        "aligned",
+        "whole",
+        align="full",
+    ),
+    Row(
+        "difference, 16 channels, registered, whole, int8",
+        "difference",
+        16,
+        "aligned",
+        "whole",
+        "int8",
+        "full",
+    ),
     Row("the same network without its aligner, whole", "difference", 16, "aligned", "whole"),
-    Row("difference, 8 channels, registered, whole", "difference", 8, "difference8", "whole", align="full"),
-    Row("difference, 8 channels, taught, registered, whole", "difference", 8, "difference8_taught", "whole", align="full"),
-    Row("difference, 8 channels, taught, registered, whole, int8", "difference", 8, "difference8_taught", "whole", "int8", "full"),
+    Row(
+        "difference, 8 channels, registered, whole",
+        "difference",
+        8,
+        "difference8",
+        "whole",
+        align="full",
+    ),
+    Row(
+        "difference, 8 channels, taught, registered, whole",
+        "difference",
+        8,
+        "difference8_taught",
+        "whole",
+        align="full",
+    ),
+    Row(
+        "difference, 8 channels, taught, registered, whole, int8",
+        "difference",
+        8,
+        "difference8_taught",
+        "whole",
+        "int8",
+        "full",
+    ),
     *(Row(f"{method}, no network", method) for method in METHODS),
 )
 REFERENCE = ROWS[0].name  # that others are so many times as fast as
 
 
 class Unrolled(nn.Module):
-    """One call of the network per tile, written out: the straightforward way to export tiles, kept apart from ours on purpose."""
+    """One call of the network per tile, written out: the straightforward way to export tiles, kept
+    apart from ours on purpose.
+    """
 
     def __init__(self, network: SegmentationNetwork):
         super().__init__()
@@ -119,14 +168,26 @@ class Unrolled(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth")
-    parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth"
+    )
+    parser.add_argument(
+        "--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="timed calls with one strip")
     parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     arguments = parser.parse_args()
-    strips = to_unit_range(np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))]))
-    wanted = [row for row in ROWS if arguments.rows in row.name and (row.precision != "fp16" or torch.cuda.is_available())]
+    strips = to_unit_range(
+        np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))])
+    )
+    wanted = [
+        row
+        for row in ROWS
+        if arguments.rows in row.name and (row.precision != "fp16" or torch.cuda.is_available())
+    ]
     with tempfile.TemporaryDirectory() as folder:
         table, paths = {}, {}
         for row in tqdm(wanted, desc="exporting", disable=None):
@@ -145,7 +206,9 @@ def main() -> None:
 
 def trained(row: Row, quality: Path | None) -> Path | None:
     """The best checkpoint of a row's run, None where there is none."""
-    found = sorted((quality / f"{row.run}_seed42").glob("*_best.pth")) if quality and row.run else []
+    found = (
+        sorted((quality / f"{row.run}_seed42").glob("*_best.pth")) if quality and row.run else []
+    )
     return found[0] if found else None
 
 
@@ -159,10 +222,13 @@ def detector_of(row: Row, best: Path | None) -> nn.Module:
         torch.manual_seed(0)
         network = ARCHITECTURES[row.architecture](base_channels=row.base_channels)
         with torch.no_grad():
-            network(torch.rand(4, 3, PATCH, PATCH))  # batch norm statistics that are not the initial ones
+            # batch norm statistics that are not the initial ones
+            network(torch.rand(4, 3, PATCH, PATCH))
     if row.unrolled:
         return Unrolled(network).eval()
-    return SegmentationNetworkONNXFullImage(network.eval(), STRIP_SIZE, PATCH, row.align, row.mode).eval()
+    return SegmentationNetworkONNXFullImage(
+        network.eval(), STRIP_SIZE, PATCH, row.align, row.mode
+    ).eval()
 
 
 def write(row: Row, detector: nn.Module, path: Path) -> None:
@@ -170,7 +236,10 @@ def write(row: Row, detector: nn.Module, path: Path) -> None:
     with quiet_exporters():
         write_graph(exported.eval(), torch.zeros(2, 3, *STRIP_SIZE), OPSET, path)
     if row.precision == "int8":
-        strips = (to_unit_range(image)[None] for image, _ in islice(generated_strips(STRIP_SIZE), CALIBRATION_STRIPS))
+        strips = (
+            to_unit_range(image)[None]
+            for image, _ in islice(generated_strips(STRIP_SIZE), CALIBRATION_STRIPS)
+        )
         quantize(path, path, strips)
 
 
@@ -178,7 +247,9 @@ def facts_of(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, An
     answer = open_session(path).run(["output"], {"input": strip})[0][:, :1]
     with torch.inference_mode():
         expected = detector(torch.from_numpy(strip))[:, :1].numpy()
-    memory = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    memory = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True
+    )
     return {
         "file_mb": path.stat().st_size / 1e6,
         "nodes": sum(node.op_type != "Constant" for node in onnx.load(path).graph.node),
@@ -188,32 +259,49 @@ def facts_of(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, An
 
 
 def recall_of(path: Path, count: int) -> dict[str, Any]:
-    """Recall at 0.1 false alarms per strip on the first shots of the quality suite, with its interval."""
+    """Recall at 0.1 false alarms per strip on the first shots of the quality suite, with its
+    interval.
+    """
     session = place_session(path, SessionSettings()).session
-    predictor: Predictor = lambda image: session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]  # noqa: E731
+
+    def predictor(image: np.ndarray) -> np.ndarray:
+        return session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
+
     jobs = [(level, number) for level in LEVELS for number in range(count)]
-    scored = [score_strip(predictor, make_suite_strip(*job, 0)) for job in tqdm(jobs, desc="recall", disable=None, leave=False)]
+    scored = [
+        score_strip(predictor, make_suite_strip(*job, 0))
+        for job in tqdm(jobs, desc="recall", disable=None, leave=False)
+    ]
     return {"recall": list(pool(scored).table()[0]["recall"][0.1])}
 
 
-def measure_times(paths: dict[str, Path], table: dict[str, dict], strips: np.ndarray, rounds: int, provider: str) -> None:
-    """Adds load time and latencies: every round visits all files, and only one is open at a time, as some take gigabytes."""
+def measure_times(
+    paths: dict[str, Path], table: dict[str, dict], strips: np.ndarray, rounds: int, provider: str
+) -> None:
+    """Adds load time and latencies: every round visits all files, and only one is open at a time,
+    as some take gigabytes.
+    """
     settings = SessionSettings(provider.lower(), batch=None)
     suffix = "" if provider == "CPU" else "_cuda"
     times = {name: defaultdict(list) for name in paths}
-    for number in tqdm(range(max(rounds, ROUNDS_OF_MANY)), desc=f"timing on {provider}", disable=None):
+    for number in tqdm(
+        range(max(rounds, ROUNDS_OF_MANY)), desc=f"timing on {provider}", disable=None
+    ):
         for name, path in paths.items():
             started = time.perf_counter()
             session = place_session(path, settings).session
             times[name]["load_ms"].append(time.perf_counter() - started)
             for batch in BATCHES if number < ROUNDS_OF_MANY else BATCHES[:1]:
                 feed = {"input": strips[:batch]}
-                session.run(["output"], feed)  # finds its memory, and has it in the processor's caches, as on a line
+                # finds its memory, and has it in the processor's caches, as on a line
+                session.run(["output"], feed)
                 started = time.perf_counter()
                 session.run(["output"], feed)
                 times[name][f"batch{batch}_ms"].append(time.perf_counter() - started)
     for name, measured in times.items():
-        milliseconds = {what + suffix: 1000 * statistics.median(seconds) for what, seconds in measured.items()}
+        milliseconds = {
+            what + suffix: 1000 * statistics.median(seconds) for what, seconds in measured.items()
+        }
         fastest = max(1000 * batch / milliseconds[f"batch{batch}_ms{suffix}"] for batch in BATCHES)
         table[name] |= milliseconds | {"strips_per_second" + suffix: fastest}
 
@@ -227,8 +315,18 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
     for name, row in table.items():
         speed = f"{slowest / row['batch1_ms']:.1f}" if slowest else "-"
         recall = with_interval([tuple(row["recall"])]) if "recall" in row else "-"
-        cells = [f"{row['file_mb']:.1f}", row["nodes"], f"{row['load_ms']:,.0f}", f"{row['batch1_ms']:,.0f}"]
-        cells += [f"{row['batch8_ms']:,.0f}", f"{row['strips_per_second']:.1f}", speed, f"{row['memory_mb']:,.0f}"]
+        cells = [
+            f"{row['file_mb']:.1f}",
+            row["nodes"],
+            f"{row['load_ms']:,.0f}",
+            f"{row['batch1_ms']:,.0f}",
+        ]
+        cells += [
+            f"{row['batch8_ms']:,.0f}",
+            f"{row['strips_per_second']:.1f}",
+            speed,
+            f"{row['memory_mb']:,.0f}",
+        ]
         print(f"| {name} | {' | '.join(map(str, cells))} | {row['difference']:.1e} | {recall} |")
     for name, row in table.items():
         if "batch1_ms_cuda" in row:

@@ -2,10 +2,11 @@
 
     python -m benchmarks.identity --base HEAD~20      # two to four minutes on two cores
 
-Both sides run the same commands on the same files, in processes of one thread: demo strips, seeded trainings of both recipes, a
-run that the earlier code began and each side finishes, heatmaps and tables of the earlier code's checkpoints, exported graphs, and
-the earlier code's ONNX files in ONNX Runtime. The table has a row for each; the exit code is 1 where one differs. The names of a
-graph's nodes and values do not count. What the earlier side left is kept in --output and used again.
+Both sides run the same commands on the same files, in processes of one thread: demo strips, seeded
+trainings of both recipes, a run that the earlier code began and each side finishes, heatmaps and
+tables of the earlier code's checkpoints, exported graphs, and the earlier code's ONNX files in ONNX
+Runtime. The table has a row for each; the exit code is 1 where one differs. The names of a graph's
+nodes and values do not count. What the earlier side left is kept in --output and used again.
 """
 
 import argparse
@@ -26,7 +27,8 @@ import tifffile
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = (200, 150)  # (height, width) of the small strips: 2 x 2 tiles of 128, no multiple of anything
+# (height, width) of the small strips: 2 x 2 tiles of 128, no multiple of anything
+SIZE = (200, 150)
 COUNTS = {"train": (3, 0), "valid": (2, 2), "test": (2, 2)}  # good and defective strips
 KIND = "bright_spots"
 SMALL = ("--base_channels", 4, "--bs", 4, "--gpu_id", -1)
@@ -39,16 +41,32 @@ EXPORTS = {  # name: checkpoint, flags of export_onnx_fullimage.py
     "classic, opset 17": ("classic", ("--opset_version", 17)),
     "robust, all outputs, opset 17": (
         "robust",
-        ("--opset_version", 17, "--outputs", "heatmap,score,detections,alignment", "--input", "raw", "--input_channels", 4),
+        (
+            "--opset_version",
+            17,
+            "--outputs",
+            "heatmap,score,detections,alignment",
+            "--input",
+            "raw",
+            "--input_channels",
+            4,
+        ),
     ),
     "classic, whole, uint8, opset 18": ("classic", ("--mode", "whole", "--input", "uint8")),
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", required=True, help="the earlier commit, in git's words")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "identity", help="folder for what the commands leave")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "output" / "identity",
+        help="folder for what the commands leave",
+    )
     arguments = parser.parse_args()
     commit = git("rev-parse", "--verify", f"{arguments.base}^{{commit}}")
     base = arguments.output.absolute() / commit[:12]
@@ -64,7 +82,10 @@ def main() -> int:
     shutil.rmtree(now, ignore_errors=True)
     make_strips(ROOT, now / "strips")
     Side(ROOT, now, base).run()
-    rows = [(name, differences(base / name, now / name)) for name in sorted(names_in(base) | names_in(now))]
+    rows = [
+        (name, differences(base / name, now / name))
+        for name in sorted(names_in(base) | names_in(now))
+    ]
     print("| compared | files | different |\n| --- | --- | --- |")
     for name, (count, different) in rows:
         print(f"| {name} | {count} | {', '.join(different) or 'none'} |")
@@ -87,7 +108,11 @@ def make_strips(code: Path, folder: Path) -> None:
             for number in range(count):
                 strip = Path(split) / kind / f"strip_{number:03}.tiff"
                 crop(folder / "demo" / strip, folder / "small" / strip)
-                mask = Path({"test": "ground_truth"}.get(split, "ground_truth_valid")) / kind / f"strip_{number:03}_mask.png"
+                mask = (
+                    Path({"test": "ground_truth"}.get(split, "ground_truth_valid"))
+                    / kind
+                    / f"strip_{number:03}_mask.png"
+                )
                 if kind == KIND:
                     crop_mask(folder / "demo" / mask, folder / "small" / mask)
 
@@ -107,7 +132,9 @@ def crop_mask(source: Path, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """The commands of one tree of code; they write in `folder` and read what the earlier side left in `base`."""
+    """The commands of one tree of code; they write in `folder` and read what the earlier side left
+    in `base`.
+    """
 
     code: Path
     folder: Path
@@ -117,19 +144,59 @@ class Side:
         strips = self.base / "strips" / "small"
         good = ("--training_dataset_path", strips / "train" / "good")
         for name, flags in TRAININGS.items():
-            words = [self.best(word.split("/")[1]) if str(word).startswith("{base}") else word for word in flags]
-            command(self.code, "trainer.py", *good, "--checkpoint_path", self.folder / "trainings" / name, *SMALL, *words)
+            words = [
+                self.best(word.split("/")[1]) if str(word).startswith("{base}") else word
+                for word in flags
+            ]
+            command(
+                self.code,
+                "trainer.py",
+                *good,
+                "--checkpoint_path",
+                self.folder / "trainings" / name,
+                *SMALL,
+                *words,
+            )
         for name in ("classic", "robust"):
             self.finish(name)
-            self.score(f"{name} in PyTorch", "inference_pytorch.py", "--model_path", self.best(name), "--gpu_id", -1)
-        self.score("registered difference", "inference_pytorch.py", "--method", "registered", "--gpu_id", -1)
+            self.score(
+                f"{name} in PyTorch",
+                "inference_pytorch.py",
+                "--model_path",
+                self.best(name),
+                "--gpu_id",
+                -1,
+            )
+        self.score(
+            "registered difference",
+            "inference_pytorch.py",
+            "--method",
+            "registered",
+            "--gpu_id",
+            -1,
+        )
         for name, (checkpoint, flags) in EXPORTS.items():
             output = self.folder / "exported" / f"{name}.onnx"
             command(
-                self.code, "export_onnx_fullimage.py", "--checkpoint_path", self.best(checkpoint), "--output_path", output, *flags
+                self.code,
+                "export_onnx_fullimage.py",
+                "--checkpoint_path",
+                self.best(checkpoint),
+                "--output_path",
+                output,
+                *flags,
             )
             model = self.base / "exported" / f"{name}.onnx"
-            self.score(f"{name} in ONNX Runtime", "inference_onnx.py", "--model_path", model, "--device", "cpu", "--threads", 1)
+            self.score(
+                f"{name} in ONNX Runtime",
+                "inference_onnx.py",
+                "--model_path",
+                model,
+                "--device",
+                "cpu",
+                "--threads",
+                1,
+            )
 
     def finish(self, name: str) -> None:
         """Go on with a run of the earlier side for one more epoch, in a copy of its folder."""
@@ -139,7 +206,15 @@ class Side:
 
     def score(self, name: str, script: str, *flags: object) -> None:
         test = self.base / "strips" / "small" / "test"
-        command(self.code, script, "--test_path", test, "--output_dir", self.folder / "scored" / name, *flags)
+        command(
+            self.code,
+            script,
+            "--test_path",
+            test,
+            "--output_dir",
+            self.folder / "scored" / name,
+            *flags,
+        )
 
     def best(self, name: str) -> Path:
         return next((self.base / "trainings" / name).glob("*_best.pth"))
@@ -151,24 +226,39 @@ def command(code: Path, script: str, *words: object) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, script, *map(str, words)], cwd=code, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, script, *map(str, words)],
+        cwd=code,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     if done.returncode:
-        sys.exit(f"{done.stdout.decode()}error: {script} of {code} ended with exit code {done.returncode}")
+        sys.exit(
+            f"{done.stdout.decode()}error: {script} of {code} ended with exit code {done.returncode}"
+        )
 
 
 def names_in(side: Path) -> set[str]:
     """What is compared: the folders two levels down."""
-    return {str(path.relative_to(side)) for path in side.glob("*/*") if path.is_dir()} | {"exported"}
+    return {str(path.relative_to(side)) for path in side.glob("*/*") if path.is_dir()} | {
+        "exported"
+    }
 
 
 def differences(base: Path, now: Path) -> tuple[int, list[str]]:
     """How many files of either side are compared, and which of them differ or are on one side only."""
-    found = {path.relative_to(side) for side in (base, now) for path in side.rglob("*") if path.suffix in FINGERPRINTS}
+    found = {
+        path.relative_to(side)
+        for side in (base, now)
+        for path in side.rglob("*")
+        if path.suffix in FINGERPRINTS
+    }
     different = [
         str(path)
         for path in sorted(found)
-        if not (base / path).exists() or not (now / path).exists() or of(base / path) != of(now / path)
+        if not (base / path).exists()
+        or not (now / path).exists()
+        or of(base / path) != of(now / path)
     ]
     return len(found), different
 
@@ -214,13 +304,17 @@ def _add(digest: "hashlib._Hash", value: object) -> None:
 
 
 def of_graph(path: Path) -> str:
-    """Operators, attributes, wiring and weights in their order, and the metadata; nodes and values by number, not by name."""
+    """Operators, attributes, wiring and weights in their order, and the metadata; nodes and values
+    by number, not by name.
+    """
     model = onnx.load(path)
     digest = hashlib.sha256(str(model.opset_import[0].version).encode())
     numbers: dict[str, int] = {}
     named = [*model.graph.input, *model.graph.output]
     digest.update(json.dumps([value.name for value in named]).encode())
-    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer}
+    weights = {
+        weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer
+    }
     for node in model.graph.node:
         digest.update(node.op_type.encode())
         for attribute in sorted(node.attribute, key=lambda attribute: attribute.name):
@@ -233,14 +327,18 @@ def of_graph(path: Path) -> str:
                 digest.update(str(numbers.setdefault(name, len(numbers))).encode())
         for name in node.output:
             digest.update(str(numbers.setdefault(name, len(numbers))).encode())
-    entries = {entry.key: entry.value for entry in model.metadata_props if entry.key not in ADDED_ENTRIES}
+    entries = {
+        entry.key: entry.value for entry in model.metadata_props if entry.key not in ADDED_ENTRIES
+    }
     digest.update(json.dumps(entries, sort_keys=True).encode())
     return digest.hexdigest()
 
 
 ADDED_ENTRIES = ("schema_version", "tool")  # that later code writes anew or otherwise, by intention
 FINGERPRINTS: dict[str, Callable[[Path], str]] = {
-    ".tiff": lambda path: hashlib.sha256(np.ascontiguousarray(tifffile.imread(path)).tobytes()).hexdigest(),
+    ".tiff": lambda path: hashlib.sha256(
+        np.ascontiguousarray(tifffile.imread(path)).tobytes()
+    ).hexdigest(),
     ".png": of_bytes,
     ".csv": of_bytes,
     ".pth": of_checkpoint,

@@ -2,9 +2,10 @@
 
     python -m benchmarks.loader
 
-The plain loader does the classic recipe the straightforward way: read the whole strip, crop, and add every defect to a copy of each
-channel that has it, clipping that channel. All draw the same number of defects, on one core, from the page cache, without and with
-a cache of strips. Rounds are interleaved; the table shows medians.
+The plain loader does the classic recipe the straightforward way: read the whole strip, crop, and
+add every defect to a copy of each channel that has it, clipping that channel. All draw the same
+number of defects, on one core, from the page cache, without and with a cache of strips. Rounds are
+interleaved; the table shows medians.
 """
 
 import argparse
@@ -33,7 +34,9 @@ class PlainPatches:
     """The straightforward loader, kept apart from ours on purpose."""
 
     def __init__(self, paths: list[Path], cache_size: int):
-        self.patches = [(path, y, x) for path in paths for y, x in tile_positions(STRIP_SIZE, PATCH)]
+        self.patches = [
+            (path, y, x) for path in paths for y, x in tile_positions(STRIP_SIZE, PATCH)
+        ]
         self.read = lru_cache(cache_size)(self.read_strip) if cache_size else self.read_strip
         self.generator = np.random.default_rng(0)
 
@@ -54,7 +57,9 @@ class PlainPatches:
             for where in allocate_channels(self.generator, count):
                 defect = draw_defect(self.generator, (PATCH, PATCH))
                 y, x = np.mgrid[: defect.size[0], : defect.size[1]]
-                square = ((y - defect.size[0] // 2) / defect.sigma[0]) ** 2 + ((x - defect.size[1] // 2) / defect.sigma[1]) ** 2
+                square = ((y - defect.size[0] // 2) / defect.sigma[0]) ** 2 + (
+                    (x - defect.size[1] // 2) / defect.sigma[1]
+                ) ** 2
                 gaussian = np.exp(-0.5 * square)
                 for channel in where:
                     self.add(channels[channel], defect.center, defect.amplitude * gaussian)
@@ -63,7 +68,10 @@ class PlainPatches:
                     self.add(mask, defect.center, gaussian > 0.1)
             mask = np.minimum(mask, 1)
         image = np.stack(channels).astype(np.float32) / 255
-        return {"three_channel_input": torch.from_numpy(image), "target_mask": torch.from_numpy(mask[None].astype(np.float32))}
+        return {
+            "three_channel_input": torch.from_numpy(image),
+            "target_mask": torch.from_numpy(mask[None].astype(np.float32)),
+        }
 
     @staticmethod
     def add(plane: np.ndarray, center: tuple[int, int], window: np.ndarray) -> None:
@@ -74,10 +82,14 @@ class PlainPatches:
 
 
 def patches_of(paths: list[Path], recipe: str, cache_size: int) -> StripPatches:
-    return StripPatches(paths, STRIP_SIZE, PATCH, RECIPES[recipe](NUM_DEFECTS_RANGE), cache_size=cache_size)
+    return StripPatches(
+        paths, STRIP_SIZE, PATCH, RECIPES[recipe](NUM_DEFECTS_RANGE), cache_size=cache_size
+    )
 
 
-def samples_per_second(samples: StripPatches | PlainPatches, order: list[int], seconds: float) -> float:
+def samples_per_second(
+    samples: StripPatches | PlainPatches, order: list[int], seconds: float
+) -> float:
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
         samples[order[count % len(order)]]
@@ -86,7 +98,9 @@ def samples_per_second(samples: StripPatches | PlainPatches, order: list[int], s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--strips", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
@@ -95,24 +109,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.tiff" for number in range(arguments.strips)]
         for number, path in enumerate(paths):
-            tifffile.imwrite(path, make_strip(np.random.default_rng(number)), photometric="minisblack", planarconfig="separate")
+            tifffile.imwrite(
+                path,
+                make_strip(np.random.default_rng(number)),
+                photometric="minisblack",
+                planarconfig="separate",
+            )
         makers: dict[str, Callable[[int], StripPatches | PlainPatches]] = {
             "this loader": lambda cache: patches_of(paths, "classic", cache),
             "this loader, `--recipe robust`": lambda cache: patches_of(paths, "robust", cache),
             "plain loader": lambda cache: PlainPatches(paths, cache),
         }
-        rows = {(name, cache): make(cache) for cache in (0, arguments.strips) for name, make in makers.items()}
+        rows = {
+            (name, cache): make(cache)
+            for cache in (0, arguments.strips)
+            for name, make in makers.items()
+        }
         order = np.random.default_rng(0).permutation(len(next(iter(rows.values())))).tolist()
-        for samples in rows.values():  # page cache and image cache are filled before anything is measured
+        # page cache and image cache are filled before anything is measured
+        for samples in rows.values():
             for index in order:
                 samples[index]
         results: dict[tuple[str, int], list[float]] = {key: [] for key in rows}
         for _ in range(arguments.rounds):
             for key, samples in rows.items():
                 results[key].append(samples_per_second(samples, order, arguments.seconds))
-    print(f"| samples of {PATCH}x{PATCH} per second, one core | no cache | cache |\n| --- | --- | --- |")
+    print(
+        f"| samples of {PATCH}x{PATCH} per second, one core | no cache | cache |\n| --- | --- | --- |"
+    )
     for name in makers:
-        values = [f"{statistics.median(results[name, cache]):,.0f}" for cache in (0, arguments.strips)]
+        values = [
+            f"{statistics.median(results[name, cache]):,.0f}" for cache in (0, arguments.strips)
+        ]
         print(f"| {name} | {' | '.join(values)} |")
 
 

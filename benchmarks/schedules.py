@@ -1,11 +1,13 @@
-"""The small preset with every gamma schedule and with other values of alpha, three seeds each, on the demo strips.
+"""The small preset with every gamma schedule and with other values of alpha, three seeds each, on
+the demo strips.
 
     python -m benchmarks.schedules                         # 21 trainings: 2 hours on two cores
     python -m benchmarks.schedules --amp                   # 70 minutes, where the CPU has bfloat16
 
-Finished runs are kept in --output and not repeated, and an unfinished one is resumed: interrupt it and start it again at will. The
-table is of what is finished, so with --runs 0 it only looks. Figures are of the best checkpoint on the 80 test strips: mean and
-sample standard deviation over the seeds. There is no valid/: then six strips, not sixty, are validated on after each epoch.
+Finished runs are kept in --output and not repeated, and an unfinished one is resumed: interrupt it
+and start it again at will. The table is of what is finished, so with --runs 0 it only looks.
+Figures are of the best checkpoint on the 80 test strips: mean and sample standard deviation over
+the seeds. There is no valid/: then six strips, not sixty, are validated on after each epoch.
 """
 
 import argparse
@@ -33,18 +35,37 @@ FIGURES = ("pixel_average_precision", "pixel_auroc", "image_average_precision", 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "schedules", help="folder for the strips and all runs")
-    parser.add_argument("--runs", type=int, default=len(VARIANTS) * len(SEEDS), help="at most so many trainings this time")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "output" / "schedules",
+        help="folder for the strips and all runs",
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=len(VARIANTS) * len(SEEDS),
+        help="at most so many trainings this time",
+    )
     parser.add_argument("--amp", action="store_true", help="train in bfloat16")
     arguments = parser.parse_args()
     folder = arguments.output.absolute()
-    wanted = [(name, seed) for seed in SEEDS for name in VARIANTS if figures_of(folder, name, seed) is None][: arguments.runs]
+    wanted = [
+        (name, seed)
+        for seed in SEEDS
+        for name in VARIANTS
+        if figures_of(folder, name, seed) is None
+    ][: arguments.runs]
     try:
         strips = demo_strips(folder, ("train", "test", "ground_truth")) if wanted else None
         for name, seed in tqdm(wanted, unit="run", disable=None):
             flags = flags_of(name, seed, arguments.amp)
-            train(run_folder(folder, name, seed), strips, flags, log=folder / f"{name}_seed{seed}.log")
+            train(
+                run_folder(folder, name, seed), strips, flags, log=folder / f"{name}_seed{seed}.log"
+            )
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
@@ -54,7 +75,16 @@ def main() -> int:
 
 def flags_of(name: str, seed: int, amp: bool) -> list[object]:
     schedule, alpha = VARIANTS[name]
-    return [*SMALL_PRESET, "--seed", seed, "--gamma_schedule", schedule, "--alpha", alpha, *(["--amp"] if amp else [])]
+    return [
+        *SMALL_PRESET,
+        "--seed",
+        seed,
+        "--gamma_schedule",
+        schedule,
+        "--alpha",
+        alpha,
+        *(["--amp"] if amp else []),
+    ]
 
 
 def run_folder(folder: Path, name: str, seed: int) -> Path:
@@ -68,7 +98,9 @@ def figures_of(folder: Path, name: str, seed: int) -> dict[str, float] | None:
 
 
 def print_table(folder: Path) -> None:
-    print(f"| gamma | alpha | seeds | {' | '.join(figure.replace('_', ' ') for figure in FIGURES)} |")
+    print(
+        f"| gamma | alpha | seeds | {' | '.join(figure.replace('_', ' ') for figure in FIGURES)} |"
+    )
     print(f"|{' --- |' * (3 + len(FIGURES))}")
     for name, (schedule, alpha) in VARIANTS.items():
         runs = [figures for seed in SEEDS if (figures := figures_of(folder, name, seed))]

@@ -1,11 +1,13 @@
-"""Memory and time of scoring many strips, and how far the pixel figures' histograms are from the exact figures.
+"""Memory and time of scoring many strips, and how far the pixel figures' histograms are from the
+exact figures.
 
     python -m benchmarks.scoring                       # 100, 1,000 and 10,000 strips of 976x176: 15 minutes on two cores
     python -m benchmarks.scoring --strips 100 500      # two minutes
 
-Every strip is read from a TIFF file and goes through the evaluation of the inference commands: plain double detection, with many
-detections above a low threshold, all figures, verdicts, tables and the report. Only heatmaps and pictures of single strips are not
-written. Half of the strips have defects and masks. Each number of strips has a process of its own; memory is its peak.
+Every strip is read from a TIFF file and goes through the evaluation of the inference commands:
+plain double detection, with many detections above a low threshold, all figures, verdicts, tables
+and the report. Only heatmaps and pictures of single strips are not written. Half of the strips have
+defects and masks. Each number of strips has a process of its own; memory is its peak.
 """
 
 import argparse
@@ -39,9 +41,12 @@ THRESHOLD = Threshold(0.08, "of the benchmark")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--strips", type=int, nargs="+", default=[100, 1000, 10000])
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the folder of strips, in the process of one number
+    # the folder of strips, in the process of one number
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(score(arguments.one, arguments.strips[0])))
@@ -50,8 +55,18 @@ def main() -> None:
         make_strips(Path(folder))
         print("| strips | peak memory, MB | ms a strip | report, MB |\n| --- | --- | --- | --- |")
         for count in arguments.strips:
-            words = [sys.executable, "-m", "benchmarks.scoring", "--one", folder, "--strips", str(count)]
-            memory, milliseconds, report = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
+            words = [
+                sys.executable,
+                "-m",
+                "benchmarks.scoring",
+                "--one",
+                folder,
+                "--strips",
+                str(count),
+            ]
+            memory, milliseconds, report = json.loads(
+                subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
+            )
             print(f"| {count:,} | {memory:,.0f} | {milliseconds:.0f} | {report:.1f} |", flush=True)
         print_errors(Path(folder))
 
@@ -69,14 +84,26 @@ def make_strips(root: Path) -> None:
 def score(root: Path, count: int) -> tuple[float, float, float]:
     """Peak memory in MB, milliseconds a strip, and size of the report in MB."""
     device = torch.device("cpu")
-    detector = Detector("double detection", DetectorPredictor(classical_detector("double", 0.0), device), 255, device)
-    strips = [renamed(strip, number) for number, strip in zip(range(count), endless(list_strips(root / "test")))]
+    detector = Detector(
+        "double detection",
+        DetectorPredictor(classical_detector("double", 0.0), device),
+        255,
+        device,
+    )
+    strips = [
+        renamed(strip, number)
+        for number, strip in zip(range(count), endless(list_strips(root / "test")))
+    ]
     started = time.perf_counter()
     result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), baselines={})
     write_everything(root / f"out{count}", detector, result, THRESHOLD, {})
     seconds = time.perf_counter() - started
     report = (root / f"out{count}" / "report.html").stat().st_size
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1000 * seconds / count, report / 1e6
+    return (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        1000 * seconds / count,
+        report / 1e6,
+    )
 
 
 def endless(strips: list[StripFile]):
@@ -94,13 +121,18 @@ def print_errors(root: Path) -> None:
     detectors = make_baselines({}, torch.device("cpu"))
     strips = [read_strip(strip, 255) for strip in list_strips(root / "test")]
     labels = np.concatenate([mask.ravel() for _, mask in strips])
-    print("\n| heatmap | pixel AUROC | off by | pixel average precision | off by |\n| --- | --- | --- | --- | --- |")
+    print(
+        "\n| heatmap | pixel AUROC | off by | pixel average precision | off by |\n| --- | --- | --- | --- | --- |"
+    )
     for name, detector in detectors.items():
         heatmaps = [np.minimum(detector(image), 1) for image, _ in strips]
         pixels = PixelMetrics()
         for heatmap, (_, mask) in zip(heatmaps, strips):
             pixels.update(heatmap, mask)
-        scores, figures = np.concatenate([heatmap.ravel() for heatmap in heatmaps]), pixels.compute()
+        scores, figures = (
+            np.concatenate([heatmap.ravel() for heatmap in heatmaps]),
+            pixels.compute(),
+        )
         cells = []
         for figure, exact in (
             ("pixel_auroc", roc_auc_score(labels, scores)),

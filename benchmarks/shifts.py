@@ -1,10 +1,12 @@
-"""False alarms against how far the references are shifted: without a network, with the classic recipe, and with references aligned.
+"""False alarms against how far the references are shifted: without a network, with the classic
+recipe, and with references aligned.
 
     python -m benchmarks.shifts --runs output/quality --seed 42      # after benchmarks/quality.py; ten minutes on two cores
 
-Good strips of the demo patterns, none of the suite or the training: once with each reference shifted by the same length in a
-direction of its own, once with a shift along y that wanders between plus and minus that length, and a third of it along x. Each
-detector's threshold gives one false alarm in ten strips where nothing is shifted. Draws docs/pictures/shifts.png, too.
+Good strips of the demo patterns, none of the suite or the training: once with each reference
+shifted by the same length in a direction of its own, once with a shift along y that wanders between
+plus and minus that length, and a third of it along x. Each detector's threshold gives one false
+alarm in ten strips where nothing is shifted. Draws docs/pictures/shifts.png, too.
 """
 
 import argparse
@@ -21,7 +23,14 @@ from benchmarks.quality_scores import Predictor
 from benchmarks.suite import draw_wander, move_rows
 from benchmarks.trainings import ROOT
 from common.files import atomic_write
-from data.demo_strips import STRIP_SIZE, add_sensor_noise, apply_exposure, draw_exposure, draw_pattern, sample_to_sensor
+from data.demo_strips import (
+    STRIP_SIZE,
+    add_sensor_noise,
+    apply_exposure,
+    draw_exposure,
+    draw_pattern,
+    sample_to_sensor,
+)
 from evaluation.detections import find_peaks
 from evaluation.predictors import DetectorPredictor, TorchPredictor
 from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
@@ -35,7 +44,8 @@ SHARE_X = 1 / 3  # of a wandering shift: a line camera's speed moves rows, not c
 FLOOR = 0.03  # false alarms per strip: what the picture shows of none
 PICTURE = ROOT / "docs" / "pictures" / "shifts.png"
 
-Shift = Callable[[np.random.Generator, float], np.ndarray]  # (generator, length in pixels) to (H, 2): (y, x) for each row
+# (generator, length in pixels) to (H, 2): (y, x) for each row
+Shift = Callable[[np.random.Generator, float], np.ndarray]
 
 
 def constant(generator: np.random.Generator, length: float) -> np.ndarray:
@@ -52,24 +62,35 @@ SHIFTS: dict[str, Shift] = {"constant": constant, "wandering": wandering}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="the --output of benchmarks/quality.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=Path, required=True, help="the --output of benchmarks/quality.py"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of the networks")
     parser.add_argument("--strips", type=int, default=20)
     arguments = parser.parse_args()
     detectors = dict(find_detectors(arguments.runs, arguments.seed))
     scores = {
-        (kind, length): score(detectors, shift, length, arguments.strips) for kind, shift in SHIFTS.items() for length in LENGTHS
+        (kind, length): score(detectors, shift, length, arguments.strips)
+        for kind, shift in SHIFTS.items()
+        for length in LENGTHS
     }
     limits = {name: limit_of(scores["constant", 0.0][name]) for name in detectors}
     rates = {
-        (name, kind): [np.mean([(peaks > limits[name]).sum() for peaks in scores[kind, length][name]]) for length in LENGTHS]
+        (name, kind): [
+            np.mean([(peaks > limits[name]).sum() for peaks in scores[kind, length][name]])
+            for length in LENGTHS
+        ]
         for name in detectors
         for kind in SHIFTS
     }
     for kind in SHIFTS:
         print(f"false alarms per strip, {kind} shift in pixels")
-        print(f"| detector | {' | '.join(f'{length:g}' for length in LENGTHS)} |\n|{' --- |' * (1 + len(LENGTHS))}")
+        print(
+            f"| detector | {' | '.join(f'{length:g}' for length in LENGTHS)} |\n|{' --- |' * (1 + len(LENGTHS))}"
+        )
         for name in detectors:
             print(f"| {name} | {' | '.join(f'{rate:.3g}' for rate in rates[name, kind])} |")
     draw(rates, list(detectors))
@@ -80,7 +101,10 @@ def find_detectors(runs: Path, seed: int) -> Iterator[tuple[str, Predictor]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for method in METHODS:
         sigma = choose_sigma(method, {})
-        yield baseline_name(method, sigma), DetectorPredictor(classical_detector(method, sigma), device)
+        yield (
+            baseline_name(method, sigma),
+            DetectorPredictor(classical_detector(method, sigma), device),
+        )
     for name, run, _, align in NETWORKS:
         for best in (runs / f"{run}_seed{seed}").glob("*_best.pth"):
             content = load_checkpoint(best)
@@ -88,10 +112,18 @@ def find_detectors(runs: Path, seed: int) -> Iterator[tuple[str, Predictor]]:
             yield name, TorchPredictor(network, PATCH_SIZES[content["image_type"]], device, align)
 
 
-def score(detectors: dict[str, Predictor], shift: Shift, length: float, count: int) -> dict[str, list[np.ndarray]]:
+def score(
+    detectors: dict[str, Predictor], shift: Shift, length: float, count: int
+) -> dict[str, list[np.ndarray]]:
     """For each detector the scores of what it detects on `count` good strips."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
-    for number in tqdm(range(count), desc=f"{shift.__name__}, {length:g} px", unit="strip", disable=None, leave=False):
+    for number in tqdm(
+        range(count),
+        desc=f"{shift.__name__}, {length:g} px",
+        unit="strip",
+        disable=None,
+        leave=False,
+    ):
         strip = make_shifted(number, shift, length)
         for name, predictor in detectors.items():
             found[name].append(find_peaks(predictor(strip)).scores)
@@ -99,14 +131,19 @@ def score(detectors: dict[str, Predictor], shift: Shift, length: float, count: i
 
 
 def make_shifted(number: int, shift: Shift, length: float) -> np.ndarray:
-    """Good strip `number`, (3, H, W) float32 grey levels: the same but for the shift, whatever its length."""
+    """Good strip `number`, (3, H, W) float32 grey levels: the same but for the shift, whatever its
+    length.
+    """
     generator = np.random.default_rng((SEED, number))
     pattern = draw_pattern(generator, STRIP_SIZE)
     shifts = [np.zeros((STRIP_SIZE[0], 2)), *(shift(generator, length) for _ in range(2))]
     exposures = [draw_exposure(generator, STRIP_SIZE) for _ in shifts]
     seen = (sample_to_sensor(move_rows(pattern, rows), STRIP_SIZE) for rows in shifts)
     return np.stack(
-        [add_sensor_noise(apply_exposure(plane, exposure), exposure, generator) for plane, exposure in zip(seen, exposures)]
+        [
+            add_sensor_noise(apply_exposure(plane, exposure), exposure, generator)
+            for plane, exposure in zip(seen, exposures)
+        ]
     )
 
 
@@ -122,7 +159,13 @@ def draw(rates: dict[tuple[str, str], list[float]], names: list[str]) -> None:
     for axis, kind in zip(figure.subplots(1, 2, sharey=True), SHIFTS):
         for name in names:
             is_aligned = any(word in name for word in ("aligned", "registered"))
-            axis.plot(LENGTHS, np.maximum(rates[name, kind], FLOOR), marker=".", label=name, ls="-" if is_aligned else "--")
+            axis.plot(
+                LENGTHS,
+                np.maximum(rates[name, kind], FLOOR),
+                marker=".",
+                label=name,
+                ls="-" if is_aligned else "--",
+            )
         axis.set(title=f"{kind} shift", xlabel="shift of the references, pixels", yscale="log")
         axis.axhline(FLOOR, color="0.8", zorder=0)
         axis.grid(alpha=0.3)

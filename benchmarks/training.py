@@ -1,10 +1,12 @@
-"""This trainer beside a plain training loop: patches per second, where the time goes, and memory with many workers.
+"""This trainer beside a plain training loop: patches per second, where the time goes, and memory
+with many workers.
 
     python -m benchmarks.training            # two CPU cores: 4 minutes. Where there is a GPU its rows come first: 3 minutes more
 
-The plain loop is written the straightforward way: float32, channels first, the mask turned into classes on the CPU in every step,
-and the loss read back with .item(). Both train the same network on the same strips; rounds are interleaved, medians shown.
-Memory is each process's proportional share (PSS) at its peak, so that shared pages count once; it needs Linux.
+The plain loop is written the straightforward way: float32, channels first, the mask turned into
+classes on the CPU in every step, and the loss read back with .item(). Both train the same network
+on the same strips; rounds are interleaved, medians shown. Memory is each process's proportional
+share (PSS) at its peak, so that shared pages count once; it needs Linux.
 """
 
 import argparse
@@ -51,7 +53,10 @@ class OurLoop:
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         settings = TrainingSettings.from_values(vars(arguments))
         choose_algorithms(settings)
-        task, folder = StripTask(settings, dataset, device), RunFolder(settings.checkpoint_path, "benchmark")
+        task, folder = (
+            StripTask(settings, dataset, device),
+            RunFolder(settings.checkpoint_path, "benchmark"),
+        )
         self.training = Training(task, settings, ProcessGroup(device), folder)
         self.network, self.optimizer = self.training.network, self.training.optimizer
         self.patches = task.samples
@@ -75,7 +80,9 @@ class PlainLoop:
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         self.device = device
         self.patches = training_patches(TrainingSettings.from_values(vars(arguments)), dataset)
-        self.loader = DataLoader(self.patches, arguments.bs, shuffle=True, num_workers=arguments.num_workers)
+        self.loader = DataLoader(
+            self.patches, arguments.bs, shuffle=True, num_workers=arguments.num_workers
+        )
         self.network = SegmentationNetwork(base_channels=arguments.base_channels).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=arguments.lr)
         self.network.train()
@@ -86,11 +93,19 @@ class PlainLoop:
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
         images = batch["three_channel_input"].to(self.device)
-        classes = functional.one_hot(batch["target_mask"].cpu().long().squeeze(1), 2).permute(0, 3, 1, 2).float()
+        classes = (
+            functional.one_hot(batch["target_mask"].cpu().long().squeeze(1), 2)
+            .permute(0, 3, 1, 2)
+            .float()
+        )
         classes = classes.to(self.device)
         probability = torch.softmax(self.network(images), dim=1).clamp(1e-6, 1)
         weights = torch.tensor([1 - ALPHA, ALPHA]).reshape(1, 2, 1, 1).to(self.device)
-        loss = -(weights * classes * (1 - probability) ** GAMMA * torch.log(probability)).sum(dim=1).mean()
+        loss = (
+            -(weights * classes * (1 - probability) ** GAMMA * torch.log(probability))
+            .sum(dim=1)
+            .mean()
+        )
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -111,7 +126,10 @@ class CachedInEachProcess:
 
 
 class Stopwatch:
-    """Adds up how long each phase of a step takes. On a GPU it waits for each phase to end, so the whole takes longer."""
+    """Adds up how long each phase of a step takes.
+
+    On a GPU it waits for each phase to end, so the whole takes longer.
+    """
 
     def __init__(self, loop: OurLoop | PlainLoop, device: torch.device):
         self.seconds: dict[str, float] = defaultdict(float)
@@ -133,7 +151,9 @@ class Stopwatch:
         return timed
 
     def run(self, batches: Iterator, steps: int) -> dict[str, float]:
-        """Milliseconds a step of each phase; what is left of the step, above all the loss, is `rest`."""
+        """Milliseconds a step of each phase; what is left of the step, above all the loss, is
+        `rest`.
+        """
         originals = self.loop.network.forward, self.loop.optimizer.step, torch.Tensor.backward
         self.loop.network.forward = self.around("forward", originals[0])
         self.loop.optimizer.step = self.around("step", originals[1])
@@ -147,7 +167,10 @@ class Stopwatch:
         whole = time.perf_counter() - started
         self.loop.network.forward, self.loop.optimizer.step, torch.Tensor.backward = originals
         phases = {name: self.seconds[name] for name in PHASES}
-        return {name: seconds / steps * 1000 for name, seconds in (phases | {"rest": whole - sum(phases.values())}).items()}
+        return {
+            name: seconds / steps * 1000
+            for name, seconds in (phases | {"rest": whole - sum(phases.values())}).items()
+        }
 
 
 def synchronize(device: torch.device) -> None:
@@ -155,7 +178,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def patches_per_second(loop: OurLoop | PlainLoop, batches: Iterator, steps: int, device: torch.device, batch_size: int) -> float:
+def patches_per_second(
+    loop: OurLoop | PlainLoop, batches: Iterator, steps: int, device: torch.device, batch_size: int
+) -> float:
     synchronize(device)
     started = time.perf_counter()
     for _ in range(steps):
@@ -169,20 +194,40 @@ def make_dataset(folder: Path, count: int, compression: str | None = None) -> Da
     for number in range(count):
         path = folder / f"{number}.tiff"
         image = make_strip(np.random.default_rng(number))
-        tifffile.imwrite(path, image, photometric="minisblack", planarconfig="separate", compression=compression)
+        tifffile.imwrite(
+            path, image, photometric="minisblack", planarconfig="separate", compression=compression
+        )
         strips.append(StripFile(path, Path(path.name), None, None))
     return Dataset(STRIP_SIZE, strips, [], [])
 
 
 def settings(folder: Path, *flags: object) -> argparse.Namespace:
-    return parse_args(["--training_dataset_path", str(folder), "--checkpoint_path", str(folder), *map(str, flags)])
+    return parse_args(
+        ["--training_dataset_path", str(folder), "--checkpoint_path", str(folder), *map(str, flags)]
+    )
 
 
-def compare_speed(dataset: Dataset, device: torch.device, base_channels: int, batch_size: int, steps: int, rounds: int) -> None:
+def compare_speed(
+    dataset: Dataset,
+    device: torch.device,
+    base_channels: int,
+    batch_size: int,
+    steps: int,
+    rounds: int,
+) -> None:
     """Print a row for each loop."""
     folder = dataset.train[0].path.parent
-    flags = ("--base_channels", base_channels, "--bs", batch_size, "--num_workers", 4 if device.type == "cuda" else 0)
-    loops: dict[str, OurLoop | PlainLoop] = {"plain loop": PlainLoop(settings(folder, *flags), dataset, device)}
+    flags = (
+        "--base_channels",
+        base_channels,
+        "--bs",
+        batch_size,
+        "--num_workers",
+        4 if device.type == "cuda" else 0,
+    )
+    loops: dict[str, OurLoop | PlainLoop] = {
+        "plain loop": PlainLoop(settings(folder, *flags), dataset, device)
+    }
     for name, more in {"this trainer": (), "this trainer, --amp": ("--amp",)}.items():
         loops[name] = OurLoop(settings(folder, *flags, *more), dataset, device)
     sources = {name: loop.batches() for name, loop in loops.items()}
@@ -197,18 +242,30 @@ def compare_speed(dataset: Dataset, device: torch.device, base_channels: int, ba
         phases = Stopwatch(loop, device).run(sources[name], steps)
         speed = statistics.median(speeds[name])
         times = " | ".join(f"{milliseconds:,.1f}" for milliseconds in phases.values())
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        print(f"| {where} | {base_channels} | {batch_size} | {name} | {speed:,.1f} | {speed / plain:.2f} | {times} |", flush=True)
+        where = (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        )
+        print(
+            f"| {where} | {base_channels} | {batch_size} | {name} | {speed:,.1f} | {speed / plain:.2f} | {times} |",
+            flush=True,
+        )
         loop.close()
 
 
 def train_and_load(kind: str, strips: int, workers: int, ready: multiprocessing.Event) -> None:
-    """In a process of its own: some steps, and then epochs of loading, until every worker has met every strip."""
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores, on purpose
+    """In a process of its own: some steps, and then epochs of loading, until every worker has met
+    every strip.
+    """
+    # more workers than cores, on purpose
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), strips, "zlib")
         kept = 0 if kind == "each worker" else strips
-        arguments = settings(Path(folder), "--base_channels", 16, "--num_workers", workers, "--cache_size", kept)
+        arguments = settings(
+            Path(folder), "--base_channels", 16, "--num_workers", workers, "--cache_size", kept
+        )
         loop = OurLoop(arguments, dataset, torch.device("cpu"))
         if kind == "each worker":
             loop.patches.strips = CachedInEachProcess(loop.patches.paths)
@@ -224,9 +281,15 @@ def train_and_load(kind: str, strips: int, workers: int, ready: multiprocessing.
 def compare_memory(strips: int) -> None:
     """Print a row for each way to keep decoded strips."""
     decoded = strips * 3 * STRIP_SIZE[0] * STRIP_SIZE[1] * 4 / 1e6
-    print(f"\n| {strips} compressed strips, {decoded:,.0f} MB decoded | workers | main process, MB | workers together, MB |")
+    print(
+        f"\n| {strips} compressed strips, {decoded:,.0f} MB decoded | workers | main process, MB | workers together, MB |"
+    )
     print("| --- | --- | --- | --- |")
-    for kind, workers in (("memory shared by all", 0), ("memory shared by all", WORKERS_SHOWN), ("each worker", WORKERS_SHOWN)):
+    for kind, workers in (
+        ("memory shared by all", 0),
+        ("memory shared by all", WORKERS_SHOWN),
+        ("each worker", WORKERS_SHOWN),
+    ):
         context = multiprocessing.get_context("spawn")
         ready = context.Event()
         process = context.Process(target=train_and_load, args=(kind, strips, workers, ready))
@@ -237,7 +300,10 @@ def compare_memory(strips: int) -> None:
             peak_main = max(peak_main, proportional_memory(process.pid))
             peak_workers = max(peak_workers, sum(map(proportional_memory, children(process.pid))))
             time.sleep(SAMPLING)
-        print(f"| kept in {kind} | {workers} | {peak_main / 1e6:,.0f} | {peak_workers / 1e6:,.0f} |", flush=True)
+        print(
+            f"| kept in {kind} | {workers} | {peak_main / 1e6:,.0f} | {peak_workers / 1e6:,.0f} |",
+            flush=True,
+        )
 
 
 def proportional_memory(pid: int) -> int:
@@ -251,26 +317,46 @@ def proportional_memory(pid: int) -> int:
 
 def children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--strips", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--base_channels", type=int, default=16, help="on the CPU; on a GPU 64")
     arguments = parser.parse_args()
-    print(f"| device | base channels | batch | | patches/s | times plain | {' | '.join(f'{p}, ms' for p in (*PHASES, 'rest'))} |")
+    print(
+        f"| device | base channels | batch | | patches/s | times plain | {' | '.join(f'{p}, ms' for p in (*PHASES, 'rest'))} |"
+    )
     print(f"|{' --- |' * 11}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), arguments.strips)
         if torch.cuda.is_available():
             for batch_size in (16, 64):
-                compare_speed(dataset, torch.device("cuda", 0), 64, batch_size, 5 * arguments.steps, arguments.rounds)
-        compare_speed(dataset, torch.device("cpu"), arguments.base_channels, 16, arguments.steps, arguments.rounds)
+                compare_speed(
+                    dataset,
+                    torch.device("cuda", 0),
+                    64,
+                    batch_size,
+                    5 * arguments.steps,
+                    arguments.rounds,
+                )
+        compare_speed(
+            dataset,
+            torch.device("cpu"),
+            arguments.base_channels,
+            16,
+            arguments.steps,
+            arguments.rounds,
+        )
     if sys.platform == "linux":
         compare_memory(3 * arguments.strips)
 

@@ -1,15 +1,20 @@
-"""The trainings that a benchmark starts: what is finished stays, and what was interrupted goes on where it was."""
+"""The trainings that a benchmark starts: what is finished stays, and what was interrupted goes on
+where it was.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED = "interrupted: what is finished is kept, and the training at hand goes on the next time"
+INTERRUPTED = (
+    "interrupted: what is finished is kept, and the training at hand goes on the next time"
+)
 
 
 def demo_strips(folder: Path, parts: tuple[str, ...]) -> Path:
-    """The demo strips to train on, made in `folder` and linked with some of their `parts`, but without a valid/.
+    """The demo strips to train on, made in `folder` and linked with some of their `parts`, but
+    without a valid/.
 
     Then a tenth of them is set aside, six strips instead of sixty, and validation is quick.
     """
@@ -24,7 +29,9 @@ def demo_strips(folder: Path, parts: tuple[str, ...]) -> Path:
 
 
 def train(run: Path, strips: Path, flags: list[object], log: Path | None = None) -> None:
-    """One training in the folder `run` to its end, from where it was; what it prints goes into `log`, if given."""
+    """One training in the folder `run` to its end, from where it was; what it prints goes into
+    `log`, if given.
+    """
     if list(run.glob("BgRemoval_*.pth")):
         words = ["--resume", run]
     else:
@@ -33,7 +40,10 @@ def train(run: Path, strips: Path, flags: list[object], log: Path | None = None)
 
 
 def command(*words: object, log: Path | None = None) -> None:
-    """A script of the repository. Ends the process with one line when it fails; lets it save what it has on Ctrl-C."""
+    """A script of the repository.
+
+    Ends the process with one line when it fails; lets it save what it has on Ctrl-C.
+    """
     output = log.open("a") if log else None
     process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=output)
     try:
@@ -45,4 +55,6 @@ def command(*words: object, log: Path | None = None) -> None:
         if output:
             output.close()
     if process.returncode:
-        sys.exit(f"error: {words[0]} ended with exit code {process.returncode}{f': see {log}' if log else ''}")
+        sys.exit(
+            f"error: {words[0]} ended with exit code {process.returncode}{f': see {log}' if log else ''}"
+        )

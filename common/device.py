@@ -17,7 +17,9 @@ def choose_device(gpu_id: int | None) -> torch.device:
     if gpu_id == -1:
         return torch.device("cpu")
     if not 0 <= gpu_id < torch.cuda.device_count():
-        raise UserError(f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)")
+        raise UserError(
+            f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)"
+        )
     return torch.device("cuda", gpu_id)
 
 

@@ -1,4 +1,6 @@
-"""The one error that a user is meant to see, and how a command ends: with a line, an exit code, and nothing half-written."""
+"""The one error that a user is meant to see, and how a command ends: with a line, an exit code, and
+nothing half-written.
+"""
 
 import errno
 import os
@@ -14,11 +16,17 @@ STOPPED = "interrupted: every file that has its final name is whole"
 
 
 class UserError(Exception):
-    """Something about the input is wrong. The text is one line for each bad file: which one, what was found, what was expected."""
+    """Something about the input is wrong.
+
+    The text is one line for each bad file: which one, what was found, what was expected.
+    """
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or a lost terminal (SIGHUP); holds the signal's number. Whatever is open is cleaned up on its way out."""
+    """Ctrl-C, SIGTERM or a lost terminal (SIGHUP); holds the signal's number.
+
+    Whatever is open is cleaned up on its way out.
+    """
 
 
 @dataclass
@@ -29,12 +37,15 @@ class DeferredSignal:
 
 
 _held: DeferredSignal | None = None  # while signals are held
-_received = 0  # the last signal's number: Python swallows what is raised in the middle of its own housekeeping
+# the last signal's number: Python swallows what is raised in the middle of its own housekeeping
+_received = 0
 
 
 @contextmanager
 def defer_signals() -> Iterator[DeferredSignal]:
-    """Ctrl-C and SIGTERM wait until the end of the (outermost) block: what is inside happens whole or not at all."""
+    """Ctrl-C and SIGTERM wait until the end of the (outermost) block: what is inside happens whole
+    or not at all.
+    """
     global _held
     if _held is not None:
         yield _held
@@ -49,7 +60,9 @@ def defer_signals() -> Iterator[DeferredSignal]:
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
-    """A library's error text on one line; the end of a long one, where most libraries put the reason."""
+    """A library's error text on one line; the end of a long one, where most libraries put the
+    reason.
+    """
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"... {text[-longest:]}"
 
@@ -64,11 +77,14 @@ def prefix_errors(what: Path | str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 128 + its number after a signal."""
+    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 128 +
+    its number after a signal.
+    """
     global _received
     _received = 0
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which is how nohup works
+    # which is how nohup works
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, _stop) for number in numbers}
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
@@ -80,7 +96,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        handlers = dict.fromkeys(handlers, signal.SIG_IGN)  # it ends already: nothing may disturb that
+        # it ends already: nothing may disturb that
+        handlers = dict.fromkeys(handlers, signal.SIG_IGN)
         print(STOPPED, file=sys.stderr)
         return 128 + stopped.args[0]
     except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
@@ -89,7 +106,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"error: {error.filename or 'what is printed'}: cannot be written ({error.strerror})", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'what is printed'}: cannot be written ({error.strerror})",
+            file=sys.stderr,
+        )
         return 1
     finally:
         for number, handler in handlers.items():
@@ -97,11 +117,16 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 def install_exception_hook() -> None:
-    """Ctrl-C while a command is still importing, which takes seconds, prints one line. `run_command` takes over from there."""
+    """Ctrl-C while a command is still importing, which takes seconds, prints one line.
+
+    `run_command` takes over from there.
+    """
     sys.excepthook = _print_interruption_in_one_line
 
 
-def _print_interruption_in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_interruption_in_one_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print(STOPPED, file=sys.stderr)
     else:

@@ -1,4 +1,7 @@
-"""Writing so that nothing is lost: under a temporary name first, then renamed. What has its final name is whole."""
+"""Writing so that nothing is lost: under a temporary name first, then renamed.
+
+What has its final name is whole.
+"""
 
 import hashlib
 import os
@@ -12,7 +15,8 @@ from common.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or is removed after an error.
+    """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or
+    is removed after an error.
 
     Makes the folder. Raises `UserError` where the file system refuses.
     """
@@ -32,13 +36,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`, which becomes `path` at the end, or is removed after an error.
+    """Gives a temporary folder beside `path`, which becomes `path` at the end, or is removed after
+    an error.
 
-    Raises `UserError` when `path` exists and is not an empty folder, or where the file system refuses.
+    Raises `UserError` when `path` exists and is not an empty folder, or where the file system
+    refuses.
     """
     path = path.absolute()  # "." has no name to put a suffix on
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder")
+        raise UserError(
+            f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder"
+        )
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         temporary.mkdir(parents=True)
@@ -60,8 +68,14 @@ def refused_by_system(path: Path) -> Iterator[None]:
 
 
 def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
-    """The error of the file that it is about: `path`, unless another one could not be read while it was being written."""
-    own = {place for written in (path.absolute(), temporary.absolute()) for place in (written, *written.parents)}
+    """The error of the file that it is about: `path`, unless another one could not be read while it
+    was being written.
+    """
+    own = {
+        place
+        for written in (path.absolute(), temporary.absolute())
+        for place in (written, *written.parents)
+    }
     culprit = Path(error.filename).absolute() if error.filename else temporary.absolute()
     if culprit not in own and temporary.absolute() not in culprit.parents:
         return UserError(f"{error.filename}: cannot be read ({error.strerror})")

@@ -1,4 +1,6 @@
-"""The stages that a strip goes through: overlapped in threads, in order, never many at a time, and timed apart."""
+"""The stages that a strip goes through: overlapped in threads, in order, never many at a time, and
+timed apart.
+"""
 
 import threading
 import time
@@ -19,7 +21,9 @@ _adding = threading.Lock()
 
 @dataclass
 class StageTimes:
-    """Seconds that strips spent in each of STAGES, in whatever thread, and `elapsed` on the clock for all of them."""
+    """Seconds that strips spent in each of STAGES, in whatever thread, and `elapsed` on the clock
+    for all of them.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     elapsed: float = 0.0
@@ -50,12 +54,15 @@ class StageTimes:
 
     def describe(self, strips: int) -> str:
         """One line of so many strips, at least one."""
-        parts = ", ".join(f"{1000 * seconds / strips:.1f} {stage}" for stage, seconds in self.seconds.items())
+        parts = ", ".join(
+            f"{1000 * seconds / strips:.1f} {stage}" for stage, seconds in self.seconds.items()
+        )
         return f"{strips / self.elapsed:.3g} strips per second; of each, in ms, beside each other: {parts}"
 
 
 class Backlog:
-    """Work that is done in a pool's threads while the caller goes on; `most` may wait or be under way at a time.
+    """Work that is done in a pool's threads while the caller goes on; `most` may wait or be under
+    way at a time.
 
     What it raises comes out of a later `add` or of `finish`.
     """
@@ -78,7 +85,11 @@ class Backlog:
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads. When the block ends, what has not begun is dropped; what has begun ends first: its files become whole."""
+    """A pool of threads.
+
+    When the block ends, what has not begun is dropped; what has begun ends first: its files become
+    whole.
+    """
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -86,8 +97,12 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """What `work` gives for each item, in the items' order; `most` of them are done ahead, in a pool's threads."""
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """What `work` gives for each item, in the items' order; `most` of them are done ahead, in a
+    pool's threads.
+    """
     waiting: deque[Future] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

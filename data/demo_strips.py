@@ -1,8 +1,10 @@
-"""Procedural strips that stand in for a line camera's: conductor patterns on a substrate, shot three times.
+"""Procedural strips that stand in for a line camera's: conductor patterns on a substrate, shot
+three times.
 
-A pattern (lines, mesh, vias or routing, in one to three sections along the strip) is drawn three times finer than the camera
-sees it, with rough edges and grain that belong to the part. Each channel is then a shot of it with its own sub-pixel shift,
-gain, offset, slow illumination and noise. The amounts are fixed, so that figures can be compared over time.
+A pattern (lines, mesh, vias or routing, in one to three sections along the strip) is drawn three
+times finer than the camera sees it, with rough edges and grain that belong to the part. Each
+channel is then a shot of it with its own sub-pixel shift, gain, offset, slow illumination and
+noise. The amounts are fixed, so that figures can be compared over time.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,9 @@ _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a fine pixel
 
 @dataclass(frozen=True)
 class Exposure:
-    """What one channel's shot makes of the part: gain (a factor), offset and illumination (H, W) in grey levels, and noise."""
+    """What one channel's shot makes of the part: gain (a factor), offset and illumination (H, W) in
+    grey levels, and noise.
+    """
 
     gain: float
     offset: float
@@ -33,22 +37,32 @@ class Exposure:
     noise_sigma: float  # grey levels
 
 
-def make_strip(generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE) -> np.ndarray:
-    """A good strip (3, H, W) float32, grey levels 0-255: Target, Ref1 and Ref2 are three shots of one pattern."""
+def make_strip(
+    generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE
+) -> np.ndarray:
+    """A good strip (3, H, W) float32, grey levels 0-255: Target, Ref1 and Ref2 are three shots of
+    one pattern.
+    """
     return make_strip_and_shifts(generator, image_size)[0]
 
 
 def make_strip_and_shifts(
     generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """A strip of `make_strip`, and by how many pixels (y, x) each channel shows the pattern off its place in Target."""
+    """A strip of `make_strip`, and by how many pixels (y, x) each channel shows the pattern off its
+    place in Target.
+    """
     pattern = draw_pattern(generator, image_size)
     shifts = [(0.0, 0.0), *generator.uniform(-REFERENCE_SHIFT, REFERENCE_SHIFT, (2, 2))]
-    return np.stack([render_channel(pattern, generator, image_size, shift) for shift in shifts]), shifts
+    return np.stack(
+        [render_channel(pattern, generator, image_size, shift) for shift in shifts]
+    ), shifts
 
 
 def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """What the part looks like: grey levels, float32, on the fine grid with PATTERN_MARGIN around it."""
+    """What the part looks like: grey levels, float32, on the fine grid with PATTERN_MARGIN around
+    it.
+    """
     height, width = ((length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in image_size)
     conductor = np.zeros((height, width), np.uint8)
     for top, bottom in _sections(generator, height):
@@ -57,34 +71,56 @@ def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) ->
         if top:
             bar = int(generator.integers(3, 9)) * OVERSAMPLING
             conductor[top : top + bar] = 255 * int(generator.integers(2))
-    coverage = cv2.GaussianBlur(_roughen(generator, conductor), (0, 0), 0.5 * OVERSAMPLING).astype(np.float32) / 255
-    substrate = generator.uniform(60, 100) + _grain(generator, (height, width), generator.uniform(3, 6), stretch=1.0)
-    metal = generator.uniform(150, 190) + _grain(generator, (height, width), generator.uniform(5, 10), stretch=5.0)
+    coverage = (
+        cv2.GaussianBlur(_roughen(generator, conductor), (0, 0), 0.5 * OVERSAMPLING).astype(
+            np.float32
+        )
+        / 255
+    )
+    substrate = generator.uniform(60, 100) + _grain(
+        generator, (height, width), generator.uniform(3, 6), stretch=1.0
+    )
+    metal = generator.uniform(150, 190) + _grain(
+        generator, (height, width), generator.uniform(5, 10), stretch=5.0
+    )
     edge = 4 * coverage * (1 - coverage)  # etched flanks reflect less
     levels = substrate + coverage * (metal - substrate) - generator.uniform(10, 30) * edge
     return cv2.GaussianBlur(levels, (0, 0), 0.45 * OVERSAMPLING)
 
 
 def render_channel(
-    pattern: np.ndarray, generator: np.random.Generator, image_size: tuple[int, int], shift: tuple[float, float]
+    pattern: np.ndarray,
+    generator: np.random.Generator,
+    image_size: tuple[int, int],
+    shift: tuple[float, float],
 ) -> np.ndarray:
-    """One channel (H, W), grey levels 0-255: the pattern moved by `shift` (y, x) pixels, lit, amplified and with noise."""
+    """One channel (H, W), grey levels 0-255: the pattern moved by `shift` (y, x) pixels, lit,
+    amplified and with noise.
+    """
     exposure = draw_exposure(generator, image_size)
     return add_sensor_noise(
-        apply_exposure(sample_to_sensor(shift_pattern(pattern, shift), image_size), exposure), exposure, generator
+        apply_exposure(sample_to_sensor(shift_pattern(pattern, shift), image_size), exposure),
+        exposure,
+        generator,
     )
 
 
 def shift_pattern(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """A pattern on the fine grid, moved by `shift` (y, x) camera pixels: down and to the right."""
     matrix = np.float32([[1, 0, shift[1] * OVERSAMPLING], [0, 1, shift[0] * OVERSAMPLING]])
-    return cv2.warpAffine(pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(
+        pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
 
 
 def sample_to_sensor(pattern: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """What falls on the camera's pixels, (H, W) float32 grey levels, of a pattern on the fine grid with its margin."""
+    """What falls on the camera's pixels, (H, W) float32 grey levels, of a pattern on the fine grid
+    with its margin.
+    """
     margin = PATTERN_MARGIN * OVERSAMPLING
-    return cv2.resize(pattern[margin:-margin, margin:-margin], image_size[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        pattern[margin:-margin, margin:-margin], image_size[::-1], interpolation=cv2.INTER_AREA
+    )
 
 
 def draw_exposure(
@@ -95,13 +131,22 @@ def draw_exposure(
     illumination_spread: float = ILLUMINATION_SPREAD,
     noise_sigma: tuple[float, float] = SENSOR_NOISE_SIGMA,
 ) -> Exposure:
-    """A random exposure within the given amounts, which are those of the constants of the same names."""
+    """A random exposure within the given amounts, which are those of the constants of the same
+    names.
+    """
     height, width = image_size
-    wave = np.sin(2 * np.pi * (np.arange(height) / height * generator.uniform(0.3, 1.5) + generator.uniform()))
+    wave = np.sin(
+        2 * np.pi * (np.arange(height) / height * generator.uniform(0.3, 1.5) + generator.uniform())
+    )
     slope = np.linspace(-1, 1, width) * generator.uniform(-1, 1)
     illumination = illumination_spread * (wave[:, None] + slope[None, :]) / 2
     gain = 1 + generator.uniform(-gain_spread, gain_spread)
-    return Exposure(gain, generator.uniform(-offset_spread, offset_spread), illumination, generator.uniform(*noise_sigma))
+    return Exposure(
+        gain,
+        generator.uniform(-offset_spread, offset_spread),
+        illumination,
+        generator.uniform(*noise_sigma),
+    )
 
 
 def apply_exposure(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
@@ -109,9 +154,13 @@ def apply_exposure(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
     return exposure.gain * seen + exposure.offset + exposure.illumination
 
 
-def add_sensor_noise(lit: np.ndarray, exposure: Exposure, generator: np.random.Generator) -> np.ndarray:
+def add_sensor_noise(
+    lit: np.ndarray, exposure: Exposure, generator: np.random.Generator
+) -> np.ndarray:
     """What was lit (H, W), with the camera's noise, as float32 grey levels 0-255."""
-    return np.clip(lit + generator.normal(0, exposure.noise_sigma, lit.shape), 0, 255).astype(np.float32)
+    return np.clip(lit + generator.normal(0, exposure.noise_sigma, lit.shape), 0, 255).astype(
+        np.float32
+    )
 
 
 def _sections(generator: np.random.Generator, height: int) -> list[tuple[int, int]]:
@@ -124,12 +173,22 @@ def _sections(generator: np.random.Generator, height: int) -> list[tuple[int, in
 def _lines(generator: np.random.Generator, canvas: np.ndarray) -> None:
     """Parallel tracks, straight or at a slight angle, over the whole section."""
     angle = generator.choice([0.0, 90.0, 45.0, generator.uniform(-12, 12)])
-    _parallel(canvas, angle, pitch=generator.uniform(7, 22), duty=generator.uniform(0.35, 0.6), phase=generator.uniform())
+    _parallel(
+        canvas,
+        angle,
+        pitch=generator.uniform(7, 22),
+        duty=generator.uniform(0.35, 0.6),
+        phase=generator.uniform(),
+    )
 
 
 def _mesh(generator: np.random.Generator, canvas: np.ndarray) -> None:
     """Two sets of thin wires that cross."""
-    pitch, duty, angle = generator.uniform(11, 26), generator.uniform(0.18, 0.35), generator.choice([0.0, 30.0, 45.0])
+    pitch, duty, angle = (
+        generator.uniform(11, 26),
+        generator.uniform(0.18, 0.35),
+        generator.choice([0.0, 30.0, 45.0]),
+    )
     for direction in (angle, angle + 90 if angle else 90.0):
         _parallel(canvas, direction, pitch, duty, phase=generator.uniform())
 
@@ -156,7 +215,11 @@ def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
     height, width = (length / OVERSAMPLING for length in canvas.shape)
     x = generator.uniform(-4, 8)
     while x < width + 4:
-        tracks, pitch, track = int(generator.integers(1, 6)), generator.uniform(6, 12), generator.uniform(2.2, 4.5)
+        tracks, pitch, track = (
+            int(generator.integers(1, 6)),
+            generator.uniform(6, 12),
+            generator.uniform(2.2, 4.5),
+        )
         path = _jogging_path(generator, height)
         for number in range(tracks):
             end = len(path) if generator.uniform() < 0.7 else int(generator.integers(2, len(path)))
@@ -169,7 +232,9 @@ def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _jogging_path(generator: np.random.Generator, height: float) -> list[tuple[float, float]]:
-    """PointSettings (y, x offset) from above the section to below it, straight down or at 45 degrees."""
+    """PointSettings (y, x offset) from above the section to below it, straight down or at 45
+    degrees.
+    """
     y, x, path = -10.0, 0.0, [(-10.0, 0.0)]
     while y < height + 10:
         y += generator.uniform(25, 140)
@@ -180,7 +245,13 @@ def _jogging_path(generator: np.random.Generator, height: float) -> list[tuple[f
     return path
 
 
-_FAMILIES: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (_lines, _mesh, _vias, _routing, _routing)
+_FAMILIES: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (
+    _lines,
+    _mesh,
+    _vias,
+    _routing,
+    _routing,
+)
 
 
 def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase: float) -> None:
@@ -198,13 +269,23 @@ def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase
 def _polyline(canvas: np.ndarray, points: list[tuple[float, float]], width: float) -> None:
     """A track through points (y, x), all in camera pixels."""
     corners = np.array([_fixed_point(point) for point in points], np.int32)
-    cv2.polylines(canvas, [corners], False, 255, max(1, round(width * OVERSAMPLING)), cv2.LINE_AA, _SUBPIXEL_BITS)
+    cv2.polylines(
+        canvas,
+        [corners],
+        False,
+        255,
+        max(1, round(width * OVERSAMPLING)),
+        cv2.LINE_AA,
+        _SUBPIXEL_BITS,
+    )
 
 
 def _disc(canvas: np.ndarray, center: tuple[float, float], radius: float, value: int) -> None:
     """A filled circle at (y, x), all in camera pixels."""
     fixed_radius = round(radius * OVERSAMPLING * 2**_SUBPIXEL_BITS)
-    cv2.circle(canvas, _fixed_point(center), fixed_radius, value, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+    cv2.circle(
+        canvas, _fixed_point(center), fixed_radius, value, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS
+    )
 
 
 def _fixed_point(point: tuple[float, float]) -> tuple[int, int]:
@@ -214,25 +295,42 @@ def _fixed_point(point: tuple[float, float]) -> tuple[int, int]:
 
 
 def _roughen(generator: np.random.Generator, conductor: np.ndarray) -> np.ndarray:
-    """Edges as etching leaves them: every point moved by a fraction of a camera pixel, neighbours together."""
+    """Edges as etching leaves them: every point moved by a fraction of a camera pixel, neighbours
+    together.
+    """
     y, x = np.indices(conductor.shape, dtype=np.float32)
     amount = generator.uniform(0.1, 0.3) * OVERSAMPLING
-    move_y, move_x = (_smooth_noise(generator, conductor.shape, 1.5 * OVERSAMPLING, 1.5 * OVERSAMPLING) * amount for _ in range(2))
-    return cv2.remap(conductor, x + move_x, y + move_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    move_y, move_x = (
+        _smooth_noise(generator, conductor.shape, 1.5 * OVERSAMPLING, 1.5 * OVERSAMPLING) * amount
+        for _ in range(2)
+    )
+    return cv2.remap(
+        conductor, x + move_x, y + move_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    )
 
 
-def _grain(generator: np.random.Generator, shape: tuple[int, int], sigma: float, stretch: float) -> np.ndarray:
-    """Texture of the material: fine grain, longer along the strip by `stretch` (rolling marks), and slow mottling; grey levels."""
+def _grain(
+    generator: np.random.Generator, shape: tuple[int, int], sigma: float, stretch: float
+) -> np.ndarray:
+    """Texture of the material: fine grain, longer along the strip by `stretch` (rolling marks), and
+    slow mottling; grey levels.
+    """
     fine = _smooth_noise(generator, shape, 0.7 * OVERSAMPLING * stretch, 0.7 * OVERSAMPLING)
     mottling = _smooth_noise(generator, shape, 12 * OVERSAMPLING, 8 * OVERSAMPLING)
     return (sigma * (0.85 * fine + 0.5 * mottling)).astype(np.float32)
 
 
-def _smooth_noise(generator: np.random.Generator, shape: tuple[int, int], sigma_y: float, sigma_x: float) -> np.ndarray:
-    """Gaussian noise of unit variance, float32, smooth over the given sigmas in fine pixels (drawn coarser where it is slow)."""
+def _smooth_noise(
+    generator: np.random.Generator, shape: tuple[int, int], sigma_y: float, sigma_x: float
+) -> np.ndarray:
+    """Gaussian noise of unit variance, float32, smooth over the given sigmas in fine pixels (drawn
+    coarser where it is slow).
+    """
     step = max(1, int(min(sigma_y, sigma_x) / 2))
     small = tuple(-(-length // step) for length in shape)
     noise = generator.standard_normal(small, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=sigma_x / step, sigmaY=sigma_y / step, borderType=cv2.BORDER_REFLECT)
+    noise = cv2.GaussianBlur(
+        noise, (0, 0), sigmaX=sigma_x / step, sigmaY=sigma_y / step, borderType=cv2.BORDER_REFLECT
+    )
     noise /= noise.std() + 1e-6
     return cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR) if step > 1 else noise

@@ -12,17 +12,19 @@ from pathlib import Path
 
 from common.errors import UserError
 
-IMAGE_SUFFIXES = {"tiff": (".tif", ".tiff"), "png_jpg": (".png", ".jpg", ".jpeg")}  # --img_format: file suffixes
+# --img_format: file suffixes
+IMAGE_SUFFIXES = {"tiff": (".tif", ".tiff"), "png_jpg": (".png", ".jpg", ".jpeg")}
 GOOD = "good"
 MASK_FOLDERS = {"valid": "ground_truth_valid", "test": "ground_truth"}
 
 
 @dataclass(frozen=True)
 class StripFile:
-    """One strip: its path, its path below the scored folder, its kind (None: unknown) and its mask (None: no mask).
+    """One strip: its path, its path below the scored folder, its kind (None: unknown) and its mask
+    (None: no mask).
 
-    `painted_with` is the seed of the defects that are painted into it whenever it is read (None: it is read as it is), by the
-    recipe `painted_by`.
+    `painted_with` is the seed of the defects that are painted into it whenever it is read (None: it
+    is read as it is), by the recipe `painted_by`.
     """
 
     path: Path
@@ -38,12 +40,16 @@ class StripFile:
 
 
 def list_images(folder: Path, img_format: str | None = None) -> list[Path]:
-    """All images in a folder and its sub-folders, sorted; without `img_format` of the one format that is there.
+    """All images in a folder and its sub-folders, sorted; without `img_format` of the one format
+    that is there.
 
-    Raises `UserError` for a missing or empty folder and when both formats are there and none was asked for.
+    Raises `UserError` for a missing or empty folder and when both formats are there and none was
+    asked for.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: found {'a file' if folder.exists() else 'no such path'}, expected a folder of images")
+        raise UserError(
+            f"{folder}: found {'a file' if folder.exists() else 'no such path'}, expected a folder of images"
+        )
     formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
     found = {name: sorted(_files_with_suffix(folder, IMAGE_SUFFIXES[name])) for name in formats}
     found = {name: paths for name, paths in found.items() if paths}
@@ -51,22 +57,33 @@ def list_images(folder: Path, img_format: str | None = None) -> list[Path]:
         suffixes = ", ".join(suffix for name in formats for suffix in IMAGE_SUFFIXES[name])
         raise UserError(f"{folder}: found no images, expected files ending in {suffixes}")
     if len(found) > 1:
-        raise UserError(f"{folder}: found images of several formats, expected one: choose with --img_format {{{','.join(found)}}}")
+        raise UserError(
+            f"{folder}: found images of several formats, expected one: choose with --img_format {{{','.join(found)}}}"
+        )
     return next(iter(found.values()))
 
 
-def list_strips(folder: Path, img_format: str | None = None, use_masks: bool = True) -> list[StripFile]:
-    """All strips in a folder to be scored, with their kind and mask where the layout above tells them.
+def list_strips(
+    folder: Path, img_format: str | None = None, use_masks: bool = True
+) -> list[StripFile]:
+    """All strips in a folder to be scored, with their kind and mask where the layout above tells
+    them.
 
-    `folder` may be the whole of `test/` or `valid/`, one kind in it, or any other folder. Raises `UserError` like `list_images`.
+    `folder` may be the whole of `test/` or `valid/`, one kind in it, or any other folder. Raises
+    `UserError` like `list_images`.
     """
-    folder = Path(os.path.abspath(folder))  # links are not followed: the path as given tells the layout
+    # links are not followed: the path as given tells the layout
+    folder = Path(os.path.abspath(folder))
     split = _split_of(folder)
     masks = _masks_of(split) if use_masks else {}
     strips = []
     for path in list_images(folder, img_format):
         in_split = path.relative_to(split)
-        strips.append(StripFile(path, path.relative_to(folder), _kind(in_split), masks.get(in_split.with_suffix(""))))
+        strips.append(
+            StripFile(
+                path, path.relative_to(folder), _kind(in_split), masks.get(in_split.with_suffix(""))
+            )
+        )
     return strips
 
 
@@ -75,11 +92,17 @@ def masks_without_strip(folder: Path, strips: list[StripFile]) -> list[Path]:
     folder = Path(os.path.abspath(folder))
     split = _split_of(folder)
     used = {strip.mask for strip in strips}
-    return [path for name, path in _masks_of(split).items() if path not in used and folder in (split, *(split / name).parents)]
+    return [
+        path
+        for name, path in _masks_of(split).items()
+        if path not in used and folder in (split, *(split / name).parents)
+    ]
 
 
 def split_beside(training_path: Path, split: str) -> Path | None:
-    """`valid/` or `test/` of the data set whose `train/good` is `training_path`; None where there is none."""
+    """`valid/` or `test/` of the data set whose `train/good` is `training_path`; None where there
+    is none.
+    """
     path = Path(os.path.abspath(training_path))
     if path.parts[-2:] != ("train", GOOD):
         return None
@@ -93,7 +116,10 @@ def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png"
 
 
 def _files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Linked folders are walked, too, each once. A link that leads nowhere is listed: it is an error, not nothing."""
+    """Linked folders are walked, too, each once.
+
+    A link that leads nowhere is listed: it is an error, not nothing.
+    """
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         identity = os.path.realpath(parent)
@@ -106,8 +132,14 @@ def _files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _split_of(folder: Path) -> Path:
-    """The folder that the kinds lie in: `folder` itself, unless it is one kind of a `test/` or `valid/`."""
-    return folder.parent if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS else folder
+    """The folder that the kinds lie in: `folder` itself, unless it is one kind of a `test/` or
+    `valid/`.
+    """
+    return (
+        folder.parent
+        if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS
+        else folder
+    )
 
 
 def _masks_of(split: Path) -> dict[Path, Path]:
@@ -122,5 +154,10 @@ def _kind(path_in_split: Path) -> str | None:
 def _masks_by_name(mask_root: Path) -> dict[Path, Path]:
     """KIND/NAME to mask file, whatever the masks' format."""
     suffixes = tuple(suffix for group in IMAGE_SUFFIXES.values() for suffix in group)
-    masks = [path for path in _files_with_suffix(mask_root, suffixes) if path.stem.endswith("_mask")]
-    return {path.relative_to(mask_root).with_name(path.stem.removesuffix("_mask")): path for path in masks}
+    masks = [
+        path for path in _files_with_suffix(mask_root, suffixes) if path.stem.endswith("_mask")
+    ]
+    return {
+        path.relative_to(mask_root).with_name(path.stem.removesuffix("_mask")): path
+        for path in masks
+    }

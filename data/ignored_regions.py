@@ -1,4 +1,6 @@
-"""What does not count on a strip: known sensor defects, marked regions, and the strip's own fourth channel."""
+"""What does not count on a strip: known sensor defects, marked regions, and the strip's own fourth
+channel.
+"""
 
 import csv
 import re
@@ -17,20 +19,28 @@ WHOLE_NUMBER = re.compile("[0-9]{1,9}")
 class IgnoredRegions:
     """The pixels of a strip that are neither a detection nor counted in a figure.
 
-    `dead_pixels` is a CSV file with columns y and x; without a y all of column x is dead, as it is with a line camera.
-    `ignore_mask` is an image of the strips' size, not 0 where nothing counts. `mask_channel` is the number of a channel of the
-    strips themselves, not 0 where nothing counts. Raises `UserError` for a file that is not like that.
+    `dead_pixels` is a CSV file with columns y and x; without a y all of column x is dead, as it is
+    with a line camera. `ignore_mask` is an image of the strips' size, not 0 where nothing counts.
+    `mask_channel` is the number of a channel of the strips themselves, not 0 where nothing counts.
+    Raises `UserError` for a file that is not like that.
     """
 
-    def __init__(self, dead_pixels: Path | None = None, ignore_mask: Path | None = None, mask_channel: int | None = None):
+    def __init__(
+        self,
+        dead_pixels: Path | None = None,
+        ignore_mask: Path | None = None,
+        mask_channel: int | None = None,
+    ):
         self.dead_path, self.mask_path, self.mask_channel = dead_pixels, ignore_mask, mask_channel
         self.dead_pixels = read_dead_pixels(dead_pixels) if dead_pixels else []
         self._common: np.ndarray | None = None  # of the size of the strips so far
 
     def of(self, path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
-        """(H, W) bool for the strip in `path`, of `image_size` (height, width); None where everything counts.
+        """(H, W) bool for the strip in `path`, of `image_size` (height, width); None where
+        everything counts.
 
-        Raises `UserError` when the mask or a dead pixel does not fit the strip, or the strip has no such channel.
+        Raises `UserError` when the mask or a dead pixel does not fit the strip, or the strip has no
+        such channel.
         """
         if not self.dead_pixels and not self.mask_path and self.mask_channel is None:
             return None
@@ -41,21 +51,36 @@ class IgnoredRegions:
         with prefix_errors(path):
             channels = open_all_channels(path)
             if len(channels) <= self.mask_channel:
-                raise UserError(f"found {len(channels)} channels, expected channel {self.mask_channel} of --mask_channel")
+                raise UserError(
+                    f"found {len(channels)} channels, expected channel {self.mask_channel} of --mask_channel"
+                )
             return self._common | (channels[self.mask_channel] != 0)
 
     def _of_all(self, image_size: tuple[int, int]) -> np.ndarray:
-        ignored = load_mask(self.mask_path, image_size) if self.mask_path else np.zeros(image_size, dtype=bool)
+        ignored = (
+            load_mask(self.mask_path, image_size)
+            if self.mask_path
+            else np.zeros(image_size, dtype=bool)
+        )
         for y, x in self.dead_pixels:
             if x >= image_size[1] or (y is not None and y >= image_size[0]):
-                raise UserError(f"{self.dead_path}: found a pixel at y {y}, x {x}, expected one inside {image_size}")
-            rows = slice(None) if y is None else slice(max(0, y - DEAD_PIXEL_REACH), y + DEAD_PIXEL_REACH + 1)
+                raise UserError(
+                    f"{self.dead_path}: found a pixel at y {y}, x {x}, expected one inside {image_size}"
+                )
+            rows = (
+                slice(None)
+                if y is None
+                else slice(max(0, y - DEAD_PIXEL_REACH), y + DEAD_PIXEL_REACH + 1)
+            )
             ignored[rows, max(0, x - DEAD_PIXEL_REACH) : x + DEAD_PIXEL_REACH + 1] = True
         return ignored
 
 
 def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
-    """(y, x) of each row of a CSV file; y is None for a whole column. Raises `UserError`, naming the line, for another content."""
+    """(y, x) of each row of a CSV file; y is None for a whole column.
+
+    Raises `UserError`, naming the line, for another content.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -64,11 +89,15 @@ def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
             return [_dead_pixel(row, f"{path}: line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: found no readable CSV file ({reason}), expected columns y and x") from None
+        raise UserError(
+            f"{path}: found no readable CSV file ({reason}), expected columns y and x"
+        ) from None
 
 
 def _dead_pixel(row: dict[str, str | None], place: str) -> tuple[int | None, int]:
     y, x = ((row[name] or "").strip() for name in DEAD_PIXEL_COLUMNS)
     if not (WHOLE_NUMBER.fullmatch(x) and (WHOLE_NUMBER.fullmatch(y) or not y)):
-        raise UserError(f"{place}: found y {y!r} and x {x!r}, expected whole numbers from 0 on (no y: the whole column)")
+        raise UserError(
+            f"{place}: found y {y!r} and x {x!r}, expected whole numbers from 0 on (no y: the whole column)"
+        )
     return (int(y) if y else None), int(x)

@@ -1,4 +1,6 @@
-"""Image files to checked arrays: which channels a file has, what its pixels are, and whether they can be used."""
+"""Image files to checked arrays: which channels a file has, what its pixels are, and whether they
+can be used.
+"""
 
 import logging
 import math
@@ -14,19 +16,24 @@ from data.folder import IMAGE_SUFFIXES
 from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
-CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
+# what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
+CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}  # how a whole file ends,
 LONGEST_TRAILER = 1024  # or nearly so: some programs append a few bytes
 CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs what it then raises; an error is one line here
+# it logs what it then raises; an error is one line here
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
-    """Target, Ref1 and Ref2 of one strip: (3, H, W) float32, grey levels 0-255. Every script loads strips with this.
+    """Target, Ref1 and Ref2 of one strip: (3, H, W) float32, grey levels 0-255.
 
-    The file's 0..`input_max` becomes 0..255. TIFF, PNG or JPG; 3 or 4 channels, first or last; float, uint8 or uint16. Raises
-    `UserError` for anything else, and for values that are not finite or outside the range.
+    Every script loads strips with this.
+
+    The file's 0..`input_max` becomes 0..255. TIFF, PNG or JPG; 3 or 4 channels, first or last;
+    float, uint8 or uint16. Raises `UserError` for anything else, and for values that are not finite
+    or outside the range.
     """
     with prefix_errors(path):
         channels = open_channels(path)
@@ -35,33 +42,46 @@ def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
 
 
 def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """A ground truth mask: (H, W) bool, True on a defect. Raises `UserError` when it is not of `image_size` (height, width)."""
+    """A ground truth mask: (H, W) bool, True on a defect.
+
+    Raises `UserError` when it is not of `image_size` (height, width).
+    """
     with prefix_errors(path):
         mask, _ = _read_file(path)
         if mask.ndim == 3 and mask.shape[2] in CHANNEL_COUNTS:
             mask = mask[:, :, :3].any(axis=2)
         if mask.shape != tuple(image_size):
-            raise UserError(f"found a mask of {mask.shape}, expected {tuple(image_size)} (height, width) like its strip")
-        # JPG smears a mask's edges, so there a defect is what is nearer to its largest value than to 0.
-        return np.asarray(mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0)
+            raise UserError(
+                f"found a mask of {mask.shape}, expected {tuple(image_size)} (height, width) like its strip"
+            )
+        # JPG smears a mask's edges, so there a defect is what is nearer to its largest value than
+        # to 0.
+        return np.asarray(
+            mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0
+        )
 
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
-    """Grey levels 0-255 to 0-1, float32: what the network reads, in training, PyTorch inference and ONNX Runtime alike."""
+    """Grey levels 0-255 to 0-1, float32: what the network reads, in training, PyTorch inference and
+    ONNX Runtime alike.
+    """
     return np.multiply(grey_levels, 1.0 / MAX_GREY, dtype=np.float32)
 
 
 def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
     """Pixels 0..`input_max` of any type to grey levels 0-255, as a new float32 array."""
     if input_max == MAX_GREY:
-        return np.array(pixels, np.float32)  # astype would give a memory-mapped array's own type, whose every slice takes long
+        # astype would give a memory-mapped array's own type, whose every slice takes long
+        return np.array(pixels, np.float32)
     return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
 
 
 def open_channels(path: Path) -> np.ndarray:
-    """Target, Ref1 and Ref2 as they are in the file: (3, H, W), memory-mapped and not yet read where the file allows it.
+    """Target, Ref1 and Ref2 as they are in the file: (3, H, W), memory-mapped and not yet read
+    where the file allows it.
 
-    Raises `UserError`, without the path, for a file that is not such an image. Values are not checked.
+    Raises `UserError`, without the path, for a file that is not such an image. Values are not
+    checked.
     """
     return open_all_channels(path)[:3]
 
@@ -70,8 +90,13 @@ def open_all_channels(path: Path) -> np.ndarray:
     """The same with a fourth channel where the file has one: (3 or 4, H, W)."""
     pixels, channel_axis = _read_file(path)
     if pixels.ndim != 3:
-        raise UserError(f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels")
-    if not (np.issubdtype(pixels.dtype, np.floating) or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)):
+        raise UserError(
+            f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels"
+        )
+    if not (
+        np.issubdtype(pixels.dtype, np.floating)
+        or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+    ):
         raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
     return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
 
@@ -86,13 +111,17 @@ def _read_file(path: Path) -> tuple[np.ndarray, int | None]:
         raise
     except Exception as error:  # tifffile and its codecs raise whatever their parsing ran into
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"found no readable image ({reason}), expected a whole TIFF, PNG or JPG file") from None
+        raise UserError(
+            f"found no readable image ({reason}), expected a whole TIFF, PNG or JPG file"
+        ) from None
 
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
-        channel_axis = next((series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None)
+        channel_axis = next(
+            (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None
+        )
         if series.dataoffset is None or not series.keyframe.is_memmappable:
             return series.asarray(), channel_axis
         pixel_type = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
@@ -102,20 +131,28 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
 def _read_png_or_jpg(path: Path) -> np.ndarray:
     """(H, W, C) in OpenCV's order: Target is the blue channel, Ref1 the green and Ref2 the red one."""
     encoded = path.read_bytes()
-    is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]  # a decoder may fill up what is missing
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
+    # a decoder may fill up what is missing
+    is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]
+    pixels = (
+        cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
+    )
     if pixels is None:
         raise UserError("found no readable image, expected a whole PNG or JPG file")
     return pixels
 
 
 def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> int:
-    """0 or 2: the axis of 3 or 4. Where both are (an image of 3 or 4 rows or columns) the file's own word decides."""
+    """0 or 2: the axis of 3 or 4.
+
+    Where both are (an image of 3 or 4 rows or columns) the file's own word decides.
+    """
     candidates = [axis for axis in (0, 2) if shape[axis] in CHANNEL_COUNTS]
     if len(candidates) == 2 and named_axis in candidates:
         return named_axis
     if len(candidates) == 2:
-        raise UserError(f"found shape {shape}, whose first or last axis could be the channels; expected a file that says which")
+        raise UserError(
+            f"found shape {shape}, whose first or last axis could be the channels; expected a file that says which"
+        )
     if not candidates:
         raise UserError(f"found shape {shape}, expected 3 or 4 channels, first or last")
     return candidates[0]

@@ -1,4 +1,6 @@
-"""A strip with what is known of its defects: from its mask, from what is painted into it, or from its kind."""
+"""A strip with what is known of its defects: from its mask, from what is painted into it, or from
+its kind.
+"""
 
 import numpy as np
 
@@ -8,7 +10,9 @@ from data.recipes import paint_strip
 
 
 def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """The strip, (3, H, W) grey levels 0-255, and its mask, (H, W) bool; None where it is not known what is a defect."""
+    """The strip, (3, H, W) grey levels 0-255, and its mask, (H, W) bool; None where it is not known
+    what is a defect.
+    """
     image = load_image(strip.path, input_max)
     if strip.mask:
         return image, load_mask(strip.mask, image.shape[1:])

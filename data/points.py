@@ -1,4 +1,6 @@
-"""The points of the robust recipe: where they lie, which channels have them, and how they are painted and marked."""
+"""The points of the robust recipe: where they lie, which channels have them, and how they are
+painted and marked.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,43 +21,67 @@ from gaussian import (
     point_profiles,
 )
 
-BACKGROUND_PRESENCES = (WITH_REF1, WITH_REF2, WITH_BOTH, (REF1,), (REF2,))  # equally often. Never both references without
+# equally often. Never both references without
+BACKGROUND_PRESENCES = (WITH_REF1, WITH_REF2, WITH_BOTH, (REF1,), (REF2,))
 
 
 @dataclass(frozen=True)
 class PointSettings:
     """What points the robust recipe paints. Ranges are uniform, or log-uniform where it says so."""
 
-    painted_share: float = 0.9  # of the patches: a network that is right on bare patterns learns little from more of them
-    defect_share: float = 0.4  # of the points are in Target only: fewer than half, so that a point alone says nothing
-    leak_share: float = 0.3  # of the defects also show faintly in a reference or both: ghosts, and defects that repeat weakly
-    leak: tuple[float, float] = (0.05, 0.3)  # of the contrast in Target: up to its end it still counts as a defect
-    contrast: tuple[float, float] = (5.0, 100.0)  # grey levels of either sign, log-uniform: faint ones are the hard ones
-    noise_share: float = 0.3  # of the points have a contrast that goes by the patch's noise: what can just be seen there
+    # of the patches: a network that is right on bare patterns learns little from more of them
+    painted_share: float = 0.9
+    # of the points are in Target only: fewer than half, so that a point alone says nothing
+    defect_share: float = 0.4
+    # of the defects also show faintly in a reference or both: ghosts, and defects that repeat
+    # weakly
+    leak_share: float = 0.3
+    # of the contrast in Target: up to its end it still counts as a defect
+    leak: tuple[float, float] = (0.05, 0.3)
+    # grey levels of either sign, log-uniform: faint ones are the hard ones
+    contrast: tuple[float, float] = (5.0, 100.0)
+    # of the points have a contrast that goes by the patch's noise: what can just be seen there
+    noise_share: float = 0.3
     noise_contrast: tuple[float, float] = (2.5, 8.0)  # sigmas of that noise, log-uniform
-    least_visibility: float = 4.0  # sigmas of the noise after a filter of the point's own shape: fainter ones look like noise
-    smallest_contrast: float = 4.0  # grey levels: on a patch without noise, too, there is nothing to be learnt from less
-    sigma: tuple[float, float] = (0.6, 1.8)  # pixels, log-uniform: from one pixel to about four across
+    # sigmas of the noise after a filter of the point's own shape: fainter ones look like noise
+    least_visibility: float = 4.0
+    # grey levels: on a patch without noise, too, there is nothing to be learnt from less
+    smallest_contrast: float = 4.0
+    # pixels, log-uniform: from one pixel to about four across
+    sigma: tuple[float, float] = (0.6, 1.8)
     large_share: float = 0.1  # of the points are larger: marks on binary boards
-    large_sigma: tuple[float, float] = (1.8, 5.0)  # pixels, log-uniform; nothing is longer than its end, elongated or not
-    large_contrast: tuple[float, float] = (20.0, 255.0)  # grey levels, log-uniform: such marks are as black and white as the board
+    # pixels, log-uniform; nothing is longer than its end, elongated or not
+    large_sigma: tuple[float, float] = (1.8, 5.0)
+    # grey levels, log-uniform: such marks are as black and white as the board
+    large_contrast: tuple[float, float] = (20.0, 255.0)
     elongation: tuple[float, float] = (1.0, 2.5)  # log-uniform, along y or x: scratches and smears
     flat_share: float = 0.15  # of the points are level inside and have a soft edge
     large_flat_share: float = 0.5  # and of the large ones
-    shared_factor: tuple[float, float] = (0.85, 1.15)  # each channel's own, of a background point's contrast
-    shared_least: float = 0.8  # of Target's contrast is in each reference that shares a point, or nobody could tell
-    jitter: float = 0.4  # pixels in y and x by which a point lies elsewhere in a reference: dust does not move with the part
-    beyond_border: float = 1.0  # pixels outside the patch where a centre may still lie: tiles cut points
-    clearance: float = 3.0  # sigmas of the larger of two points between their centres, so that neither hides the other
+    # each channel's own, of a background point's contrast
+    shared_factor: tuple[float, float] = (0.85, 1.15)
+    # of Target's contrast is in each reference that shares a point, or nobody could tell
+    shared_least: float = 0.8
+    # pixels in y and x by which a point lies elsewhere in a reference: dust does not move with the
+    # part
+    jitter: float = 0.4
+    # pixels outside the patch where a centre may still lie: tiles cut points
+    beyond_border: float = 1.0
+    # sigmas of the larger of two points between their centres, so that neither hides the other
+    clearance: float = 3.0
     tries: int = 3  # to place a point so, before it is left out
     mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
-    visible_change: float = 3.0  # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
-    visible_share: float = 0.5  # of its contrast that must be left after clipping, unless what is left is clearly visible
-    clearly_visible: float = 20.0  # grey levels that, left after clipping, are seen through nearly any noise, whatever share
+    # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
+    visible_change: float = 3.0
+    # of its contrast that must be left after clipping, unless what is left is clearly visible
+    visible_share: float = 0.5
+    # grey levels that, left after clipping, are seen through nearly any noise, whatever share
+    clearly_visible: float = 20.0
 
 
 class SpreadPoint(NamedTuple):
-    """One point with its centre (y, x) and its amplitude in grey levels in each channel, 0 where it is not; sigma in pixels."""
+    """One point with its centre (y, x) and its amplitude in grey levels in each channel, 0 where it
+    is not; sigma in pixels.
+    """
 
     presence: tuple[int, ...]
     centers: tuple[tuple[float, float], ...]
@@ -65,9 +91,14 @@ class SpreadPoint(NamedTuple):
 
 
 def draw_points(
-    generator: np.random.Generator, amounts: PointSettings, count: int, image_size: tuple[int, int], noise: float
+    generator: np.random.Generator,
+    amounts: PointSettings,
+    count: int,
+    image_size: tuple[int, int],
+    noise: float,
 ) -> list[SpreadPoint]:
-    """Up to `count` points in a patch of `image_size` (height, width) whose noise has a sigma of `noise` grey levels.
+    """Up to `count` points in a patch of `image_size` (height, width) whose noise has a sigma of
+    `noise` grey levels.
 
     They lie apart. One that finds no room is left out.
     """
@@ -80,20 +111,35 @@ def draw_points(
     flat = (chances[11] < np.where(is_large, amounts.large_flat_share, amounts.flat_share)).tolist()
     points = []
     spreads = chances[12:18].T.tolist()
-    for contrast, sigma, center, jitter, is_flat, spread in zip(contrasts, sigmas.tolist(), centers, jitters, flat, spreads):
+    for contrast, sigma, center, jitter, is_flat, spread in zip(
+        contrasts, sigmas.tolist(), centers, jitters, flat, spreads
+    ):
         presence, factors = _assign_channels(spread, amounts)
         if center:
             places = center, *((center[0] + y, center[1] + x) for y, x in jitter)
-            points.append(SpreadPoint(presence, places, tuple(sigma), tuple(contrast * factor for factor in factors), is_flat))
+            points.append(
+                SpreadPoint(
+                    presence,
+                    places,
+                    tuple(sigma),
+                    tuple(contrast * factor for factor in factors),
+                    is_flat,
+                )
+            )
     return points
 
 
-def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint], amounts: PointSettings) -> None:
-    """Add points to a patch (3, h, w), in place and not clipped, and mark the defects in its mask (h, w).
+def paint_points(
+    image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint], amounts: PointSettings
+) -> None:
+    """Add points to a patch (3, h, w), in place and not clipped, and mark the defects in its mask
+    (h, w).
 
     A defect of which clipping to 0-255 leaves too little is not marked.
     """
-    shown = [(point, channel) for point in points for channel in WITH_BOTH if point.amplitudes[channel]]
+    shown = [
+        (point, channel) for point in points for channel in WITH_BOTH if point.amplitudes[channel]
+    ]
     centers = [point.centers[channel] for point, channel in shown]
     sigmas, flat = [point.sigma for point, _ in shown], [point.is_flat for point, _ in shown]
     profiles = point_profiles(centers, sigmas, flat, mask) if shown else []
@@ -103,56 +149,100 @@ def paint_points(image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint],
     for (point, channel), (place, profile) in zip(shown, profiles):
         if point.presence != TARGET_ONLY or channel != TARGET:
             continue
-        nearest = tuple(min(max(round(at), 0), length - 1) for at, length in zip(point.centers[TARGET], mask.shape))
-        peak = point.amplitudes[TARGET] * float(profile[nearest[0] - place[0].start, nearest[1] - place[1].start])
+        nearest = tuple(
+            min(max(round(at), 0), length - 1)
+            for at, length in zip(point.centers[TARGET], mask.shape)
+        )
+        peak = point.amplitudes[TARGET] * float(
+            profile[nearest[0] - place[0].start, nearest[1] - place[1].start]
+        )
         if _is_visible(float(image[TARGET][nearest]), peak, amounts):
             mask[place][profile > amounts.mask_level] = 1
             mask[nearest] = 1
 
 
 def _is_visible(painted: float, added: float, amounts: PointSettings) -> bool:
-    """Whether clipping leaves enough of what was added to a pixel, whose grey level it is afterwards."""
+    """Whether clipping leaves enough of what was added to a pixel, whose grey level it is
+    afterwards.
+    """
     change = abs(_clip(painted) - _clip(painted - added))
-    return change >= max(amounts.visible_change, min(amounts.visible_share * abs(added), amounts.clearly_visible))
+    return change >= max(
+        amounts.visible_change, min(amounts.visible_share * abs(added), amounts.clearly_visible)
+    )
 
 
 def _clip(level: float) -> float:
     return min(max(level, 0.0), MAX_GREY)
 
 
-def _contrasts(chances: np.ndarray, amounts: PointSettings, is_large: np.ndarray, sigmas: np.ndarray, noise: float) -> list[float]:
-    """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1 for each."""
-    by_level, by_noise = _log_between(amounts.contrast, chances[0]), noise * _log_between(amounts.noise_contrast, chances[0])
-    contrasts = np.where(chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level)
+def _contrasts(
+    chances: np.ndarray,
+    amounts: PointSettings,
+    is_large: np.ndarray,
+    sigmas: np.ndarray,
+    noise: float,
+) -> list[float]:
+    """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1
+    for each.
+    """
+    by_level, by_noise = (
+        _log_between(amounts.contrast, chances[0]),
+        noise * _log_between(amounts.noise_contrast, chances[0]),
+    )
+    contrasts = np.where(
+        chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level
+    )
     contrasts = np.where(is_large, _log_between(amounts.large_contrast, chances[0]), contrasts)
-    contrasts = np.maximum(contrasts, amounts.least_visibility * noise / np.sqrt(np.pi * sigmas.prod(axis=1)))
+    contrasts = np.maximum(
+        contrasts, amounts.least_visibility * noise / np.sqrt(np.pi * sigmas.prod(axis=1))
+    )
     return np.where(chances[2] < 0.5, contrasts, -contrasts).tolist()
 
 
 def _sigmas(chances: np.ndarray, amounts: PointSettings, is_large: np.ndarray) -> np.ndarray:
     """(count, 2): (y, x) in pixels, from three random numbers 0-1 for each point."""
-    short = np.where(is_large, _log_between(amounts.large_sigma, chances[0]), _log_between(amounts.sigma, chances[0]))
+    short = np.where(
+        is_large,
+        _log_between(amounts.large_sigma, chances[0]),
+        _log_between(amounts.sigma, chances[0]),
+    )
     long = np.minimum(short * _log_between(amounts.elongation, chances[1]), amounts.large_sigma[1])
     along_y = chances[2] < 0.5
     return np.stack([np.where(along_y, long, short), np.where(along_y, short, long)], axis=1)
 
 
 def _draw_centers(
-    generator: np.random.Generator, amounts: PointSettings, sigmas: list[float], image_size: tuple[int, int]
+    generator: np.random.Generator,
+    amounts: PointSettings,
+    sigmas: list[float],
+    image_size: tuple[int, int],
 ) -> list[tuple[float, float] | None]:
-    """A centre (y, x) for each point, by its larger sigma: apart from those before, or None where there is no room."""
+    """A centre (y, x) for each point, by its larger sigma: apart from those before, or None where
+    there is no room.
+    """
     reach = np.array(image_size) + 2 * amounts.beyond_border
     tried = generator.random((len(sigmas), amounts.tries, 2)) * reach - amounts.beyond_border - 0.5
     centers: list[tuple[float, float] | None] = []
     for sigma, candidates in zip(sigmas, tried.tolist()):
-        taken = [(other, max(size, sigma) * amounts.clearance) for other, size in zip(centers, sigmas) if other]
-        free = ((y, x) for y, x in candidates if all(math.hypot(y - at[0], x - at[1]) >= apart for at, apart in taken))
+        taken = [
+            (other, max(size, sigma) * amounts.clearance)
+            for other, size in zip(centers, sigmas)
+            if other
+        ]
+        free = (
+            (y, x)
+            for y, x in candidates
+            if all(math.hypot(y - at[0], x - at[1]) >= apart for at, apart in taken)
+        )
         centers.append(next(free, None))
     return centers
 
 
-def _assign_channels(chances: list[float], amounts: PointSettings) -> tuple[tuple[int, ...], list[float]]:
-    """Which channels a point counts as being in, and how much of its contrast each channel has: little where a defect leaks.
+def _assign_channels(
+    chances: list[float], amounts: PointSettings
+) -> tuple[tuple[int, ...], list[float]]:
+    """Which channels a point counts as being in, and how much of its contrast each channel has:
+    little where a defect leaks.
 
     `chances` are six random numbers, 0-1.
     """
@@ -164,9 +254,14 @@ def _assign_channels(chances: list[float], amounts: PointSettings) -> tuple[tupl
                 factors[channel] = lerp(amounts.leak, shares[0])
         return TARGET_ONLY, factors
     presence = BACKGROUND_PRESENCES[int(len(BACKGROUND_PRESENCES) * where)]
-    factors = [lerp(amounts.shared_factor, share) if channel in presence else 0.0 for channel, share in enumerate(shares)]
+    factors = [
+        lerp(amounts.shared_factor, share) if channel in presence else 0.0
+        for channel, share in enumerate(shares)
+    ]
     least = amounts.shared_least * factors[TARGET]
-    return presence, [max(factor, least) if channel in presence else 0.0 for channel, factor in enumerate(factors)]
+    return presence, [
+        max(factor, least) if channel in presence else 0.0 for channel, factor in enumerate(factors)
+    ]
 
 
 def _log_between(bounds: tuple[float, float], share: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The two recipes by name: how a training sample is made of a good patch.
 
-A recipe is called with a patch (3, h, w) float32, grey levels 0-255, and its empty mask (h, w) float32. It changes both in place
-with numbers from the generator that is given, so a sample follows from its seed alone. The classic one paints strong defects into
-half of the patches. The robust one first makes the channels differ as those of good strips do, then paints points of any size and
+A recipe is called with a patch (3, h, w) float32, grey levels 0-255, and its empty mask (h, w)
+float32. It changes both in place with numbers from the generator that is given, so a sample follows
+from its seed alone. The classic one paints strong defects into half of the patches. The robust one
+first makes the channels differ as those of good strips do, then paints points of any size and
 contrast into any of them; a defect is still what is in Target and in neither reference.
 """
 
@@ -30,7 +31,9 @@ Synthesis = Callable[[np.ndarray, np.ndarray, np.random.Generator], None]
 
 @dataclass(frozen=True)
 class ClassicRecipe:
-    """Half of the patches as they are, the others with (fewest, most) of the classic recipe's defects."""
+    """Half of the patches as they are, the others with (fewest, most) of the classic recipe's
+    defects.
+    """
 
     num_defects_range: tuple[int, int]
 
@@ -51,19 +54,32 @@ class RobustRecipe:
         patch = shuffle_channels(image, generator)
         augment(patch, self.nuisances, generator)
         if generator.random() < self.points.painted_share:
-            count = int(generator.integers(self.num_defects_range[0], self.num_defects_range[1] + 1))
+            count = int(
+                generator.integers(self.num_defects_range[0], self.num_defects_range[1] + 1)
+            )
             noise = measure_noise(patch[TARGET], patch[REF1])
-            paint_points(patch, mask, draw_points(generator, self.points, count, mask.shape, noise), self.points)
+            paint_points(
+                patch,
+                mask,
+                draw_points(generator, self.points, count, mask.shape, noise),
+                self.points,
+            )
         np.clip(patch, 0, MAX_GREY, out=image)
 
 
 CLASSIC, ROBUST = "classic", "robust"
-ROBUST_STRIP_RANGE = (30, 50)  # fewest and one more than most points of a whole strip: some fifteen defects
-RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {CLASSIC: ClassicRecipe, ROBUST: RobustRecipe}
-RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags are with a recipe, unless they are given
+# fewest and one more than most points of a whole strip: some fifteen defects
+ROBUST_STRIP_RANGE = (30, 50)
+RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {
+    CLASSIC: ClassicRecipe,
+    ROBUST: RobustRecipe,
+}
+# what trainer.py's other flags are with a recipe, unless they are given
+RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     CLASSIC: {},
     ROBUST: {
-        "gamma_schedule": "constant",  # a rising gamma turns from the faint points, of which there are many here
+        # a rising gamma turns from the faint points, of which there are many here
+        "gamma_schedule": "constant",
         "lr": 0.002,  # at its largest: the cycle ends at 0
         "lr_schedule": "one_cycle",
     },
@@ -71,22 +87,33 @@ RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {  # what trainer.py's other flags 
 
 
 def settings_of_recipe(name: str) -> dict[str, Any]:
-    """Every amount of a recipe as plain values. The classic one has none: its constants have always been what they are."""
+    """Every amount of a recipe as plain values.
+
+    The classic one has none: its constants have always been what they are.
+    """
     recipe = RECIPES[name]((0, 0))
     if not isinstance(recipe, RobustRecipe):
         return {}
     amounts = asdict(recipe.nuisances) | asdict(recipe.points)
-    return {field: list(value) if isinstance(value, tuple) else value for field, value in amounts.items()}
+    return {
+        field: list(value) if isinstance(value, tuple) else value
+        for field, value in amounts.items()
+    }
 
 
-def paint_strip(recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> None:
-    """Paint a recipe's defects and background points, and nothing else, into a whole strip (3, H, W), grey levels 0-255, and mark
-    the defects in its mask (H, W) float32, both in place: to validate on.
+def paint_strip(
+    recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator
+) -> None:
+    """Paint a recipe's defects and background points, and nothing else, into a whole strip (3, H,
+    W), grey levels 0-255, and mark the defects in its mask (H, W) float32, both in place: to
+    validate on.
     """
     if recipe == CLASSIC:
         paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
         return
     amounts, count = PointSettings(), int(generator.integers(*ROBUST_STRIP_RANGE))
-    points = draw_points(generator, amounts, count, mask.shape, measure_noise(image[TARGET], image[REF1]))
+    points = draw_points(
+        generator, amounts, count, mask.shape, measure_noise(image[TARGET], image[REF1])
+    )
     paint_points(image, mask, points, amounts)
     np.clip(image, 0, MAX_GREY, out=image)

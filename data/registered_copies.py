@@ -1,4 +1,6 @@
-"""The strips of a training with their references aligned: once each, as files that every process and every epoch reads."""
+"""The strips of a training with their references aligned: once each, as files that every process
+and every epoch reads.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -17,11 +19,14 @@ from gaussian import MAX_GREY
 from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"
-ALIGNED_BY = ("registration.py", "warp.py", "filters.py")  # of ops/: the modules that decide what an aligned strip is
+# of ops/: the modules that decide what an aligned strip is
+ALIGNED_BY = ("registration.py", "warp.py", "filters.py")
 
 
 class StripAligner:
-    """What `Alignment` makes of one strip, in grey levels: for training, and to know how far strips were off."""
+    """What `Alignment` makes of one strip, in grey levels: for training, and to know how far strips
+    were off.
+    """
 
     def __init__(self, mode: str, device: torch.device):
         self.alignment = Alignment(mode).to(device)
@@ -29,17 +34,22 @@ class StripAligner:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(3, H, W) grey levels to the same, which may leave 0-255 where the references were matched, and (2, MEASURES)."""
+        """(3, H, W) grey levels to the same, which may leave 0-255 where the references were
+        matched, and (2, MEASURES).
+        """
         with full_precision():
             strips, measures = self.alignment(to_batch(image, self.device))
         return (strips[0] * MAX_GREY).cpu().numpy(), measures[0].cpu().numpy()
 
 
-def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device) -> list[Path]:
-    """For each strip a TIFF in `folder`, float32 grey levels: uncompressed, so that patches are read and processes share it.
+def aligned_copies(
+    strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device
+) -> list[Path]:
+    """For each strip a TIFF in `folder`, float32 grey levels: uncompressed, so that patches are
+    read and processes share it.
 
-    Those that are there already, made of the same file by the same code, stay. Raises `UserError` where a strip can no longer be
-    read or the file system refuses.
+    Those that are there already, made of the same file by the same code, stay. Raises `UserError`
+    where a strip can no longer be read or the file system refuses.
     """
     aligner = StripAligner(mode, device)
     code = file_hash(*(Path(__file__).parents[1] / "ops" / name for name in ALIGNED_BY))
@@ -49,7 +59,9 @@ def aligned_copies(strips: list[StripFile], mode: str, input_max: float, folder:
     known = VerifiedFiles(folder / KNOWN)
     copies = [folder / strip.relative.with_suffix(".tiff") for strip in strips]
     try:
-        for strip, copy in zip(tqdm(strips, desc="aligning strips", unit="strip", disable=None, leave=False), copies):
+        for strip, copy in zip(
+            tqdm(strips, desc="aligning strips", unit="strip", disable=None, leave=False), copies
+        ):
             make = partial(_write_copy, strip, copy, aligner, input_max)
             known.facts(strip.path, how, 0, make)
             if not copy.exists():

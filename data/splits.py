@@ -11,15 +11,19 @@ from common.errors import UserError
 from data.folder import GOOD, StripFile, list_strips, split_beside
 from data.verify import VerifiedFiles, verify_strips
 
-CHECKED = ".checked_strips.json"  # beside the checkpoints: what the last check found, so that the next start is fast
+# beside the checkpoints: what the last check found, so that the next start is fast
+CHECKED = ".checked_strips.json"
 SHARE = 10  # one strip in so many
-HELD_OUT_SEED = 20_000  # of its own, so that runs with different seeds validate on the same pictures
+# of its own, so that runs with different seeds validate on the same pictures
+HELD_OUT_SEED = 20_000
 PAINTED = "painted"  # the kind of a set-aside strip with defects
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The strips of a run, all usable and of one size (height, width); no `valid` or `test` where there are none."""
+    """The strips of a run, all usable and of one size (height, width); no `valid` or `test` where
+    there are none.
+    """
 
     image_size: tuple[int, int]
     train: list[StripFile]
@@ -29,12 +33,20 @@ class Dataset:
     copies: list[Path] | None = None  # of the strips to train on, with their references aligned
 
     def strips_hash(self) -> str:
-        """SHA-256 over size and names of the strips to train and validate on: whether a run goes on with the same ones."""
+        """SHA-256 over size and names of the strips to train and validate on: whether a run goes on
+        with the same ones.
+        """
         names = [strip.relative.as_posix() for strip in (*self.train, *self.valid)]
-        return hashlib.sha256("\n".join([str(self.image_size), *names]).encode(errors="surrogateescape")).hexdigest()
+        return hashlib.sha256(
+            "\n".join([str(self.image_size), *names]).encode(errors="surrogateescape")
+        ).hexdigest()
 
     def describe(self) -> str:
-        aside = "set aside from them, each as it is and painted, for want of a valid/" if self.is_valid_set_aside else "to validate"
+        aside = (
+            "set aside from them, each as it is and painted, for want of a valid/"
+            if self.is_valid_set_aside
+            else "to validate"
+        )
         validation = len(self.valid) // 2 if self.is_valid_set_aside else len(self.valid)
         return (
             f"strips: {len(self.train)} good ones to train on, {validation} {aside}, {len(self.test)} to test, "
@@ -43,11 +55,19 @@ class Dataset:
 
 
 def find_dataset(
-    training_path: Path, notes: Path, patch: int, img_format: str, input_max: float, recipe: str, use_masks: bool = True
+    training_path: Path,
+    notes: Path,
+    patch: int,
+    img_format: str,
+    input_max: float,
+    recipe: str,
+    use_masks: bool = True,
 ) -> Dataset:
-    """The strips to train, validate and test on, every one inspected; what is known of them is kept in the folder `notes`.
+    """The strips to train, validate and test on, every one inspected; what is known of them is kept
+    in the folder `notes`.
 
-    Without validation strips some are set aside, and painted by `recipe`. Raises a `UserError` that names all bad files.
+    Without validation strips some are set aside, and painted by `recipe`. Raises a `UserError` that
+    names all bad files.
     """
     started = time.perf_counter()
     groups, size, problems = {}, None, []
@@ -71,7 +91,9 @@ def find_dataset(
     count = sum(map(len, groups.values()))
     seconds = time.perf_counter() - started
     unchanged = len(good_files.unchanged)
-    print(f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check")
+    print(
+        f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check"
+    )
     if groups["valid"]:
         return Dataset(size, **groups)
     groups["train"], groups["valid"] = set_aside(groups["train"], recipe)
@@ -81,8 +103,8 @@ def find_dataset(
 def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], list[StripFile]]:
     """The strips to train on, and the strips to validate on: each of these twice, good and painted.
 
-    A tenth is set aside, at least one, but never the only one. Which ones, and what is painted into them, depends on nothing
-    but the list of strips and the recipe, whose points they are.
+    A tenth is set aside, at least one, but never the only one. Which ones, and what is painted into
+    them, depends on nothing but the list of strips and the recipe, whose points they are.
     """
     if len(strips) < 2:
         return strips, []

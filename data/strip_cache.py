@@ -1,4 +1,6 @@
-"""The strips of a data set, opened when they are first asked for: memory-mapped, or decoded once for all worker processes."""
+"""The strips of a data set, opened when they are first asked for: memory-mapped, or decoded once
+for all worker processes.
+"""
 
 import mmap
 import multiprocessing
@@ -11,20 +13,24 @@ import numpy as np
 from common.errors import prefix_errors
 from data.image_files import open_channels
 
-MAPS_KEPT = 256  # memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
+# memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
+MAPS_KEPT = 256
 
 
 class OpenStrips:
     """The strips of a data set by their number, opened when they are first asked for.
 
-    A memory-mapped strip costs no memory of its own, whatever the number of worker processes; MAPS_KEPT of them stay open. Of
-    strips that have to be decoded the first `decoded_kept` of the data set stay in memory, once for all worker processes.
+    A memory-mapped strip costs no memory of its own, whatever the number of worker processes;
+    MAPS_KEPT of them stay open. Of strips that have to be decoded the first `decoded_kept` of the
+    data set stay in memory, once for all worker processes.
     """
 
     def __init__(self, paths: list[Path], decoded_kept: int):
         self.paths = paths
         self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._decoded = SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
+        self._decoded = (
+            SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
+        )
 
     def __getitem__(self, number: int) -> np.ndarray:
         if number in self._mapped:
@@ -46,14 +52,17 @@ class OpenStrips:
             self._mapped.popitem(last=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}  # a process that is not forked opens its own
+        # a process that is not forked opens its own
+        return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}
 
 
 class SharedStrips:
-    """Memory for `count` decoded strips like the one in `example`, shared with every process that is forked from this one.
+    """Memory for `count` decoded strips like the one in `example`, shared with every process that
+    is forked from this one.
 
-    It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones serves as well as keeping the
-    last ones used, and no process ever has to make room. Where the first strip needs no decoding, nothing is kept at all.
+    It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones
+    serves as well as keeping the last ones used, and no process ever has to make room. Where the
+    first strip needs no decoding, nothing is kept at all.
     """
 
     def __init__(self, count: int, example: Path):
@@ -61,13 +70,18 @@ class SharedStrips:
             channels = open_channels(example)
         if isinstance(channels, np.memmap):
             count = 0  # the data set needs no decoding
-        self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(count, *channels.shape)
+        self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(
+            count, *channels.shape
+        )
         self._is_filled = self._shared(count, np.dtype(bool))
-        self._lock = multiprocessing.Lock()  # who sees a strip marked as filled must also see its pixels
+        # who sees a strip marked as filled must also see its pixels
+        self._lock = multiprocessing.Lock()
 
     @staticmethod
     def _shared(size: int, kind: np.dtype) -> np.ndarray:
-        return np.frombuffer(mmap.mmap(-1, max(size, mmap.PAGESIZE)), kind, count=size // kind.itemsize)
+        return np.frombuffer(
+            mmap.mmap(-1, max(size, mmap.PAGESIZE)), kind, count=size // kind.itemsize
+        )
 
     def __getitem__(self, number: int) -> np.ndarray | None:
         if number >= len(self._pixels):
@@ -77,7 +91,10 @@ class SharedStrips:
         return self._pixels[number] if is_filled else None
 
     def keep(self, number: int, channels: np.ndarray) -> None:
-        if number >= len(self._pixels) or (channels.shape, channels.dtype) != (self._pixels.shape[1:], self._pixels.dtype):
+        if number >= len(self._pixels) or (channels.shape, channels.dtype) != (
+            self._pixels.shape[1:],
+            self._pixels.dtype,
+        ):
             return
         self._pixels[number] = channels
         with self._lock:

@@ -1,4 +1,6 @@
-"""Every strip of a data set looked at once, before the work begins: what can be used, and what is wrong with the rest."""
+"""Every strip of a data set looked at once, before the work begins: what can be used, and what is
+wrong with the rest.
+"""
 
 import json
 from collections import Counter
@@ -22,7 +24,9 @@ RANGE_ROUNDING = 1e-6  # of a value that went from the camera's range to grey le
 
 @dataclass(frozen=True)
 class Verification:
-    """The strips that can be used, all of `image_size` (height, width; None without any), and a line about every other one."""
+    """The strips that can be used, all of `image_size` (height, width; None without any), and a
+    line about every other one.
+    """
 
     image_size: tuple[int, int] | None
     usable: list[StripFile]
@@ -30,10 +34,11 @@ class Verification:
 
 
 class VerifiedFiles:
-    """What is known of files that were read without a problem: valid while path, size and time of change stay the same.
+    """What is known of files that were read without a problem: valid while path, size and time of
+    change stay the same.
 
-    `unchanged` are the files, masks included, that were not read again. What is known is in the JSON file `path` (None: only in
-    memory); one that cannot be read is begun anew.
+    `unchanged` are the files, masks included, that were not read again. What is known is in the
+    JSON file `path` (None: only in memory); one that cannot be read is begun anew.
     """
 
     def __init__(self, path: Path | None = None):
@@ -46,12 +51,16 @@ class VerifiedFiles:
                 self._facts = content if isinstance(content, dict) else {}
 
     def facts(self, path: Path, asked: str, count: int, read: Callable[[], list]) -> list:
-        """The `count` facts that `read` says about the file, from memory where it was asked the same of the same file before."""
+        """The `count` facts that `read` says about the file, from memory where it was asked the
+        same of the same file before.
+        """
         with prefix_errors(path):
             try:
                 status = path.stat()
             except OSError as error:
-                raise UserError(f"found no readable image ({error.strerror}), expected a whole TIFF, PNG or JPG file") from None
+                raise UserError(
+                    f"found no readable image ({error.strerror}), expected a whole TIFF, PNG or JPG file"
+                ) from None
         state = [status.st_size, status.st_mtime_ns, asked]
         before = self._facts.get(str(path))
         if isinstance(before, list) and before[:3] == state and len(before) == 3 + count:
@@ -74,11 +83,13 @@ def verify_strips(
     image_size: tuple[int, int] | None = None,
     good_files: VerifiedFiles | None = None,
 ) -> Verification:
-    """Load every strip and its mask, in parallel, without keeping them; not those that `good_files` knows, which learns the others.
+    """Load every strip and its mask, in parallel, without keeping them; not those that `good_files`
+    knows, which learns the others.
 
-    A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller than a patch, of another
-    size than `image_size` (None: than most), or shares its name but for the suffix with another one, and when it is defective
-    and lacks a mask while others have one. Raises `UserError` when no value in all usable strips exceeds 1 though `input_max` does.
+    A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller
+    than a patch, of another size than `image_size` (None: than most), or shares its name but for
+    the suffix with another one, and when it is defective and lacks a mask while others have one.
+    Raises `UserError` when no value in all usable strips exceeds 1 though `input_max` does.
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_mask = any(strip.mask for strip in strips)
@@ -90,16 +101,25 @@ def verify_strips(
 
     def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
         try:
-            height, width, highest = good_files.facts(strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path))
+            height, width, highest = good_files.facts(
+                strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path)
+            )
             with prefix_errors(strip.path):
                 tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
-                    raise UserError("found another image of that name, expected names that differ without their suffix")
+                    raise UserError(
+                        "found another image of that name, expected names that differ without their suffix"
+                    )
                 if needs_mask and strip.is_defective and not strip.mask:
-                    raise UserError(f"found no mask {strip.path.stem}_mask, expected one as other defective strips have")
+                    raise UserError(
+                        f"found no mask {strip.path.stem}_mask, expected one as other defective strips have"
+                    )
             if strip.mask:
                 good_files.facts(
-                    strip.mask, f"mask {height}x{width}", 2, lambda: list(load_mask(strip.mask, (height, width)).shape)
+                    strip.mask,
+                    f"mask {height}x{width}",
+                    2,
+                    lambda: list(load_mask(strip.mask, (height, width)).shape),
                 )
         except UserError as error:
             return error
@@ -107,15 +127,36 @@ def verify_strips(
 
     with ThreadPoolExecutor() as pool:
         looking = pool.map(inspect, strips)
-        answers = list(tqdm(looking, total=len(strips), desc="checking strips", unit="strip", disable=None, leave=False))
+        answers = list(
+            tqdm(
+                looking,
+                total=len(strips),
+                desc="checking strips",
+                unit="strip",
+                disable=None,
+                leave=False,
+            )
+        )
     problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
-    facts = [(strip, *answer) for strip, answer in zip(strips, answers) if not isinstance(answer, UserError)]
+    facts = [
+        (strip, *answer)
+        for strip, answer in zip(strips, answers)
+        if not isinstance(answer, UserError)
+    ]
     sizes = Counter(size for _, size, _ in facts)
     expected = image_size or (sizes.most_common(1)[0][0] if sizes else None)
-    problems += [f"{strip.path}: found {size} (height, width), expected {expected}" for strip, size, _ in facts if size != expected]
+    problems += [
+        f"{strip.path}: found {size} (height, width), expected {expected}"
+        for strip, size, _ in facts
+        if size != expected
+    ]
     usable = [strip for strip, size, _ in facts if size == expected]
     if facts:
-        _refuse_unit_range(max(highest for _, _, highest in facts) * input_max / MAX_GREY, input_max, facts[0][0].path.parent)
+        _refuse_unit_range(
+            max(highest for _, _, highest in facts) * input_max / MAX_GREY,
+            input_max,
+            facts[0][0].path.parent,
+        )
     return Verification(expected, usable, problems)
 
 

@@ -16,7 +16,13 @@ import torch
 from common.errors import UserError, one_line
 from deploy.metadata import format_table
 from deploy.nvidia import Driver, cuda_version, cudnn_version, find_driver, tensorrt_version
-from deploy.session import PROVIDERS, SessionSettings, create_session, missing_library, require_placed
+from deploy.session import (
+    PROVIDERS,
+    SessionSettings,
+    create_session,
+    missing_library,
+    require_placed,
+)
 
 GPU_WHEEL = "onnxruntime-gpu"
 # where the driver's second library is missing; CUDA itself needs only the first one
@@ -31,7 +37,9 @@ TO_DO = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis: what it is about, what was found, and what to do about it (empty: nothing)."""
+    """One line of the diagnosis: what it is about, what was found, and what to do about it (empty:
+    nothing).
+    """
 
     about: str
     found: str
@@ -39,13 +47,17 @@ class Finding:
 
 
 def diagnose() -> int:
-    """Print everything and what to do about it; returns the exit code: 0 when what this machine can offer works."""
+    """Print everything and what to do about it; returns the exit code: 0 when what this machine can
+    offer works.
+    """
     findings = examine()
     print(format_table({finding.about: finding.found for finding in findings}))
     wrong = [finding for finding in findings if finding.to_do]
     for finding in wrong:
         print(f"error: {finding.about}: {finding.found}; {finding.to_do}", file=sys.stderr)
-    print(f"wrong: {len(wrong)} of {len(findings)}" if wrong else "what this machine can offer works")
+    print(
+        f"wrong: {len(wrong)} of {len(findings)}" if wrong else "what this machine can offer works"
+    )
     return 1 if wrong else 0
 
 
@@ -53,27 +65,48 @@ def examine() -> list[Finding]:
     """Everything that is known of this machine, in the order in which it should be put right."""
     driver, wheels = find_driver(), runtime_wheels()
     has_gpu = bool(driver and driver.gpus)
-    devices = [_of_device(device, has_gpu) for device in PROVIDERS]  # first: trying them loads libraries that come in wheels
-    return [_of_driver(driver), _of_wheels(wheels, has_gpu), _of_torch(has_gpu), *_of_libraries(), *devices]
+    # first: trying them loads libraries that come in wheels
+    devices = [_of_device(device, has_gpu) for device in PROVIDERS]
+    return [
+        _of_driver(driver),
+        _of_wheels(wheels, has_gpu),
+        _of_torch(has_gpu),
+        *_of_libraries(),
+        *devices,
+    ]
 
 
 def runtime_wheels() -> list[str]:
-    """The names and versions of every installed wheel of ONNX Runtime: they overwrite each other's files."""
+    """The names and versions of every installed wheel of ONNX Runtime: they overwrite each other's
+    files.
+    """
     found = {(wheel.metadata["Name"] or "", wheel.version) for wheel in distributions()}
-    return [f"{name} {version}" for name, version in sorted(found) if name == "onnxruntime" or name.startswith("onnxruntime-")]
+    return [
+        f"{name} {version}"
+        for name, version in sorted(found)
+        if name == "onnxruntime" or name.startswith("onnxruntime-")
+    ]
 
 
 def why_not(device: str) -> str:
-    """Computes a convolution on a device of PROVIDERS; what is wrong with it, empty when its answer is right."""
-    strip, weights = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5), np.ones((1, 1, 3, 3), np.float32)
+    """Computes a convolution on a device of PROVIDERS; what is wrong with it, empty when its answer
+    is right.
+    """
+    strip, weights = (
+        np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5),
+        np.ones((1, 1, 3, 3), np.float32),
+    )
     try:
         session = create_session(_convolution(weights), device, SessionSettings())
         require_placed(session, device)
         answer = session.run(None, {"input": strip})[0]
     except UserError as error:
         return str(error)
-    except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
-        return f"{one_line(error)} ({missing_library(device)})" if device != "cpu" else one_line(error)
+    # ONNX Runtime has a class of its own for every status, without a common parent
+    except Exception as error:
+        return (
+            f"{one_line(error)} ({missing_library(device)})" if device != "cpu" else one_line(error)
+        )
     expected = np.lib.stride_tricks.sliding_window_view(strip, weights.shape).sum(axis=(4, 5, 6, 7))
     error = float(np.abs(answer - expected).max())
     return "" if error < PROBE_TOLERANCE else f"its answers are off by {error:.2g}"
@@ -92,13 +125,20 @@ def _of_driver(driver: Driver | None) -> Finding:
     major = (onnxruntime.cuda_version or "0").split(".")[0]
     is_known = driver.gpus and driver.newest_cuda
     if is_known and int(driver.newest_cuda.split(".")[0]) < int(major):
-        return Finding("NVIDIA driver", text, f"install a driver for CUDA {major}, which ONNX Runtime is built for")
+        return Finding(
+            "NVIDIA driver",
+            text,
+            f"install a driver for CUDA {major}, which ONNX Runtime is built for",
+        )
     return Finding("NVIDIA driver", text)
 
 
 def _of_gpus(driver: Driver) -> str:
     """Those that this process may use, with their memory, and how many it may not use."""
-    named = [gpu.name if gpu.memory is None else f"{gpu.name} ({gpu.memory / 2**30:.1f} GiB)" for gpu in driver.gpus]
+    named = [
+        gpu.name if gpu.memory is None else f"{gpu.name} ({gpu.memory / 2**30:.1f} GiB)"
+        for gpu in driver.gpus
+    ]
     text = ", ".join(named) or "none"
     if driver.hidden and not driver.error:
         text += f", and {driver.hidden} hidden from this process"
@@ -108,15 +148,33 @@ def _of_gpus(driver: Driver) -> str:
 
 
 def _of_wheels(wheels: list[str], has_gpu: bool) -> Finding:
-    build = f"built for CUDA {onnxruntime.cuda_version}" if onnxruntime.cuda_version else "built without CUDA"
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    build = (
+        f"built for CUDA {onnxruntime.cuda_version}"
+        if onnxruntime.cuda_version
+        else "built without CUDA"
+    )
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+    )
     text = f"{' and '.join(wheels) or onnxruntime.__version__}, {build}, providers: {providers}"
-    wheel = GPU_WHEEL if has_gpu or f"{GPU_WHEEL} {onnxruntime.__version__}" in wheels else "onnxruntime"
+    wheel = (
+        GPU_WHEEL
+        if has_gpu or f"{GPU_WHEEL} {onnxruntime.__version__}" in wheels
+        else "onnxruntime"
+    )
     if len(wheels) > 1:
         names = " ".join(name.split()[0] for name in wheels)
-        return Finding("ONNX Runtime", text, f"only one may be installed: pip uninstall -y {names} && pip install {wheel}")
+        return Finding(
+            "ONNX Runtime",
+            text,
+            f"only one may be installed: pip uninstall -y {names} && pip install {wheel}",
+        )
     if has_gpu and not onnxruntime.cuda_version:
-        return Finding("ONNX Runtime", text, f"it cannot use the GPU: pip uninstall -y onnxruntime && pip install {GPU_WHEEL}")
+        return Finding(
+            "ONNX Runtime",
+            text,
+            f"it cannot use the GPU: pip uninstall -y onnxruntime && pip install {GPU_WHEEL}",
+        )
     return Finding("ONNX Runtime", text)
 
 
@@ -124,7 +182,9 @@ def _of_torch(has_gpu: bool) -> Finding:
     text = f"{torch.__version__}, {f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built without CUDA'}"
     if has_gpu and not torch.cuda.is_available():
         return Finding(
-            "PyTorch", text, "it cannot use the GPU: install torch for a CUDA that the driver serves (pytorch.org says how)"
+            "PyTorch",
+            text,
+            "it cannot use the GPU: install torch for a CUDA that the driver serves (pytorch.org says how)",
         )
     return Finding("PyTorch", text)
 
@@ -154,9 +214,12 @@ def _of_device(device: str, has_gpu: bool) -> Finding:
 def _convolution(weights: np.ndarray) -> bytes:
     """A model of one 3x3 convolution of a 5x5 image."""
     values = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, n, n]) for name, n in (("input", 5), ("output", 3))
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, n, n])
+        for name, n in (("input", 5), ("output", 3))
     ]
     node = onnx.helper.make_node("Conv", ["input", "weights"], ["output"])
-    graph = onnx.helper.make_graph([node], "tiny", values[:1], values[1:], [onnx.numpy_helper.from_array(weights, "weights")])
+    graph = onnx.helper.make_graph(
+        [node], "tiny", values[:1], values[1:], [onnx.numpy_helper.from_array(weights, "weights")]
+    )
     opset = [onnx.helper.make_opsetid("", 18)]
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()

@@ -1,7 +1,9 @@
-"""What is exported: strips as they come in, the detector's answer, and what a production line would otherwise have to work out.
+"""What is exported: strips as they come in, the detector's answer, and what a production line would
+otherwise have to work out.
 
-The input is one of INPUTS: `unit`, values 0-1; `raw`, in the camera's range; `uint8`. A fourth channel, which production files
-have, is not looked at. The outputs are some of OUTPUTS, the heatmap first.
+The input is one of INPUTS: `unit`, values 0-1; `raw`, in the camera's range; `uint8`. A fourth
+channel, which production files have, is not looked at. The outputs are some of OUTPUTS, the heatmap
+first.
 """
 
 import torch
@@ -12,8 +14,15 @@ from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 
-INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}  # --input, and the tensor's type
-OUTPUTS = {"heatmap": "output", "score": "score", "detections": "detections", "alignment": "alignment"}  # and the tensor's name
+# --input, and the tensor's type
+INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}
+# and the tensor's name
+OUTPUTS = {
+    "heatmap": "output",
+    "score": "score",
+    "detections": "detections",
+    "alignment": "alignment",
+}
 INPUT_CHANNELS = (3, 4)  # that a strip may come in with; only the first three count
 UINT8_MAX = 255.0
 MOST_DETECTIONS = 100  # of a strip: one with more needs no list
@@ -49,8 +58,11 @@ class StripGraph(nn.Module):
     def output_names(self) -> list[str]:
         return [OUTPUTS[output] for output in self.outputs]
 
-    def forward(self, images: torch.Tensor, threshold: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        images = images if int(images.shape[1]) == 3 else images[:, :3]  # a slice of all would be a copy
+    def forward(
+        self, images: torch.Tensor, threshold: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        # a slice of all would be a copy
+        images = images if int(images.shape[1]) == 3 else images[:, :3]
         heatmap, measures = self.detector.detect_with_alignment(self.to_unit_range(images))
         make = {
             "heatmap": lambda: with_two_zero_channels(heatmap),
@@ -70,36 +82,58 @@ def largest_value(input_kind: str, input_max: float) -> float:
 
 
 def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """The local maxima of heatmaps (B, 1, H, W) above a threshold (1,): (B, MOST_DETECTIONS, 3) as in `StripGraph`.
+    """The local maxima of heatmaps (B, 1, H, W) above a threshold (1,): (B, MOST_DETECTIONS, 3) as
+    in `StripGraph`.
 
-    As `detections.find_peaks` has them and in its order. Of a plateau of equal values the pixel is left around which the most
-    stands, the first one where that is equal, too, which need not be the most central one as there.
+    As `detections.find_peaks` has them and in its order. Of a plateau of equal values the pixel is
+    left around which the most stands, the first one where that is equal, too, which need not be the
+    most central one as there.
     """
     size = 2 * NEIGHBOURHOOD + 1
-    is_peak = (heatmap == functional.max_pool2d(heatmap, size, stride=1, padding=NEIGHBOURHOOD)) & (heatmap > threshold)
+    is_peak = (heatmap == functional.max_pool2d(heatmap, size, stride=1, padding=NEIGHBOURHOOD)) & (
+        heatmap > threshold
+    )
     peaks, pixel = torch.where(is_peak, heatmap, NO_DETECTION).flatten(1).topk(CANDIDATES, dim=1)
     width = heatmap.shape[3]
     y, x = torch.div(pixel, width, rounding_mode="floor"), pixel % width
-    rank = torch.where(peaks == NO_DETECTION, -torch.inf, logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x))
+    rank = torch.where(
+        peaks == NO_DETECTION,
+        -torch.inf,
+        logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x),
+    )
     is_near = (_steps(y).abs() <= NEIGHBOURHOOD) & (_steps(x).abs() <= NEIGHBOURHOOD)
-    is_beaten = is_near & ((rank[:, None] > rank[:, :, None]) | ((rank[:, None] == rank[:, :, None]) & (_steps(pixel) < 0)))
+    is_beaten = is_near & (
+        (rank[:, None] > rank[:, :, None])
+        | ((rank[:, None] == rank[:, :, None]) & (_steps(pixel) < 0))
+    )
     rank, order = torch.where(is_beaten.any(dim=2), -torch.inf, rank).topk(MOST_DETECTIONS, dim=1)
-    found = torch.stack([column.gather(1, order).to(torch.float32) for column in (y, x, peaks)], dim=2)
-    return torch.where(rank[:, :, None] > -torch.inf, found, torch.tensor([NO_DETECTION, NO_DETECTION, 0.0], device=heatmap.device))
+    found = torch.stack(
+        [column.gather(1, order).to(torch.float32) for column in (y, x, peaks)], dim=2
+    )
+    return torch.where(
+        rank[:, :, None] > -torch.inf,
+        found,
+        torch.tensor([NO_DETECTION, NO_DETECTION, 0.0], device=heatmap.device),
+    )
 
 
 def logit_margin(probability: torch.Tensor) -> torch.Tensor:
     """As `detections.logit_margin`, float64."""
     probability = probability.to(torch.float64)
-    limit = torch.tensor(LOGIT_RANGE, dtype=torch.float64, device=probability.device)  # ONNX Runtime clips doubles from opset 12 on
+    # ONNX Runtime clips doubles from opset 12 on
+    limit = torch.tensor(LOGIT_RANGE, dtype=torch.float64, device=probability.device)
     return (torch.log(probability) - torch.log(1 - probability)).minimum(limit).maximum(-limit)
 
 
 def margin_around(heatmap: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The mean logit margin of the 3x3 pixels around whole points (B, N) of heatmaps (B, 1, H, W), float64 (B, N)."""
+    """The mean logit margin of the 3x3 pixels around whole points (B, N) of heatmaps (B, 1, H, W),
+    float64 (B, N).
+    """
     padded = functional.pad(heatmap, (1, 1, 1, 1), mode="replicate")
     width = padded.shape[3]
-    pixels = torch.stack([(y + row) * width + x + column for row in range(3) for column in range(3)], dim=1).flatten(1)
+    pixels = torch.stack(
+        [(y + row) * width + x + column for row in range(3) for column in range(3)], dim=1
+    ).flatten(1)
     return logit_margin(padded.flatten(1).gather(1, pixels)).reshape(-1, 9, y.shape[1]).mean(dim=1)
 
 

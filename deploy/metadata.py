@@ -1,7 +1,10 @@
-"""What an ONNX file says of itself: written when it is exported, and all that is needed to use it. One module writes and reads it.
+"""What an ONNX file says of itself: written when it is exported, and all that is needed to use it.
 
-Entries are strings by name, as every runtime returns them. Numbers are plain, lists have blanks between them, and only what a
-training measured is JSON. `schema_version` says which entries there are: a reader refuses a version that is newer than its own.
+One module writes and reads it.
+
+Entries are strings by name, as every runtime returns them. Numbers are plain, lists have blanks
+between them, and only what a training measured is JSON. `schema_version` says which entries there
+are: a reader refuses a version that is newer than its own.
 """
 
 import json
@@ -14,7 +17,14 @@ import onnx
 
 from common.errors import UserError
 from common.files import file_hash
-from deploy.export_module import DETECTION_COLUMNS, INPUT_CHANNELS, INPUTS, MOST_DETECTIONS, StripGraph, largest_value
+from deploy.export_module import (
+    DETECTION_COLUMNS,
+    INPUT_CHANNELS,
+    INPUTS,
+    MOST_DETECTIONS,
+    StripGraph,
+    largest_value,
+)
 from evaluation.thresholds import UNCALIBRATED, threshold_for
 from ops.classical import ClassicalDetector
 from ops.detector import AligningDetector
@@ -26,14 +36,24 @@ SCHEMA_VERSION = 2
 PRODUCT = "Background Removal Net 1.0"
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
 RATES = (0.01, 0.1, 1.0, 10.0)  # false alarms per strip, for each of which the file has a threshold
-REQUIRED = ("image_type", "input_max", "align", "training_dataset_path", "input", "channels", *MEASURED)
+REQUIRED = (
+    "image_type",
+    "input_max",
+    "align",
+    "training_dataset_path",
+    "input",
+    "channels",
+    *MEASURED,
+)
 NO_THRESHOLD = "none"  # of a checkpoint whose training measured nothing on good strips
 SHORTENED = 100  # characters of an entry that are shown
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a reader needs of the entries, checked: `input_kind` is one of export_module.INPUTS, `measured` those of MEASURED."""
+    """What a reader needs of the entries, checked: `input_kind` is one of export_module.INPUTS,
+    `measured` those of MEASURED.
+    """
 
     image_type: str
     input_max: float
@@ -49,9 +69,16 @@ class Description:
 
 
 def make_entries(
-    content: dict[str, Any], checkpoint: Path | None, graph: StripGraph, channels: int, image_size: tuple[int, int], opset: int
+    content: dict[str, Any],
+    checkpoint: Path | None,
+    graph: StripGraph,
+    channels: int,
+    image_size: tuple[int, int],
+    opset: int,
 ) -> dict[str, str]:
-    """The entries of an exported file. `content` is a loaded checkpoint's, or what else is known in its place.
+    """The entries of an exported file.
+
+    `content` is a loaded checkpoint's, or what else is known in its place.
 
     `channels` is how many the input has, `image_size` (height, width).
     """
@@ -88,7 +115,9 @@ def _detector(detector: AligningDetector) -> dict[str, str]:
     return {"network": type(network).__name__, "base_channels": str(network.base_channels)}
 
 
-def _tiling_entries(detector: AligningDetector, image_size: tuple[int, int], patch: int) -> dict[str, str]:
+def _tiling_entries(
+    detector: AligningDetector, image_size: tuple[int, int], patch: int
+) -> dict[str, str]:
     """In which pieces a strip is looked at, and what of each is kept."""
     if detector.mode == "whole":
         return {"mode": "whole"}
@@ -112,18 +141,27 @@ def _columns(graph: StripGraph, content: dict[str, Any]) -> dict[str, str]:
 
 
 def default_threshold(content: dict[str, Any]) -> float:
-    """The calibrated threshold on the heatmap, for the rate that the training was asked for; UNCALIBRATED where there is none."""
+    """The calibrated threshold on the heatmap, for the rate that the training was asked for;
+    UNCALIBRATED where there is none.
+    """
     if not content["calibration"]:
         return UNCALIBRATED
     return threshold_for(content["calibration"], content["target_false_alarms"], "").value
 
 
 def _thresholds(content: dict[str, Any]) -> dict[str, str]:
-    """The threshold on the heatmap for the rate that the training was asked for, and for each of RATES."""
-    rates = {"threshold": content["target_false_alarms"]} | {f"threshold_at_{rate:g}": rate for rate in RATES}
+    """The threshold on the heatmap for the rate that the training was asked for, and for each of
+    RATES.
+    """
+    rates = {"threshold": content["target_false_alarms"]} | {
+        f"threshold_at_{rate:g}": rate for rate in RATES
+    }
     if not content["calibration"]:
         return dict.fromkeys(rates, NO_THRESHOLD)
-    return {name: repr(threshold_for(content["calibration"], rate, "").value) for name, rate in rates.items()}
+    return {
+        name: repr(threshold_for(content["calibration"], rate, "").value)
+        for name, rate in rates.items()
+    }
 
 
 def _numbers(values: list[int]) -> str:
@@ -143,24 +181,44 @@ def write_entries(path: Path, entries: dict[str, str]) -> None:
 
 
 def read_description(entries: dict[str, str]) -> Description:
-    """Raises `UserError`, without the path, for entries that are absent, of a newer schema or not usable."""
+    """Raises `UserError`, without the path, for entries that are absent, of a newer schema or not
+    usable.
+    """
     if "schema_version" not in entries:
         raise UserError(
             "found no schema_version in its metadata, expected a file of this suite's export_onnx_fullimage.py: export again"
         )
     version = entries["schema_version"]
     if not version.isdecimal():
-        raise UserError(f"found schema_version {version!r} in its metadata, expected a whole number")
+        raise UserError(
+            f"found schema_version {version!r} in its metadata, expected a whole number"
+        )
     if int(version) > SCHEMA_VERSION:
-        raise UserError(f"found metadata of schema version {version}, expected {SCHEMA_VERSION} at most: a newer suite exported it")
+        raise UserError(
+            f"found metadata of schema version {version}, expected {SCHEMA_VERSION} at most: a newer suite exported it"
+        )
     missing = [name for name in REQUIRED if name not in entries]
     if missing:
-        raise UserError(f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py")
+        raise UserError(
+            f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py"
+        )
     channels = {" ".join(CHANNEL_NAMES[:count]): count for count in INPUT_CHANNELS}
-    for name, known in (("image_type", PATCH_SIZES), ("align", ALIGN_MODES), ("input", INPUTS), ("channels", channels)):
+    for name, known in (
+        ("image_type", PATCH_SIZES),
+        ("align", ALIGN_MODES),
+        ("input", INPUTS),
+        ("channels", channels),
+    ):
         if entries[name] not in known:
-            raise UserError(f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}")
-    facts = (entries["image_type"], _input_max(entries["input_max"]), entries["align"], entries["training_dataset_path"])
+            raise UserError(
+                f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}"
+            )
+    facts = (
+        entries["image_type"],
+        _input_max(entries["input_max"]),
+        entries["align"],
+        entries["training_dataset_path"],
+    )
     return Description(*facts, entries["input"], channels[entries["channels"]], _measured(entries))
 
 
@@ -179,7 +237,9 @@ def _measured(entries: dict[str, str]) -> dict[str, Any]:
     try:
         measured = {name: json.loads(entries[name]) for name in MEASURED}
     except ValueError:
-        raise UserError("found metadata that are no JSON, expected a file of export_onnx_fullimage.py") from None
+        raise UserError(
+            "found metadata that are no JSON, expected a file of export_onnx_fullimage.py"
+        ) from None
     check_measured(measured)
     return measured
 

@@ -82,7 +82,9 @@ def dotted(version: int) -> str:
 
 
 def cuda_version(major: int) -> str | None:
-    """The version of the CUDA runtime that can be loaded, of one major version; None when there is none."""
+    """The version of the CUDA runtime that can be loaded, of one major version; None when there is
+    none.
+    """
     library, version = load((f"libcudart.so.{major}", f"cudart64_{major}.dll")), ctypes.c_int()
     if library is None or library.cudaRuntimeGetVersion(ctypes.byref(version)):
         return None

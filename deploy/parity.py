@@ -1,4 +1,6 @@
-"""The proof that an ONNX file answers like PyTorch: both on the CPU, on strips and on noise, alone and as a batch."""
+"""The proof that an ONNX file answers like PyTorch: both on the CPU, on strips and on noise, alone
+and as a batch.
+"""
 
 from pathlib import Path
 
@@ -18,15 +20,20 @@ from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, paint_defects
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 
-PARITY_TOLERANCE = 1e-4  # largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
-LARGEST_MISMATCH = 1e-2  # of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known
+# largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
+PARITY_TOLERANCE = 1e-4
+# of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known
+LARGEST_MISMATCH = 1e-2
 BATCHES = (1, 3)
 PARITY_SEED = 0
 PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
 
 
-def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> np.ndarray:
-    """Strips to compare on, (3, 3, H, W) grey levels: spread over `test_path`, else generated with painted defects.
+def parity_strips(
+    test_path: Path | None, image_size: tuple[int, int], input_max: float
+) -> np.ndarray:
+    """Strips to compare on, (3, 3, H, W) grey levels: spread over `test_path`, else generated with
+    painted defects.
 
     Raises `UserError` for strips of another size than `image_size`.
     """
@@ -42,27 +49,41 @@ def parity_strips(test_path: Path | None, image_size: tuple[int, int], input_max
     for path in (paths[number * len(paths) // count] for number in range(count)):
         strips.append(load_image(path, input_max))
         if strips[-1].shape[1:] != image_size:
-            raise UserError(f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: see --image_size")
+            raise UserError(
+                f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: see --image_size"
+            )
     return np.stack(strips)
 
 
 def prove_parity(
-    graph: StripGraph, path: Path, strips: np.ndarray, channels: int, input_max: float, threshold: float
+    graph: StripGraph,
+    path: Path,
+    strips: np.ndarray,
+    channels: int,
+    input_max: float,
+    threshold: float,
 ) -> dict[str, str]:
-    """The report's lines on ONNX Runtime against PyTorch, both on the CPU, on strips (B, 3, H, W) in grey levels and on noise.
+    """The report's lines on ONNX Runtime against PyTorch, both on the CPU, on strips (B, 3, H, W)
+    in grey levels and on noise.
 
-    The input has so many `channels`. Heatmaps and alignment are to be PyTorch's, and score and detections just what follows from
-    the file's own heatmap. Raises `UserError` where they are not.
+    The input has so many `channels`. Heatmaps and alignment are to be PyTorch's, and score and
+    detections just what follows from the file's own heatmap. Raises `UserError` where they are not.
     """
     session = open_session(path)
-    noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32) * np.float32(MAX_GREY)
+    noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32) * np.float32(
+        MAX_GREY
+    )
     differences, outputs = {}, []
     for name, images in (("strips", strips), ("noise", noise)):
         images = to_model_input(images, graph.input_kind, channels, input_max)
         for batch in BATCHES:
-            answers = dict(zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]})))
+            answers = dict(
+                zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]}))
+            )
             with torch.inference_mode():
-                heatmap, measures = graph.detector.detect_with_alignment(graph.to_unit_range(torch.from_numpy(images[:batch, :3])))
+                heatmap, measures = graph.detector.detect_with_alignment(
+                    graph.to_unit_range(torch.from_numpy(images[:batch, :3]))
+                )
             differences[f"{name}, batch {batch}"] = float(
                 np.abs(answers["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
             )
@@ -71,7 +92,8 @@ def prove_parity(
             if "alignment" in answers and name == "strips":
                 _check_alignment(answers["alignment"], measures.numpy())
     worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
-    if not all(value < PARITY_TOLERANCE for value in differences.values()):  # so that NaN fails, too
+    # so that NaN fails, too
+    if not all(value < PARITY_TOLERANCE for value in differences.values()):
         raise UserError(
             f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {PARITY_TOLERANCE:g}"
         )
@@ -87,24 +109,36 @@ def prove_parity(
 def _check_consequences(answers: dict[str, np.ndarray], threshold: float) -> None:
     heatmap = answers["heatmap"][:, :1]
     if "score" in answers and not np.array_equal(answers["score"], heatmap.max(axis=(1, 2, 3))):
-        raise UserError(f"found the scores {answers['score']}, expected the heatmaps' maxima {heatmap.max(axis=(1, 2, 3))}")
+        raise UserError(
+            f"found the scores {answers['score']}, expected the heatmaps' maxima {heatmap.max(axis=(1, 2, 3))}"
+        )
     if "detections" in answers:
         expected = strongest_peaks(torch.from_numpy(heatmap), torch.tensor([threshold])).numpy()
         if not np.array_equal(answers["detections"], expected):
-            raise UserError("found detections that are not the strongest local maxima of the heatmap above the threshold")
+            raise UserError(
+                "found detections that are not the strongest local maxima of the heatmap above the threshold"
+            )
 
 
 def _check_alignment(found: np.ndarray, expected: np.ndarray) -> None:
     difference = np.abs(found - expected).max()
     if not difference < LARGEST_MISMATCH:
-        raise UserError(f"the alignment differs from PyTorch's by {difference:.2g}, expected less than {LARGEST_MISMATCH:g}")
+        raise UserError(
+            f"the alignment differs from PyTorch's by {difference:.2g}, expected less than {LARGEST_MISMATCH:g}"
+        )
 
 
-def compare_modes(whole: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float) -> dict[str, str]:
-    """The report's line on how strips (B, 3, H, W) in grey levels look in one piece, against the tiles of the training."""
+def compare_modes(
+    whole: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float
+) -> dict[str, str]:
+    """The report's line on how strips (B, 3, H, W) in grey levels look in one piece, against the
+    tiles of the training.
+    """
     with torch.inference_mode():
         batch = torch.from_numpy(to_unit_range(strips))
-        heatmaps = [detector.detect_with_alignment(batch)[0][:, 0].numpy() for detector in (whole, tiles)]
+        heatmaps = [
+            detector.detect_with_alignment(batch)[0][:, 0].numpy() for detector in (whole, tiles)
+        ]
     difference = np.abs(heatmaps[0] - heatmaps[1])
     peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
     alone = [sum(map(_alone, *pair)) for pair in (peaks, peaks[::-1])]

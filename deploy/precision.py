@@ -1,7 +1,9 @@
-"""The same graph in fewer bits: float16 for a GPU, int8 for a CPU. Whether one may stand in for float32, precision_gate.py says.
+"""The same graph in fewer bits: float16 for a GPU, int8 for a CPU.
 
-Only the network's layers change. Input, registration, the differences that a network is told of, softmax and outputs stay
-float32: a hundredth of a pixel or a threshold of 0.999 needs the digits.
+Whether one may stand in for float32, precision_gate.py says.
+
+Only the network's layers change. Input, registration, the differences that a network is told of,
+softmax and outputs stay float32: a hundredth of a pixel or a threshold of 0.999 needs the digits.
 """
 
 import copy
@@ -19,13 +21,17 @@ from torch import nn
 from common.errors import UserError
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}  # --precision, and what the file says
+# --precision, and what the file says
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 FIRST_PER_CHANNEL_OPSET = 13  # of QuantizeLinear with a scale for each channel
-QUANTIZED = ("Conv", "MaxPool", "Concat", "Resize")  # with these in between, values stay in 8 bits from layer to layer
+# with these in between, values stay in 8 bits from layer to layer
+QUANTIZED = ("Conv", "MaxPool", "Concat", "Resize")
 
 
 class HalfPrecision(nn.Module):
-    """A network, made to compute its layers in float16: (B, 3, h, w) float32 to logits (B, 2, h, w) float32."""
+    """A network, made to compute its layers in float16: (B, 3, h, w) float32 to logits (B, 2, h, w)
+    float32.
+    """
 
     def __init__(self, network: SegmentationNetwork):
         super().__init__()
@@ -35,7 +41,9 @@ class HalfPrecision(nn.Module):
         return self.network.segment(self.network.features(images).half()).float()
 
 
-def in_half_precision(detector: SegmentationNetworkONNXFullImage) -> SegmentationNetworkONNXFullImage:
+def in_half_precision(
+    detector: SegmentationNetworkONNXFullImage,
+) -> SegmentationNetworkONNXFullImage:
     """The detector with a network in float16; its own stays as it is."""
     half = copy.deepcopy(detector)
     half.patch_network.network = HalfPrecision(half.patch_network.network)
@@ -43,10 +51,12 @@ def in_half_precision(detector: SegmentationNetworkONNXFullImage) -> Segmentatio
 
 
 def quantize(source: Path, output: Path, batches: Iterable[np.ndarray]) -> None:
-    """Write a float32 file with its network in 8 bits, ranges measured on `batches` (B, C, H, W) of the file's own input.
+    """Write a float32 file with its network in 8 bits, ranges measured on `batches` (B, C, H, W) of
+    the file's own input.
 
-    Static, weights for each channel by itself, quantized and dequantized around each layer (QDQ); the first layer, which reads
-    differences of a grey level or two, and the head stay float32. Raises `UserError` for an opset that cannot carry it.
+    Static, weights for each channel by itself, quantized and dequantized around each layer (QDQ);
+    the first layer, which reads differences of a grey level or two, and the head stay float32.
+    Raises `UserError` for an opset that cannot carry it.
     """
     model = onnx.load(source)
     opset = model.opset_import[0].version
@@ -67,21 +77,28 @@ def quantize(source: Path, output: Path, batches: Iterable[np.ndarray]) -> None:
 
 
 def inner_layers(graph: onnx.GraphProto) -> list[str]:
-    """The names of a network's nodes of QUANTIZED types after its first layer and before its head, in a graph of this suite.
+    """The names of a network's nodes of QUANTIZED types after its first layer and before its head,
+    in a graph of this suite.
 
-    The registration's filters work on single planes, so the first convolution across planes is the network's; its head is the last
-    one before the probability, whose exponential is the only one. What is joined for the head, which may read differences, is not
-    among them.
+    The registration's filters work on single planes, so the first convolution across planes is the
+    network's; its head is the last one before the probability, whose exponential is the only one.
+    What is joined for the head, which may read differences, is not among them.
     """
     made_by = {output: node for node in graph.node for output in node.output}
-    planes = {weights.name: weights.dims[1] for weights in graph.initializer if len(weights.dims) == 4}
+    planes = {
+        weights.name: weights.dims[1] for weights in graph.initializer if len(weights.dims) == 4
+    }
     (exponential,) = (node for node in graph.node if node.op_type == "Exp")
     before = {id(node) for node in _sources(exponential, made_by)}
     nodes = [node for node in graph.node if id(node) in before]
     convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"]
     first = next(number for number in convolutions if planes.get(nodes[number].input[1], 0) > 1)
     inner, head = nodes[first + 1 : convolutions[-1]], nodes[convolutions[-1]]
-    return [node.name for node in inner if node.op_type in QUANTIZED and head.input[0] not in node.output]
+    return [
+        node.name
+        for node in inner
+        if node.op_type in QUANTIZED and head.input[0] not in node.output
+    ]
 
 
 def _sources(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -107,7 +124,9 @@ class _Batches(CalibrationDataReader):
 
 @contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Keeps its advice off the screen: the graph needs no preparation, and what it costs is measured afterwards."""
+    """Keeps its advice off the screen: the graph needs no preparation, and what it costs is
+    measured afterwards.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,4 +1,6 @@
-"""Whether a variant of an ONNX file may stand in for it: what both find on labelled strips, and how long both take."""
+"""Whether a variant of an ONNX file may stand in for it: what both find on labelled strips, and how
+long both take.
+"""
 
 import statistics
 import time
@@ -28,7 +30,8 @@ GATE_SEED = 50_000  # of the generated strips: none of a training's
 ROUNDS = 9  # timed calls of each file
 TARGETS = ("cpu", "cuda")
 
-Labelled = tuple[np.ndarray, np.ndarray]  # a strip (3, H, W) in grey levels and its mask (H, W) bool
+# a strip (3, H, W) in grey levels and its mask (H, W) bool
+Labelled = tuple[np.ndarray, np.ndarray]
 Known = tuple[
     np.ndarray, list[TrueDefect], np.ndarray
 ]  # a strip, its truths and each pixel's truth, as `defects_in_mask` gives them
@@ -43,7 +46,9 @@ class Findings:
     hits: int = 0
     false_alarms: int = 0
 
-    def add(self, heatmap: np.ndarray, truths: list[TrueDefect], labels: np.ndarray, threshold: float) -> None:
+    def add(
+        self, heatmap: np.ndarray, truths: list[TrueDefect], labels: np.ndarray, threshold: float
+    ) -> None:
         peaks = find_peaks(heatmap)
         self.points.update(match_strip(peaks, truths, labels))
         found = match(peaks.points[peaks.heights > threshold], truths, labels)
@@ -53,7 +58,9 @@ class Findings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against float32: a report's lines, the recall that it loses, how many times as fast it is (None: not measured)."""
+    """A variant against float32: a report's lines, the recall that it loses, how many times as fast
+    it is (None: not measured).
+    """
 
     lines: dict[str, str]
     recall_drop: float
@@ -69,13 +76,22 @@ class Comparison:
 
 
 def compare_variant(
-    reference: Path, variant: Path, test_path: Path | None, input_max: float, threshold: float, target: str
+    reference: Path,
+    variant: Path,
+    test_path: Path | None,
+    input_max: float,
+    threshold: float,
+    target: str,
 ) -> Comparison:
-    """Both files, which describe themselves, on labelled strips: those of `test_path` if it has enough points, else generated."""
+    """Both files, which describe themselves, on labelled strips: those of `test_path` if it has
+    enough points, else generated.
+    """
     both = [Findings(_on_target(path, target)) for path in (reference, variant)]
     count, largest, means = 0, 0.0, []
     strips = enough_strips(test_path, both[0].predictor.image_size, input_max)
-    with tqdm(total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False) as progress:
+    with tqdm(
+        total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False
+    ) as progress:
         for image, truths, labels in strips:
             heatmaps = [findings.predictor(image) for findings in both]
             for findings, heatmap in zip(both, heatmaps):
@@ -98,19 +114,27 @@ def compare_variant(
     speed = seconds[0] / seconds[1] if seconds else None
     times = [f"{1000 * each:.1f} ms" for each in seconds]
     lines[f"one strip on {target}"] = (
-        f"{times[1]}, float32 {times[0]}: {speed:.2f} times as fast" if speed else "speed not measured"
+        f"{times[1]}, float32 {times[0]}: {speed:.2f} times as fast"
+        if speed
+        else "speed not measured"
     )
     return Comparison(lines, recalls[0] - recalls[1], speed)
 
 
-def enough_strips(test_path: Path | None, image_size: tuple[int, int], input_max: float) -> Iterator[Known]:
-    """Labelled strips of `test_path` with together FEWEST_POINTS points; where it has fewer, generated ones."""
+def enough_strips(
+    test_path: Path | None, image_size: tuple[int, int], input_max: float
+) -> Iterator[Known]:
+    """Labelled strips of `test_path` with together FEWEST_POINTS points; where it has fewer,
+    generated ones.
+    """
     known = list(_until_enough(_labelled(test_path, input_max))) if test_path else []
     points = sum(len(truths) for _, truths, _ in known)
     if points >= FEWEST_POINTS:
         return iter(known)
     if test_path:
-        print(f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: comparing on generated strips")
+        print(
+            f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: comparing on generated strips"
+        )
     return _until_enough(generated_strips(image_size))
 
 
@@ -156,14 +180,20 @@ def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
         return []
     image, _ = next(generated_strips(predictors[0].image_size))
     inputs = {"input": predictors[0].to_model_input(image[None])}
-    calls = {number: partial(predictor.session.run, ["output"], inputs) for number, predictor in enumerate(predictors)}
+    calls = {
+        number: partial(predictor.session.run, ["output"], inputs)
+        for number, predictor in enumerate(predictors)
+    }
     return list(interleaved(calls, ROUNDS, "timing precisions").values())
 
 
-def interleaved(actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str) -> dict[Hashable, float]:
+def interleaved(
+    actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str
+) -> dict[Hashable, float]:
     """Median seconds of each action, all of them in turn in every round.
 
-    The call before each that is timed does not count: who calls one file again and again has its memory, in the processor's caches.
+    The call before each that is timed does not count: who calls one file again and again has its
+    memory, in the processor's caches.
     """
     seconds = defaultdict(list)
     for _ in tqdm(range(rounds), desc=label, disable=None, leave=False):

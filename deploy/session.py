@@ -1,4 +1,6 @@
-"""ONNX Runtime sessions: which device computes a graph, which is proved and not assumed, and how the graph is called there."""
+"""ONNX Runtime sessions: which device computes a graph, which is proved and not assumed, and how
+the graph is called there.
+"""
 
 import ctypes
 import sys
@@ -17,19 +19,28 @@ from common.errors import UserError, one_line
 from common.files import file_hash, refused_by_system
 from deploy.nvidia import tensorrt_version, visible_gpus
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt": "onnxruntime_providers_tensorrt"}
 DEVICES = ("auto", *PROVIDERS)
-COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})  # the rest may stay on the CPU
+# the rest may stay on the CPU
+COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})
 BATCH = "batch"  # what the exporter calls the input's first dimension
-ERRORS_ONLY, NOTHING, WARNINGS = 3, 4, 2  # of ONNX Runtime's log severities; the last is its default
+# of ONNX Runtime's log severities; the last is its default
+ERRORS_ONLY, NOTHING, WARNINGS = 3, 4, 2
 ELEMENTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-Call = Callable[[np.ndarray], np.ndarray]  # strips as the file takes them to heatmaps (n, H, W), n no more than the batch
+# strips as the file takes them to heatmaps (n, H, W), n no more than the batch
+Call = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`device` is one of DEVICES, `batch` the strips of a call (None: any number), `threads` of the CPU (None: one per core)."""
+    """`device` is one of DEVICES, `batch` the strips of a call (None: any number), `threads` of the
+    CPU (None: one per core).
+    """
 
     device: str = "auto"
     batch: int | None = 1
@@ -50,34 +61,52 @@ class PlacedSession:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on the CPU. Raises `UserError`, without the path, for a file that is missing or not a model."""
+    """A session on the CPU.
+
+    Raises `UserError`, without the path, for a file that is missing or not a model.
+    """
     return place_session(path, SessionSettings("cpu")).session
 
 
 def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
-    """A session on the device that was asked for; `auto` is CUDA where it computes the graph, else the CPU.
+    """A session on the device that was asked for; `auto` is CUDA where it computes the graph, else
+    the CPU.
 
-    Raises `UserError`, without the path, for a file that is missing or not a model, and for a device that does not compute it.
+    Raises `UserError`, without the path, for a file that is missing or not a model, and for a
+    device that does not compute it.
     """
     if not path.is_file():
-        raise UserError("found no such file, expected an ONNX file written by export_onnx_fullimage.py")
+        raise UserError(
+            "found no such file, expected an ONNX file written by export_onnx_fullimage.py"
+        )
     if settings.cuda_graph and settings.device != "cuda":
         raise UserError(f"--cuda_graph: found --device {settings.device}, expected --device cuda")
     if settings.device != "auto":
-        return PlacedSession(_open_proved(path, settings.device, settings), settings.device, "as asked")
+        return PlacedSession(
+            _open_proved(path, settings.device, settings), settings.device, "as asked"
+        )
     gpus = visible_gpus()
     if not gpus:
         return PlacedSession(_open_proved(path, "cpu", settings), "cpu", "found no GPU")
     try:
         return PlacedSession(_open_proved(path, "cuda", settings), "cuda", f"found {gpus[0]}")
     except UserError as error:
-        return PlacedSession(_open_proved(path, "cpu", settings), "cpu", f"{gpus[0]} cannot be used: {error}")
+        return PlacedSession(
+            _open_proved(path, "cpu", settings), "cpu", f"{gpus[0]} cannot be used: {error}"
+        )
 
 
 def make_call(placed: PlacedSession, batch: int) -> Call:
-    """How to call a session with strips. It and its calls raise `UserError`, without the path, when ONNX Runtime cannot do it."""
+    """How to call a session with strips.
+
+    It and its calls raise `UserError`, without the path, when ONNX Runtime cannot do it.
+    """
     with _refused_by_runtime(batch):
-        call = FreeCall(placed.session) if placed.device == "cpu" else BoundCall(placed.session, batch, "cuda")
+        call = (
+            FreeCall(placed.session)
+            if placed.device == "cpu"
+            else BoundCall(placed.session, batch, "cuda")
+        )
 
     def checked(strips: np.ndarray) -> np.ndarray:
         with _refused_by_runtime(batch):
@@ -90,21 +119,29 @@ class FreeCall:
     """Calls with as many strips as there are, each with memory of its own."""
 
     def __init__(self, session: onnxruntime.InferenceSession):
-        self.session, self.input, self.output = session, session.get_inputs()[0].name, session.get_outputs()[0].name
+        self.session, self.input, self.output = (
+            session,
+            session.get_inputs()[0].name,
+            session.get_outputs()[0].name,
+        )
 
     def __call__(self, strips: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: strips})[0][:, 0]
 
 
 class BoundCall:
-    """Calls of always `batch` strips, in always the same memory of a device; what lies there beyond the strips is not answered."""
+    """Calls of always `batch` strips, in always the same memory of a device; what lies there beyond
+    the strips is not answered.
+    """
 
     def __init__(self, session: onnxruntime.InferenceSession, batch: int, device: str):
         source, target = session.get_inputs()[0], session.get_outputs()[0]
         self.session, self.binding = session, session.io_binding()
         self.strips = np.zeros((batch, *source.shape[1:]), ELEMENTS[source.type])
         self.input, self.output = (
-            onnxruntime.OrtValue.ortvalue_from_shape_and_type((batch, *node.shape[1:]), ELEMENTS[node.type], device, 0)
+            onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                (batch, *node.shape[1:]), ELEMENTS[node.type], device, 0
+            )
             for node in (source, target)
         )
         self.binding.bind_ortvalue_input(source.name, self.input)
@@ -114,17 +151,20 @@ class BoundCall:
         self.strips[: len(strips)] = strips
         self.input.update_inplace(self.strips)
         self.session.run_with_iobinding(self.binding)
-        return self.output.numpy()[: len(strips), 0].copy()  # where the device is the CPU this is the memory of the next call
+        # where the device is the CPU this is the memory of the next call
+        return self.output.numpy()[: len(strips), 0].copy()
 
 
 def create_session(
     model: Path | bytes, device: str, settings: SessionSettings, engines: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session that may use a device of PROVIDERS, beside the CPU, and never changes to another one by itself.
+    """A session that may use a device of PROVIDERS, beside the CPU, and never changes to another
+    one by itself.
 
     TensorRT's engines are kept in the folder `engines` (None: nowhere).
 
-    Raises whatever ONNX Runtime does; a device whose libraries are missing is silently not among its providers.
+    Raises whatever ONNX Runtime does; a device whose libraries are missing is silently not among
+    its providers.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -148,12 +188,18 @@ def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, Counte
 
 
 def require_placed(session: onnxruntime.InferenceSession, device: str) -> None:
-    """Raise `UserError` unless the device computes the graph: has nodes of it, and every one of COSTLY."""
+    """Raise `UserError` unless the device computes the graph: has nodes of it, and every one of
+    COSTLY.
+    """
     provider = PROVIDERS[device]
     if provider not in session.get_providers():
-        raise UserError(f"found that its libraries do not load ({missing_library(device)}), expected them")
+        raise UserError(
+            f"found that its libraries do not load ({missing_library(device)}), expected them"
+        )
     nodes = nodes_by_provider(session)
-    elsewhere = sum((operations for name, operations in nodes.items() if name != provider), Counter())
+    elsewhere = sum(
+        (operations for name, operations in nodes.items() if name != provider), Counter()
+    )
     costly = sum(count for operation, count in elsewhere.items() if operation in COSTLY)
     if costly or not nodes.get(provider):
         total = elsewhere.total() + sum(nodes.get(provider, {}).values())
@@ -175,7 +221,9 @@ def missing_library(device: str) -> str:
 
 @contextmanager
 def silent_runtime() -> Iterator[None]:
-    """Keeps the long red lines about missing libraries off the screen: what is wrong comes out as one error."""
+    """Keeps the long red lines about missing libraries off the screen: what is wrong comes out as
+    one error.
+    """
     onnxruntime.set_default_logger_severity(NOTHING)
     try:
         with redirect_stdout(StringIO()):
@@ -188,27 +236,37 @@ def silent_runtime() -> Iterator[None]:
 def _refused_by_runtime(batch: int) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
+    # ONNX Runtime has a class of its own for every status, without a common parent
+    except Exception as error:
         text = f"found that ONNX Runtime cannot compute it ({one_line(error)})"
         raise UserError(f"{text}, expected a device with memory for --batch {batch}") from None
 
 
-def _open_proved(path: Path, device: str, settings: SessionSettings) -> onnxruntime.InferenceSession:
+def _open_proved(
+    path: Path, device: str, settings: SessionSettings
+) -> onnxruntime.InferenceSession:
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         known = ", ".join(onnxruntime.get_available_providers())
-        raise UserError(f"--device {device}: found ONNX Runtime with {known}, expected {PROVIDERS[device]}: see --doctor")
+        raise UserError(
+            f"--device {device}: found ONNX Runtime with {known}, expected {PROVIDERS[device]}: see --doctor"
+        )
     if device == "tensorrt" and not tensorrt_version():
-        raise UserError("--device tensorrt: found no TensorRT 10 that can be loaded, expected its libraries: see --doctor")
+        raise UserError(
+            "--device tensorrt: found no TensorRT 10 that can be loaded, expected its libraries: see --doctor"
+        )
     engines = _make_engine_folder(path, settings.batch) if device == "tensorrt" else None
     try:
         session = create_session(path, device, settings, engines)
-    except Exception as error:  # ONNX Runtime has a class of its own for every status, without a common parent
+    # ONNX Runtime has a class of its own for every status, without a common parent
+    except Exception as error:
         if device != "cpu":
             _open_proved(path, "cpu", settings)  # a file that is no model is not the device's fault
             raise UserError(
                 f"--device {device}: found that it cannot compute the model ({one_line(error)}): see --doctor"
             ) from None
-        raise UserError(f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file") from None
+        raise UserError(
+            f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file"
+        ) from None
     try:
         require_placed(session, device)
     except UserError as error:
@@ -216,8 +274,12 @@ def _open_proved(path: Path, device: str, settings: SessionSettings) -> onnxrunt
     return session
 
 
-def _accelerators(device: str, settings: SessionSettings, engines: Path | None) -> list[tuple[str, dict[str, object]]]:
-    """The providers before the CPU's, with their options; CUDA computes what TensorRT does not know."""
+def _accelerators(
+    device: str, settings: SessionSettings, engines: Path | None
+) -> list[tuple[str, dict[str, object]]]:
+    """The providers before the CPU's, with their options; CUDA computes what TensorRT does not
+    know.
+    """
     if device == "cpu":
         return []
     cuda = (PROVIDERS["cuda"], {"use_tf32": 0, "enable_cuda_graph": int(settings.cuda_graph)})
@@ -234,12 +296,16 @@ def _accelerators(device: str, settings: SessionSettings, engines: Path | None) 
 
 
 def engine_folder(path: Path, batch: int | None) -> Path:
-    """Where TensorRT's engines of a model lie: beside it, in a folder of its own for everything that an engine depends on.
+    """Where TensorRT's engines of a model lie: beside it, in a folder of its own for everything
+    that an engine depends on.
 
-    ONNX Runtime tells neither weights nor sizes apart: it would take an engine of another model of the same network.
+    ONNX Runtime tells neither weights nor sizes apart: it would take an engine of another model of
+    the same network.
     """
     versions = f"ort{onnxruntime.__version__}_trt{tensorrt_version()}"
-    return path.with_name(f"{path.stem}_tensorrt") / f"{file_hash(path)[:16]}_batch{batch}_{versions}"
+    return (
+        path.with_name(f"{path.stem}_tensorrt") / f"{file_hash(path)[:16]}_batch{batch}_{versions}"
+    )
 
 
 def _make_engine_folder(path: Path, batch: int | None) -> Path:

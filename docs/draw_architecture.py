@@ -80,7 +80,11 @@ def repository_modules() -> dict[str, Path]:
     listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     paths = [Path(name) for name in sorted(listed) if not name.startswith(NOT_DRAWN)]
     modules = {".".join(path.with_suffix("").parts): ROOT / path for path in paths}
-    return {name: path for name, path in modules.items() if path.is_file() and path.name != "__init__.py"}
+    return {
+        name: path
+        for name, path in modules.items()
+        if path.is_file() and path.name != "__init__.py"
+    }
 
 
 def imports_of(path: Path, modules: Iterable[str]) -> set[str]:

@@ -46,23 +46,32 @@ def draw_panels(run: Path, dataset: Path) -> None:
     path = Path(f"{run}{BEST_SUFFIX}")
     content = load_checkpoint(path)
     predictor = TorchPredictor(
-        build_network(content, path), PATCH_SIZES[content["image_type"]], choose_device(-1), content["align"]
+        build_network(content, path),
+        PATCH_SIZES[content["image_type"]],
+        choose_device(-1),
+        content["align"],
     )
     image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
-    mask = load_mask(dataset / "ground_truth" / "bright_spots" / f"{EXAMPLE}_mask.png", image.shape[1:])
+    mask = load_mask(
+        dataset / "ground_truth" / "bright_spots" / f"{EXAMPLE}_mask.png", image.shape[1:]
+    )
     heatmap = predictor(image)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "panels.png"
         title = f"rows {EXAMPLE_ROWS.start} to {EXAMPLE_ROWS.stop} of a demo test strip"
         threshold = threshold_for(content["calibration"], content["target_false_alarms"], "")
         rows = (image[:, EXAMPLE_ROWS], heatmap[EXAMPLE_ROWS])
-        save_panels(whole, *rows, mask[EXAMPLE_ROWS], title, detect(rows[1], rows[0], threshold.value))
+        save_panels(
+            whole, *rows, mask[EXAMPLE_ROWS], title, detect(rows[1], rows[0], threshold.value)
+        )
         save_jpg("panels.jpg", cv2.imread(str(whole)))
 
 
 def draw_demo_strips() -> None:
     strips = [make_strip(np.random.default_rng((1, number)))[0, :500] for number in range(8)]
-    save_jpg("demo.jpg", np.concatenate([np.pad(strip, ((0, 0), (0, 8))) for strip in strips], axis=1))
+    save_jpg(
+        "demo.jpg", np.concatenate([np.pad(strip, ((0, 0), (0, 8))) for strip in strips], axis=1)
+    )
 
 
 def draw_samples(run: Path) -> None:
@@ -73,7 +82,9 @@ def draw_samples(run: Path) -> None:
 def draw_recipes(dataset: Path) -> None:
     strips = sorted((dataset / "train" / "good").iterdir())
     for name, recipe in RECIPES.items():
-        picture = pictures.draw_samples(painted_samples(StripPatches(strips, STRIP_SIZE, PATCH, recipe(STRIP_DEFECTS_RANGE))))
+        picture = pictures.draw_samples(
+            painted_samples(StripPatches(strips, STRIP_SIZE, PATCH, recipe(STRIP_DEFECTS_RANGE)))
+        )
         save_jpg(f"{name}-samples.jpg", picture[picture.shape[0] // 2 :])  # three rows of six
 
 
@@ -84,10 +95,16 @@ def draw_tiling() -> None:
     axes.imshow(make_strip(np.random.default_rng((1, 3)))[0].T, cmap="gray", alpha=0.6)
     positions = tile_positions(STRIP_SIZE, PATCH)
     for y, x in positions:
-        axes.add_patch(Rectangle((y, x), PATCH, PATCH, fill=False, edgecolor="white", linewidth=0.8))
+        axes.add_patch(
+            Rectangle((y, x), PATCH, PATCH, fill=False, edgecolor="white", linewidth=0.8)
+        )
     for number, color in ((6, "tab:blue"), (8, "tab:orange")):  # neighbours along the strip
         y, x = positions[number]
-        axes.add_patch(Rectangle((y, x), PATCH, PATCH, facecolor=color, edgecolor=color, alpha=0.45, linewidth=2))
+        axes.add_patch(
+            Rectangle(
+                (y, x), PATCH, PATCH, facecolor=color, edgecolor=color, alpha=0.45, linewidth=2
+            )
+        )
     for start, _ in calculate_kept_ranges(height, PATCH)[1:]:
         axes.axvline(start - 0.5, color="yellow", linestyle="--", linewidth=1)
     for start, _ in calculate_kept_ranges(width, PATCH)[1:]:
@@ -101,22 +118,44 @@ def draw_tiling() -> None:
 
 
 def draw_report(run: Path) -> None:
-    """The upper part of the report on the test strips, three quarters as large as a browser shows it."""
+    """The upper part of the report on the test strips, three quarters as large as a browser shows
+    it.
+    """
     page = Path(f"{run}_test").absolute() / REPORT
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "report.png"
-        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={folder}", "--window-size=1230,2050"]
-        subprocess.run(["chromium", *flags, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True)
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}",
+            "--window-size=1230,2050",
+        ]
+        subprocess.run(
+            ["chromium", *flags, f"--screenshot={shot}", page.as_uri()],
+            check=True,
+            capture_output=True,
+        )
         picture = cv2.imread(str(shot))
-    save_jpg("report.jpg", cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
+    save_jpg(
+        "report.jpg", cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="path of a run without its endings; default: the newest in checkpoints/")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        help="path of a run without its endings; default: the newest in checkpoints/",
+    )
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset" / "demo")
     arguments = parser.parse_args()
-    run = arguments.run or Path(str(newest(CHECKPOINT_FOLDER, f"*{BEST_SUFFIX}")).removesuffix(BEST_SUFFIX))
+    run = arguments.run or Path(
+        str(newest(CHECKPOINT_FOLDER, f"*{BEST_SUFFIX}")).removesuffix(BEST_SUFFIX)
+    )
     PICTURES.mkdir(exist_ok=True)
     draw_panels(run, arguments.dataset)
     draw_demo_strips()

@@ -1,9 +1,11 @@
-"""From a heatmap to detections: where they are, how they are ranked, how large they are and how they differ from the references.
+"""From a heatmap to detections: where they are, how they are ranked, how large they are and how
+they differ from the references.
 
-A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is higher, and a plateau is one
-detection. It is ranked by its score: the logit margin ln(p / (1 - p)) of its peak p, plus a millionth of the mean margin
-of the 3x3 pixels around. So the order is that of the peaks, and peaks that float32 cannot tell apart, as where a softmax
-saturates at 1, are ordered by how much stands around them (as are any that differ by less than 2e-5 of a logit).
+A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is
+higher, and a plateau is one detection. It is ranked by its score: the logit margin ln(p / (1 - p))
+of its peak p, plus a millionth of the mean margin of the 3x3 pixels around. So the order is that of
+the peaks, and peaks that float32 cannot tell apart, as where a softmax saturates at 1, are ordered
+by how much stands around them (as are any that differ by less than 2e-5 of a logit).
 """
 
 from collections.abc import Sequence
@@ -14,11 +16,13 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 NEIGHBOURHOOD = 3  # pixels
-MOST_PER_STRIP = 1000  # strongest local maxima that are looked at: memory is bounded whatever a heatmap is like
+# strongest local maxima that are looked at: memory is bounded whatever a heatmap is like
+MOST_PER_STRIP = 1000
 LOGIT_RANGE = 18.0  # float32 tells probabilities apart up to about 1 - 6e-8, a logit of 16.6
 TIE_BREAK = 1e-6  # of the mean margin around a peak, in its score
 POLARITIES = ("both", "bright", "dark")
-INNER, OUTER = 1, 7  # pixels: half sizes of the window of a contrast and of the surroundings that it is measured against
+# pixels: half sizes of the window of a contrast and of the surroundings that it is measured against
+INNER, OUTER = 1, 7
 GUARD = 3  # pixels around a detection that belong to neither
 
 Box = tuple[int, int, int, int]
@@ -26,7 +30,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Peaks:
-    """Local maxima, strongest first: points (N, 2) whole (y, x), heights (N,) on the heatmap 0-1, scores (N,) as above."""
+    """Local maxima, strongest first: points (N, 2) whole (y, x), heights (N,) on the heatmap 0-1,
+    scores (N,) as above.
+    """
 
     points: np.ndarray
     heights: np.ndarray
@@ -35,9 +41,11 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Detection:
-    """A local maximum above the threshold, with the pixels above it that are connected to it and closer to no other one.
+    """A local maximum above the threshold, with the pixels above it that are connected to it and
+    closer to no other one.
 
-    `box` is (top, left, bottom, right), the last two exclusive; contrasts are Target minus reference in grey levels.
+    `box` is (top, left, bottom, right), the last two exclusive; contrasts are Target minus
+    reference in grey levels.
     """
 
     y: int
@@ -55,17 +63,24 @@ class Detection:
 
 
 class PackedDetections(Sequence):
-    """Detections in a hundred bytes each: of thousands of strips all are kept, and where a detector fails a strip has hundreds."""
+    """Detections in a hundred bytes each: of thousands of strips all are kept, and where a detector
+    fails a strip has hundreds.
+    """
 
     def __init__(self, detections: Sequence[Detection] = ()):
-        rows = [(d.y, d.x, d.score, d.peak, d.area, *d.box, d.contrast_ref1, d.contrast_ref2) for d in detections]
+        rows = [
+            (d.y, d.x, d.score, d.peak, d.area, *d.box, d.contrast_ref1, d.contrast_ref2)
+            for d in detections
+        ]
         self._rows = np.array(rows, dtype=np.float64).reshape(len(rows), 11)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, number: int) -> Detection:
-        y, x, score, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = self._rows[number].tolist()
+        y, x, score, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = (
+            self._rows[number].tolist()
+        )
         box = (int(top), int(left), int(bottom), int(right))
         return Detection(int(y), int(x), score, peak, int(area), box, contrast_ref1, contrast_ref2)
 
@@ -79,20 +94,32 @@ def logit_margin(probability: np.ndarray) -> np.ndarray:
 
 
 def find_peaks(heatmap: np.ndarray, floor: float = 0.0) -> Peaks:
-    """The local maxima above `floor` of a heatmap (H, W) float32 0-1, at most MOST_PER_STRIP of them."""
+    """The local maxima above `floor` of a heatmap (H, W) float32 0-1, at most MOST_PER_STRIP of
+    them.
+    """
     size = 2 * NEIGHBOURHOOD + 1
     highest = cv2.dilate(heatmap, np.ones((size, size), np.uint8))
     points = _one_per_plateau((heatmap == highest) & (heatmap > floor))
     heights = heatmap[points[:, 0], points[:, 1]]
-    scores = logit_margin(heights) + TIE_BREAK * logit_margin(_windows(heatmap, points, 1)).mean(axis=(1, 2))
+    scores = logit_margin(heights) + TIE_BREAK * logit_margin(_windows(heatmap, points, 1)).mean(
+        axis=(1, 2)
+    )
     order = np.argsort(-scores, kind="stable")[:MOST_PER_STRIP]
     return Peaks(points[order], heights[order], scores[order])
 
 
-def detect(heatmap: np.ndarray, image: np.ndarray, threshold: float, min_area: int = 1, polarity: str = "both") -> list[Detection]:
-    """The detections above `threshold` in a heatmap (H, W) float32 0-1 of an image (3, H, W), strongest first.
+def detect(
+    heatmap: np.ndarray,
+    image: np.ndarray,
+    threshold: float,
+    min_area: int = 1,
+    polarity: str = "both",
+) -> list[Detection]:
+    """The detections above `threshold` in a heatmap (H, W) float32 0-1 of an image (3, H, W),
+    strongest first.
 
-    Those of fewer than `min_area` pixels, or of the other polarity (`bright`: Target brighter than the references), are left out.
+    Those of fewer than `min_area` pixels, or of the other polarity (`bright`: Target brighter than
+    the references), are left out.
     """
     peaks = find_peaks(heatmap, threshold)
     if not len(peaks.points):
@@ -104,13 +131,18 @@ def detect(heatmap: np.ndarray, image: np.ndarray, threshold: float, min_area: i
         measures = (float(peaks.scores[number]), float(peaks.heights[number]), area, box)
         found.append(Detection(*place, *measures, *contrasts[number].tolist()))
     wanted = {"both": (True, False), "bright": (True,), "dark": (False,)}[polarity]
-    return [detection for detection in found if detection.area >= min_area and detection.is_bright in wanted]
+    return [
+        detection
+        for detection in found
+        if detection.area >= min_area and detection.is_bright in wanted
+    ]
 
 
 def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Target minus Ref1 and minus Ref2 at whole points (N, 2), in grey levels: (N, 2).
 
-    The mean of the 3x3 pixels, less the median of the surroundings, which is what gain and illumination leave between the channels.
+    The mean of the 3x3 pixels, less the median of the surroundings, which is what gain and
+    illumination leave between the channels.
     """
     window = np.arange(-OUTER, OUTER + 1)
     distance = np.maximum(np.abs(window)[:, None], np.abs(window)[None, :])
@@ -123,18 +155,24 @@ def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _one_per_plateau(is_highest: np.ndarray) -> np.ndarray:
-    """Of local maxima (H, W) that stand within NEIGHBOURHOOD of each other, and so are equally high, the most central: (N, 2)."""
+    """Of local maxima (H, W) that stand within NEIGHBOURHOOD of each other, and so are equally
+    high, the most central: (N, 2).
+    """
     ys, xs = np.nonzero(is_highest)
     if len(ys) == 0:
         return np.zeros((0, 2), dtype=np.int64)
-    reach = np.ones((3, 3), np.uint8)  # two dilated by one pixel touch when they are up to three apart
+    # two dilated by one pixel touch when they are up to three apart
+    reach = np.ones((3, 3), np.uint8)
     count, labels = cv2.connectedComponents(cv2.dilate(is_highest.astype(np.uint8), reach))
     label = labels[ys, xs]
     points = np.stack([ys, xs], axis=1)
     if count - 1 == len(points):
         return points
     members = np.bincount(label, minlength=count)
-    centers = np.stack([np.bincount(label, along, minlength=count) for along in (ys, xs)], axis=1) / np.maximum(members, 1)[:, None]
+    centers = (
+        np.stack([np.bincount(label, along, minlength=count) for along in (ys, xs)], axis=1)
+        / np.maximum(members, 1)[:, None]
+    )
     distance = np.square(points - centers[label]).sum(axis=1)
     order = np.lexsort((np.arange(len(points)), distance, label))
     _, first = np.unique(label[order], return_index=True)
@@ -142,7 +180,9 @@ def _one_per_plateau(is_highest: np.ndarray) -> np.ndarray:
 
 
 def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
-    """The (2 * reach + 1)² pixels around each point, (N, size, size); beyond the border the nearest pixel."""
+    """The (2 * reach + 1)² pixels around each point, (N, size, size); beyond the border the nearest
+    pixel.
+    """
     along = np.arange(-reach, reach + 1)
     ys = np.clip(points[:, :1] + along, 0, plane.shape[0] - 1)
     xs = np.clip(points[:, 1:] + along, 0, plane.shape[1] - 1)
@@ -150,13 +190,16 @@ def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _extents(is_above: np.ndarray, points: np.ndarray) -> list[tuple[int, Box]]:
-    """Area and box of each point's share of the pixels above the threshold: those of its component that are nearest to it."""
+    """Area and box of each point's share of the pixels above the threshold: those of its component
+    that are nearest to it.
+    """
     _, labels = cv2.connectedComponents(is_above.astype(np.uint8))
     pixels = np.argwhere(is_above)
     pixel_labels, point_labels = labels[is_above], labels[points[:, 0], points[:, 1]]
     order = np.argsort(pixel_labels, kind="stable")
     pixels, pixel_labels = pixels[order], pixel_labels[order]
-    owner = np.full(len(pixels), -1)  # of a component that has no peak of its own, a higher one being near, nobody is
+    # of a component that has no peak of its own, a higher one being near, nobody is
+    owner = np.full(len(pixels), -1)
     for label in np.unique(point_labels):
         owners = np.flatnonzero(point_labels == label)
         part = slice(*np.searchsorted(pixel_labels, (label, label + 1)))
@@ -165,4 +208,7 @@ def _extents(is_above: np.ndarray, points: np.ndarray) -> list[tuple[int, Box]]:
     pixels, owner = pixels[order], owner[order]
     starts = np.searchsorted(owner, np.arange(len(points) + 1))
     parts = (pixels[first:last] for first, last in zip(starts, starts[1:]))
-    return [(len(part), (*part.min(axis=0).tolist(), *(part.max(axis=0) + 1).tolist())) for part in parts]
+    return [
+        (len(part), (*part.min(axis=0).tolist(), *(part.max(axis=0) + 1).tolist()))
+        for part in parts
+    ]

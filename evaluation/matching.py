@@ -1,4 +1,6 @@
-"""What is true of a strip, and which detection found which truth: one to one, the strongest detection first."""
+"""What is true of a strip, and which detection found which truth: one to one, the strongest
+detection first.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,16 +12,19 @@ from evaluation.detections import Peaks, contrasts_at
 from ops.tiling import calculate_kept_ranges
 
 MATCH_RADIUS = 3.0  # pixels
-BORDER, SEAM = 5, 3  # pixels from the strip's edge, and from where stitching passes from one tile to the next
+# pixels from the strip's edge, and from where stitching passes from one tile to the next
+BORDER, SEAM = 5, 3
 FALSE_ALARM, IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class TrueDefect:
-    """A true defect: centre (y, x), area in pixels, contrast in grey levels (0: none against both references), and place.
+    """A true defect: centre (y, x), area in pixels, contrast in grey levels (0: none against both
+    references), and place.
 
-    One that does not `count` is neither a hit when it is found nor a miss when it is not. `box` (top, left, bottom, right, the last
-    two exclusive) is set where all that is known is a box around it: a detection anywhere in it has found it.
+    One that does not `count` is neither a hit when it is found nor a miss when it is not. `box`
+    (top, left, bottom, right, the last two exclusive) is set where all that is known is a box
+    around it: a detection anywhere in it has found it.
     """
 
     center: tuple[float, float]
@@ -34,8 +39,8 @@ class TrueDefect:
 class MatchResult:
     """One strip's detections, strongest first, and truths, as far as they count.
 
-    `scores` (N,) float64 rank the detections; `truth` (N,) says which of `truths` each has found, or FALSE_ALARM. Detections that
-    do not matter are left out.
+    `scores` (N,) float64 rank the detections; `truth` (N,) says which of `truths` each has found,
+    or FALSE_ALARM. Detections that do not matter are left out.
     """
 
     scores: np.ndarray
@@ -43,10 +48,14 @@ class MatchResult:
     truths: tuple[TrueDefect, ...]
 
 
-def defects_in_mask(mask: np.ndarray, image: np.ndarray, patch: int | None = None) -> tuple[list[TrueDefect], np.ndarray]:
-    """The connected regions of a mask (H, W) bool as truths, and the number of each pixel's truth, (H, W), -1 where there is none.
+def defects_in_mask(
+    mask: np.ndarray, image: np.ndarray, patch: int | None = None
+) -> tuple[list[TrueDefect], np.ndarray]:
+    """The connected regions of a mask (H, W) bool as truths, and the number of each pixel's truth,
+    (H, W), -1 where there is none.
 
-    A truth's contrast is that of Target against the reference to which it has less, 0 when the two differ in sign.
+    A truth's contrast is that of Target against the reference to which it has less, 0 when the two
+    differ in sign.
     """
     count, labels, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count == 1:
@@ -54,59 +63,89 @@ def defects_in_mask(mask: np.ndarray, image: np.ndarray, patch: int | None = Non
     centers = centers[1:, ::-1]
     contrasts = agreed_contrast(contrasts_at(image, np.rint(centers).astype(np.int64)))
     truths = [
-        TrueDefect(tuple(center.tolist()), int(area), float(contrast), region_of(center, mask.shape, patch))
+        TrueDefect(
+            tuple(center.tolist()), int(area), float(contrast), region_of(center, mask.shape, patch)
+        )
         for center, area, contrast in zip(centers, stats[1:, cv2.CC_STAT_AREA], contrasts)
     ]
     return truths, labels - 1
 
 
 def agreed_contrast(contrasts: np.ndarray) -> np.ndarray:
-    """What both references agree on: of contrasts (N, 2) the smaller magnitude (N,), or 0 where they differ in sign."""
+    """What both references agree on: of contrasts (N, 2) the smaller magnitude (N,), or 0 where
+    they differ in sign.
+    """
     agree = contrasts[:, 0] * contrasts[:, 1] > 0
     return np.where(agree, np.abs(contrasts).min(axis=1), 0.0)
 
 
 def region_of(center: tuple[float, float], image_size: tuple[int, int], patch: int | None) -> str:
-    """`border`, `seam` or `interior`: where a point (y, x) lies in an image (height, width). No patch size, no seams."""
+    """`border`, `seam` or `interior`: where a point (y, x) lies in an image (height, width).
+
+    No patch size, no seams.
+    """
     if any(min(at + 0.5, length - 0.5 - at) <= BORDER for at, length in zip(center, image_size)):
         return "border"
-    if patch and any(abs(at - line) <= SEAM for at, length in zip(center, image_size) for line in _seams(length, patch)):
+    if patch and any(
+        abs(at - line) <= SEAM
+        for at, length in zip(center, image_size)
+        for line in _seams(length, patch)
+    ):
         return "seam"
     return "interior"
 
 
 @lru_cache
 def _seams(length: int, patch: int) -> tuple[float, ...]:
-    """Along one axis: where stitching passes from one tile to the next, half a pixel before the first one of the later tile."""
+    """Along one axis: where stitching passes from one tile to the next, half a pixel before the
+    first one of the later tile.
+    """
     return tuple(start - 0.5 for start, _ in calculate_kept_ranges(length, patch)[1:])
 
 
 def match(
-    points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS
+    points: np.ndarray,
+    truths: list[TrueDefect],
+    labels: np.ndarray | None = None,
+    radius: float = MATCH_RADIUS,
 ) -> np.ndarray:
-    """For each detection of a strip, points (N, 2) strongest first, the number of the truth that it has found: (N,).
+    """For each detection of a strip, points (N, 2) strongest first, the number of the truth that it
+    has found: (N,).
 
-    A detection may find a truth whose centre is within `radius` pixels, or on whose own pixels (`labels`, of
-    `defects_in_mask`) or in whose box it lies; in the order given each takes the nearest one that nobody has taken. One that may only find truths that are
-    taken, or that do not count, is IGNORED: neither a hit nor a false alarm. Every other one is a FALSE_ALARM.
+    A detection may find a truth whose centre is within `radius` pixels, or on whose own pixels
+    (`labels`, of `defects_in_mask`) or in whose box it lies; in the order given each takes the
+    nearest one that nobody has taken. One that may only find truths that are taken, or that do not
+    count, is IGNORED: neither a hit nor a false alarm. Every other one is a FALSE_ALARM.
     """
     if not (truths and len(points)):
         return np.full(len(points), FALSE_ALARM)
-    return _assign(_distances(points, truths, labels, radius), np.array([truth.counts for truth in truths]))
+    return _assign(
+        _distances(points, truths, labels, radius), np.array([truth.counts for truth in truths])
+    )
 
 
 def match_strip(
-    peaks: Peaks, truths: list[TrueDefect], labels: np.ndarray | None = None, radius: float = MATCH_RADIUS
+    peaks: Peaks,
+    truths: list[TrueDefect],
+    labels: np.ndarray | None = None,
+    radius: float = MATCH_RADIUS,
 ) -> MatchResult:
     """What a strip adds to the figures: all of its detections `match`ed to its truths."""
     found = match(peaks.points, truths, labels, radius)
-    counted = np.cumsum([truth.counts for truth in truths]) - 1  # the number of each among those that count
-    renumbered = np.array([number if number < 0 else counted[number] for number in found.tolist()], dtype=np.int64)
+    # the number of each among those that count
+    counted = np.cumsum([truth.counts for truth in truths]) - 1
+    renumbered = np.array(
+        [number if number < 0 else counted[number] for number in found.tolist()], dtype=np.int64
+    )
     matters = found != IGNORED
-    return MatchResult(peaks.scores[matters], renumbered[matters], tuple(truth for truth in truths if truth.counts))
+    return MatchResult(
+        peaks.scores[matters], renumbered[matters], tuple(truth for truth in truths if truth.counts)
+    )
 
 
-def _distances(points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None, radius: float) -> np.ndarray:
+def _distances(
+    points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None, radius: float
+) -> np.ndarray:
     """Pixels from each detection to each truth that it may find, infinite where it may not: (N, M)."""
     centers = np.array([truth.center for truth in truths])
     distance = np.linalg.norm(points[:, None] - centers[None], axis=2)
@@ -115,7 +154,9 @@ def _distances(points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray 
         may_find |= labels[points[:, 0], points[:, 1]][:, None] == np.arange(len(truths))
     for number, truth in enumerate(truths):
         if truth.box:
-            may_find[:, number] |= ((points >= truth.box[:2]) & (points < truth.box[2:])).all(axis=1)
+            may_find[:, number] |= ((points >= truth.box[:2]) & (points < truth.box[2:])).all(
+                axis=1
+            )
     return np.where(may_find, distance, np.inf)
 
 

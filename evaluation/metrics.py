@@ -1,4 +1,7 @@
-"""Figures from a stream of heatmaps: pure numbers, no files. What is kept of a strip is a few kilobytes at most."""
+"""Figures from a stream of heatmaps: pure numbers, no files.
+
+What is kept of a strip is a few kilobytes at most.
+"""
 
 import cv2
 import numpy as np
@@ -10,7 +13,8 @@ from evaluation.thresholds import bound_on_share
 BINS = 65536  # of 5.5e-4 of a logit each
 AUPRO_LIMITS = (0.3, 0.05)  # false positive rates up to which the per-region overlap is averaged
 FALSE_ALARM_RATES = (0.1, 1.0, 10.0)  # per strip
-HEADLINES = ("image_auroc", "pixel_average_precision", "point_recall_at_0.1", "point_recall_at_1")  # where there is room for a few
+# where there is room for a few
+HEADLINES = ("image_auroc", "pixel_average_precision", "point_recall_at_0.1", "point_recall_at_1")
 REPLICATES = 500  # of a bootstrap
 BOOTSTRAP_SEED = 4_000
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
@@ -21,25 +25,33 @@ Recall = tuple[float, float, float]  # with the ends of its interval
 
 
 class PixelMetrics:
-    """Pixel AUROC, average precision and per-region overlap from histograms of background, defect and region pixels.
+    """Pixel AUROC, average precision and per-region overlap from histograms of background, defect
+    and region pixels.
 
-    Bins are equally wide in the logit of the probability, so they are fine where probabilities crowd, close to 0 and to 1. Pixels
-    of one bin count as ties, exactly as scikit-learn counts equal scores: that is the only error, and at most the share of pairs
-    of a background and a defect pixel that are less than 5.5e-4 of a logit apart (or both beyond LOGIT_RANGE).
+    Bins are equally wide in the logit of the probability, so they are fine where probabilities
+    crowd, close to 0 and to 1. Pixels of one bin count as ties, exactly as scikit-learn counts
+    equal scores: that is the only error, and at most the share of pairs of a background and a
+    defect pixel that are less than 5.5e-4 of a logit apart (or both beyond LOGIT_RANGE).
     """
 
     def __init__(self) -> None:
         self.counts = np.zeros((2, BINS), dtype=np.int64)  # background, defect
-        self.overlap = np.zeros(BINS)  # the same of the defect pixels, each as its share of its region
+        # the same of the defect pixels, each as its share of its region
+        self.overlap = np.zeros(BINS)
         self.regions = 0
 
-    def update(self, heatmap: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None = None) -> None:
-        """Count one strip: heatmap (H, W) of probabilities 0-1, mask (H, W) bool, but for the `ignored` (H, W) bool.
+    def update(
+        self, heatmap: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None = None
+    ) -> None:
+        """Count one strip: heatmap (H, W) of probabilities 0-1, mask (H, W) bool, but for the
+        `ignored` (H, W) bool.
 
         Raises `ValueError` for another value.
         """
         if not (heatmap.min() >= 0 and heatmap.max() <= 1):
-            raise ValueError(f"found a heatmap from {heatmap.min():g} to {heatmap.max():g}, expected probabilities")
+            raise ValueError(
+                f"found a heatmap from {heatmap.min():g} to {heatmap.max():g}, expected probabilities"
+            )
         position = (logit_margin(heatmap) / LOGIT_RANGE + 1) * (BINS / 2)
         bins = np.minimum(position, BINS - 1).astype(np.int64)
         counted = np.ones_like(mask) if ignored is None else ~ignored
@@ -66,13 +78,19 @@ class PixelMetrics:
         """
         labels, scores = np.repeat((0, 1), BINS), np.tile(np.arange(BINS), 2)
         seen = self.counts.ravel() > 0
-        figures = _auroc_and_average_precision("pixel", labels[seen], scores[seen], self.counts.ravel()[seen])
-        return figures | {f"pixel_aupro_{limit}": self._per_region_overlap(limit) for limit in AUPRO_LIMITS}
+        figures = _auroc_and_average_precision(
+            "pixel", labels[seen], scores[seen], self.counts.ravel()[seen]
+        )
+        return figures | {
+            f"pixel_aupro_{limit}": self._per_region_overlap(limit) for limit in AUPRO_LIMITS
+        }
 
     def _per_region_overlap(self, limit: float) -> float | None:
-        """Mean over the false positive rates up to `limit` of the mean share of a region that is found.
+        """Mean over the false positive rates up to `limit` of the mean share of a region that is
+        found.
 
-        After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, with the regions of all images pooled.
+        After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, with the regions of
+        all images pooled.
         """
         background = self.counts[0].sum()
         if not (background and self.regions):
@@ -82,23 +100,29 @@ class PixelMetrics:
         overlap = np.concatenate([[0.0], np.cumsum(self.overlap[seen]) / self.regions])
         inside = rate < limit
         rates = np.append(rate[inside], limit)
-        return float(np.trapezoid(np.append(overlap[inside], np.interp(limit, rate, overlap)), rates) / limit)
+        return float(
+            np.trapezoid(np.append(overlap[inside], np.interp(limit, rate, overlap)), rates) / limit
+        )
 
 
 class FrocMetrics:
-    """Recall of true points against false alarms per strip (FROC), from the outcomes of strips whose truth is known.
+    """Recall of true points against false alarms per strip (FROC), from the outcomes of strips
+    whose truth is known.
 
-    After Bunch et al., "A free-response approach to the measurement and characterization of radiographic-observer performance",
-    1978. At a rate of false alarms per strip counts what ranks above the first false alarm that would exceed it: a detection that
-    ranks level with that one is not found, so ties cannot help. Intervals are percentiles of a bootstrap over whole strips, which
-    keeps together what one strip's pattern does to all of its detections, but never narrower than that of so many independent
-    truths (Clopper and Pearson, "The use of confidence or fiducial limits", 1934): a bootstrap knows no doubt where all are found.
+    After Bunch et al., "A free-response approach to the measurement and characterization of
+    radiographic-observer performance", 1978. At a rate of false alarms per strip counts what ranks
+    above the first false alarm that would exceed it: a detection that ranks level with that one is
+    not found, so ties cannot help. Intervals are percentiles of a bootstrap over whole strips,
+    which keeps together what one strip's pattern does to all of its detections, but never narrower
+    than that of so many independent truths (Clopper and Pearson, "The use of confidence or fiducial
+    limits", 1934): a bootstrap knows no doubt where all are found.
     """
 
     def __init__(self) -> None:
         self.strips = 0
         self._false_alarms: list[np.ndarray] = []  # the scores of a strip's
-        self._truths: list[np.ndarray] = []  # a strip's: (M, 3) score (-inf: not found), contrast, area
+        # a strip's: (M, 3) score (-inf: not found), contrast, area
+        self._truths: list[np.ndarray] = []
         self._places: list[str] = []
 
     def update(self, outcome: MatchResult) -> None:
@@ -106,7 +130,9 @@ class FrocMetrics:
         is_hit = outcome.truth != FALSE_ALARM
         self.strips += 1
         self._false_alarms.append(outcome.scores[~is_hit])
-        truths = np.array([(-np.inf, _number(truth.contrast), _number(truth.area)) for truth in outcome.truths]).reshape(-1, 3)
+        truths = np.array(
+            [(-np.inf, _number(truth.contrast), _number(truth.area)) for truth in outcome.truths]
+        ).reshape(-1, 3)
         truths[outcome.truth[is_hit], 0] = outcome.scores[is_hit]
         self._truths.append(truths)
         self._places += [truth.place for truth in outcome.truths]
@@ -124,12 +150,17 @@ class FrocMetrics:
     def compute(self) -> dict[str, float | None]:
         """`point_recall_at_0.1` and so on for FALSE_ALARM_RATES, 0-1; None without truths."""
         found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES} if self.truths else {}
-        return {f"point_recall_at_{rate:g}": float(found[rate].mean()) if found else None for rate in FALSE_ALARM_RATES}
+        return {
+            f"point_recall_at_{rate:g}": float(found[rate].mean()) if found else None
+            for rate in FALSE_ALARM_RATES
+        }
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """False alarms per strip, ascending from 0, and the recall that each allows; up to the highest of FALSE_ALARM_RATES.
+        """False alarms per strip, ascending from 0, and the recall that each allows; up to the
+        highest of FALSE_ALARM_RATES.
 
-        The last point is what is found when there are no more false alarms, where these end sooner. Empty without truths.
+        The last point is what is found when there are no more false alarms, where these end sooner.
+        Empty without truths.
         """
         if not self.truths:
             return np.empty(0), np.empty(0)
@@ -140,18 +171,25 @@ class FrocMetrics:
         return np.arange(len(false_alarms)) / self.strips, recall
 
     def table(self) -> list[dict[str, object]]:
-        """Recall at each of FALSE_ALARM_RATES as (value, low, high) of all truths and of each band of contrast, size and place."""
+        """Recall at each of FALSE_ALARM_RATES as (value, low, high) of all truths and of each band
+        of contrast, size and place.
+        """
         groups = self._groups()
         drawn = self._replicates(groups) if self.truths else {}
         found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES}
         rows = []
         for name, members in groups.items():
-            recalls = {rate: _with_interval(found[rate][members], drawn[name][rate]) for rate in FALSE_ALARM_RATES}
+            recalls = {
+                rate: _with_interval(found[rate][members], drawn[name][rate])
+                for rate in FALSE_ALARM_RATES
+            }
             rows.append({"group": name, "truths": int(members.sum()), "recall": recalls})
         return rows
 
     def limit(self, rate: float) -> float:
-        """The score that a detection must exceed to be found at `rate` false alarms per strip; -inf where all are."""
+        """The score that a detection must exceed to be found at `rate` false alarms per strip; -inf
+        where all are.
+        """
         false_alarms = np.sort(self._pooled_false_alarms())[::-1]
         allowed = int(rate * self.strips + 1e-9)
         return float(false_alarms[allowed]) if len(false_alarms) > allowed else -np.inf
@@ -166,11 +204,14 @@ class FrocMetrics:
         truth_strip = np.repeat(np.arange(self.strips), list(map(len, self._truths)))
         order = np.argsort(-false_alarms, kind="stable")
         false_alarms, alarm_strip = false_alarms[order], alarm_strip[order]
-        enough = int(4 * FALSE_ALARM_RATES[-1] * self.strips)  # but where many of these are on few strips that are not drawn
+        # but where many of these are on few strips that are not drawn
+        enough = int(4 * FALSE_ALARM_RATES[-1] * self.strips)
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         drawn = {name: {rate: [] for rate in FALSE_ALARM_RATES} for name in groups}
         for _ in range(REPLICATES):
-            times = np.bincount(generator.integers(self.strips, size=self.strips), minlength=self.strips)
+            times = np.bincount(
+                generator.integers(self.strips, size=self.strips), minlength=self.strips
+            )
             counted = np.cumsum(times[alarm_strip[:enough]])
             if len(counted) and counted[-1] <= FALSE_ALARM_RATES[-1] * self.strips:
                 counted = np.cumsum(times[alarm_strip])
@@ -189,9 +230,15 @@ class FrocMetrics:
         _, contrast, area = self._pooled_truths().T
         places = np.array(self._places)
         groups = {"all": np.ones(self.truths, dtype=bool)}
-        groups |= {f"contrast {text}": inside for text, inside in _bands(contrast, CONTRAST_LIMITS, "grey levels")}
+        groups |= {
+            f"contrast {text}": inside
+            for text, inside in _bands(contrast, CONTRAST_LIMITS, "grey levels")
+        }
         groups |= {f"area {text}": inside for text, inside in _bands(area, AREA_LIMITS, "pixels")}
-        groups |= {f"at the {place}" if place != "interior" else place: places == place for place in ("border", "seam", "interior")}
+        groups |= {
+            f"at the {place}" if place != "interior" else place: places == place
+            for place in ("border", "seam", "interior")
+        }
         return {name: members for name, members in groups.items() if members.any()}
 
     def _pooled_false_alarms(self) -> np.ndarray:
@@ -202,8 +249,12 @@ class FrocMetrics:
 
 
 def image_figures(is_defective: list[bool], scores: list[float]) -> dict[str, float | None]:
-    """`image_auroc` and `image_average_precision`, 0-1, of one score a strip; None while good or defective strips are missing."""
-    return _auroc_and_average_precision("image", np.array(is_defective, dtype=int), np.array(scores), None)
+    """`image_auroc` and `image_average_precision`, 0-1, of one score a strip; None while good or
+    defective strips are missing.
+    """
+    return _auroc_and_average_precision(
+        "image", np.array(is_defective, dtype=int), np.array(scores), None
+    )
 
 
 def _auroc_and_average_precision(
@@ -211,24 +262,34 @@ def _auroc_and_average_precision(
 ) -> dict[str, float | None]:
     if len(np.unique(labels)) < 2:
         return {f"{name}_auroc": None, f"{name}_average_precision": None}
-    from sklearn.metrics import average_precision_score, roc_auc_score  # here: two seconds that every command would start with
+    # here: two seconds that every command would start with
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     return {
         f"{name}_auroc": float(roc_auc_score(labels, scores, sample_weight=weights)),
-        f"{name}_average_precision": float(average_precision_score(labels, scores, sample_weight=weights)),
+        f"{name}_average_precision": float(
+            average_precision_score(labels, scores, sample_weight=weights)
+        ),
     }
 
 
 def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
-    """The share that is found, and its interval: the wider one of the drawn recalls' and of a binomial count's."""
+    """The share that is found, and its interval: the wider one of the drawn recalls' and of a
+    binomial count's.
+    """
     hits, count = int(found.sum()), len(found)
     tail = INTERVAL[0] / 100
-    least, most = 1 - bound_on_share(count - hits, count, 1 - tail), bound_on_share(hits, count, 1 - tail)
+    least, most = (
+        1 - bound_on_share(count - hits, count, 1 - tail),
+        bound_on_share(hits, count, 1 - tail),
+    )
     low, high = np.nanpercentile(drawn, INTERVAL)
     return hits / count, float(min(low, least)), float(max(high, most))
 
 
-def _bands(values: np.ndarray, limits: tuple[float, float], unit: str) -> list[tuple[str, np.ndarray]]:
+def _bands(
+    values: np.ndarray, limits: tuple[float, float], unit: str
+) -> list[tuple[str, np.ndarray]]:
     low, high = limits
     texts = (f"up to {low} {unit}", f"above {low}, up to {high} {unit}", f"above {high} {unit}")
     return list(zip(texts, (values <= low, (values > low) & (values <= high), values > high)))

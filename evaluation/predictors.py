@@ -1,4 +1,5 @@
-"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W) float32, defect probability 0-1.
+"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W)
+float32, defect probability 0-1.
 
 Its `align` says what it does to the references first: one of registration.MODES.
 """
@@ -13,10 +14,15 @@ from ops.detector import AligningDetector
 
 
 class TorchPredictor:
-    """A network in PyTorch: the very module that is exported, for strips of any size of at least one patch."""
+    """A network in PyTorch: the very module that is exported, for strips of any size of at least
+    one patch.
+    """
 
-    def __init__(self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"):
-        self.network = network.to(device, memory_format=torch.channels_last)  # faster, on the CPU too
+    def __init__(
+        self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"
+    ):
+        # faster, on the CPU too
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.patch, self.device, self.align = patch, device, align
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
@@ -24,7 +30,9 @@ class TorchPredictor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
-            self._full_image = SegmentationNetworkONNXFullImage(self.network, size, self.patch, self.align).to(self.device)
+            self._full_image = SegmentationNetworkONNXFullImage(
+                self.network, size, self.patch, self.align
+            ).to(self.device)
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():
@@ -34,7 +42,9 @@ class TorchPredictor:
 
 
 class DetectorPredictor:
-    """A detector as it is: one of classical.py, for strips of any size, or one that is exported, for those of its own."""
+    """A detector as it is: one of classical.py, for strips of any size, or one that is exported,
+    for those of its own.
+    """
 
     def __init__(self, detector: AligningDetector, device: torch.device):
         self.detector = detector.to(device)

@@ -16,13 +16,15 @@ from evaluation.metrics import FrocMetrics, PixelMetrics, image_figures
 from evaluation.thresholds import Threshold
 from evaluation.worst_cases import WorstCases
 
-Measure = Callable[[np.ndarray], dict[str, float]]  # (3, H, W) grey levels 0-255 to what is known of its channels, by name
+# (3, H, W) grey levels 0-255 to what is known of its channels, by name
+Measure = Callable[[np.ndarray], dict[str, float]]
 Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is a detection, what has found a true defect, and what does not count; `patch` tells where the seams of tiles lie.
+    """What is a detection, what has found a true defect, and what does not count; `patch` tells
+    where the seams of tiles lie.
 
     Without a threshold there are figures, but no detections and no verdicts.
     """
@@ -38,10 +40,11 @@ class Rules:
 
 @dataclass
 class StripResult:
-    """One strip: its heatmap's maximum, its detections above the threshold, strongest first, and what is known of them.
+    """One strip: its heatmap's maximum, its detections above the threshold, strongest first, and
+    what is known of them.
 
-    `truths` is how many true defects there are, `found` which of them each detection has found, as of `match`; both None where the
-    truth is not known.
+    `truths` is how many true defects there are, `found` which of them each detection has found, as
+    of `match`; both None where the truth is not known.
     """
 
     strip: StripFile
@@ -57,10 +60,15 @@ class StripResult:
 
     @property
     def statuses(self) -> list[str]:
-        """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already found), or empty: not known."""
+        """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already
+        found), or empty: not known.
+        """
         if self.found is None:
             return [""] * len(self.detections)
-        return [{FALSE_ALARM: "false alarm", IGNORED: "no matter"}.get(number, "hit") for number in self.found.tolist()]
+        return [
+            {FALSE_ALARM: "false alarm", IGNORED: "no matter"}.get(number, "hit")
+            for number in self.found.tolist()
+        ]
 
 
 class MetricSet:
@@ -70,7 +78,9 @@ class MetricSet:
         self.labelled: list[tuple[bool, float]] = []
         self.pixels, self.points = PixelMetrics(), FrocMetrics()
 
-    def update(self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float) -> None:
+    def update(
+        self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float
+    ) -> None:
         if strip.is_defective is not None:
             self.labelled.append((strip.is_defective, float(heatmap.max())))
         if truth:
@@ -83,13 +93,18 @@ class MetricSet:
         self.points.merge([other.points for other in others])
 
     def compute(self) -> Figures:
-        labels, scores = [label for label, _ in self.labelled], [score for _, score in self.labelled]
+        labels, scores = (
+            [label for label, _ in self.labelled],
+            [score for _, score in self.labelled],
+        )
         return image_figures(labels, scores) | self.pixels.compute() | self.points.compute()
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels that do not count."""
+    """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels
+    that do not count.
+    """
 
     mask: np.ndarray
     truths: list[TrueDefect]
@@ -99,7 +114,8 @@ class GroundTruth:
 
 @dataclass
 class Evaluation:
-    """What came out: a result for every strip that could be read, all figures, and a line for every strip that could not.
+    """What came out: a result for every strip that could be read, all figures, and a line for every
+    strip that could not.
 
     Figures are worked out once, when they are first asked for: after the last strip.
     """
@@ -131,7 +147,9 @@ class Evaluation:
         return self.board.points.table()
 
     def at_threshold(self) -> Figures:
-        """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where no truth is known."""
+        """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where
+        no truth is known.
+        """
         known = [result for result in self.results if result.truths is not None]
         truths = sum(result.truths for result in known)
         counts = Counter(status for result in known for status in result.statuses)

@@ -13,13 +13,17 @@ from data.ignored_regions import IgnoredRegions
 
 BROKEN_NETWORK = "the model's weights are broken"
 PROBABILITY_ROUNDING = 1e-6  # by which a softmax may exceed 1
-Predictor = Callable[[np.ndarray], np.ndarray]  # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
-Load = Callable[[StripFile], tuple[np.ndarray, np.ndarray | None]]  # to an image and its mask, as `read_strip`
+# (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
+Predictor = Callable[[np.ndarray], np.ndarray]
+# to an image and its mask, as `read_strip`
+Load = Callable[[StripFile], tuple[np.ndarray, np.ndarray | None]]
 
 
 @runtime_checkable
 class BatchPredictor(Protocol):
-    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `predict` up to `batch` prepared ones."""
+    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `predict` up
+    to `batch` prepared ones.
+    """
 
     batch: int
 
@@ -45,9 +49,11 @@ class SingleStripAdapter:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A strip that was read, (3, H, W) grey levels 0-255, and what a predictor says of it, (H, W) float32 0-1, 0 where ignored.
+    """A strip that was read, (3, H, W) grey levels 0-255, and what a predictor says of it, (H, W)
+    float32 0-1, 0 where ignored.
 
-    `mask` and `ignored` are (H, W) bool; None where it is not known what is a defect, and where everything counts.
+    `mask` and `ignored` are (H, W) bool; None where it is not known what is a defect, and where
+    everything counts.
     """
 
     strip: StripFile
@@ -67,9 +73,16 @@ class _LoadedStrip:
 
 
 def iter_predictions(
-    predictor: Predictor | BatchPredictor, strips: list[StripFile], load: Load, regions: IgnoredRegions, times: StageTimes
+    predictor: Predictor | BatchPredictor,
+    strips: list[StripFile],
+    load: Load,
+    regions: IgnoredRegions,
+    times: StageTimes,
 ) -> Iterator[Prediction | UserError]:
-    """What a predictor says of each strip, in their order, or what is wrong with it. The next strips are read meanwhile."""
+    """What a predictor says of each strip, in their order, or what is wrong with it.
+
+    The next strips are read meanwhile.
+    """
     batches = predictor if isinstance(predictor, BatchPredictor) else SingleStripAdapter(predictor)
 
     def read(strip: StripFile) -> _LoadedStrip | UserError:
@@ -83,33 +96,64 @@ def iter_predictions(
             return error
 
     with threads(READERS) as readers:
-        for group in grouped(in_order(readers, read, strips, batches.batch + READERS), batches.batch):
+        for group in grouped(
+            in_order(readers, read, strips, batches.batch + READERS), batches.batch
+        ):
             with times.of("inference"):
-                heatmaps = iter(_predict_group(batches, [entry for entry in group if isinstance(entry, _LoadedStrip)]))
+                heatmaps = iter(
+                    _predict_group(
+                        batches, [entry for entry in group if isinstance(entry, _LoadedStrip)]
+                    )
+                )
             for entry in group:
-                yield entry if isinstance(entry, UserError) else _checked(entry, next(heatmaps), times)
+                yield (
+                    entry
+                    if isinstance(entry, UserError)
+                    else _checked(entry, next(heatmaps), times)
+                )
 
 
-def _predict_group(batches: BatchPredictor, group: list[_LoadedStrip]) -> Sequence[np.ndarray | UserError]:
-    """The heatmaps of strips; where one of them cannot be answered, each is asked for alone, so that the others are not lost."""
+def _predict_group(
+    batches: BatchPredictor, group: list[_LoadedStrip]
+) -> Sequence[np.ndarray | UserError]:
+    """The heatmaps of strips; where one of them cannot be answered, each is asked for alone, so
+    that the others are not lost.
+    """
     try:
         return batches.predict([entry.prepared for entry in group]) if group else []
     except UserError as error:
-        return [error] if len(group) == 1 else [heatmap for entry in group for heatmap in _predict_group(batches, [entry])]
+        return (
+            [error]
+            if len(group) == 1
+            else [heatmap for entry in group for heatmap in _predict_group(batches, [entry])]
+        )
 
 
-def _checked(entry: _LoadedStrip, heatmap: np.ndarray | UserError, times: StageTimes) -> Prediction | UserError:
+def _checked(
+    entry: _LoadedStrip, heatmap: np.ndarray | UserError, times: StageTimes
+) -> Prediction | UserError:
     try:
         with times.of("post-processing"), prefix_errors(entry.strip.path):
             if isinstance(heatmap, UserError):
                 raise heatmap
-            return Prediction(entry.strip, entry.image, entry.mask, entry.ignored, _probabilities(heatmap, entry.ignored))
+            return Prediction(
+                entry.strip,
+                entry.image,
+                entry.mask,
+                entry.ignored,
+                _probabilities(heatmap, entry.ignored),
+            )
     except UserError as error:
         return error
 
 
-def checked_heatmap(strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None) -> np.ndarray:
-    """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored. Raises `UserError` for another range."""
+def checked_heatmap(
+    strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None
+) -> np.ndarray:
+    """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored.
+
+    Raises `UserError` for another range.
+    """
     with prefix_errors(strip.path):
         return _probabilities(predictor(image), ignored)
 
@@ -117,6 +161,8 @@ def checked_heatmap(strip: StripFile, image: np.ndarray, predictor: Predictor, i
 def _probabilities(heatmap: np.ndarray, ignored: np.ndarray | None) -> np.ndarray:
     lowest, highest = heatmap.min(), heatmap.max()
     if not (lowest >= 0 and highest <= 1 + PROBABILITY_ROUNDING):
-        raise UserError(f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}")
+        raise UserError(
+            f"found a heatmap from {lowest:g} to {highest:g}, expected 0 to 1: {BROKEN_NETWORK}"
+        )
     heatmap = np.minimum(heatmap, 1)
     return heatmap if ignored is None else np.where(ignored, np.float32(0), heatmap)

@@ -1,11 +1,14 @@
-"""Where the threshold lies: set on good strips for a rate of false alarms, with what so many strips can prove.
+"""Where the threshold lies: set on good strips for a rate of false alarms, with what so many strips
+can prove.
 
-No defect is needed. The strongest detections on n held-out good strips are kept; for a wanted rate r the threshold is the peak of
-the strongest one that would exceed r * n, so that at most r * n lie above it. What the true rate may be all the same is a
-one-sided bound at 95 %: that of a Poisson count (Garwood, "Fiducial limits for the Poisson distribution", 1936), which for no false
-alarm on n strips is 3/n. Where false alarms come in clusters on a few strips it is widened by their overdispersion, which is an
-estimate: a kind of strip that is not among the n may have hundreds. The share of good strips that have any false alarm at all needs
-no such assumption: its bound is that of a binomial count (Clopper and Pearson, "The use of confidence or fiducial limits", 1934).
+No defect is needed. The strongest detections on n held-out good strips are kept; for a wanted rate
+r the threshold is the peak of the strongest one that would exceed r * n, so that at most r * n lie
+above it. What the true rate may be all the same is a one-sided bound at 95 %: that of a Poisson
+count (Garwood, "Fiducial limits for the Poisson distribution", 1936), which for no false alarm on n
+strips is 3/n. Where false alarms come in clusters on a few strips it is widened by their
+overdispersion, which is an estimate: a kind of strip that is not among the n may have hundreds. The
+share of good strips that have any false alarm at all needs no such assumption: its bound is that of
+a binomial count (Clopper and Pearson, "The use of confidence or fiducial limits", 1934).
 """
 
 from dataclasses import dataclass
@@ -20,15 +23,17 @@ DEFAULT_RATE = 0.1
 DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which it is looked how they cluster
 UNCALIBRATED = 0.5  # of the heatmap, where nothing is known of good strips
 
-Calibration = dict[str, Any]  # {"strips": n, "peaks": descending, "dispersion": variance / mean}: plain values
+# {"strips": n, "peaks": descending, "dispersion": variance / mean}: plain values
+Calibration = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Threshold:
     """A threshold on the heatmap, and what is known of it.
 
-    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones. At 95 % no more than `share_bound` of good
-    strips have any, and, by an estimate of how they cluster, there are no more than `bound` per strip.
+    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones. At 95 % no
+    more than `share_bound` of good strips have any, and, by an estimate of how they cluster, there
+    are no more than `bound` per strip.
     """
 
     value: float
@@ -41,8 +46,14 @@ class Threshold:
 
     @property
     def is_supported(self) -> bool:
-        """Whether as many good strips can prove the wanted rate at all: none on n strips proves no better than 3/n."""
-        return self.target is not None and bool(self.strips) and bound_on_rate(0, self.strips) <= self.target * (1 + 1e-9)
+        """Whether as many good strips can prove the wanted rate at all: none on n strips proves no
+        better than 3/n.
+        """
+        return (
+            self.target is not None
+            and bool(self.strips)
+            and bound_on_rate(0, self.strips) <= self.target * (1 + 1e-9)
+        )
 
     def describe(self) -> str:
         text = f"threshold {self.value:.4g} ({self.origin})"
@@ -61,7 +72,8 @@ class Threshold:
 
 
 def calibrate(heights: list[np.ndarray]) -> Calibration:
-    """What is kept of good strips: `heights` are each strip's detections, as peaks on the heatmap 0-1, strongest first.
+    """What is kept of good strips: `heights` are each strip's detections, as peaks on the heatmap
+    0-1, strongest first.
 
     Raises `ValueError` without strips.
     """
@@ -70,49 +82,79 @@ def calibrate(heights: list[np.ndarray]) -> Calibration:
     count = len(heights)
     peaks = np.sort(np.concatenate(heights))[::-1][: int(HIGHEST_RATE * count) + 1]
     maxima = np.sort([strip.max(initial=0) for strip in heights])[::-1]
-    return {"strips": count, "peaks": peaks.tolist(), "maxima": maxima.tolist(), "dispersion": _dispersion(heights, peaks)}
+    return {
+        "strips": count,
+        "peaks": peaks.tolist(),
+        "maxima": maxima.tolist(),
+        "dispersion": _dispersion(heights, peaks),
+    }
 
 
 def is_calibration(value: object) -> bool:
     """Whether a value read from a file is what `calibrate` gives."""
-    if not isinstance(value, dict) or not value.keys() >= {"strips", "peaks", "maxima", "dispersion"}:
+    if not isinstance(value, dict) or not value.keys() >= {
+        "strips",
+        "peaks",
+        "maxima",
+        "dispersion",
+    }:
         return False
     lists = [value["peaks"], value["maxima"]]
-    if not all(isinstance(each, list) and all(type(height) is float and 0 <= height <= 1 for height in each) for each in lists):
+    if not all(
+        isinstance(each, list)
+        and all(type(height) is float and 0 <= height <= 1 for height in each)
+        for each in lists
+    ):
         return False
     is_count = type(value["strips"]) is int and value["strips"] == len(value["maxima"]) > 0
     is_descending = all(each == sorted(each, reverse=True) for each in lists)
-    return is_count and is_descending and type(value["dispersion"]) is float and 1 <= value["dispersion"] < np.inf
+    return (
+        is_count
+        and is_descending
+        and type(value["dispersion"]) is float
+        and 1 <= value["dispersion"] < np.inf
+    )
 
 
 def threshold_for(calibration: Calibration, target: float, origin: str) -> Threshold:
-    """The lowest threshold with at most `target` false alarms per strip on the strips of a calibration.
+    """The lowest threshold with at most `target` false alarms per strip on the strips of a
+    calibration.
 
     Raises `ValueError` for a rate above HIGHEST_RATE, of which nothing was kept.
     """
     if not 0 < target <= HIGHEST_RATE:
-        raise ValueError(f"found {target:g} false alarms per strip, expected more than 0 and at most {HIGHEST_RATE:g}")
+        raise ValueError(
+            f"found {target:g} false alarms per strip, expected more than 0 and at most {HIGHEST_RATE:g}"
+        )
     strips, peaks = calibration["strips"], np.array(calibration["peaks"])
     allowed = int(target * strips + 1e-9)
     value = float(peaks[allowed]) if len(peaks) > allowed else 0.0
     alarms = int((peaks > value).sum())
     bound = bound_on_rate(alarms, strips, calibration["dispersion"])
     alarmed = int((np.array(calibration["maxima"]) > value).sum())
-    return Threshold(value, origin, strips, target, alarms / strips, bound, bound_on_share(alarmed, strips))
+    return Threshold(
+        value, origin, strips, target, alarms / strips, bound, bound_on_share(alarmed, strips)
+    )
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
-    """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on `strips`."""
+    """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on
+    `strips`.
+    """
     return float(dispersion * gammaincinv(alarms / dispersion + 1, CONFIDENCE) / strips)
 
 
 def bound_on_share(found: int, count: int, confidence: float = CONFIDENCE) -> float:
-    """The share, 0-1, that is not exceeded at that confidence where `found` of `count` had it (Clopper and Pearson)."""
+    """The share, 0-1, that is not exceeded at that confidence where `found` of `count` had it
+    (Clopper and Pearson).
+    """
     return float(betaincinv(found + 1, count - found, confidence)) if found < count else 1.0
 
 
 def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:
-    """Variance over mean of the strips' false alarms, at the level where it is largest; that of a Poisson count is 1."""
+    """Variance over mean of the strips' false alarms, at the level where it is largest; that of a
+    Poisson count is 1.
+    """
     if len(heights) < 2 or len(peaks) == 0:
         return 1.0
     levels = {peaks[min(int(rate * len(heights)), len(peaks) - 1)] for rate in DISPERSION_RATES}

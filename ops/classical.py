@@ -1,8 +1,10 @@
-"""The baselines without a net: what Target has and neither reference has, by arithmetic alone. Torch modules, like a net.
+"""The baselines without a net: what Target has and neither reference has, by arithmetic alone.
 
-Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey levels as a share of their
-range, 0-1, or one in units of the noise around it, brought to 0-1. That is no probability, but it ranks pixels and can be
-thresholded just the same.
+Torch modules, like a net.
+
+Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey
+levels as a share of their range, 0-1, or one in units of the noise around it, brought to 0-1. That
+is no probability, but it ranks pixels and can be thresholded just the same.
 """
 
 import torch
@@ -12,12 +14,16 @@ from ops.detector import AligningDetector
 from ops.differences import consistent_difference, envelope_excess, local_noise
 from ops.filters import blur, gaussian_window
 
-SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # pixels; which one serves best is found out on validation strips
+# pixels; which one serves best is found out on validation strips
+SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
 
 
 class Smoothing(nn.Module):
-    """Gaussian of `sigma` pixels over each channel of (B, C, H, W); 0 leaves it as it is. The border's pixels go on beyond it."""
+    """Gaussian of `sigma` pixels over each channel of (B, C, H, W); 0 leaves it as it is.
+
+    The border's pixels go on beyond it.
+    """
 
     def __init__(self, sigma: float):
         super().__init__()
@@ -28,7 +34,9 @@ class Smoothing(nn.Module):
 
 
 class ClassicalDetector(AligningDetector):
-    """A method without a net: a subclass with a `label`, a `heatmap` and, where it needs aligned references, an `align`."""
+    """A method without a net: a subclass with a `label`, a `heatmap` and, where it needs aligned
+    references, an `align`.
+    """
 
     label: str
     align = "none"
@@ -43,7 +51,9 @@ class ClassicalDetector(AligningDetector):
 
 
 class DoubleDetection(ClassicalDetector):
-    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none for 0."""
+    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none
+    for 0.
+    """
 
     label = "double detection"
 
@@ -53,10 +63,11 @@ class DoubleDetection(ClassicalDetector):
 
 
 class ToleranceEnvelope(ClassicalDetector):
-    """How far Target lies outside what both references have within a pixel, smoothed by a Gaussian of `sigma` pixels.
+    """How far Target lies outside what both references have within a pixel, smoothed by a Gaussian
+    of `sigma` pixels.
 
-    The envelope reaches from the smallest to the largest value of both references in a window of 3x3 pixels: an edge may move by
-    a pixel, and what is in either reference is allowed.
+    The envelope reaches from the smallest to the largest value of both references in a window of
+    3x3 pixels: an edge may move by a pixel, and what is in either reference is allowed.
     """
 
     label = "tolerance envelope"
@@ -66,10 +77,11 @@ class ToleranceEnvelope(ClassicalDetector):
 
 
 class RegisteredDifference(ClassicalDetector):
-    """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it, x, as x / (1 + x).
+    """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it,
+    x, as x / (1 + x).
 
-    The references are registered to Target and matched first (registration.py). Each difference is smoothed by a Gaussian of
-    `sigma` pixels.
+    The references are registered to Target and matched first (registration.py). Each difference is
+    smoothed by a Gaussian of `sigma` pixels.
     """
 
     label = "registered difference"

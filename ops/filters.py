@@ -1,6 +1,8 @@
-"""Filters of planes (B, C, H, W) for whatever looks at whole strips: to smooth, shrink, enlarge and differentiate them.
+"""Filters of planes (B, C, H, W) for whatever looks at whole strips: to smooth, shrink, enlarge and
+differentiate them.
 
-All are products and convolutions that any opset and device can do fast, and the same in PyTorch and in the ONNX graph.
+All are products and convolutions that any opset and device can do fast, and the same in PyTorch and
+in the ONNX graph.
 """
 
 import math
@@ -9,15 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-HALVING = (1, 5, 10, 10, 5, 1)  # binomial weights: with fewer, what aliases moves an estimate of a shift by up to 0.1 px
-# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart would be twice too long.
+# binomial weights: with fewer, what aliases moves an estimate of a shift by up to 0.1 px
+HALVING = (1, 5, 10, 10, 5, 1)
+# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart
+# would be twice too long.
 DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
 BLOCK = 4  # pixels along each side of a block, whose mean stands for it
 ENLARGED_ROWS = 4  # what is enlarged at once
 
 
 def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
-    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1. The border's pixels go on."""
+    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1.
+
+    The border's pixels go on.
+    """
     images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
     return convolve(convolve(images, shares(window), 2), shares(window), 3)
 
@@ -26,7 +33,9 @@ def halve(images: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
     height, width = sizes(images)
     side = len(HALVING) // 2 - 1
-    images = functional.pad(images, (side, side + width % 2, side, side + height % 2), mode="replicate")
+    images = functional.pad(
+        images, (side, side + width % 2, side, side + height % 2), mode="replicate"
+    )
     window = shares(HALVING)
     return convolve(convolve(images, window, 2, stride=2), window, 3, stride=2)
 
@@ -34,8 +43,12 @@ def halve(images: torch.Tensor) -> torch.Tensor:
 def gradients(images: torch.Tensor) -> torch.Tensor:
     """Along y and along x, (B, C, 2, H, W), of (B, C, H, W)."""
     reach = len(DERIVATIVE) // 2
-    along_y = convolve(functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2)
-    along_x = convolve(functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3)
+    along_y = convolve(
+        functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2
+    )
+    along_x = convolve(
+        functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3
+    )
     return torch.stack([along_y, along_x], dim=2)
 
 
@@ -49,19 +62,26 @@ def shares(window: Sequence[float]) -> list[float]:
     return [weight / sum(window) for weight in window]
 
 
-def convolve(images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0) -> torch.Tensor:
+def convolve(
+    images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0
+) -> torch.Tensor:
     """Each channel of (B, C, H, W) with a window along one axis, 2 or 3.
 
-    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times the time.
+    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times
+    the time.
     """
     channels, is_down = int(images.shape[1]), axis == 2
-    weights = images.new_tensor([[[[weight] for weight in window] if is_down else [list(window)]]] * channels)
+    weights = images.new_tensor(
+        [[[[weight] for weight in window] if is_down else [list(window)]]] * channels
+    )
     stride, padding = ((stride, 1), (padding, 0)) if is_down else ((1, stride), (0, padding))
     return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
 
 
 def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
-    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's pixels go on."""
+    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's
+    pixels go on.
+    """
     height, width = sizes(planes)
     if height % BLOCK or width % BLOCK:
         planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
@@ -71,19 +91,24 @@ def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
 def gaussian_mean(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
     """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
 
-    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most of the mean there.
+    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most
+    of the mean there.
     """
     reach = math.ceil(3 * sigma / BLOCK)
     window = gaussian_window(sigma / BLOCK, reach)
-    planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)  # one more: how much of the window lies within
+    # one more: how much of the window lies within
+    planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)
     planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
     return planes[:, :-1] / planes[:, -1:]
 
 
 def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation. The border's pixels go on.
+    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation.
 
-    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however many there are.
+    The border's pixels go on.
+
+    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however
+    many there are.
     """
     channels, frames = (
         int(planes.shape[1]),
@@ -91,35 +116,56 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     )
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
     along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))
-    planes = (along_y @ frames).reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across, 4) @ along_x.T
-    return cut(planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK), height, width)
+    planes = (along_y @ frames).reshape(
+        -1, channels, down * ENLARGED_ROWS * BLOCK, across, 4
+    ) @ along_x.T
+    return cut(
+        planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK),
+        height,
+        width,
+    )
 
 
 def linear_weights(length: int) -> list[list[float]]:
-    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of BLOCK times as many."""
+    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of
+    BLOCK times as many.
+    """
     places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
     return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
 
 
 def overlapping_column_blocks(images: torch.Tensor, reach: int) -> torch.Tensor:
-    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C, H, blocks * 4 * reach).
+    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C,
+    H, blocks * 4 * reach).
 
     A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
     """
     channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
     across = math.ceil(width / block)
-    images = functional.pad(images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate")
+    images = functional.pad(
+        images, (reach, (across + 1) * block - width - reach, 0, 0), mode="replicate"
+    )
     halves = [images[..., start : start + across * block] for start in (0, block)]
-    frames = torch.cat([half.reshape(-1, channels, height, across, block) for half in halves], dim=4)
+    frames = torch.cat(
+        [half.reshape(-1, channels, height, across, block) for half in halves], dim=4
+    )
     return frames.reshape(-1, channels, height, across * 2 * block)
 
 
 def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
-    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks, rows + 2 * reach, W)."""
+    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks,
+    rows + 2 * reach, W).
+    """
     channels, (height, width) = int(images.shape[1]), sizes(images)
     down = math.ceil(height / rows)
-    places = [start + row - reach for start in range(0, down * rows, rows) for row in range(rows + 2 * reach)]
-    places = torch.tensor([min(max(place, 0), height - 1) for place in places], device=images.device)
+    places = [
+        start + row - reach
+        for start in range(0, down * rows, rows)
+        for row in range(rows + 2 * reach)
+    ]
+    places = torch.tensor(
+        [min(max(place, 0), height - 1) for place in places], device=images.device
+    )
     return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
 
 

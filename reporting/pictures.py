@@ -1,4 +1,7 @@
-"""Every picture. Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib."""
+"""Every picture.
+
+Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +26,25 @@ RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels around a true defect, and around
 
 
 def save_panels(
-    path: Path, image: np.ndarray, heatmap: np.ndarray, mask: np.ndarray | None, title: str, detections: Sequence[Detection] = ()
+    path: Path,
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    mask: np.ndarray | None,
+    title: str,
+    detections: Sequence[Detection] = (),
 ) -> None:
-    """The seven panels of one strip as a PNG: image (3, H, W) grey levels 0-255, heatmap (H, W) 0-1, mask (H, W) bool or None.
+    """The seven panels of one strip as a PNG: image (3, H, W) grey levels 0-255, heatmap (H, W)
+    0-1, mask (H, W) bool or None.
 
-    Detections are circled in every panel, true defects with a larger ring in Target and in the heatmap. Differences are drawn white
-    from DIFFERENCE_SHOWN grey levels on.
+    Detections are circled in every panel, true defects with a larger ring in Target and in the
+    heatmap. Differences are drawn white from DIFFERENCE_SHOWN grey levels on.
     """
     target, ref1, ref2 = image
     differences = [np.abs(target - ref1), np.abs(target - ref2)]
     differences.append(np.minimum(*differences))
-    panels = [grey(channel) for channel in image] + [grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences]
+    panels = [grey(channel) for channel in image] + [
+        grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences
+    ]
     panels.append(heat(heatmap))
     if mask is not None:
         for panel in (panels[0], panels[-1]):
@@ -48,10 +59,11 @@ def save_panels(
 
 @dataclass(frozen=True)
 class StripWriter:
-    """Writes what there is of a strip into `output_dir`, under the sub-folder that it came from; an `OnStrip` of `evaluate`.
+    """Writes what there is of a strip into `output_dir`, under the sub-folder that it came from; an
+    `OnStrip` of `evaluate`.
 
-    That is its heatmap (float32 TIFF, probabilities) and, of the first `pictures_per_kind` strips of each kind (None: of all), the
-    seven panels (PNG).
+    That is its heatmap (float32 TIFF, probabilities) and, of the first `pictures_per_kind` strips
+    of each kind (None: of all), the seven panels (PNG).
     """
 
     output_dir: Path
@@ -62,31 +74,42 @@ class StripWriter:
         with atomic_write(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
             tifffile.imwrite(temporary, answer.heatmap)
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
-            title = f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
+            title = (
+                f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
+            )
             path = stem.with_name(f"{stem.name}_panels.png")
             save_panels(path, answer.image, answer.heatmap, answer.mask, title, result.detections)
 
 
-def draw_samples(samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None) -> np.ndarray:
-    """Training samples, as the training set gives them, one a row, twice as large: three channels, mask and, if given, heatmap.
+def draw_samples(
+    samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None
+) -> np.ndarray:
+    """Training samples, as the training set gives them, one a row, twice as large: three channels,
+    mask and, if given, heatmap.
 
     Heatmaps are (N, h, w) 0-1. Returns a picture for `save_png`.
     """
     captions = ("Target", "Ref1", "Ref2", "mask: in Target only", "heatmap")
     rows = []
     for number, sample in enumerate(samples):
-        panels = [grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])]
+        panels = [
+            grey(plane * 255) for plane in (*sample["three_channel_input"], *sample["target_mask"])
+        ]
         if heatmaps is not None:
             panels.append(heat(heatmaps[number]))
-        doubled = [cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels]
+        doubled = [
+            cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels
+        ]
         rows.append(_side_by_side(doubled, captions[: len(panels)], ""))
     return np.concatenate(rows)
 
 
 def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[str]) -> None:
-    """Training curves as a PNG, over the epochs: the loss, what is scheduled, and those of the `headlines` that are validated.
+    """Training curves as a PNG, over the epochs: the loss, what is scheduled, and those of the
+    `headlines` that are validated.
 
-    What is scheduled is the learning rate (`lr`) and what else an entry of the history has before it, such as gamma.
+    What is scheduled is the learning rate (`lr`) and what else an entry of the history has before
+    it, such as gamma.
     """
     from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
     from matplotlib.ticker import MaxNLocator  # here: a second that every command would start with
@@ -104,13 +127,21 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
     for name in scheduled:
         axes[1].plot(epochs, [entry[name] for entry in history], marker=".", label=name)
     rate = axes[1].twinx()
-    rate.plot(epochs, [entry["lr"] for entry in history], color="tab:orange", marker=".", label="learning rate (right)")
+    rate.plot(
+        epochs,
+        [entry["lr"] for entry in history],
+        color="tab:orange",
+        marker=".",
+        label="learning rate (right)",
+    )
     rate.set(yscale="log")
     axes[1].set(title=" and ".join([*scheduled, "learning rate"]))
     axes[1].legend(handles=[*axes[1].get_lines(), *rate.get_lines()], loc="center left")
     for name in figures:
         values = [np.nan if entry.get(name) is None else entry[name] for entry in history]
-        axes[-1].plot(epochs, values, marker=".", label=name.removeprefix("valid_").replace("_", " "))
+        axes[-1].plot(
+            epochs, values, marker=".", label=name.removeprefix("valid_").replace("_", " ")
+        )
     if figures:
         axes[-1].set(title="validation", ylim=(0, 1.02))
         axes[-1].legend(loc="lower right")
@@ -160,5 +191,6 @@ def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: st
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
-    text = text.encode("utf-8", "replace").decode()  # a file name that is no text would end the process
+    # a file name that is no text would end the process
+    text = text.encode("utf-8", "replace").decode()
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

@@ -1,4 +1,6 @@
-"""What scoring a folder leaves for a line, for people and for programs: a verdict a strip, every detection, and the figures."""
+"""What scoring a folder leaves for a line, for people and for programs: a verdict a strip, every
+detection, and the figures.
+"""
 
 import csv
 import json
@@ -33,8 +35,11 @@ NEEDS_TRUTHS = "needs defective strips with masks"
 MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_TRUTHS}
 
 
-def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, drift: list[str]) -> None:
-    """`scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, where channels were measured, `channels.csv`.
+def write_results(
+    output_dir: Path, result: Evaluation, threshold: Threshold, drift: list[str]
+) -> None:
+    """`scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, where channels were
+    measured, `channels.csv`.
 
     Raises `UserError` where the file system refuses.
     """
@@ -53,12 +58,17 @@ def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, dr
         ),
     )
     write_table(
-        output_dir / "detections.csv", DETECTIONS, (row.values() for scored in result.results for row in detection_rows(scored))
+        output_dir / "detections.csv",
+        DETECTIONS,
+        (row.values() for scored in result.results for row in detection_rows(scored)),
     )
     if any(scored.statistics for scored in result.results):
         names = result.results[0].statistics.keys()
         rows = (
-            (scored.strip.relative.as_posix(), *(f"{value:.6g}" for value in scored.statistics.values()))
+            (
+                scored.strip.relative.as_posix(),
+                *(f"{value:.6g}" for value in scored.statistics.values()),
+            )
             for scored in result.results
         )
         write_table(output_dir / CHANNELS_FILE, ("file", *names), rows)
@@ -67,13 +77,20 @@ def write_results(output_dir: Path, result: Evaluation, threshold: Threshold, dr
 
 
 def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> None:
-    """The threshold, and by strip the verdict, the score and the detections; strip by strip, so that it takes no memory."""
+    """The threshold, and by strip the verdict, the score and the detections; strip by strip, so
+    that it takes no memory.
+    """
     with _replaced(path) as file:
         file.write(f'{{"threshold": {json.dumps(vars(threshold))},\n"strips": {{')
         for number, scored in enumerate(result.results):
-            detections = [{name: value for name, value in row.items() if name != "file"} for row in detection_rows(scored)]
+            detections = [
+                {name: value for name, value in row.items() if name != "file"}
+                for row in detection_rows(scored)
+            ]
             content = {"verdict": scored.verdict, "score": scored.score, "detections": detections}
-            file.write(f"{',' if number else ''}\n{json.dumps(scored.strip.relative.as_posix())}: {json.dumps(content)}")
+            file.write(
+                f"{',' if number else ''}\n{json.dumps(scored.strip.relative.as_posix())}: {json.dumps(content)}"
+            )
         file.write("\n}}\n")
 
 
@@ -82,7 +99,14 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
     for detection, status in zip(scored.detections, scored.statuses):
         measures = (detection.score, detection.peak, detection.area, *detection.box)
         contrasts = (detection.contrast_ref1, detection.contrast_ref2)
-        values = (scored.strip.relative.as_posix(), detection.y, detection.x, *measures, *contrasts, status)
+        values = (
+            scored.strip.relative.as_posix(),
+            detection.y,
+            detection.x,
+            *measures,
+            *contrasts,
+            status,
+        )
         yield dict(zip(DETECTIONS, values))
 
 
@@ -115,11 +139,15 @@ def describe_figures(figures: Figures) -> list[str]:
 
 
 def describe_baselines(result: Evaluation) -> list[str]:
-    """Recall at the rates of false alarms, of the predictor and of its baselines; nothing where no truth is known."""
+    """Recall at the rates of false alarms, of the predictor and of its baselines; nothing where no
+    truth is known.
+    """
     if not result.baselines or not result.board.points.truths:
         return []
     rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
-    lines = [f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"]
+    lines = [
+        f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"
+    ]
     width = max(map(len, result.boards)) + 2
     for name, figures in result.figures_by_detector.items():
         values = [figures[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
@@ -142,6 +170,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when it is whole; file names that are no text come out as they went in."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    """A text file that takes the place of `path` when it is whole; file names that are no text come
+    out as they went in.
+    """
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         yield file

@@ -19,7 +19,8 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SIZE = (200, 150)  # (height, width): 2 x 2 tiles of 128, no multiple of anything
 BASE_CHANNELS = 4
-LONGEST = ("test_resume", "test_trainer", "test_wrappers", "test_distributed", "test_teacher")  # files that begin many trainings
+# files that begin many trainings
+LONGEST = ("test_resume", "test_trainer", "test_wrappers", "test_distributed", "test_teacher")
 QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newer one
 
 
@@ -37,7 +38,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)  # at the end one process would wait for the other
+    # at the end one process would wait for the other
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
@@ -46,9 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def run(*command: object, cwd: Path = ROOT, **options: object) -> subprocess.CompletedProcess:
-    """A script of the repository, run to its end as processes.run does it; names in capitals are environment variables."""
+    """A script of the repository, run to its end as processes.run does it; names in capitals are
+    environment variables.
+    """
     environment = {name: options.pop(name) for name in list(options) if name.isupper()}
-    return processes.run(ROOT / command[0], *command[1:], folder=cwd, environment=environment, **options)
+    return processes.run(
+        ROOT / command[0], *command[1:], folder=cwd, environment=environment, **options
+    )
 
 
 def run_module(*command: object, **options: object) -> subprocess.CompletedProcess:
@@ -58,7 +64,15 @@ def run_module(*command: object, **options: object) -> subprocess.CompletedProce
 
 def export_file(checkpoint: Path, output: Path, *more: object, opset: int = QUICK_OPSET) -> Path:
     """The ONNX file of a checkpoint."""
-    words = ("--checkpoint_path", checkpoint, "--output_path", output, "--opset_version", opset, *more)
+    words = (
+        "--checkpoint_path",
+        checkpoint,
+        "--output_path",
+        output,
+        "--opset_version",
+        opset,
+        *more,
+    )
     return export(parse_args([str(word) for word in words]))
 
 
@@ -67,13 +81,23 @@ RUN = "BgRemoval_lr0.001_ep3_bs4_200x150_strip"
 
 def arguments_for(dataset: Path, folder: Path, *more: object) -> list[str]:
     """Flags of a short training on the small strips; what follows wins."""
-    flags = ["--training_dataset_path", dataset / "train" / "good", "--checkpoint_path", folder, "--base_channels", 4]
+    flags = [
+        "--training_dataset_path",
+        dataset / "train" / "good",
+        "--checkpoint_path",
+        folder,
+        "--base_channels",
+        4,
+    ]
     return [str(flag) for flag in [*flags, "--bs", 4, "--epochs", 3, "--gpu_id", -1, *more]]
 
 
 def weights(path: Path) -> dict[str, bytes]:
     """A checkpoint's weights, bit for bit."""
-    return {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(path)["model_state_dict"].items()}
+    return {
+        name: tensor.numpy().tobytes()
+        for name, tensor in load_checkpoint(path)["model_state_dict"].items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +125,13 @@ def write_checkpoint(make_network: Callable) -> Callable[..., Path]:
     """A checkpoint of only the six required keys, and of what else is given."""
 
     def write(path: Path, size: tuple[int, int] = SMALL_SIZE, **extra: object) -> Path:
-        facts = {"img_height": size[0], "img_width": size[1], "image_type": "strip", "epoch": 1, "seed": 42}
+        facts = {
+            "img_height": size[0],
+            "img_width": size[1],
+            "image_type": "strip",
+            "epoch": 1,
+            "seed": 42,
+        }
         save_checkpoint(path, {"model_state_dict": make_network().state_dict()} | facts | extra)
         return path
 
@@ -111,7 +141,9 @@ def write_checkpoint(make_network: Callable) -> Callable[..., Path]:
 @pytest.fixture
 def make_checkpoint(tmp_path: Path, write_checkpoint: Callable) -> Callable[..., Path]:
     """The same in the folder of the test."""
-    return lambda name="model_best.pth", *size, **extra: write_checkpoint(tmp_path / name, *size, **extra)
+    return lambda name="model_best.pth", *size, **extra: write_checkpoint(
+        tmp_path / name, *size, **extra
+    )
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +172,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def strip_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes pixels to a TIFF file."""
 
-    def write(pixels: np.ndarray, name: str = "strip.tiff", photometric: str = "minisblack", **options: object) -> Path:
+    def write(
+        pixels: np.ndarray,
+        name: str = "strip.tiff",
+        photometric: str = "minisblack",
+        **options: object,
+    ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(path, pixels, photometric=photometric, **options)

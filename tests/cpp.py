@@ -1,4 +1,6 @@
-"""The C++ detector for tests and benchmarks: built once, called through its C interface, and models that it is tried on."""
+"""The C++ detector for tests and benchmarks: built once, called through its C interface, and models
+that it is tried on.
+"""
 
 import ctypes
 import os
@@ -15,8 +17,13 @@ ON_CPU = 1
 
 
 def build(preset: str) -> Path:
-    """Build a preset of CMakePresets.json; its folder. Raises `RuntimeError` with all that the build printed."""
-    done = subprocess.run(["bash", SOURCES / "build.sh", preset], capture_output=True, text=True, timeout=1800)
+    """Build a preset of CMakePresets.json; its folder.
+
+    Raises `RuntimeError` with all that the build printed.
+    """
+    done = subprocess.run(
+        ["bash", SOURCES / "build.sh", preset], capture_output=True, text=True, timeout=1800
+    )
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return SOURCES / "build" / preset
@@ -31,19 +38,34 @@ class Facts(ctypes.Structure):
 
 
 class FoundDetection(ctypes.Structure):
-    _fields_ = (("y", ctypes.c_int32), ("x", ctypes.c_int32), ("peak", ctypes.c_float), ("score", ctypes.c_double))
+    _fields_ = (
+        ("y", ctypes.c_int32),
+        ("x", ctypes.c_int32),
+        ("peak", ctypes.c_float),
+        ("score", ctypes.c_double),
+    )
 
 
 class FoundAlignment(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_float) for name in ("shift_y", "shift_x", "wander", "gain", "remainder"))
+    _fields_ = tuple(
+        (name, ctypes.c_float) for name in ("shift_y", "shift_x", "wander", "gain", "remainder")
+    )
 
 
 class Library:
-    """strip_detector_c.h as Python sees it. `functions` are its own, for what is not meant to work."""
+    """strip_detector_c.h as Python sees it.
+
+    `functions` are its own, for what is not meant to work.
+    """
 
     def __init__(self, folder: Path):
         self.functions = functions = ctypes.CDLL(str(folder / "libstrip_detector.so"))
-        pointer, size, integer, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
+        pointer, size, integer, text = (
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_char_p,
+        )
         signatures = {
             "strip_last_error": (text, []),
             "strip_runtime_version": (text, []),
@@ -53,7 +75,10 @@ class Library:
             "strip_detector_entry": (text, [pointer, text]),
             "strip_results_new": (pointer, []),
             "strip_results_delete": (None, [pointer]),
-            "strip_detector_detect": (integer, [pointer, pointer, integer, size, integer, integer, integer, pointer]),
+            "strip_detector_detect": (
+                integer,
+                [pointer, pointer, integer, size, integer, integer, integer, pointer],
+            ),
             "strip_results_heatmap": (ctypes.POINTER(ctypes.c_float), [pointer, size]),
             "strip_results_count": (integer, [pointer, size]),
             "strip_results_detection": (integer, [pointer, size, size, pointer]),
@@ -70,9 +95,18 @@ class Library:
 class CppDetector:
     """A detector of the library. Raises `RuntimeError` with its words for what it refuses."""
 
-    def __init__(self, library: Library, model: Path | str, threads: int = 1, threshold: float = np.nan, device: int = ON_CPU):
+    def __init__(
+        self,
+        library: Library,
+        model: Path | str,
+        threads: int = 1,
+        threshold: float = np.nan,
+        device: int = ON_CPU,
+    ):
         self.library, self.functions = library, library.functions
-        self.detector = self.functions.strip_detector_new(os.fsencode(model), device, threads, threshold)
+        self.detector = self.functions.strip_detector_new(
+            os.fsencode(model), device, threads, threshold
+        )
         if not self.detector:
             raise RuntimeError(library.error())
         self.results, self.facts = self.functions.strip_results_new(), Facts()
@@ -84,22 +118,32 @@ class CppDetector:
             self.functions.strip_results_delete(self.results)
 
     def __call__(self, strips: np.ndarray) -> tuple[np.ndarray, list[list[tuple]]]:
-        """Strips (B, C, H, W) to heatmaps (B, H, W), and for each its detections (y, x, peak, score)."""
+        """Strips (B, C, H, W) to heatmaps (B, H, W), and for each its detections (y, x, peak,
+        score).
+        """
         kind = {"float32": FLOAT32, "uint8": UINT8}[strips.dtype.name]
         assert strips.flags.c_contiguous
         count, *size = strips.shape
-        if self.functions.strip_detector_detect(self.detector, strips.ctypes.data, kind, count, *size, self.results):
+        if self.functions.strip_detector_detect(
+            self.detector, strips.ctypes.data, kind, count, *size, self.results
+        ):
             raise RuntimeError(self.library.error())
         shape = (self.facts.height, self.facts.width)
         heatmaps = [
-            np.ctypeslib.as_array(self.functions.strip_results_heatmap(self.results, strip), shape) for strip in range(count)
+            np.ctypeslib.as_array(self.functions.strip_results_heatmap(self.results, strip), shape)
+            for strip in range(count)
         ]
         return np.stack(heatmaps), [self._detections(strip) for strip in range(count)]
 
     def _detections(self, strip: int) -> list[tuple]:
         found, detections = FoundDetection(), []
         for number in range(self.functions.strip_results_count(self.results, strip)):
-            assert self.functions.strip_results_detection(self.results, strip, number, ctypes.byref(found)) == 0
+            assert (
+                self.functions.strip_results_detection(
+                    self.results, strip, number, ctypes.byref(found)
+                )
+                == 0
+            )
             detections.append((found.y, found.x, found.peak, found.score))
         return detections
 
@@ -107,12 +151,18 @@ class CppDetector:
         """(2, MEASURES) of a strip of the last call."""
         found = [FoundAlignment(), FoundAlignment()]
         for reference, one in enumerate(found):
-            if self.functions.strip_results_alignment(self.results, strip, reference, ctypes.byref(one)):
+            if self.functions.strip_results_alignment(
+                self.results, strip, reference, ctypes.byref(one)
+            ):
                 raise RuntimeError(self.library.error())
-        return np.array([[getattr(one, name) for name, _ in FoundAlignment._fields_] for one in found])
+        return np.array(
+            [[getattr(one, name) for name, _ in FoundAlignment._fields_] for one in found]
+        )
 
 
-def write_plain_model(path: Path, size: tuple[int, int], gain: float = 1, **entries: str | None) -> Path:
+def write_plain_model(
+    path: Path, size: tuple[int, int], gain: float = 1, **entries: str | None
+) -> Path:
     """A model whose heatmap is Target as it comes in, times `gain`. `entries` are its metadata.
 
     Beside the usual ones, or in their place; None takes one away.
@@ -126,14 +176,31 @@ def write_plain_model(path: Path, size: tuple[int, int], gain: float = 1, **entr
         helper.make_node("Mul", ["target", "nothing"], ["zeros"]),
         helper.make_node("Concat", ["heatmap", "zeros", "zeros"], ["output"], axis=1),
     ]
-    constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in numbers.items()]
+    constants = [
+        numpy_helper.from_array(np.array([value], np.int64), name)
+        for name, value in numbers.items()
+    ]
     factors = {"nothing": 0, "gain": gain}
-    constants += [numpy_helper.from_array(np.array([value], np.float32), name) for name, value in factors.items()]
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("input", "output")]
+    constants += [
+        numpy_helper.from_array(np.array([value], np.float32), name)
+        for name, value in factors.items()
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name in ("input", "output")
+    ]
     graph = helper.make_graph(nodes, "plain", *ends, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    usual = {"schema_version": "2", "input": "unit", "channels": "Target Ref1 Ref2", "input_max": "255.0", "outputs": "output"}
+    usual = {
+        "schema_version": "2",
+        "input": "unit",
+        "channels": "Target Ref1 Ref2",
+        "input_max": "255.0",
+        "outputs": "output",
+    }
     usual |= {"image_size": f"{height} {width}", "threshold": "0.5"}
-    helper.set_model_props(model, {name: text for name, text in (usual | entries).items() if text is not None})
+    helper.set_model_props(
+        model, {name: text for name, text in (usual | entries).items() if text is not None}
+    )
     onnx.save(model, path)
     return path

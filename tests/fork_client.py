@@ -1,4 +1,5 @@
-"""Stand in for a Python interpreter: `python -S tests/fork_client.py WORD...` does what `python WORD...` does.
+"""Stand in for a Python interpreter: `python -S tests/fork_client.py WORD...` does what `python
+WORD...` does.
 
 The process is one of the fork server's, whose socket the environment names. This one, started in a
 fiftieth of a second, hands it its streams, passes signals on and ends as it does.
@@ -15,7 +16,12 @@ import fork_server
 def main(words: list[str]) -> int:
     environment = dict(os.environ)
     threads = int(environment.get("OMP_NUM_THREADS", 1))
-    request = {"words": words, "folder": os.getcwd(), "environment": environment, "threads": threads}
+    request = {
+        "words": words,
+        "folder": os.getcwd(),
+        "environment": environment,
+        "threads": threads,
+    }
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(environment[fork_server.ADDRESS])
         fork_server.send(connection, request, [1, 2])

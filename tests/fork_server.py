@@ -31,8 +31,23 @@ from pathlib import Path
 
 # Not ONNX Runtime: it starts a thread when it is imported, and threads do not survive a fork.
 LIBRARIES = (
-    *("cv2", "matplotlib.backends.backend_agg", "numpy", "onnx", "scipy.spatial", "scipy.stats", "sklearn.metrics", "tifffile"),
-    *("torch._inductor", "torch.distributed.run", "torch.utils.data", "torch.utils.tensorboard", "tqdm"),
+    *(
+        "cv2",
+        "matplotlib.backends.backend_agg",
+        "numpy",
+        "onnx",
+        "scipy.spatial",
+        "scipy.stats",
+        "sklearn.metrics",
+        "tifffile",
+    ),
+    *(
+        "torch._inductor",
+        "torch.distributed.run",
+        "torch.utils.data",
+        "torch.utils.tensorboard",
+        "tqdm",
+    ),
 )
 EXPORTER = ("onnxscript", "torch.onnx._internal.exporter._core")
 ADDRESS = "TESTS_FORK_SERVER"  # the environment variable that says where the socket is
@@ -124,10 +139,14 @@ def become(request: dict) -> None:
 
 
 def open_streams(is_buffered: bool) -> None:
-    """Standard output and error as Python opens them; those of the server have looked at other files."""
+    """Standard output and error as Python opens them; those of the server have looked at other
+    files.
+    """
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         file = open(number, "wb", -1 if is_buffered else 0, closefd=False)  # noqa: SIM115
-        stream = io.TextIOWrapper(file, None, errors, line_buffering=number == 2, write_through=not is_buffered)
+        stream = io.TextIOWrapper(
+            file, None, errors, line_buffering=number == 2, write_through=not is_buffered
+        )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -155,7 +174,9 @@ def run(words: list[str]) -> None:
 
 
 class Rank:
-    """A process forked before torchrun has threads, which waits for what to be. torchrun knows it as a `subprocess.Popen`."""
+    """A process forked before torchrun has threads, which waits for what to be. torchrun knows it
+    as a `subprocess.Popen`.
+    """
 
     def __init__(self, earlier: list["Rank"]):
         self.end, request = socket.socketpair()
@@ -192,7 +213,10 @@ class Rank:
 
 
 def fork_ranks(count: int) -> list[str] | None:
-    """Let torchrun, in this process, fork the processes that it starts. Returns, in one of them, what that one is to run."""
+    """Let torchrun, in this process, fork the processes that it starts.
+
+    Returns, in one of them, what that one is to run.
+    """
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     ranks: list[Rank] = []
@@ -213,7 +237,9 @@ def main(listener: socket.socket) -> None:
         importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
-        sys.exit(f"error: found {threads} threads after the imports, expected one: others would be lost in a fork")
+        sys.exit(
+            f"error: found {threads} threads after the imports, expected one: others would be lost in a fork"
+        )
     gc.collect()
     gc.freeze()  # or a child's collections would copy every page
     request = serve(listener)

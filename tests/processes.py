@@ -21,20 +21,25 @@ import torch
 from tests import fork_server
 from tests.fork_server import ADDRESS
 
-UNTIL_START = ("LD_", "PYTHON", "GLIBC_", "MALLOC_", "CXX")  # looked at in the beginning, and then never again
+# looked at in the beginning, and then never again
+UNTIL_START = ("LD_", "PYTHON", "GLIBC_", "MALLOC_", "CXX")
 HAS_SERVER = sys.platform == "linux"  # elsewhere a fork does not bear what the libraries have begun
 
 
 def start_server() -> None:
-    """Start the server of this process and of those that it starts; until it has imported everything, requests wait."""
+    """Start the server of this process and of those that it starts; until it has imported
+    everything, requests wait.
+    """
     listener = socket.socket(socket.AF_UNIX)
     address = Path(tempfile.mkdtemp(prefix="tests_")) / "socket"
     listener.bind(str(address))
     listener.listen(64)
     command = [sys.executable, fork_server.__file__, str(listener.fileno())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # no threads, but for those that a child asks for
+    # no threads, but for those that a child asks for
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     log = address.with_name("log").open("w")
-    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}  # the first ends when this process does
+    # the first ends when this process does
+    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
     start_server.process = subprocess.Popen(
         command, env=environment, pass_fds=[listener.fileno()], start_new_session=True, **streams
     )
@@ -67,7 +72,8 @@ def threads_of_torch() -> int:
 
 
 class ForkedProcess:
-    """A process of the fork server with the interface of a `subprocess.Popen` whose streams are text.
+    """A process of the fork server with the interface of a `subprocess.Popen` whose streams are
+    text.
 
     `stdout` and `stderr` are `subprocess.PIPE` or open files.
     """
@@ -84,8 +90,16 @@ class ForkedProcess:
     ):
         ensure_server()
         self.args, self.returncode = words, None
-        request = {"words": words, "folder": str(folder), "environment": dict(environment), "new_session": new_session}
-        request |= {"largest_file": largest_file, "threads": int(environment.get("OMP_NUM_THREADS", threads_of_torch()))}
+        request = {
+            "words": words,
+            "folder": str(folder),
+            "environment": dict(environment),
+            "new_session": new_session,
+        }
+        request |= {
+            "largest_file": largest_file,
+            "threads": int(environment.get("OMP_NUM_THREADS", threads_of_torch())),
+        }
         streams = [_Stream(stdout), _Stream(stderr)]
         self.stdout, self.stderr = (stream.file for stream in streams)
         self._connection = socket.socket(socket.AF_UNIX)
@@ -182,14 +196,31 @@ def start(
     largest_file: int = 0,
     **streams: IO,
 ) -> "subprocess.Popen | ForkedProcess":
-    """`python WORD...`, started; `environment` is added to this process's own, `largest_file` is in bytes, 0 for no limit."""
+    """`python WORD...`, started; `environment` is added to this process's own, `largest_file` is in
+    bytes, 0 for no limit.
+    """
     texts, whole = list(map(str, words)), os.environ | (environment or {})
     if not genuine and not must_be_genuine(whole):
-        return ForkedProcess(texts, Path(folder).absolute(), whole, new_session=new_session, largest_file=largest_file, **streams)
+        return ForkedProcess(
+            texts,
+            Path(folder).absolute(),
+            whole,
+            new_session=new_session,
+            largest_file=largest_file,
+            **streams,
+        )
     limited = functools.partial(_limit_files, largest_file) if largest_file else None
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [sys.executable, *texts]
-    return subprocess.Popen(command, cwd=folder, env=whole, text=True, start_new_session=new_session, preexec_fn=limited, **streams)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=whole,
+        text=True,
+        start_new_session=new_session,
+        preexec_fn=limited,
+        **streams,
+    )
 
 
 def _limit_files(size: int) -> None:

@@ -41,7 +41,10 @@ def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_pat
     aligner = StripAligner("full", CPU)
     for strip, copy in zip(strips, copies):
         assert np.array_equal(tifffile.imread(copy), aligner(load_image(strip.path))[0])
-    assert aligned_copies(strips, "full", 255, tmp_path / "copies", CPU) == copies and times(tmp_path / "copies") == first
+    assert (
+        aligned_copies(strips, "full", 255, tmp_path / "copies", CPU) == copies
+        and times(tmp_path / "copies") == first
+    )
     copies[0].unlink()
     aligned_copies(strips, "full", 255, tmp_path / "copies", CPU)
     second = times(tmp_path / "copies")
@@ -71,24 +74,46 @@ def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(da
             full_image(torch.from_numpy(load_image(strip.path) / np.float32(MAX_GREY))[None])
         for tile in range(4):
             index = 4 * number + tile
-            sample = next(patches[epoch, index] for epoch in range(20) if not patches[epoch, index]["target_mask"].any())
+            sample = next(
+                patches[epoch, index]
+                for epoch in range(20)
+                if not patches[epoch, index]["target_mask"].any()
+            )
             assert (sample["three_channel_input"] - seen[-1][tile]).abs().max() < 1e-5
 
 
 def test_a_training_on_aligned_strips_says_so_and_leaves_no_copies(dataset, tmp_path):
-    flags = ("--align", "full", "--recipe", "robust", "--arch", "difference", "--lr", 0.001)  # the recipe's own is part of the name
+    # the recipe's own is part of the name
+    flags = ("--align", "full", "--recipe", "robust", "--arch", "difference", "--lr", 0.001)
     done = run("trainer.py", *arguments_for(dataset, tmp_path, *flags))
     assert done.returncode == 0, done.stderr
     content = load_checkpoint(tmp_path / f"{RUN}_best.pth")
-    assert (content["align"], content["recipe"], content["network"]) == ("full", "robust", "DifferenceSegmentationNetwork")
+    assert (content["align"], content["recipe"], content["network"]) == (
+        "full",
+        "robust",
+        "DifferenceSegmentationNetwork",
+    )
     assert {"ref1_shift_y", "ref2_gain", "ref1_remainder"} < content["channel_ranges"].keys()
     assert not (tmp_path / f"{RUN}{ALIGNED_SUFFIX}").exists()
     header, *rows = (tmp_path / f"{RUN}_test" / "channels.csv").read_text().splitlines()
     assert len(rows) == 4 and "ref2_shift_x" in header.split(",")
     path, quick = tmp_path / f"{RUN}_best.pth", ("--opset_version", QUICK_OPSET)
     for command in (
-        ("export_onnx_fullimage.py", "--checkpoint_path", path, "--output_path", tmp_path / "model.onnx", *quick),
-        ("inference_onnx.py", "--model_path", tmp_path / "model.onnx", "--output_dir", tmp_path / "onnx"),
+        (
+            "export_onnx_fullimage.py",
+            "--checkpoint_path",
+            path,
+            "--output_path",
+            tmp_path / "model.onnx",
+            *quick,
+        ),
+        (
+            "inference_onnx.py",
+            "--model_path",
+            tmp_path / "model.onnx",
+            "--output_dir",
+            tmp_path / "onnx",
+        ),
         ("inference_pytorch.py", "--model_path", path, "--output_dir", tmp_path / "pytorch"),
     ):
         done = run(*command)
@@ -105,4 +130,10 @@ def test_the_predictor_aligns_before_it_cuts(make_network, align):
     network = make_network()
     image = make_strip(np.random.default_rng(0), SMALL_SIZE)
     aligned, _ = StripAligner(align, CPU)(image)
-    assert np.abs(TorchPredictor(network, 128, CPU, align)(image) - TorchPredictor(network, 128, CPU)(aligned)).max() < 1e-5
+    assert (
+        np.abs(
+            TorchPredictor(network, 128, CPU, align)(image)
+            - TorchPredictor(network, 128, CPU)(aligned)
+        ).max()
+        < 1e-5
+    )

@@ -20,24 +20,49 @@ def test_a_module_imports_only_packages_that_stand_before_its_own():
     found = {name: imports_of(path, modules) for name, path in modules.items()}
     assert {package_of(module) for module in modules} == set(order)
     place = {module: order.index(package_of(module)) for module in modules}
-    assert not [f"{name} -> {other}" for name, others in found.items() for other in others if place[other] > place[name]]
+    assert not [
+        f"{name} -> {other}"
+        for name, others in found.items()
+        for other in others
+        if place[other] > place[name]
+    ]
 
 
 def test_no_module_needs_itself():
     modules = repository_modules()
-    order = list(TopologicalSorter({name: imports_of(path, modules) for name, path in modules.items()}).static_order())
+    order = list(
+        TopologicalSorter(
+            {name: imports_of(path, modules) for name, path in modules.items()}
+        ).static_order()
+    )
     assert sorted(order) == sorted(modules)
 
 
 def test_the_training_loop_knows_no_tool():
     modules = repository_modules()
-    loop = {"training.loop", "training.task", "training.settings", "training.selection", "training.resume", "training.run_folder"}
-    tool = {name for name in modules if name.startswith("training.strip_")} | {"training.distillation", "model", "loss", "gaussian"}
-    assert not [f"{name} -> {other}" for name in loop for other in imports_of(modules[name], modules) & tool]
+    loop = {
+        "training.loop",
+        "training.task",
+        "training.settings",
+        "training.selection",
+        "training.resume",
+        "training.run_folder",
+    }
+    tool = {name for name in modules if name.startswith("training.strip_")} | {
+        "training.distillation",
+        "model",
+        "loss",
+        "gaussian",
+    }
+    assert not [
+        f"{name} -> {other}" for name in loop for other in imports_of(modules[name], modules) & tool
+    ]
 
 
 def test_no_module_changes_where_modules_are_found():
-    assert not [name for name, path in repository_modules().items() if "sys.path" in path.read_text()]
+    assert not [
+        name for name, path in repository_modules().items() if "sys.path" in path.read_text()
+    ]
 
 
 def test_the_picture_shows_the_imports_of_today():

@@ -31,7 +31,10 @@ def test_smoothing_is_opencv_s_gaussian(sigma):
     plane = np.random.default_rng(0).random((50, 60)).astype(np.float32)
     size = 2 * int(3 * sigma + 0.5) + 1
     expected = cv2.GaussianBlur(plane, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
-    assert np.abs(Smoothing(sigma)(torch.from_numpy(plane)[None, None])[0, 0].numpy() - expected).max() < 1e-6
+    assert (
+        np.abs(Smoothing(sigma)(torch.from_numpy(plane)[None, None])[0, 0].numpy() - expected).max()
+        < 1e-6
+    )
 
 
 def test_double_detection_is_the_smaller_difference():
@@ -45,7 +48,8 @@ def test_what_is_in_target_alone_is_found_and_nothing_else(method):
     detector = classical_detector(method, choose_sigma(method, {}))
     for step in (50.0, -50.0):
         found = run(detector, spot([0], step=step)).max()
-        assert 10 < found <= 50.01 or (method == "registered" and 200 < found < 255)  # that is in units of noise: there is none
+        # that is in units of noise: there is none
+        assert 10 < found <= 50.01 or (method == "registered" and 200 < found < 255)
         for channels in ([1], [2], [0, 1], [0, 2], [0, 1, 2]):
             assert run(detector, spot(channels, step=step)).max() < 0.01
 
@@ -64,8 +68,12 @@ def test_registered_channels_differ_by_their_noise_alone():
     generator = np.random.default_rng(3)
     image = make_strip(generator, (200, 150))  # shifted by up to 0.4 px, and each lit differently
     image[0, 100:103, 70:73] += 25
-    plain, registered = (run(classical_detector(method, 0.0), image) for method in ("double", "registered"))
-    assert np.unravel_index(registered.argmax(), registered.shape) == pytest.approx((101, 71), abs=1)
+    plain, registered = (
+        run(classical_detector(method, 0.0), image) for method in ("double", "registered")
+    )
+    assert np.unravel_index(registered.argmax(), registered.shape) == pytest.approx(
+        (101, 71), abs=1
+    )
     assert np.unravel_index(plain.argmax(), plain.shape) != pytest.approx((101, 71), abs=3)
 
 
@@ -77,5 +85,11 @@ def test_heatmaps_are_shares_of_the_range_whatever_comes(method):
 
 
 def test_names_and_the_choice_of_a_gaussian():
-    assert baseline_name("double", 0.0) == "double detection, plain" and choose_sigma("double", {"double": 2.0}) == 0.0
-    assert baseline_name("envelope", choose_sigma("envelope", {"envelope": 1.5})) == "tolerance envelope, Gaussian of 1.5 px"
+    assert (
+        baseline_name("double", 0.0) == "double detection, plain"
+        and choose_sigma("double", {"double": 2.0}) == 0.0
+    )
+    assert (
+        baseline_name("envelope", choose_sigma("envelope", {"envelope": 1.5}))
+        == "tolerance envelope, Gaussian of 1.5 px"
+    )

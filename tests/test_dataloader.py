@@ -28,7 +28,9 @@ def numbered(channels, height, width, pixel_type=np.float32):
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_every_tiff_layout_gives_the_same_strip(strip_file, pixel_type, channels, channels_last, compression):
+def test_every_tiff_layout_gives_the_same_strip(
+    strip_file, pixel_type, channels, channels_last, compression
+):
     pixels = numbered(channels, 40, 20, pixel_type)
     stored = np.moveaxis(pixels, 0, 2) if channels_last else pixels
     image = load_image(strip_file(np.ascontiguousarray(stored), compression=compression))
@@ -41,14 +43,21 @@ def test_every_tiff_layout_gives_the_same_strip(strip_file, pixel_type, channels
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_both_byte_orders(strip_file, byteorder, pixel_type, compression):
     pixels = numbered(3, 40, 20, pixel_type)
-    assert np.array_equal(load_image(strip_file(pixels, byteorder=byteorder, compression=compression)), pixels)
+    assert np.array_equal(
+        load_image(strip_file(pixels, byteorder=byteorder, compression=compression)), pixels
+    )
 
 
 @pytest.mark.parametrize("rows", [3, 4])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_an_image_of_three_or_four_rows_is_not_taken_for_channels(strip_file, rows, channels):
     pixels = numbered(channels, rows, 30)
-    last = strip_file(np.ascontiguousarray(np.moveaxis(pixels, 0, 2)), "last.tiff", photometric="rgb", planarconfig="contig")
+    last = strip_file(
+        np.ascontiguousarray(np.moveaxis(pixels, 0, 2)),
+        "last.tiff",
+        photometric="rgb",
+        planarconfig="contig",
+    )
     first = strip_file(pixels, "first.tiff", photometric="rgb", planarconfig="separate")
     assert np.array_equal(load_image(last), pixels[:3])
     assert np.array_equal(load_image(first), pixels[:3])
@@ -66,7 +75,8 @@ def test_a_shape_that_could_be_read_both_ways_and_says_nothing_is_refused(strip_
 def test_png_is_read_in_opencv_s_order(tmp_path, suffix, channels, pixel_type):
     pixels = numbered(channels, 40, 20, pixel_type)
     path = tmp_path / f"strip{suffix}"
-    path.write_bytes(cv2.imencode(".png", np.moveaxis(pixels, 0, 2))[1].tobytes())  # blue is Target, green Ref1, red Ref2
+    # blue is Target, green Ref1, red Ref2
+    path.write_bytes(cv2.imencode(".png", np.moveaxis(pixels, 0, 2))[1].tobytes())
     assert np.array_equal(load_image(path), pixels[:3])
 
 
@@ -87,7 +97,10 @@ def test_a_camera_s_range_becomes_grey_levels(strip_file):
         (np.full((3, 40, 20), np.nan, np.float32), "NaN or infinite"),
         (np.full((3, 40, 20), np.inf, np.float32), "NaN or infinite"),
         (np.full((3, 40, 20), -1, np.float32), "down to -1"),
-        (np.full((3, 40, 20), 3000, np.uint16), "up to 3000, expected at most 255.*--input_max 4095"),
+        (
+            np.full((3, 40, 20), 3000, np.uint16),
+            "up to 3000, expected at most 255.*--input_max 4095",
+        ),
         (np.full((3, 40, 20), 60000, np.uint16), "--input_max 65535"),
     ],
 )
@@ -106,7 +119,9 @@ def test_a_mask_channel_may_hold_anything(strip_file):
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_truncated_tiff_is_refused(strip_file, compression):
-    path = strip_file(np.random.default_rng(0).random((3, 100, 100), np.float32), compression=compression)
+    path = strip_file(
+        np.random.default_rng(0).random((3, 100, 100), np.float32), compression=compression
+    )
     path.write_bytes(path.read_bytes()[:20000])
     with pytest.raises(UserError, match="no readable image"):
         load_image(path)
@@ -139,10 +154,14 @@ def test_masks(tmp_path):
     tifffile.imwrite(tmp_path / "float.tiff", mask.astype(np.float32) / 255)
     for name in ("grey.png", "colour.png", "float.tiff"):
         assert np.argwhere(load_mask(tmp_path / name, (40, 20))).tolist() == [[3, 4]]
-    smeared = cv2.imencode(".jpg", cv2.resize(mask, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST))[1].tobytes()
+    smeared = cv2.imencode(
+        ".jpg", cv2.resize(mask, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    )[1].tobytes()
     (tmp_path / "smeared.jpg").write_bytes(smeared)
     assert load_mask(tmp_path / "smeared.jpg", (120, 60)).sum() == 9
-    with pytest.raises(UserError, match=r"grey.png: found a mask of \(40, 20\), expected \(20, 40\)"):
+    with pytest.raises(
+        UserError, match=r"grey.png: found a mask of \(40, 20\), expected \(20, 40\)"
+    ):
         load_mask(tmp_path / "grey.png", (20, 40))
 
 
@@ -163,8 +182,13 @@ def test_an_epoch_is_every_tile_of_every_strip(patches):
         sample = samples[index]
         strip, tile = divmod(index, 4)
         y, x = tile_positions(SMALL_SIZE, 128)[tile]
-        assert sample["three_channel_input"].shape == (3, 128, 128) and sample["three_channel_input"].dtype == torch.float32
-        assert sample["target_mask"].shape == (1, 128, 128) and set(sample["target_mask"].unique().tolist()) <= {0.0, 1.0}
+        assert (
+            sample["three_channel_input"].shape == (3, 128, 128)
+            and sample["three_channel_input"].dtype == torch.float32
+        )
+        assert sample["target_mask"].shape == (1, 128, 128) and set(
+            sample["target_mask"].unique().tolist()
+        ) <= {0.0, 1.0}
         assert sample["three_channel_input"].min() >= 0 and sample["three_channel_input"].max() <= 1
         if not sample["target_mask"].any():
             crop = load_image(samples.paths[strip])[:, y : y + 128, x : x + 128]
@@ -175,7 +199,11 @@ def test_an_epoch_is_every_tile_of_every_strip(patches):
 
 def test_half_of_the_patches_are_painted(patches):
     samples = patches()
-    painted = sum(bool(samples[epoch, index]["target_mask"].any()) for epoch in range(40) for index in range(12))
+    painted = sum(
+        bool(samples[epoch, index]["target_mask"].any())
+        for epoch in range(40)
+        for index in range(12)
+    )
     assert 200 < painted < 280  # of 480; four standard deviations
 
 
@@ -184,14 +212,21 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(patches):
     for key in ((0, 3), (5, 3), (5, 11), (0, 3)):
         for other in (again, cached):
             assert all(torch.equal(first[key][name], other[key][name]) for name in first[key])
-    assert any(not torch.equal(first[0, i]["target_mask"], first[1, i]["target_mask"]) for i in range(12))
-    assert any(not torch.equal(first[0, i]["target_mask"], patches(seed=43)[0, i]["target_mask"]) for i in range(12))
+    assert any(
+        not torch.equal(first[0, i]["target_mask"], first[1, i]["target_mask"]) for i in range(12)
+    )
+    assert any(
+        not torch.equal(first[0, i]["target_mask"], patches(seed=43)[0, i]["target_mask"])
+        for i in range(12)
+    )
 
 
 def epochs(patches, workers):
     """Two epochs as a training sees them, from workers that outlive the first."""
     batches = EpochBatches(len(patches), 5, seed=42)
-    loader = DataLoader(patches, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        patches, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0
+    )
     for epoch in range(2):
         batches.epoch = epoch
         for batch in loader:
@@ -217,10 +252,14 @@ def test_a_data_set_in_use_can_be_sent_to_a_worker_process(patches):
 def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip_file, monkeypatch):
     pixels = np.full((3, 128, 128), 90, np.float32)
     mapped = [strip_file(pixels, f"mapped_{number}.tiff") for number in range(3)]
-    packed = [strip_file(pixels, f"packed_{number}.tiff", compression="zlib") for number in range(3)]
+    packed = [
+        strip_file(pixels, f"packed_{number}.tiff", compression="zlib") for number in range(3)
+    ]
     opened = []
     monkeypatch.setattr(
-        strip_cache, "open_channels", lambda path, read=strip_cache.open_channels: opened.append(path) or read(path)
+        strip_cache,
+        "open_channels",
+        lambda path, read=strip_cache.open_channels: opened.append(path) or read(path),
     )
     for paths, read_again in ((mapped, []), (packed, packed[2:]), ([*packed, *mapped], packed[2:])):
         strips = strip_cache.OpenStrips(paths, decoded_kept=2)
@@ -231,11 +270,20 @@ def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip
 
 
 def test_decoded_strips_are_shared_with_worker_processes(strip_file, monkeypatch):
-    paths = [strip_file(np.full((3, 128, 128), number, np.uint8), f"{number}.tiff", compression="zlib") for number in range(4)]
+    paths = [
+        strip_file(np.full((3, 128, 128), number, np.uint8), f"{number}.tiff", compression="zlib")
+        for number in range(4)
+    ]
     samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)), cache_size=4)
-    loader = DataLoader(samples, batch_sampler=EpochBatches(4, 1, seed=0), num_workers=3, multiprocessing_context="fork")
+    loader = DataLoader(
+        samples,
+        batch_sampler=EpochBatches(4, 1, seed=0),
+        num_workers=3,
+        multiprocessing_context="fork",
+    )
     assert len(list(loader)) == 4  # decoded in the workers,
-    monkeypatch.setattr(strip_cache, "open_channels", None)  # and so there is nothing left to be opened here
+    # and so there is nothing left to be opened here
+    monkeypatch.setattr(strip_cache, "open_channels", None)
     assert [int(samples.strips[number].max()) for number in range(4)] == [0, 1, 2, 3]
 
 
@@ -273,7 +321,9 @@ def test_every_epoch_has_each_index_once_in_another_order():
     orders = []
     for epoch in range(3):
         keys = [key for batch in keys_of(1, epoch)[0] for key in batch]
-        assert {key[0] for key in keys} == {epoch} and sorted(key[1] for key in keys) == list(range(50))
+        assert {key[0] for key in keys} == {epoch} and sorted(key[1] for key in keys) == list(
+            range(50)
+        )
         orders.append([key[1] for key in keys])
     assert orders[0] != orders[1] != orders[2]
 
@@ -287,7 +337,9 @@ def test_processes_share_each_batch_evenly(processes, length):
         assert len({len(part) for part in parts}) == 1
         assert {key for part in parts for key in part} == set(whole)
         assert sum(map(len, parts)) < len(whole) + processes
-        assert EpochBatches(length, 4, 1, 0, processes).of_all_processes(0, number) == [index for _, index in whole]
+        assert EpochBatches(length, 4, 1, 0, processes).of_all_processes(0, number) == [
+            index for _, index in whole
+        ]
     assert all(len(share) == len(together) for share in shares)
 
 

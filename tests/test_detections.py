@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from evaluation.detections import MOST_PER_STRIP, NEIGHBOURHOOD, PackedDetections, contrasts_at, detect, find_peaks, logit_margin
+from evaluation.detections import (
+    MOST_PER_STRIP,
+    NEIGHBOURHOOD,
+    PackedDetections,
+    contrasts_at,
+    detect,
+    find_peaks,
+    logit_margin,
+)
 
 SIZE = (40, 50)
 
@@ -30,7 +38,10 @@ def test_peaks_are_the_local_maxima_that_a_search_by_hand_finds(seed):
     heatmap = np.random.default_rng(seed).random(SIZE).astype(np.float32)
     by_hand = set()
     for y, x in np.ndindex(SIZE):
-        around = heatmap[max(0, y - NEIGHBOURHOOD) : y + NEIGHBOURHOOD + 1, max(0, x - NEIGHBOURHOOD) : x + NEIGHBOURHOOD + 1]
+        around = heatmap[
+            max(0, y - NEIGHBOURHOOD) : y + NEIGHBOURHOOD + 1,
+            max(0, x - NEIGHBOURHOOD) : x + NEIGHBOURHOOD + 1,
+        ]
         if heatmap[y, x] == around.max():
             by_hand.add((y, x))
     assert set(map(tuple, find_peaks(heatmap).points.tolist())) == by_hand
@@ -68,7 +79,9 @@ def test_no_more_than_so_many_peaks_are_kept_and_these_are_the_strongest():
     peaks = find_peaks(heatmap)
     assert len(peaks.points) == MOST_PER_STRIP
     weakest = peaks.heights.min()
-    assert (find_peaks(heatmap, float(weakest)).heights > weakest).all() and peaks.heights[0] == heatmap.max()
+    assert (find_peaks(heatmap, float(weakest)).heights > weakest).all() and peaks.heights[
+        0
+    ] == heatmap.max()
 
 
 def test_area_and_box_are_those_of_the_pixels_above_the_threshold():
@@ -77,7 +90,12 @@ def test_area_and_box_are_those_of_the_pixels_above_the_threshold():
     heatmap[11, 22] = 0.9
     heatmap[13, 25] = 0.55  # touches by a corner
     (detection,) = detect(heatmap, blank(), 0.5)
-    assert (detection.y, detection.x, detection.area, detection.box) == (11, 22, 16, (10, 20, 14, 26))
+    assert (detection.y, detection.x, detection.area, detection.box) == (
+        11,
+        22,
+        16,
+        (10, 20, 14, 26),
+    )
     assert detection.peak == pytest.approx(0.9)
 
 
@@ -85,7 +103,12 @@ def test_two_maxima_in_one_component_share_its_pixels_by_distance():
     heatmap = np.zeros(SIZE, np.float32)
     heatmap[10, 10:15], heatmap[10, 15:20] = np.linspace(0.9, 0.6, 5), np.linspace(0.59, 0.8, 5)
     first, second = detect(heatmap, blank(), 0.5)
-    assert (first.area, first.box, second.area, second.box) == (5, (10, 10, 11, 15), 5, (10, 15, 11, 20))
+    assert (first.area, first.box, second.area, second.box) == (
+        5,
+        (10, 10, 11, 15),
+        5,
+        (10, 15, 11, 20),
+    )
 
 
 def test_small_ones_and_those_of_the_other_polarity_are_left_out():
@@ -94,14 +117,18 @@ def test_small_ones_and_those_of_the_other_polarity_are_left_out():
         image[0, y - 1 : y + 2, x - 1 : x + 2] += step
         heatmap[y, x] = 0.9
     heatmap[30, 31] = 0.8
-    assert [(d.y, round(d.contrast_ref1), round(d.contrast_ref2)) for d in detect(heatmap, image, 0.5)] == [
+    assert [
+        (d.y, round(d.contrast_ref1), round(d.contrast_ref2)) for d in detect(heatmap, image, 0.5)
+    ] == [
         (30, -40, -40),
         (10, 40, 40),
     ]
     assert [d.y for d in detect(heatmap, image, 0.5, polarity="bright")] == [10]
     assert [d.y for d in detect(heatmap, image, 0.5, polarity="dark")] == [30]
     assert [d.y for d in detect(heatmap, image, 0.5, min_area=2)] == [30]
-    assert detect(heatmap, image, 0.95) == [] and detect(np.zeros(SIZE, np.float32), image, 0.0) == []
+    assert (
+        detect(heatmap, image, 0.95) == [] and detect(np.zeros(SIZE, np.float32), image, 0.0) == []
+    )
 
 
 def test_the_threshold_itself_is_not_above_it():
@@ -118,11 +145,19 @@ def test_contrast_is_free_of_gain_between_the_channels():
 
 
 def test_packed_detections_come_out_as_they_went_in():
-    image, heatmap = np.random.default_rng(2).normal(100, 5, (3, *SIZE)).astype(np.float32), np.zeros(SIZE, np.float32)
+    image, heatmap = (
+        np.random.default_rng(2).normal(100, 5, (3, *SIZE)).astype(np.float32),
+        np.zeros(SIZE, np.float32),
+    )
     heatmap[10, 10:13], heatmap[30, 40] = 0.7, 0.9
     found = detect(heatmap, image, 0.5)
     packed = PackedDetections(found)
-    assert list(packed) == found and len(packed) == 2 and packed[1].box == (10, 10, 11, 13) and len(PackedDetections()) == 0
+    assert (
+        list(packed) == found
+        and len(packed) == 2
+        and packed[1].box == (10, 10, 11, 13)
+        and len(PackedDetections()) == 0
+    )
 
 
 def test_memory_and_order_do_not_depend_on_the_layout():

@@ -16,7 +16,8 @@ from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
 EPOCHS = 6
-SAME_GROUPS = ("--bs", 2, "--accumulate", 2)  # batch norm in one process takes its statistics as in two with --bs 2
+# batch norm in one process takes its statistics as in two with --bs 2
+SAME_GROUPS = ("--bs", 2, "--accumulate", 2)
 TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
 
 
@@ -52,14 +53,21 @@ def together(dataset, tmp_path_factory):
 @pytest.mark.parametrize(
     "flags, tolerance",
     [
-        (("--bs", 4), 0.02),  # not closer: batch norm takes its statistics from four patches here, from two in each process
-        (SAME_GROUPS, 1e-3),  # from two here, too: what remains is the order in which gradients are added
+        # not closer: batch norm takes its statistics from four patches here, from two in each
+        # process
+        (("--bs", 4), 0.02),
+        # from two here, too: what remains is the order in which gradients are added
+        (SAME_GROUPS, 1e-3),
     ],
 )
-def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(together, dataset, tmp_path, flags, tolerance):
+def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(
+    together, dataset, tmp_path, flags, tolerance
+):
     folder, printed, _ = together
     assert "4 patches per step (1 batches of 2 in each of 2 processes)" in printed
-    done = run("trainer.py", *arguments_for(dataset, tmp_path, "--epochs", EPOCHS, "--lr", 1e-4, *flags))
+    done = run(
+        "trainer.py", *arguments_for(dataset, tmp_path, "--epochs", EPOCHS, "--lr", 1e-4, *flags)
+    )
     assert done.returncode == 0, done.stderr
     alone = load_checkpoint(tmp_path / f"{TOGETHER.replace('bs2', f'bs{flags[1]}')}.pth")["history"]
     both = load_checkpoint(folder / f"{TOGETHER}.pth")["history"]
@@ -70,9 +78,19 @@ def test_two_processes_with_half_the_batch_each_follow_the_loss_of_one(together,
 def test_two_processes_learn_from_a_teacher_as_one_does(together, dataset, tmp_path):
     teacher = ("--teacher", together[0] / f"{TOGETHER}_best.pth")
     printed, _ = end_of(start(2, dataset, tmp_path, *teacher))
-    done = run("trainer.py", *arguments_for(dataset, tmp_path / "alone", "--epochs", EPOCHS, "--lr", 1e-4, *SAME_GROUPS, *teacher))
-    assert done.returncode == 0 and printed.count("taught by") == done.stdout.count("taught by") == 1, done.stderr
-    histories = [load_checkpoint(folder / f"{TOGETHER}.pth")["history"] for folder in (tmp_path, tmp_path / "alone")]
+    done = run(
+        "trainer.py",
+        *arguments_for(
+            dataset, tmp_path / "alone", "--epochs", EPOCHS, "--lr", 1e-4, *SAME_GROUPS, *teacher
+        ),
+    )
+    assert (
+        done.returncode == 0 and printed.count("taught by") == done.stdout.count("taught by") == 1
+    ), done.stderr
+    histories = [
+        load_checkpoint(folder / f"{TOGETHER}.pth")["history"]
+        for folder in (tmp_path, tmp_path / "alone")
+    ]
     both, alone = map(losses, histories)
     assert np.abs(both / alone - 1).max() < 1e-3, (both, alone)
     untaught = losses(load_checkpoint(together[0] / f"{TOGETHER}.pth")["history"])
@@ -81,7 +99,11 @@ def test_two_processes_learn_from_a_teacher_as_one_does(together, dataset, tmp_p
 
 def test_the_first_process_alone_prints_and_writes(together):
     folder, printed, errors = together
-    assert not [name for name in load_checkpoint(folder / f"{TOGETHER}.pth")["model_state_dict"] if name.startswith("module.")]
+    assert not [
+        name
+        for name in load_checkpoint(folder / f"{TOGETHER}.pth")["model_state_dict"]
+        if name.startswith("module.")
+    ]
     assert printed.count("epoch   1:") == 1 and printed.count("best checkpoint:") == 1
     assert len(json.loads((folder / f"{TOGETHER}_environment.json").read_text())) == 1
     assert len(list((folder / f"{TOGETHER}_events").iterdir())) == 1 and "Traceback" not in errors
@@ -94,25 +116,34 @@ def test_both_are_stopped_together_and_resumed_to_the_same_weights(together, dat
     _, errors = end_of(process, expected=143)
     assert "to go on" in errors and "Traceback" not in errors
     alone = run("trainer.py", "--resume", tmp_path)
-    assert alone.returncode == 1 and "found a run of 2 processes (NPROC), expected as many as now: 1" in alone.stderr
+    assert (
+        alone.returncode == 1
+        and "found a run of 2 processes (NPROC), expected as many as now: 1" in alone.stderr
+    )
     end_of(start(2, dataset, tmp_path, "--resume"))
     assert weights(tmp_path / f"{TOGETHER}.pth") == weights(together[0] / f"{TOGETHER}.pth")
 
 
 def test_more_processes_than_validation_strips_or_patches_of_the_last_batch(dataset, tmp_path):
-    shutil.copytree(dataset / "train" / "good", tmp_path / "strips")  # without valid/: one strip is set aside, scored twice
+    # without valid/: one strip is set aside, scored twice
+    shutil.copytree(dataset / "train" / "good", tmp_path / "strips")
     flags = ("--training_dataset_path", tmp_path / "strips", "--epochs", 1, "--bs", 1)
     printed, _ = end_of(start(3, dataset, tmp_path / "out", *flags))
-    assert "2 good ones to train on, 1 set aside" in printed and "pixel average precision" in printed
+    assert (
+        "2 good ones to train on, 1 set aside" in printed and "pixel average precision" in printed
+    )
 
 
 def test_what_the_first_process_refuses_is_said_once(dataset, tmp_path):
-    _, errors = end_of(start(2, dataset, tmp_path, "--training_dataset_path", tmp_path / "nothing"), expected=1)
+    _, errors = end_of(
+        start(2, dataset, tmp_path, "--training_dataset_path", tmp_path / "nothing"), expected=1
+    )
     assert errors.count("found no such path") == 1 and "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
-    "flags, message", [(("--sync_batch_norm",), "expected GPUs"), (("--gpu_id", "1"), "found several processes")]
+    "flags, message",
+    [(("--sync_batch_norm",), "expected GPUs"), (("--gpu_id", "1"), "found several processes")],
 )
 def test_what_needs_gpus_is_refused_on_the_cpu(dataset, tmp_path, flags, message):
     _, errors = end_of(start(2, dataset, tmp_path, *flags), expected=1)
@@ -127,7 +158,8 @@ def test_when_one_process_is_killed_the_others_end_without_a_traceback(dataset, 
     os.kill(int(children[rank]), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode in (1, 137) and "Traceback" not in errors
-    assert rank == 0 or "--resume" in errors  # either it noticed itself, or torchrun stopped it first
+    # either it noticed itself, or torchrun stopped it first
+    assert rank == 0 or "--resume" in errors
 
 
 def test_three_processes_stopped_in_an_epoch_end_with_the_same_weights(dataset, tmp_path):
@@ -139,4 +171,6 @@ def test_three_processes_stopped_in_an_epoch_end_with_the_same_weights(dataset, 
     process.send_signal(signal.SIGINT)
     end_of(process, expected=130)
     end_of(start(3, dataset, tmp_path / "stopped", *flags, "--resume"))
-    assert weights(tmp_path / "whole" / f"{name}.pth") == weights(tmp_path / "stopped" / f"{name}.pth")
+    assert weights(tmp_path / "whole" / f"{name}.pth") == weights(
+        tmp_path / "stopped" / f"{name}.pth"
+    )

@@ -16,8 +16,18 @@ from docs.draw_architecture import repository_modules
 from tests.conftest import ROOT, export_file, run_module
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-SCRIPTS = ("trainer", "inference_pytorch", "inference_onnx", "export_onnx_fullimage", "prepare_dataset")
-SCRIPT_OF_WRAPPER = {"train.sh": "trainer", "inference_pytorch.sh": "inference_pytorch", "inference_onnx.sh": "inference_onnx"}
+SCRIPTS = (
+    "trainer",
+    "inference_pytorch",
+    "inference_onnx",
+    "export_onnx_fullimage",
+    "prepare_dataset",
+)
+SCRIPT_OF_WRAPPER = {
+    "train.sh": "trainer",
+    "inference_pytorch.sh": "inference_pytorch",
+    "inference_onnx.sh": "inference_onnx",
+}
 
 
 class Caught(Exception):
@@ -49,14 +59,22 @@ def flags_of(parser):
 
 def commands_in(text):
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return [
+        line.split(" #")[0].strip()
+        for block in blocks
+        for line in block.splitlines()
+        if line.strip()
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     section = text.split(f"## {script}.py\n")[1].split("\n## ")[0]
-    rows = {flag: default.strip() for flag, default in re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section, flags=re.MULTILINE)}
+    rows = {
+        flag: default.strip()
+        for flag, default in re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section, flags=re.MULTILINE)
+    }
     flags = flags_of(parser_of(script, monkeypatch))
     assert rows.keys() == flags.keys()
     for flag, action in flags.items():
@@ -92,22 +110,35 @@ def test_every_link_and_picture_is_there(document):
 
 def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
     loaded = f"import sys, {', '.join(SCRIPTS)}; print(*{{'matplotlib', 'sklearn', 'scipy.stats'}} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        == "\n"
+    )
 
 
 def test_the_loader_benchmark_runs():
     done = run_module("benchmarks.loader", "--strips", "2", "--rounds", "1", "--seconds", "0.05")
-    assert done.returncode == 0 and re.search(r"\| this loader \| [\d,]+ \| [\d,]+ \|", done.stdout), done.stderr
+    assert done.returncode == 0 and re.search(
+        r"\| this loader \| [\d,]+ \| [\d,]+ \|", done.stdout
+    ), done.stderr
 
 
 def test_the_benchmark_of_the_schedules_shows_what_is_finished(tmp_path):
-    figures = dict.fromkeys(("pixel_average_precision", "pixel_auroc", "image_average_precision", "image_auroc"), 0.5)
+    figures = dict.fromkeys(
+        ("pixel_average_precision", "pixel_auroc", "image_average_precision", "image_auroc"), 0.5
+    )
     for seed, value in ((42, 0.25), (1, 0.75)):
         summary = tmp_path / f"alpha_0.9_seed{seed}" / "RUN_test" / "metrics.json"
         summary.parent.mkdir(parents=True)
         summary.write_text(json.dumps(figures | {"pixel_average_precision": value}))
     done = run_module("benchmarks.schedules", "--output", tmp_path, "--runs", "0")
-    assert done.returncode == 0 and "| cosine | 0.9 | 2 | 0.500 ± 0.354 |" in done.stdout and done.stdout.count("| 0 |") == 6
+    assert (
+        done.returncode == 0
+        and "| cosine | 0.9 | 2 | 0.500 ± 0.354 |" in done.stdout
+        and done.stdout.count("| 0 |") == 6
+    )
 
 
 @pytest.mark.long
@@ -120,7 +151,11 @@ def test_the_benchmark_of_the_schedules_trains_and_goes_on(tmp_path):
 def test_the_training_benchmark_runs():
     small = ("--base_channels", "2", "--rounds", "1", "--steps", "1", "--strips", "2")
     done = run_module("benchmarks.training", *small)
-    assert done.returncode == 0 and done.stdout.count("| CPU, ") == 3 and done.stdout.count("| kept in ") == 3, done.stderr
+    assert (
+        done.returncode == 0
+        and done.stdout.count("| CPU, ") == 3
+        and done.stdout.count("| kept in ") == 3
+    ), done.stderr
 
 
 @pytest.mark.long
@@ -132,7 +167,9 @@ def test_the_benchmark_of_the_networks_runs():
 @pytest.mark.long
 def test_the_benchmark_of_scoring_runs():
     done = run_module("benchmarks.scoring", "--strips", "4", "8")
-    assert done.returncode == 0 and re.search(r"\| 8 \| \d+ \| \d+ \| \d\.\d \|", done.stdout), done.stderr
+    assert done.returncode == 0 and re.search(r"\| 8 \| \d+ \| \d+ \| \d\.\d \|", done.stdout), (
+        done.stderr
+    )
     assert done.stdout.count("| double detection, ") == 2
 
 
@@ -140,8 +177,13 @@ def test_the_benchmark_of_scoring_runs():
 def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path):
     flags = ("--output", tmp_path, "--runs", "0", "--strips", "10", "--shots", "2")
     first = run_module("benchmarks.quality", *flags, timeout=1800)
-    assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 5, first.stderr
-    assert "suite: 70 strips with 525 defects and 700 distractors" in first.stdout and "classic recipe" not in first.stdout
+    assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 5, (
+        first.stderr
+    )
+    assert (
+        "suite: 70 strips with 525 defects and 700 distractors" in first.stdout
+        and "classic recipe" not in first.stdout
+    )
     again = run_module("benchmarks.quality", *flags)
     assert again.stdout == first.stdout
 
@@ -149,23 +191,41 @@ def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path
 @pytest.mark.long
 def test_the_benchmark_of_distillation_shows_what_is_there(make_checkpoint, tmp_path):
     teacher = make_checkpoint(align="full", base_channels=4)
-    done = run_module("benchmarks.distillation", "--teacher", teacher, "--output", tmp_path, "--runs", "0")
-    assert done.returncode == 0 and "| the teacher | 1 | 0." in done.stdout and done.stdout.count("| 0 |  |  |") == 4, done.stderr
+    done = run_module(
+        "benchmarks.distillation", "--teacher", teacher, "--output", tmp_path, "--runs", "0"
+    )
+    assert (
+        done.returncode == 0
+        and "| the teacher | 1 | 0." in done.stdout
+        and done.stdout.count("| 0 |  |  |") == 4
+    ), done.stderr
 
 
 def test_the_export_benchmark_runs():
-    done = run_module("benchmarks.export", "--rows", "double, no network", "--rounds", "1", "--strips", "4")
+    done = run_module(
+        "benchmarks.export", "--rows", "double, no network", "--rounds", "1", "--strips", "4"
+    )
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout.splitlines()[-1])["double, no network"]
-    assert row["difference"] < 1e-5 and 0 <= row["recall"][1] <= row["recall"][0] <= row["recall"][2] <= 1 and row["memory_mb"] > 0
+    assert (
+        row["difference"] < 1e-5
+        and 0 <= row["recall"][1] <= row["recall"][0] <= row["recall"][2] <= 1
+        and row["memory_mb"] > 0
+    )
     assert "| double, no network |" in done.stdout and min(row["batch1_ms"], row["batch8_ms"]) > 0
 
 
 def test_both_readmes_have_the_same_commands_pictures_links_and_figures():
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-TW.md"))
     assert commands_in(english) == commands_in(chinese) and len(commands_in(english)) == 4
-    assert english.count("```bash") == chinese.count("```bash")  # comments are in each one's language
-    for pattern in (r"\(docs/[^)]*\)", r"`bash [^`]*`", r"\d+(?= min| 分鐘)", r"(?:AUROC|AP) [\d.]+"):
+    # comments are in each one's language
+    assert english.count("```bash") == chinese.count("```bash")
+    for pattern in (
+        r"\(docs/[^)]*\)",
+        r"`bash [^`]*`",
+        r"\d+(?= min| 分鐘)",
+        r"(?:AUROC|AP) [\d.]+",
+    ):
         assert re.findall(pattern, english) == re.findall(pattern, chinese)
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, draw_pattern, make_strip, render_channel
-from evaluation.drift import STATISTICS, channel_statistics, drift_warnings, noise_sigma, training_ranges
+from evaluation.drift import (
+    STATISTICS,
+    channel_statistics,
+    drift_warnings,
+    noise_sigma,
+    training_ranges,
+)
 from gaussian import paint_defects
 from tests.conftest import SMALL_SIZE
 
@@ -28,14 +34,23 @@ def clean_channel(seed):
     """What a camera without noise sees, (H, W) grey levels."""
     pattern = draw_pattern(np.random.default_rng(seed), SMALL_SIZE)
     margin = PATTERN_MARGIN * OVERSAMPLING
-    return cv2.resize(pattern[margin:-margin, margin:-margin], SMALL_SIZE[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        pattern[margin:-margin, margin:-margin], SMALL_SIZE[::-1], interpolation=cv2.INTER_AREA
+    )
 
 
 def shifted_strip(seed, shift):
-    """Target and two references, of which the first one is moved by `shift` (y, x) pixels and the second one not at all."""
+    """Target and two references, of which the first one is moved by `shift` (y, x) pixels and the
+    second one not at all.
+    """
     pattern = draw_pattern(np.random.default_rng(seed), SMALL_SIZE)
     shifts = [(0.0, 0.0), shift, (0.0, 0.0)]
-    return np.stack([render_channel(pattern, np.random.default_rng((seed, n)), SMALL_SIZE, move) for n, move in enumerate(shifts)])
+    return np.stack(
+        [
+            render_channel(pattern, np.random.default_rng((seed, n)), SMALL_SIZE, move)
+            for n, move in enumerate(shifts)
+        ]
+    )
 
 
 def clipped(image):
@@ -56,22 +71,39 @@ def with_noise(image, sigma, seed=0):
 def test_brightness_and_contrast_of_channels_that_can_be_worked_out_by_hand():
     halves = np.zeros((3, 20, 20), np.float32)
     halves[:, 10:] = 1
-    image = halves * np.float32([40, 60, 20])[:, None, None] + np.float32([100, 50, 120])[:, None, None]
+    image = (
+        halves * np.float32([40, 60, 20])[:, None, None] + np.float32([100, 50, 120])[:, None, None]
+    )
     statistics = channel_statistics(image)
-    assert tuple(statistics) == STATISTICS and all(type(value) is float for value in statistics.values())
-    assert [statistics[f"{channel}_mean"] for channel in ("target", "ref1", "ref2")] == [120, 80, 130]
-    assert [statistics[f"{channel}_spread"] for channel in ("target", "ref1", "ref2")] == [20, 30, 10]
+    assert tuple(statistics) == STATISTICS and all(
+        type(value) is float for value in statistics.values()
+    )
+    assert [statistics[f"{channel}_mean"] for channel in ("target", "ref1", "ref2")] == [
+        120,
+        80,
+        130,
+    ]
+    assert [statistics[f"{channel}_spread"] for channel in ("target", "ref1", "ref2")] == [
+        20,
+        30,
+        10,
+    ]
     assert [statistics[f"{channel}_noise"] for channel in ("target", "ref1", "ref2")] == [0, 0, 0]
     assert [statistics[f"{channel}_difference"] for channel in ("ref1", "ref2")] == [-40, 10]
     assert [statistics[f"{channel}_contrast"] for channel in ("ref1", "ref2")] == [1.5, 0.5]
-    assert [statistics[f"{channel}_residual"] for channel in ("ref1", "ref2")] == pytest.approx([0, 0], abs=0.01)
+    assert [statistics[f"{channel}_residual"] for channel in ("ref1", "ref2")] == pytest.approx(
+        [0, 0], abs=0.01
+    )
 
 
 @pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])
 def test_known_noise_is_found_on_most_patterns(sigma):
-    found = [noise_sigma(with_noise(clean_channel(seed)[None], sigma, seed)[0]) for seed in range(20)]
+    found = [
+        noise_sigma(with_noise(clean_channel(seed)[None], sigma, seed)[0]) for seed in range(20)
+    ]
     assert np.mean([0.85 * sigma < value < 1.15 * sigma for value in found]) >= 0.9
-    assert 0.9 * sigma < min(found) and max(found) < 1.5 * sigma  # the largest is under thin lines at 45 degrees
+    # the largest is under thin lines at 45 degrees
+    assert 0.9 * sigma < min(found) and max(found) < 1.5 * sigma
 
 
 def test_noise_without_a_pattern_and_its_gain():
@@ -87,7 +119,10 @@ def residual(image):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("direction", [(0.0, 1.0), (0.7, -0.7)])
 def test_the_residual_grows_with_the_shift(seed, direction):
-    at = {step: residual(shifted_strip(seed, (step * direction[0], step * direction[1]))) for step in (0, 0.2, 0.4, 0.8, 1.5)}
+    at = {
+        step: residual(shifted_strip(seed, (step * direction[0], step * direction[1])))
+        for step in (0, 0.2, 0.4, 0.8, 1.5)
+    }
     assert sorted(at.values()) == list(at.values()) and at[0] < 0.5 * at[0.2]
     assert at[0.8] == pytest.approx(2 * at[0.4], rel=0.15)
 
@@ -108,9 +143,14 @@ def test_noise_hardly_changes_the_residual(seed):
 
 def test_the_residual_of_references_that_show_something_else(strips):
     image = shifted_strip(0, (0.0, 0.3))
-    constant, unrelated, negative = np.full(SMALL_SIZE, 80, np.float32), strips[1][0], 255 - image[1]
+    constant, unrelated, negative = (
+        np.full(SMALL_SIZE, 80, np.float32),
+        strips[1][0],
+        255 - image[1],
+    )
     alike, of_constant, of_unrelated, of_negative = (
-        residual(np.stack([image[0], reference, image[2]])) for reference in (image[1], constant, unrelated, negative)
+        residual(np.stack([image[0], reference, image[2]]))
+        for reference in (image[1], constant, unrelated, negative)
     )
     assert 4 * alike < of_constant
     assert of_unrelated == pytest.approx(of_constant, rel=0.1)
@@ -157,7 +197,10 @@ def test_training_strips_that_are_all_alike_leave_room(good, count):
 
 def test_the_margin_is_the_wider_the_fewer_training_strips_there_are(good):
     few, many = training_ranges(good[:2]), training_ranges(good[:2] * 20)
-    assert all(few[name][1] - few[name][0] > 2 * (many[name][1] - many[name][0]) for name in ("target_mean", "ref1_difference"))
+    assert all(
+        few[name][1] - few[name][0] > 2 * (many[name][1] - many[name][0])
+        for name in ("target_mean", "ref1_difference")
+    )
 
 
 @pytest.mark.parametrize("training", [1, 2, 3, 6, 30])
@@ -173,7 +216,9 @@ def test_defects_are_no_drift(strips, good):
     painted = []
     for number, strip in enumerate(strips[-FOLDER:]):
         image = strip.copy()
-        paint_defects(image, np.zeros(SMALL_SIZE, np.float32), np.random.default_rng(number), (10, 10))
+        paint_defects(
+            image, np.zeros(SMALL_SIZE, np.float32), np.random.default_rng(number), (10, 10)
+        )
         painted.append(channel_statistics(image))
     assert drift_warnings(painted, ranges) == []
 
@@ -181,13 +226,17 @@ def test_defects_are_no_drift(strips, good):
 SHIFTED = np.float32([[1, 0, 1.5], [0, 1, 0]])
 DRIFTS = {
     "target_mean": lambda strip: clipped(strip * 0.4),
-    "target_noise": lambda strip: with_noise(strip, 4.0),  # about twice the demo strips' noise, and less than three times
+    # about twice the demo strips' noise, and less than three times
+    "target_noise": lambda strip: with_noise(strip, 4.0),
     "ref2_noise": lambda strip: with_noise(strip, [0, 0, 4.0]),
     "ref1_contrast": lambda strip: changed(strip, 1, gain=1.3),
     "ref2_contrast": lambda strip: changed(strip, 0, gain=1.3),
     "ref1_difference": lambda strip: changed(strip, 1, offset=40),
     "ref2_residual": lambda strip: np.stack(
-        [*strip[:2], cv2.warpAffine(strip[2], SHIFTED, SMALL_SIZE[::-1], borderMode=cv2.BORDER_REFLECT)]
+        [
+            *strip[:2],
+            cv2.warpAffine(strip[2], SHIFTED, SMALL_SIZE[::-1], borderMode=cv2.BORDER_REFLECT),
+        ]
     ),
 }
 

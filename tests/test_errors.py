@@ -42,7 +42,9 @@ class SendsWhenForgotten:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_python_swallowed_is_not_lost(capsys):
-    """An exception cannot leave `__del__`, nor the callback of a weak reference: there Python prints it and goes on."""
+    """An exception cannot leave `__del__`, nor the callback of a weak reference: there Python
+    prints it and goes on.
+    """
     done = []
 
     def command():

@@ -11,7 +11,8 @@ from ops.tiling import calculate_kept_ranges, tile_positions
 from tests.conftest import SMALL_SIZE, export_file, run
 from training.checkpoint import build_network, load_checkpoint
 
-NEWEST_OPSET = onnx.defs.onnx_opset_version()  # that the onnx package knows; torch or ONNX Runtime may know less
+# that the onnx package knows; torch or ONNX Runtime may know less
+NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 
 def sizes(value):
@@ -48,7 +49,13 @@ def test_an_opset_that_no_exporter_knows_is_an_error_and_no_file(make_checkpoint
 @pytest.mark.parametrize("size", [(976, 176), (200, 150), (131, 257)])
 def test_onnx_gives_what_a_plain_double_loop_over_patches_gives(make_checkpoint, tmp_path, size):
     checkpoint = make_checkpoint()
-    path = export_file(checkpoint, tmp_path / "model.onnx", "--image_size", *size, opset=export_onnx_fullimage.DEFAULT_OPSET)
+    path = export_file(
+        checkpoint,
+        tmp_path / "model.onnx",
+        "--image_size",
+        *size,
+        opset=export_onnx_fullimage.DEFAULT_OPSET,
+    )
     patch_network = SegmentationNetworkONNX(build_network(load_checkpoint(checkpoint), checkpoint))
     strips = np.random.default_rng(0).random((2, 3, *size), np.float32)
     expected = np.zeros((2, *size), np.float32)
@@ -67,8 +74,17 @@ def test_onnx_gives_what_a_plain_double_loop_over_patches_gives(make_checkpoint,
 
 def test_the_patch_wrapper_exports_too(make_network, tmp_path):
     wrapper, patches = SegmentationNetworkONNX(make_network()).eval(), torch.rand(2, 3, 128, 128)
-    torch.onnx.export(wrapper, (patches,), tmp_path / "patch.onnx", dynamo=True, external_data=False, verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "patch.onnx", providers=["CPUExecutionProvider"])
+    torch.onnx.export(
+        wrapper,
+        (patches,),
+        tmp_path / "patch.onnx",
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(
+        tmp_path / "patch.onnx", providers=["CPUExecutionProvider"]
+    )
     answer = session.run(None, {session.get_inputs()[0].name: patches.numpy()})[0]
     with torch.inference_mode():
         assert np.abs(answer - wrapper(patches).numpy()).max() < 1e-5
@@ -79,17 +95,50 @@ def test_the_report_and_the_metadata(make_checkpoint, tmp_path, capsys):
     path = export_file(checkpoint, tmp_path / "models")
     assert path == tmp_path / "models" / "model_best.onnx"
     report = capsys.readouterr().out
-    for line in ("opset", "IR version", "producer", "inputs", "outputs", "size", "nodes", "load time", "channel 0", "sums 0 and 0"):
+    for line in (
+        "opset",
+        "IR version",
+        "producer",
+        "inputs",
+        "outputs",
+        "size",
+        "nodes",
+        "load time",
+        "channel 0",
+        "sums 0 and 0",
+    ):
         assert line in report
-    assert all(name in report for name in ("strips, batch 1", "strips, batch 3", "noise, batch 1", "noise, batch 3"))
-    entries = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
-    assert entries["checkpoint"] == "model_best.pth" and entries["input_max"] == "4095.0" and entries["tile_size"] == "128 128"
+    assert all(
+        name in report
+        for name in ("strips, batch 1", "strips, batch 3", "noise, batch 1", "noise, batch 3")
+    )
+    entries = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        .get_modelmeta()
+        .custom_metadata_map
+    )
+    assert (
+        entries["checkpoint"] == "model_best.pth"
+        and entries["input_max"] == "4095.0"
+        and entries["tile_size"] == "128 128"
+    )
 
 
 def test_strips_to_compare_on_may_be_given(make_checkpoint, dataset, tmp_path):
     export_file(make_checkpoint(), tmp_path / "model.onnx", "--test_path", dataset / "test")
-    with pytest.raises(UserError, match=r"strip_2.tiff: found \(200, 150\).*expected \(300, 150\): see --image_size"):
-        export_file(make_checkpoint(), tmp_path / "other.onnx", "--test_path", dataset / "test", "--image_size", 300, 150)
+    with pytest.raises(
+        UserError,
+        match=r"strip_2.tiff: found \(200, 150\).*expected \(300, 150\): see --image_size",
+    ):
+        export_file(
+            make_checkpoint(),
+            tmp_path / "other.onnx",
+            "--test_path",
+            dataset / "test",
+            "--image_size",
+            300,
+            150,
+        )
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -104,7 +153,9 @@ def test_a_file_that_differs_from_pytorch_is_not_written(make_checkpoint, tmp_pa
         return compare(graph, *facts)
 
     monkeypatch.setattr(export_onnx_fullimage, "compare", wrong)
-    with pytest.raises(UserError, match=r"heatmaps differ from PyTorch's by .* expected less than 0\.0001"):
+    with pytest.raises(
+        UserError, match=r"heatmaps differ from PyTorch's by .* expected less than 0\.0001"
+    ):
         export_file(make_checkpoint(), output)
     assert output.read_bytes() == before and list(output.parent.iterdir()) == [output]
 
@@ -117,7 +168,8 @@ def test_skip_existing_exports_again_only_for_another_checkpoint(make_checkpoint
     export_file(checkpoint, output, "--skip_existing")
     assert capsys.readouterr().out == "" and output.read_bytes() == first
     make_checkpoint(epoch=2)
-    for more in ((), ("--opset_version", 16), ("--image_size", 150, 200)):  # each of another kind than what is there
+    # each of another kind than what is there
+    for more in ((), ("--opset_version", 16), ("--image_size", 150, 200)):
         export_file(checkpoint, output, "--skip_existing", *more)
         assert "opset" in capsys.readouterr().out and output.read_bytes() != first
     output.write_bytes(first[:1000])
@@ -127,8 +179,19 @@ def test_skip_existing_exports_again_only_for_another_checkpoint(make_checkpoint
 
 @pytest.mark.parametrize("size", [(100, 176), (976, 127)])
 def test_a_strip_smaller_than_a_patch_cannot_be_exported(make_checkpoint, tmp_path, size):
-    done = run("export_onnx_fullimage.py", "--checkpoint_path", make_checkpoint(), "--image_size", *map(str, size), cwd=tmp_path)
-    assert done.returncode == 1 and "expected at least 128" in done.stderr and done.stderr.count("\n") == 1
+    done = run(
+        "export_onnx_fullimage.py",
+        "--checkpoint_path",
+        make_checkpoint(),
+        "--image_size",
+        *map(str, size),
+        cwd=tmp_path,
+    )
+    assert (
+        done.returncode == 1
+        and "expected at least 128" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_the_defaults_find_the_newest_best_checkpoint(make_checkpoint, tmp_path):
@@ -138,5 +201,7 @@ def test_the_defaults_find_the_newest_best_checkpoint(make_checkpoint, tmp_path)
     done = run("export_onnx_fullimage.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "onnx_models").iterdir()] == ["new_best.onnx"]
-    assert done.stdout.splitlines()[-1].startswith("the model is in onnx_models/new_best.onnx; next: python inference_onnx.py")
+    assert done.stdout.splitlines()[-1].startswith(
+        "the model is in onnx_models/new_best.onnx; next: python inference_onnx.py"
+    )
     assert done.stderr == ""

@@ -31,7 +31,9 @@ def test_the_wide_shape_is_three_rows_by_five_columns_with_the_larger_sigma_alon
     assert image[4, 5] == pytest.approx(100 * np.exp(-0.5))
     assert image[5, 6] == pytest.approx(100 * np.exp(-0.5 / 1.5**2))
     assert image[4, 3] == pytest.approx(100 * np.exp(-0.5 - 0.5 * (2 / 1.5) ** 2))
-    assert np.array_equal(np.argwhere(mask).min(0), [4, 3]) and np.array_equal(np.argwhere(mask).max(0), [6, 7])
+    assert np.array_equal(np.argwhere(mask).min(0), [4, 3]) and np.array_equal(
+        np.argwhere(mask).max(0), [6, 7]
+    )
     assert mask.sum() == 15 and (image > 0).sum() == 15
 
 
@@ -43,7 +45,8 @@ def test_the_round_shape_marks_its_nine_pixels():
 
 
 @pytest.mark.parametrize(
-    "center, rows, columns", [((0, 0), 2, 3), ((0, 19), 2, 3), ((9, 0), 2, 3), ((9, 19), 2, 3), ((5, 19), 3, 3)]
+    "center, rows, columns",
+    [((0, 0), 2, 3), ((0, 19), 2, 3), ((9, 0), 2, 3), ((9, 19), 2, 3), ((5, 19), 3, 3)],
 )
 def test_a_defect_on_the_border_is_cut_off(center, rows, columns):
     image, mask = np.full((10, 20), 50, np.float32), np.zeros((10, 20), np.float32)
@@ -106,7 +109,9 @@ def test_target_gets_all_defects_and_the_mask_only_those_that_no_reference_has()
         assert 0 in channels
         y, x = defect.center
         assert mask[y, x] == (channels == TARGET_ONLY)
-        assert [image[channel, y, x] != 128 for channel in range(3)] == [channel in channels for channel in range(3)]
+        assert [image[channel, y, x] != 128 for channel in range(3)] == [
+            channel in channels for channel in range(3)
+        ]
     assert not np.array_equal(image[1], image[2])
 
 
@@ -115,11 +120,17 @@ def test_a_shared_point_lies_where_each_channel_shows_the_part():
     moved, still = np.full((3, 200, 200), 128, np.float32), np.full((3, 200, 200), 128, np.float32)
     masks = np.zeros((2, 200, 200), np.float32)
     painted = paint_defects(moved, masks[0], np.random.default_rng(4), (10, 10), shifts)
-    assert painted == paint_defects(still, masks[1], np.random.default_rng(4), (10, 10)) and np.array_equal(*masks)
+    assert painted == paint_defects(
+        still, masks[1], np.random.default_rng(4), (10, 10)
+    ) and np.array_equal(*masks)
     lonely = 0
     for (defect, channels), channel in itertools.product(painted, range(3)):
         (top, left), (y, x) = (max(at - 7, 0) for at in defect.center), defect.center
-        if any(max(abs(y - other.center[0]), abs(x - other.center[1])) < 15 for other, _ in painted if other is not defect):
+        if any(
+            max(abs(y - other.center[0]), abs(x - other.center[1])) < 15
+            for other, _ in painted
+            if other is not defect
+        ):
             continue  # its window has another point, too
         window = (slice(top, y + 8), slice(left, x + 8))
         if channels == TARGET_ONLY:
@@ -146,13 +157,19 @@ def test_a_point_has_its_centre_of_mass_and_its_sigmas_where_it_says(center):
     paint_point(image, center, (1.1, 2.0), -30.0)
     y, x = np.indices(image.shape)
     middle = [(image * axis).sum() / image.sum() for axis in (y, x)]
-    sigma = [np.sqrt((image * (axis - at) ** 2).sum() / image.sum()) for axis, at in zip((y, x), middle)]
-    assert middle == pytest.approx(center, abs=1e-3) and sigma == pytest.approx((1.1, 2.0), abs=1e-2)
+    sigma = [
+        np.sqrt((image * (axis - at) ** 2).sum() / image.sum()) for axis, at in zip((y, x), middle)
+    ]
+    assert middle == pytest.approx(center, abs=1e-3) and sigma == pytest.approx(
+        (1.1, 2.0), abs=1e-2
+    )
     assert image.sum() == pytest.approx(-30 * 2 * np.pi * 1.1 * 2.0, rel=1e-4)
 
 
 def test_a_flat_point_is_level_inside_and_has_a_soft_edge():
-    _, (place, profile) = point_profiles([(9, 9), (30.25, 20.0)], [(1, 1), (6.0, 3.0)], [False, True], np.zeros((61, 41)))
+    _, (place, profile) = point_profiles(
+        [(9, 9), (30.25, 20.0)], [(1, 1), (6.0, 3.0)], [False, True], np.zeros((61, 41))
+    )
     image = np.zeros((61, 41))
     image[place] = profile
     assert image[30, 20] > 0.999 and image[30, 22] > 0.98 and image[33, 20] > 0.99

@@ -9,7 +9,10 @@ from data.splits import set_aside
 
 
 def strips(count):
-    return [StripFile(Path(f"{number}.tiff"), Path(f"{number}.tiff"), None, None) for number in range(count)]
+    return [
+        StripFile(Path(f"{number}.tiff"), Path(f"{number}.tiff"), None, None)
+        for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("count, expected", [(1, 0), (2, 1), (9, 1), (20, 2), (60, 6)])
@@ -27,6 +30,10 @@ def test_a_painted_strip_is_the_good_one_with_the_same_defects_every_time(datase
     image, nothing = read_strip(good, 255)
     spotted, mask = read_strip(painted, 255)
     again, _ = read_strip(painted, 255)
-    assert np.array_equal(spotted, again) and not nothing.any() and marked[0] <= mask.sum() <= marked[1]
+    assert (
+        np.array_equal(spotted, again)
+        and not nothing.any()
+        and marked[0] <= mask.sum() <= marked[1]
+    )
     assert np.array_equal((spotted != image).any(axis=0) | mask, (spotted != image).any(axis=0))
     assert painted.is_defective and not good.is_defective

@@ -23,12 +23,14 @@ def test_without_files_everything_counts(tmp_path):
 
 
 def test_a_dead_pixel_and_a_dead_column(dead_pixels, tmp_path):
-    ignored = IgnoredRegions(dead_pixels("y,x\n10,20\n,49\n0, 0\n")).of(tmp_path / "strip.tiff", SIZE)
+    ignored = IgnoredRegions(dead_pixels("y,x\n10,20\n,49\n0, 0\n")).of(
+        tmp_path / "strip.tiff", SIZE
+    )
     expected = np.zeros(SIZE, bool)
     reach = DEAD_PIXEL_REACH
-    expected[10 - reach : 11 + reach, 20 - reach : 21 + reach] = expected[:, 49 - reach :] = expected[: reach + 1, : reach + 1] = (
-        True
-    )
+    expected[10 - reach : 11 + reach, 20 - reach : 21 + reach] = expected[
+        :, 49 - reach :
+    ] = expected[: reach + 1, : reach + 1] = True
     assert np.array_equal(ignored, expected)
 
 
@@ -38,7 +40,9 @@ def test_mask_dead_pixels_and_fourth_channel_add_up(dead_pixels, strip_file, tmp
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     strip = np.zeros((4, *SIZE), np.float32)
     strip[3, :, :5] = 1
-    ignored = IgnoredRegions(dead_pixels("x,y\n40,10\n"), tmp_path / "mask.png", 3).of(strip_file(strip), SIZE)
+    ignored = IgnoredRegions(dead_pixels("x,y\n40,10\n"), tmp_path / "mask.png", 3).of(
+        strip_file(strip), SIZE
+    )
     assert ignored[30:].all() and ignored[:, :5].all() and ignored[10, 40] and not ignored[20, 20]
     assert ignored.sum() == 10 * 50 + 30 * 5 + 25
 
@@ -59,16 +63,24 @@ def test_mask_dead_pixels_and_fourth_channel_add_up(dead_pixels, strip_file, tmp
 def test_other_lists_of_dead_pixels(dead_pixels, tmp_path, text, complaint):
     with pytest.raises(UserError) as error:
         IgnoredRegions(dead_pixels(text)).of(tmp_path / "strip.tiff", SIZE)
-    assert str(error.value).startswith(f"{tmp_path / 'dead.csv'}: ") and complaint in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'dead.csv'}: ") and complaint in str(
+        error.value
+    )
 
 
 def test_files_that_do_not_fit(tmp_path, strip_file):
     cv2.imwrite(str(tmp_path / "small.png"), np.ones((10, 10), np.uint8))
     strip = strip_file(np.ones((3, *SIZE), np.float32))
     cases = [
-        ({"dead_pixels": tmp_path / "none.csv"}, "none.csv: found no readable CSV file (No such file or directory)"),
+        (
+            {"dead_pixels": tmp_path / "none.csv"},
+            "none.csv: found no readable CSV file (No such file or directory)",
+        ),
         ({"dead_pixels": tmp_path / "small.png"}, "small.png: found no readable CSV file"),
-        ({"ignore_mask": tmp_path / "small.png"}, "small.png: found a mask of (10, 10), expected (40, 50)"),
+        (
+            {"ignore_mask": tmp_path / "small.png"},
+            "small.png: found a mask of (10, 10), expected (40, 50)",
+        ),
         ({"ignore_mask": tmp_path / "none.png"}, "none.png: found no readable image"),
         ({"mask_channel": 3}, "strip.tiff: found 3 channels, expected channel 3 of --mask_channel"),
     ]

@@ -28,12 +28,16 @@ def test_the_layout_gives_kinds_and_masks(dataset):
 
 def test_one_kind_alone_is_known_too(dataset):
     strips = list_strips(dataset / "valid" / "bright_spots")
-    assert [(strip.kind, strip.mask.parent.parent.name) for strip in strips] == [("bright_spots", "ground_truth_valid")] * 2
+    assert [(strip.kind, strip.mask.parent.parent.name) for strip in strips] == [
+        ("bright_spots", "ground_truth_valid")
+    ] * 2
 
 
 def test_strips_outside_of_the_layout_have_no_kind(strip_file, tmp_path):
     strip_file(GOOD)
-    assert [(strip.kind, strip.is_defective, strip.mask) for strip in list_strips(tmp_path)] == [(None, None, None)]
+    assert [(strip.kind, strip.is_defective, strip.mask) for strip in list_strips(tmp_path)] == [
+        (None, None, None)
+    ]
 
 
 def test_valid_and_test_are_looked_up_only_beside_train_good(dataset):
@@ -49,9 +53,16 @@ def test_linked_folders_are_walked_once_and_broken_links_are_errors(tmp_path, st
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "strips")
     (tmp_path / "strips" / "broken.tiff").symlink_to(tmp_path / "nowhere.tiff")
     strips = list_strips(tmp_path / "strips")
-    assert [strip.relative.as_posix() for strip in strips] == ["a.tiff", "broken.tiff", "linked/b.tiff"]
+    assert [strip.relative.as_posix() for strip in strips] == [
+        "a.tiff",
+        "broken.tiff",
+        "linked/b.tiff",
+    ]
     verification = verify_strips(strips, 255, 128)
-    assert len(verification.usable) == 2 and "broken.tiff: found no readable image (No such file" in verification.problems[0]
+    assert (
+        len(verification.usable) == 2
+        and "broken.tiff: found no readable image (No such file" in verification.problems[0]
+    )
 
 
 def test_folders_without_images_are_refused(tmp_path, strip_file):
@@ -79,7 +90,11 @@ def test_every_bad_file_is_named_and_the_others_are_usable(tmp_path, strip_file)
     (tmp_path / "text.tiff").write_text("no image")
     verification = verify_strips(list_strips(tmp_path), 255, 128)
     assert verification.image_size == (150, 140)
-    assert [strip.path.name for strip in verification.usable] == ["good_0.tiff", "good_1.tiff", "good_2.tiff"]
+    assert [strip.path.name for strip in verification.usable] == [
+        "good_0.tiff",
+        "good_1.tiff",
+        "good_2.tiff",
+    ]
     problems = {problem.split(": ")[0].split("/")[-1]: problem for problem in verification.problems}
     assert set(problems) == {"narrow.tiff", "small.tiff", "nan.tiff", "text.tiff"}
     assert "(150, 135) (height, width), expected (150, 140)" in problems["narrow.tiff"]
@@ -109,7 +124,10 @@ def test_masks_that_are_wrong_or_missing_are_problems(tmp_path, strip_file):
     verification = verify_strips(list_strips(tmp_path / "test"), 255, 128)
     assert [strip.path.name for strip in verification.usable] == ["right.tiff"]
     assert "missing.tiff: found no mask missing_mask" in verification.problems[0]
-    assert "wrong_mask.tif: found a mask of (140, 150), expected (150, 140)" in verification.problems[1]
+    assert (
+        "wrong_mask.tif: found a mask of (140, 150), expected (150, 140)"
+        in verification.problems[1]
+    )
 
 
 def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_file, monkeypatch):
@@ -120,7 +138,9 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
     bad.write_text("no image")
     strips, memory = list_strips(tmp_path / "test"), tmp_path / "memory.json"
     read = []
-    monkeypatch.setattr(verify, "load_image", lambda path, most: read.append(path) or load_image(path, most))
+    monkeypatch.setattr(
+        verify, "load_image", lambda path, most: read.append(path) or load_image(path, most)
+    )
 
     def look(input_max=255.0):
         read.clear()
@@ -131,7 +151,11 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
 
     (first, unchanged_first), (again, unchanged_again) = look(), look()
     assert unchanged_first == 0 and unchanged_again == 6 and read == [bad]
-    assert (again.usable, again.problems, again.image_size) == (first.usable, first.problems, first.image_size)
+    assert (again.usable, again.problems, again.image_size) == (
+        first.usable,
+        first.problems,
+        first.image_size,
+    )
     os.utime(paths[0], ns=(1, 1))
     look()
     assert sorted(read) == sorted([paths[0], bad])
@@ -146,4 +170,6 @@ def test_names_that_differ_only_in_the_suffix_are_problems(tmp_path, strip_file)
     strip_file(GOOD, "a.tiff")
     strip_file(GOOD, "b.tiff")
     verification = verify_strips(list_strips(tmp_path), 255, 128)
-    assert [strip.path.name for strip in verification.usable] == ["b.tiff"] and len(verification.problems) == 2
+    assert [strip.path.name for strip in verification.usable] == ["b.tiff"] and len(
+        verification.problems
+    ) == 2

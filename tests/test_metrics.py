@@ -30,7 +30,9 @@ def test_pixel_figures_agree_with_scikit_learn_on_all_pixels(seed, spread):
     figures = pixels.compute()
     labels, scores = np.concatenate(masks), np.concatenate(heatmaps)
     assert figures["pixel_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
-    assert figures["pixel_average_precision"] == pytest.approx(average_precision_score(labels, scores), abs=1e-3)
+    assert figures["pixel_average_precision"] == pytest.approx(
+        average_precision_score(labels, scores), abs=1e-3
+    )
 
 
 def test_probabilities_close_to_one_and_to_zero_are_told_apart():
@@ -43,7 +45,12 @@ def test_probabilities_close_to_one_and_to_zero_are_told_apart():
 def test_equal_scores_are_ties():
     pixels = PixelMetrics()
     pixels.update(np.full((4, 4), 0.5, np.float32), np.eye(4, dtype=bool))
-    chance = {"pixel_auroc": 0.5, "pixel_average_precision": 0.25, "pixel_aupro_0.3": 0.15, "pixel_aupro_0.05": 0.025}
+    chance = {
+        "pixel_auroc": 0.5,
+        "pixel_average_precision": 0.25,
+        "pixel_aupro_0.3": 0.15,
+        "pixel_aupro_0.05": 0.025,
+    }
     assert pixels.compute() == pytest.approx(chance)
 
 
@@ -62,7 +69,9 @@ def test_the_order_of_strips_does_not_matter_and_memory_does_not_grow():
     for strip in reversed(strips):
         backward.update(*strip)
     assert np.array_equal(forward.counts, backward.counts)
-    assert forward.overlap == pytest.approx(backward.overlap) and forward.regions == backward.regions
+    assert (
+        forward.overlap == pytest.approx(backward.overlap) and forward.regions == backward.regions
+    )
     assert len(pickle.dumps(forward)) < len(pickle.dumps(PixelMetrics())) + 10
 
 
@@ -75,7 +84,10 @@ def test_what_cannot_be_told_is_none_and_not_a_number():
 
 
 def test_image_figures():
-    assert image_figures([False, True, False, True], [0.1, 0.9, 0.2, 0.8]) == {"image_auroc": 1.0, "image_average_precision": 1.0}
+    assert image_figures([False, True, False, True], [0.1, 0.9, 0.2, 0.8]) == {
+        "image_auroc": 1.0,
+        "image_average_precision": 1.0,
+    }
     assert image_figures([False, True], [0.9, 0.1])["image_auroc"] == 0.0
 
 
@@ -94,7 +106,9 @@ def test_per_region_overlap_agrees_with_the_definition_over_all_thresholds():
         pixels.update(heatmap, mask)
         strips.append((heatmap, mask))
     background = np.concatenate([heatmap[~mask] for heatmap, mask in strips])
-    regions = [heatmap[labels == number] for heatmap, mask in strips for labels, number in regions_of(mask)]
+    regions = [
+        heatmap[labels == number] for heatmap, mask in strips for labels, number in regions_of(mask)
+    ]
     thresholds = np.unique(np.concatenate([heatmap.ravel() for heatmap, _ in strips]))[::-1]
     rates = [0.0, *share_from(thresholds, background)]
     overlaps = [0.0, *np.mean([share_from(thresholds, region) for region in regions], axis=0)]
@@ -146,7 +160,11 @@ def random_outcomes(seed, strips=12):
         mask = np.zeros((80, 60), bool)
         for y, x in generator.integers(4, 56, (int(generator.integers(4)), 2)):
             mask[y - 1 : y + 2, x - 1 : x + 2] = True
-        heatmap = (generator.random((80, 60)) ** 4 + 0.5 * mask * generator.random((80, 60))).clip(0, 1).astype(np.float32)
+        heatmap = (
+            (generator.random((80, 60)) ** 4 + 0.5 * mask * generator.random((80, 60)))
+            .clip(0, 1)
+            .astype(np.float32)
+        )
         yield heatmap, mask, defects_in_mask(mask, image)
 
 
@@ -163,12 +181,16 @@ def test_recall_against_false_alarms_agrees_with_monai(seed):
     for heatmap, _, (truths, labels) in random_outcomes(seed):
         peaks = find_peaks(heatmap)
         points.update(match_strip(peaks, truths, labels, radius=0.0))  # on its own pixels, as there
-        strip = compute_fp_tp_probs_nd(peaks.scores + 100, peaks.points, labels + 1)  # there a score of 0 is "not found"
+        # there a score of 0 is "not found"
+        strip = compute_fp_tp_probs_nd(peaks.scores + 100, peaks.points, labels + 1)
         false_alarms.append(strip[0])
         hits.append(strip[1])
         targets += strip[2]
     rates, recalls = compute_froc_curve_data(
-        np.concatenate(false_alarms).astype(np.float32), np.concatenate(hits), targets, points.strips
+        np.concatenate(false_alarms).astype(np.float32),
+        np.concatenate(hits),
+        targets,
+        points.strips,
     )
     assert points.truths == targets > 5
     for rate in FALSE_ALARM_RATES:
@@ -176,7 +198,9 @@ def test_recall_against_false_alarms_agrees_with_monai(seed):
         assert points.compute()[f"point_recall_at_{rate:g}"] == pytest.approx(allowed)
     ours = dict(zip(*points.curve()))
     theirs = {rate: recalls[rates == rate].max() for rate in set(rates.tolist()) if rate in ours}
-    assert len(theirs) > 20 and all(ours[rate] == pytest.approx(recall) for rate, recall in theirs.items())
+    assert len(theirs) > 20 and all(
+        ours[rate] == pytest.approx(recall) for rate, recall in theirs.items()
+    )
 
 
 def hits_and_false_alarms(hit_scores, alarm_scores, missed=0):
@@ -184,28 +208,49 @@ def hits_and_false_alarms(hit_scores, alarm_scores, missed=0):
     scores = np.array([*hit_scores, *alarm_scores])
     truth = np.array([*range(len(hit_scores)), *[FALSE_ALARM] * len(alarm_scores)], dtype=np.int64)
     order = np.argsort(-scores, kind="stable")
-    return MatchResult(scores[order], truth[order], (TrueDefect((0, 0)),) * (len(hit_scores) + missed))
+    return MatchResult(
+        scores[order], truth[order], (TrueDefect((0, 0)),) * (len(hit_scores) + missed)
+    )
 
 
 def test_recall_at_a_rate_by_hand():
-    strips = [hits_and_false_alarms([9, 5, 1], [7], missed=1)] + [hits_and_false_alarms([], [4, 3])] * 9
+    strips = [hits_and_false_alarms([9, 5, 1], [7], missed=1)] + [
+        hits_and_false_alarms([], [4, 3])
+    ] * 9
     figures = figures_of(strips).compute()
-    assert figures == {"point_recall_at_0.1": 0.5, "point_recall_at_1": 0.5, "point_recall_at_10": 0.75}
+    assert figures == {
+        "point_recall_at_0.1": 0.5,
+        "point_recall_at_1": 0.5,
+        "point_recall_at_10": 0.75,
+    }
 
 
 def test_a_detection_level_with_the_first_false_alarm_too_many_is_not_found():
-    strips = [hits_and_false_alarms([5, 4], [4])] + [hits_and_false_alarms([], [])] * 8  # 0.1 of 9 strips allows none
+    # 0.1 of 9 strips allows none
+    strips = [hits_and_false_alarms([5, 4], [4])] + [hits_and_false_alarms([], [])] * 8
     assert figures_of(strips).compute()["point_recall_at_0.1"] == 0.5
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_worse_false_alarm_never_raises_recall_and_the_order_of_strips_does_not_matter(seed):
     generator = np.random.default_rng(seed)
-    strips = [hits_and_false_alarms(generator.normal(1, 1, 3), generator.normal(0, 1, 5), missed=1) for _ in range(10)]
+    strips = [
+        hits_and_false_alarms(generator.normal(1, 1, 3), generator.normal(0, 1, 5), missed=1)
+        for _ in range(10)
+    ]
     before = figures_of(strips)
     more = hits_and_false_alarms([], generator.normal(0, 1, 3))
-    worse = MatchResult(np.append(strips[0].scores, -99.0), np.append(strips[0].truth, FALSE_ALARM), strips[0].truths)
-    assert all(after <= now for after, now in zip(figures_of([worse, *strips[1:]]).compute().values(), before.compute().values()))
+    worse = MatchResult(
+        np.append(strips[0].scores, -99.0),
+        np.append(strips[0].truth, FALSE_ALARM),
+        strips[0].truths,
+    )
+    assert all(
+        after <= now
+        for after, now in zip(
+            figures_of([worse, *strips[1:]]).compute().values(), before.compute().values()
+        )
+    )
     shuffled = [strips[number] for number in generator.permutation(10)]
     assert figures_of(shuffled).compute() == before.compute()
     assert figures_of([*shuffled, more]).table()[0]["truths"] == 40
@@ -229,7 +274,9 @@ def test_the_interval_holds_the_recall_of_strips_drawn_alike():
         return hits_and_false_alarms(generator.normal(2, 1.5, 4), generator.normal(0, 1, 6))
 
     truth = figures_of([draw() for _ in range(3000)]).compute()["point_recall_at_1"]
-    intervals = [figures_of([draw() for _ in range(40)]).table()[0]["recall"][1.0] for _ in range(40)]
+    intervals = [
+        figures_of([draw() for _ in range(40)]).table()[0]["recall"][1.0] for _ in range(40)
+    ]
     inside = sum(low <= truth <= high for _, low, high in intervals)
     assert 33 <= inside <= 40 and all(low <= value <= high for value, low, high in intervals)
     assert np.mean([high - low for _, low, high in intervals]) < 0.5
@@ -245,8 +292,14 @@ def test_groups_hold_the_truths_that_they_name():
     points = figures_of([MatchResult(np.array([3.0, 2.0]), np.array([2, 0]), truths)])
     rows = {row["group"]: (row["truths"], row["recall"][1.0][0]) for row in points.table()}
     assert rows["all"] == (4, 0.5) and rows["contrast up to 25 grey levels"] == (1, 1.0)
-    assert rows["contrast above 25, up to 50 grey levels"] == (1, 0.0) and rows["area above 25 pixels"] == (1, 1.0)
-    assert rows["at the border"] == (1, 1.0) and rows["at the seam"] == (1, 0.0) and rows["interior"] == (2, 0.5)
+    assert rows["contrast above 25, up to 50 grey levels"] == (1, 0.0) and rows[
+        "area above 25 pixels"
+    ] == (1, 1.0)
+    assert (
+        rows["at the border"] == (1, 1.0)
+        and rows["at the seam"] == (1, 0.0)
+        and rows["interior"] == (2, 0.5)
+    )
 
 
 def test_without_truths_or_strips_nothing_is_made_up():

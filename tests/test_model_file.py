@@ -5,7 +5,15 @@ import onnx
 import pytest
 
 from common.errors import UserError
-from deploy.metadata import NO_THRESHOLD, RATES, SCHEMA_VERSION, format_table, read_description, shortened, write_entries
+from deploy.metadata import (
+    NO_THRESHOLD,
+    RATES,
+    SCHEMA_VERSION,
+    format_table,
+    read_description,
+    shortened,
+    write_entries,
+)
 from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import export, parse_args, read_entries
 from ops.tiling import calculate_kept_ranges, calculate_positions
@@ -20,7 +28,10 @@ def exported(write_checkpoint, tmp_path_factory):
     """A checkpoint that knows its thresholds, and its ONNX file."""
     folder, ranges = tmp_path_factory.mktemp("exported"), {"target_mean": [80.0, 120.0]}
     checkpoint = write_checkpoint(
-        folder / "model_best.pth", calibration=CALIBRATION, target_false_alarms=0.2, channel_ranges=ranges
+        folder / "model_best.pth",
+        calibration=CALIBRATION,
+        target_false_alarms=0.2,
+        channel_ranges=ranges,
     )
     arguments = ["--checkpoint_path", str(checkpoint), "--output_path", str(folder / "model.onnx")]
     return checkpoint, export(parse_args(arguments))
@@ -30,12 +41,26 @@ def test_a_file_says_all_that_is_needed_to_use_it(exported):
     checkpoint, path = exported
     content, entries = load_checkpoint(checkpoint), read_entries(path)
     description = read_description(entries)
-    assert description.image_type == content["image_type"] and description.input_max == content["input_max"]
+    assert (
+        description.image_type == content["image_type"]
+        and description.input_max == content["input_max"]
+    )
     assert description.align == "none" and description.patch == 128
     assert description.measured == {name: content[name] for name in description.measured}
-    assert entries["schema_version"] == str(SCHEMA_VERSION) and entries["channels"] == "Target Ref1 Ref2"
-    assert entries["network"] == "SegmentationNetwork" and entries["base_channels"] == "4" and entries["opset"] == "18"
-    assert entries["image_size"] == "200 150" and entries["input_range"] == "0 1" and entries["precision"] == "float32"
+    assert (
+        entries["schema_version"] == str(SCHEMA_VERSION)
+        and entries["channels"] == "Target Ref1 Ref2"
+    )
+    assert (
+        entries["network"] == "SegmentationNetwork"
+        and entries["base_channels"] == "4"
+        and entries["opset"] == "18"
+    )
+    assert (
+        entries["image_size"] == "200 150"
+        and entries["input_range"] == "0 1"
+        and entries["precision"] == "float32"
+    )
     for name, length in (("rows", 200), ("columns", 150)):
         assert list(map(int, entries[f"tile_{name}"].split())) == calculate_positions(length, 128)
         ranges = [tuple(map(int, kept.split(":"))) for kept in entries[f"kept_{name}"].split()]
@@ -47,11 +72,15 @@ def test_thresholds_are_those_of_the_calibration(exported):
     entries = read_entries(exported[1])
     wanted = {"threshold": 0.2} | {f"threshold_at_{rate:g}": rate for rate in RATES}
     values = {name: float(entries[name]) for name in wanted}
-    assert values == {name: threshold_for(CALIBRATION, rate, "").value for name, rate in wanted.items()}
+    assert values == {
+        name: threshold_for(CALIBRATION, rate, "").value for name, rate in wanted.items()
+    }
     assert 0 < values["threshold_at_1"] < values["threshold"] < values["threshold_at_0.01"] == 0.9
 
 
-def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_checkpoint, tmp_path, capsys):
+def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(
+    make_checkpoint, tmp_path, capsys
+):
     path = export_file(make_checkpoint(), tmp_path / "model.onnx")
     assert "no threshold is in the file" in capsys.readouterr().out
     entries = read_entries(path)
@@ -62,11 +91,18 @@ def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(make_c
 def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
     before = sorted(exported[1].parent.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[1], cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout == format_table(shortened(read_entries(exported[1]))) + "\n"
+    assert (
+        done.returncode == 0
+        and done.stdout == format_table(shortened(read_entries(exported[1]))) + "\n"
+    )
     assert "schema_version" in done.stdout and "characters)" in done.stdout
     assert sorted(exported[1].parent.iterdir()) == before and not list(tmp_path.iterdir())
     done = run("export_onnx_fullimage.py", "--describe", exported[0], cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {exported[0]}: ") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith(f"error: {exported[0]}: ")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
@@ -88,7 +124,15 @@ def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
         with pytest.raises(UserError, match=complaint):
             read_description(changed)
     for change, complaint in cases[:2]:
-        write_entries(path, {name: text for name, text in (entries | change).items() if text is not None})
+        write_entries(
+            path, {name: text for name, text in (entries | change).items() if text is not None}
+        )
         onnx.checker.check_model(path)
-        done = run("inference_onnx.py", "--model_path", path, "--test_path", dataset / "test", cwd=tmp_path)
-        assert done.returncode == 1 and done.stderr.startswith(f"error: {path}: {complaint}") and done.stderr.count("\n") == 1
+        done = run(
+            "inference_onnx.py", "--model_path", path, "--test_path", dataset / "test", cwd=tmp_path
+        )
+        assert (
+            done.returncode == 1
+            and done.stderr.startswith(f"error: {path}: {complaint}")
+            and done.stderr.count("\n") == 1
+        )

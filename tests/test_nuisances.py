@@ -26,10 +26,17 @@ def texture(seed=0):
 
 
 def measure_shift(plane, reference):
-    """(y, x) in pixels by which `reference` is moved against `plane`, by least squares, for shifts below a pixel."""
+    """(y, x) in pixels by which `reference` is moved against `plane`, by least squares, for shifts
+    below a pixel.
+    """
     inner, shift = (slice(8, -8), slice(8, -8)), np.zeros(2)
     for _ in range(4):
-        back = cv2.warpAffine(reference, np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]), (128, 128), flags=cv2.INTER_CUBIC)
+        back = cv2.warpAffine(
+            reference,
+            np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]),
+            (128, 128),
+            flags=cv2.INTER_CUBIC,
+        )
         slopes = np.stack([slope[inner].ravel() for slope in np.gradient(plane)], axis=1)
         shift -= np.linalg.lstsq(slopes, (back - plane)[inner].ravel(), rcond=None)[0]
     return shift
@@ -38,10 +45,14 @@ def measure_shift(plane, reference):
 def test_channels_are_dealt_in_every_order_and_flipped_every_way():
     image = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
     for strip in (image, np.asfortranarray(image)):
-        seen = {shuffle_channels(strip, np.random.default_rng(seed)).tobytes() for seed in range(400)}
+        seen = {
+            shuffle_channels(strip, np.random.default_rng(seed)).tobytes() for seed in range(400)
+        }
         flipped = (strip, strip[:, ::-1], strip[:, :, ::-1], strip[:, ::-1, ::-1])
         orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-        assert seen == {np.ascontiguousarray(one[list(order)]).tobytes() for one in flipped for order in orders}
+        assert seen == {
+            np.ascontiguousarray(one[list(order)]).tobytes() for one in flipped for order in orders
+        }
         assert np.array_equal(strip, image)
 
 
@@ -50,7 +61,9 @@ def test_a_plane_is_moved_down_and_to_the_right(shift):
     y, x = np.indices((60, 70))
 
     def wave(y, x):
-        return (128 + 50 * np.sin(0.5 * y + 0.2 * x) + 50 * np.cos(0.6 * x - 0.3 * y)).astype(np.float32)
+        return (128 + 50 * np.sin(0.5 * y + 0.2 * x) + 50 * np.cos(0.6 * x - 0.3 * y)).astype(
+            np.float32
+        )
 
     plane = wave(y, x)
     shift_plane(plane, np.array(shift))
@@ -65,7 +78,8 @@ def test_references_move_and_target_does_not():
         displace(moved, replace(AMOUNTS, wobble_share=0.0), 1.0, np.random.default_rng(seed))
         assert np.array_equal(moved[0], image[0])
         shifts += [measure_shift(image[0], plane) for plane in moved[1:]]
-    assert abs(np.abs(shifts).max() - AMOUNTS.shift) < 0.06  # OpenCV's own cubic, with which this is measured, is off by up to 0.05
+    # OpenCV's own cubic, with which this is measured, is off by up to 0.05
+    assert abs(np.abs(shifts).max() - AMOUNTS.shift) < 0.06
     still = image.copy()
     displace(still, AMOUNTS, 0.0, np.random.default_rng(0))
     assert np.abs(still - image).max() < 0.01
@@ -74,7 +88,9 @@ def test_references_move_and_target_does_not():
 def test_a_wobble_moves_parts_of_both_references_differently_but_alike():
     image = texture()
     displace(image, replace(AMOUNTS, shift=0.0, wobble_share=1.0), 1.0, np.random.default_rng(1))
-    flow = cv2.calcOpticalFlowFarneback(*image[:2].clip(0, 255).astype(np.uint8), None, 0.5, 1, 15, 5, 7, 1.5, 0)[8:-8, 8:-8]
+    flow = cv2.calcOpticalFlowFarneback(
+        *image[:2].clip(0, 255).astype(np.uint8), None, 0.5, 1, 15, 5, 7, 1.5, 0
+    )[8:-8, 8:-8]
     assert 0.2 < flow.std() < 1.0 and np.abs(flow).max() < 2.0
     assert np.array_equal(image[1], image[2])
 
@@ -88,7 +104,9 @@ def test_gain_offset_and_illumination_stay_within_their_amounts_and_differ_betwe
         gain = (bright - dark) / 100
         assert np.abs(gain - 1).max() <= 0.5 * AMOUNTS.gain + 1e-5 and np.ptp(gain[:, 0, 0]) > 0
         assert np.ptp(gain, axis=(1, 2)).max() < 1e-5
-        assert np.abs(np.diff(dark, axis=1)).max() < 0.3 and np.abs(np.diff(dark, axis=2)).max() < 0.1
+        assert (
+            np.abs(np.diff(dark, axis=1)).max() < 0.3 and np.abs(np.diff(dark, axis=2)).max() < 0.1
+        )
 
 
 def test_noise_is_normal_fresh_and_of_another_sigma_in_each_channel():
@@ -99,7 +117,10 @@ def test_noise_is_normal_fresh_and_of_another_sigma_in_each_channel():
         sigmas.append(image.std(axis=(1, 2)))
         assert np.abs(np.corrcoef(image.reshape(3, -1)) - np.eye(3)).max() < 0.1
     sigmas = np.array(sigmas)
-    assert sigmas.max() <= 1.05 * AMOUNTS.noise * AMOUNTS.noise_factor[1] and np.median(sigmas) < 0.4 * AMOUNTS.noise
+    assert (
+        sigmas.max() <= 1.05 * AMOUNTS.noise * AMOUNTS.noise_factor[1]
+        and np.median(sigmas) < 0.4 * AMOUNTS.noise
+    )
     ratios = sigmas.max(axis=1) / sigmas.min(axis=1)
     assert 1.9 < ratios.max() < 2.6
 

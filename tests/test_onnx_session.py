@@ -1,7 +1,8 @@
-"""Where ONNX Runtime computes a model, how strips reach it, and what `--doctor` says: real sessions, real commands.
+"""Where ONNX Runtime computes a model, how strips reach it, and what `--doctor` says: real
+sessions, real commands.
 
-What a GPU with broken libraries looks like is tried with a driver that is compiled here and knows two GPUs, and with an NVML that
-is a Python module. The tests of CUDA itself need a GPU.
+What a GPU with broken libraries looks like is tried with a driver that is compiled here and knows
+two GPUs, and with an NVML that is a Python module. The tests of CUDA itself need a GPU.
 """
 
 import ctypes
@@ -63,7 +64,9 @@ def nvmlDeviceGetMemoryInfo(number): return SimpleNamespace(total=(8 + number) <
 
 @pytest.fixture
 def painted_gpu(tmp_path):
-    """The environment of a machine with a driver and a GPU, but without what ONNX Runtime needs to use it."""
+    """The environment of a machine with a driver and a GPU, but without what ONNX Runtime needs to
+    use it.
+    """
     if find_driver() or not shutil.which("gcc"):
         pytest.skip("needs gcc and a machine without an NVIDIA driver")
     source, folder = tmp_path / "driver.c", tmp_path / "driver"
@@ -75,7 +78,9 @@ def painted_gpu(tmp_path):
 
 
 class PaintedCuda:
-    """What `ctypes` gives of a driver: it says `error`, and that the process may use the GPUs of these UUIDs."""
+    """What `ctypes` gives of a driver: it says `error`, and that the process may use the GPUs of
+    these UUIDs.
+    """
 
     def __init__(self, uuids, error=0):
         self.uuids, self.error = uuids, error
@@ -94,7 +99,9 @@ class PaintedCuda:
 
 
 class PaintedNvml:
-    """What pynvml says of a machine with the GPUs that it is given: their names and bytes of memory, by UUID."""
+    """What pynvml says of a machine with the GPUs that it is given: their names and bytes of
+    memory, by UUID.
+    """
 
     class NVMLError(Exception):
         pass
@@ -138,7 +145,11 @@ class PaintedNvml:
 
 
 FIRST, SECOND, PART = (f"{number:08x}-89ab-cdef-0123-456789abcdef" for number in range(3))
-MACHINE = {f"GPU-{FIRST}": ("First GPU", 8 << 30), f"GPU-{SECOND}": ("Second GPU", None), f"MIG-{PART}": ("A part", 1 << 30)}
+MACHINE = {
+    f"GPU-{FIRST}": ("First GPU", 8 << 30),
+    f"GPU-{SECOND}": ("Second GPU", None),
+    f"MIG-{PART}": ("A part", 1 << 30),
+}
 
 
 @pytest.fixture
@@ -174,7 +185,11 @@ def test_bound_memory_and_batches_give_the_heatmaps_of_single_calls(onnx_model):
 
 def test_a_predictor_of_batches_loses_only_the_bad_strip(onnx_model, dataset, tmp_path):
     shutil.copytree(dataset / "test", tmp_path / "test")
-    tifffile.imwrite(tmp_path / "test" / "good" / "strip_0b.tiff", np.full((3, 300, 200), 90, np.float32), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "test" / "good" / "strip_0b.tiff",
+        np.full((3, 300, 200), 90, np.float32),
+        photometric="minisblack",
+    )
     results = [
         evaluate(
             OnnxPredictor(onnx_model, SessionSettings("cpu", batch, threads=1)),
@@ -186,7 +201,9 @@ def test_a_predictor_of_batches_loses_only_the_bad_strip(onnx_model, dataset, tm
     assert [len(result.results) for result in results] == [4, 4]
     for result in results:
         assert (
-            len(result.problems) == 1 and "strip_0b.tiff: found (300, 200) (height, width), expected the ONNX" in result.problems[0]
+            len(result.problems) == 1
+            and "strip_0b.tiff: found (300, 200) (height, width), expected the ONNX"
+            in result.problems[0]
         )
     for one, three in zip(results[0].results, results[1].results):
         assert one.strip == three.strip and one.score == pytest.approx(three.score, abs=1e-6)
@@ -211,14 +228,26 @@ class Choosy:
 
 def test_strips_beside_one_that_cannot_be_answered_are_asked_again_alone(strip_file, tmp_path):
     for number in range(5):
-        strip_file(np.full((3, *SMALL_SIZE), 50 if number == 1 else 200, np.float32), f"strips/{number}.tiff")
+        strip_file(
+            np.full((3, *SMALL_SIZE), 50 if number == 1 else 200, np.float32),
+            f"strips/{number}.tiff",
+        )
     result = evaluate(Choosy(), list_strips(tmp_path / "strips"))
     assert [scored.strip.path.stem for scored in result.results] == ["0", "2", "3", "4"]
     assert result.problems == [f"{tmp_path / 'strips' / '1.tiff'}: found a dark strip"]
 
 
 def test_a_model_is_named_with_where_it_is_computed_and_why(onnx_model, dataset, tmp_path):
-    flags = ("--model_path", onnx_model, "--test_path", dataset / "test", "--batch", "3", "--threads", "1")
+    flags = (
+        "--model_path",
+        onnx_model,
+        "--test_path",
+        dataset / "test",
+        "--batch",
+        "3",
+        "--threads",
+        "1",
+    )
     for device, why in (("cpu", "as asked"), ("auto", "found no GPU")):
         if device == "auto" and visible_gpus():
             continue
@@ -235,18 +264,46 @@ def test_a_model_is_named_with_where_it_is_computed_and_why(onnx_model, dataset,
 
 @pytest.mark.skipif(bool(visible_gpus()), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_device_that_does_not_compute_the_model_is_an_error(device, onnx_model, dataset, tmp_path):
-    done = run("inference_onnx.py", "--model_path", onnx_model, "--test_path", dataset / "test", "--device", device, cwd=tmp_path)
+def test_a_device_that_does_not_compute_the_model_is_an_error(
+    device, onnx_model, dataset, tmp_path
+):
+    done = run(
+        "inference_onnx.py",
+        "--model_path",
+        onnx_model,
+        "--test_path",
+        dataset / "test",
+        "--device",
+        device,
+        cwd=tmp_path,
+    )
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, ""), done.stderr
-    assert done.stderr.startswith(f"error: {onnx_model}: --device {device}: found ") and "see --doctor" in done.stderr
+    assert (
+        done.stderr.startswith(f"error: {onnx_model}: --device {device}: found ")
+        and "see --doctor" in done.stderr
+    )
     assert not (tmp_path / "output").exists() and not list(tmp_path.glob("*_tensorrt"))
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="needs onnxruntime-gpu",
+)
 def test_auto_says_why_a_gpu_is_not_used(painted_gpu, onnx_model, dataset, tmp_path):
-    done = run("inference_onnx.py", "--model_path", onnx_model, "--test_path", dataset / "test", cwd=tmp_path, **painted_gpu)
+    done = run(
+        "inference_onnx.py",
+        "--model_path",
+        onnx_model,
+        "--test_path",
+        dataset / "test",
+        cwd=tmp_path,
+        **painted_gpu,
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{onnx_model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load (" in done.stdout
+    assert (
+        f"{onnx_model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load ("
+        in done.stdout
+    )
 
 
 def test_nodes_that_another_device_computes_are_counted(onnx_model):
@@ -254,14 +311,19 @@ def test_nodes_that_another_device_computes_are_counted(onnx_model):
     require_placed(session, "cpu")
 
     class ClaimsCuda:
-        """A session on the CPU that says it could use CUDA, which is what ONNX Runtime's list of providers is worth."""
+        """A session on the CPU that says it could use CUDA, which is what ONNX Runtime's list of
+        providers is worth.
+        """
 
         get_provider_graph_assignment_info = session.get_provider_graph_assignment_info
 
         def get_providers(self):
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    with pytest.raises(UserError, match=r"found (\d+) of the graph's \1 nodes elsewhere, [1-9]\d* costly ones, expected none"):
+    with pytest.raises(
+        UserError,
+        match=r"found (\d+) of the graph's \1 nodes elsewhere, [1-9]\d* costly ones, expected none",
+    ):
         require_placed(ClaimsCuda(), "cuda")
 
 
@@ -274,7 +336,9 @@ def test_a_file_that_is_no_model_is_not_the_device_s_fault(tmp_path):
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "tensorrt"])
 def test_a_cuda_graph_needs_cuda(device, onnx_model):
-    with pytest.raises(UserError, match=f"--cuda_graph: found --device {device}, expected --device cuda"):
+    with pytest.raises(
+        UserError, match=f"--cuda_graph: found --device {device}, expected --device cuda"
+    ):
         place_session(onnx_model, SessionSettings(device, cuda_graph=True))
 
 
@@ -299,31 +363,55 @@ def test_the_doctor_finds_a_machine_without_a_gpu_well(tmp_path):
     done = run("inference_onnx.py", "--doctor", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and not list(tmp_path.iterdir())
     assert re.search(r"^--device cpu +works: computed a convolution$", done.stdout, re.MULTILINE)
-    assert done.stdout.count("not offered: there is no GPU") == 2 and done.stdout.endswith("what this machine can offer works\n")
+    assert done.stdout.count("not offered: there is no GPU") == 2 and done.stdout.endswith(
+        "what this machine can offer works\n"
+    )
     for name in ("NVIDIA driver", "ONNX Runtime", "PyTorch"):
         assert re.search(rf"^{name} +\S", done.stdout, re.MULTILINE)
 
 
 def test_the_doctor_says_what_to_do_about_a_gpu_that_cannot_be_used(painted_gpu, tmp_path):
     done = run("inference_onnx.py", "--doctor", cwd=tmp_path, **painted_gpu)
-    assert done.returncode == 1 and "GPUs: Painted GPU" in done.stdout and "Traceback" not in done.stderr
-    assert re.search(r"^error: PyTorch: .*; it cannot use the GPU: install torch", done.stderr, re.MULTILINE)
+    assert (
+        done.returncode == 1
+        and "GPUs: Painted GPU" in done.stdout
+        and "Traceback" not in done.stderr
+    )
+    assert re.search(
+        r"^error: PyTorch: .*; it cannot use the GPU: install torch", done.stderr, re.MULTILINE
+    )
     if onnxruntime.cuda_version:
-        assert re.search(r"^error: --device cuda: does not work: .*; install CUDA \d+\.\d+ and cuDNN 9", done.stderr, re.MULTILINE)
+        assert re.search(
+            r"^error: --device cuda: does not work: .*; install CUDA \d+\.\d+ and cuDNN 9",
+            done.stderr,
+            re.MULTILINE,
+        )
 
 
 @pytest.mark.parametrize(
     ("visible", "named", "returncode"),
     [
         ({}, "Painted GPU (8.0 GiB), Varnished GPU (9.0 GiB)", 1),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, "Varnished GPU (9.0 GiB), and 1 hidden from this process (CUDA_VISIBLE_DEVICES=1)", 1),
-        ({"CUDA_VISIBLE_DEVICES": ""}, "none, and 2 hidden from this process (CUDA_VISIBLE_DEVICES=)", 0),
+        (
+            {"CUDA_VISIBLE_DEVICES": "1"},
+            "Varnished GPU (9.0 GiB), and 1 hidden from this process (CUDA_VISIBLE_DEVICES=1)",
+            1,
+        ),
+        (
+            {"CUDA_VISIBLE_DEVICES": ""},
+            "none, and 2 hidden from this process (CUDA_VISIBLE_DEVICES=)",
+            0,
+        ),
     ],
 )
-def test_the_doctor_lists_the_gpus_that_the_process_may_use(visible, named, returncode, painted_gpu, tmp_path):
+def test_the_doctor_lists_the_gpus_that_the_process_may_use(
+    visible, named, returncode, painted_gpu, tmp_path
+):
     done = run("inference_onnx.py", "--doctor", cwd=tmp_path, **painted_gpu, **visible)
     line = f"580.65.06, for CUDA up to 13.0, GPUs: {named}"
-    assert done.stdout.splitlines()[0].split(maxsplit=2)[2] == line and done.returncode == returncode, done.stderr
+    assert (
+        done.stdout.splitlines()[0].split(maxsplit=2)[2] == line and done.returncode == returncode
+    ), done.stderr
     assert done.stdout.count("not offered: there is no GPU") == (0 if returncode else 2)
 
 
@@ -339,30 +427,41 @@ def test_gpus_that_nvml_does_not_know_can_be_used_all_the_same(painted):
     painted(PaintedCuda([FIRST]), PaintedNvml({}, answers=False))
     assert find_driver() == Driver(None, None, [Gpu(f"GPU {FIRST}", None)], hidden=0, error=0)
     finding = finding_of_driver()
-    assert finding.found.endswith(f"for CUDA up to unknown, GPUs: GPU {FIRST}") and not finding.to_do
+    assert (
+        finding.found.endswith(f"for CUDA up to unknown, GPUs: GPU {FIRST}") and not finding.to_do
+    )
 
 
 @pytest.mark.parametrize("error", [NO_CUDA_DEVICE, UNKNOWN_ERROR])
 def test_a_cuda_that_does_not_start_is_wrong_and_one_without_a_gpu_is_not(error, painted):
     painted(PaintedCuda([FIRST], error), PaintedNvml(MACHINE))
     finding = finding_of_driver()
-    assert visible_gpus() == [] and ("error 999" in finding.found) == bool(finding.to_do) == (error == UNKNOWN_ERROR)
+    assert visible_gpus() == [] and ("error 999" in finding.found) == bool(finding.to_do) == (
+        error == UNKNOWN_ERROR
+    )
 
 
 def test_a_driver_that_is_too_old_for_this_onnx_runtime(painted, monkeypatch):
     monkeypatch.setattr(doctor.onnxruntime, "cuda_version", "14.0")
     painted(PaintedCuda([FIRST]), PaintedNvml(MACHINE))
-    assert finding_of_driver().to_do == "install a driver for CUDA 14, which ONNX Runtime is built for"
+    assert (
+        finding_of_driver().to_do == "install a driver for CUDA 14, which ONNX Runtime is built for"
+    )
 
 
 def test_the_doctor_finds_two_wheels_of_onnx_runtime(tmp_path):
     for name in ("onnxruntime", "onnxruntime-gpu"):
         folder = tmp_path / f"{name.replace('-', '_')}-{onnxruntime.__version__}.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {onnxruntime.__version__}\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {onnxruntime.__version__}\n"
+        )
     done = run("inference_onnx.py", "--doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert "only one may be installed: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in done.stderr
+    assert (
+        "only one may be installed: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+        in done.stderr
+    )
 
 
 @needs_gpu

@@ -28,10 +28,21 @@ from reporting.html_report import ENLARGEMENT, write_report
 from reporting.pictures import StripWriter
 from tests.conftest import SMALL_SIZE
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+QUIET = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 THRESHOLD = Threshold(0.1, "--threshold")
-DETECTOR, BASELINE = (DetectorPredictor(module, torch.device("cpu")) for module in (ToleranceEnvelope(1.0), DoubleDetection()))
+DETECTOR, BASELINE = (
+    DetectorPredictor(module, torch.device("cpu"))
+    for module in (ToleranceEnvelope(1.0), DoubleDetection())
+)
 HOSTILE = (
     "\"quoted\" & 'single'.tiff",
     "<img src=x onerror=alert(1)>.tiff",
@@ -52,10 +63,10 @@ class Look:
 
     def rows(self, column: int) -> list[str]:
         """The shown cells of a column of the table of strips."""
-        script = (
-            "([table, column]) => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[column].textContent)"
+        script = "([table, column]) => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[column].textContent)"
+        return self.page.evaluate(
+            f"column => ({script})([document.getElementById('strips'), column])", column
         )
-        return self.page.evaluate(f"column => ({script})([document.getElementById('strips'), column])", column)
 
     def text(self) -> str:
         return self.page.inner_text("body")
@@ -75,24 +86,32 @@ def browser():
 
 @pytest.fixture
 def look_at(browser):
-    """Opens a report from disk; at the end nothing may have been asked of the network, blocked, logged or shown in a dialog."""
+    """Opens a report from disk; at the end nothing may have been asked of the network, blocked,
+    logged or shown in a dialog.
+    """
 
     @contextmanager
     def look(path: Path, width: int = 1280, scheme: str = "light"):
-        page, complaints, requests = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme), [], []
+        page, complaints, requests = (
+            browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme),
+            [],
+            [],
+        )
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
-            "wider than the window"
-        )
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        ), "wider than the window"
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert all(width > 0 for width in widths)
         yield Look(page, complaints)
         page.close()
-        assert complaints == [] and [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+        assert complaints == [] and [url for url in requests if not url.startswith("data:")] == [
+            path.as_uri()
+        ]
 
     return look
 
@@ -125,7 +144,9 @@ def many(result: Evaluation, count: int) -> Evaluation:
     for number in range(count):
         one = result.results[number % len(result.results)]
         name = Path(one.strip.kind) / f"strip_{number}.tiff"
-        results.append(replace(one, strip=replace(one.strip, relative=name), score=float(generator.random())))
+        results.append(
+            replace(one, strip=replace(one.strip, relative=name), score=float(generator.random()))
+        )
     return replace(result, results=results)
 
 
@@ -133,7 +154,12 @@ def many(result: Evaluation, count: int) -> Evaluation:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
     result, folder = scored
-    path = report_of(result, folder, drift=["target_mean: too <dark>"], settings={"model": "a&b.pth", "a" * 300: "b" * 3000})
+    path = report_of(
+        result,
+        folder,
+        drift=["target_mean: too <dark>"],
+        settings={"model": "a&b.pth", "a" * 300: "b" * 3000},
+    )
     with look_at(path, width, scheme) as seen:
         assert seen.page.locator("h2").all_inner_texts() == [
             "Unlike the training strips (1)",
@@ -150,7 +176,11 @@ def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
         text = seen.text()
         rejected = sum(scored.verdict == "NG" for scored in result.results)
         assert f"4 strips: {rejected} NG, {4 - rejected} OK, at {THRESHOLD.describe()}" in text
-        assert "target_mean: too <dark>" in text and "itself & <b>again</b>" in text and "a&b.pth" in text
+        assert (
+            "target_mean: too <dark>" in text
+            and "itself & <b>again</b>" in text
+            and "a&b.pth" in text
+        )
         background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
 
@@ -158,44 +188,82 @@ def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
 def test_the_figures_are_the_evaluation_s(scored, look_at):
     result, folder = scored
     with look_at(report_of(result, folder)) as seen:
-        tiles = dict(zip(seen.page.locator("dt").all_inner_texts(), seen.page.locator("dd").all_inner_texts()))
-        figures = {"recall at the threshold": result.at_threshold()["recall"], "image AUROC": result.figures["image_auroc"]}
-        figures |= {"pixel AUPRO 0.05": result.figures["pixel_aupro_0.05"], "pixel AUROC": result.figures["pixel_auroc"]}
+        tiles = dict(
+            zip(
+                seen.page.locator("dt").all_inner_texts(), seen.page.locator("dd").all_inner_texts()
+            )
+        )
+        figures = {
+            "recall at the threshold": result.at_threshold()["recall"],
+            "image AUROC": result.figures["image_auroc"],
+        }
+        figures |= {
+            "pixel AUPRO 0.05": result.figures["pixel_aupro_0.05"],
+            "pixel AUROC": result.figures["pixel_auroc"],
+        }
         assert len(tiles) == 8 and {name: tiles[name] for name in figures} == {
             name: f"{value:.4f}" for name, value in figures.items()
         }
         recalls, comparison = (seen.page.locator(".wide table").nth(number) for number in range(2))
-        for row, group in zip(recalls.locator("tbody tr").all_inner_texts(), result.board.points.table(), strict=True):
+        for row, group in zip(
+            recalls.locator("tbody tr").all_inner_texts(), result.board.points.table(), strict=True
+        ):
             assert row.startswith(f"{group['group']}\t{group['truths']}\t")
             for value, low, high in group["recall"].values():
                 assert f"{value:.3f} {low:.3f} to {high:.3f}" in row
         boards = {"this detector": result.board, **result.baselines}
-        for row, (name, board) in zip(comparison.locator("tbody tr").all_inner_texts(), boards.items(), strict=True):
-            names = [*(f"point_recall_at_{rate:g}" for rate in FALSE_ALARM_RATES), "pixel_average_precision", "image_auroc"]
-            assert row.split("\t") == [name, *(f"{board.compute()[figure]:.4f}" for figure in names)]
-        assert seen.page.locator("path.curve").count() == 2 * 3 and seen.page.locator("circle.mark").count() == 3 * 3
+        for row, (name, board) in zip(
+            comparison.locator("tbody tr").all_inner_texts(), boards.items(), strict=True
+        ):
+            names = [
+                *(f"point_recall_at_{rate:g}" for rate in FALSE_ALARM_RATES),
+                "pixel_average_precision",
+                "image_auroc",
+            ]
+            assert row.split("\t") == [
+                name,
+                *(f"{board.compute()[figure]:.4f}" for figure in names),
+            ]
+        assert (
+            seen.page.locator("path.curve").count() == 2 * 3
+            and seen.page.locator("circle.mark").count() == 3 * 3
+        )
 
 
 def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_at):
     rules = Rules(Threshold(0.9, "--threshold"))
-    missing = evaluate(DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(tmp_path), rules=rules)
-    alarming = evaluate(BASELINE, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold")))
-    assert 0 < len(missing.gallery.misses) < PICTURES and len(alarming.gallery.false_alarms) == PICTURES
+    missing = evaluate(
+        DETECTOR, list_strips(dataset / "test"), on_strip=StripWriter(tmp_path), rules=rules
+    )
+    alarming = evaluate(
+        BASELINE, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold"))
+    )
+    assert (
+        0 < len(missing.gallery.misses) < PICTURES
+        and len(alarming.gallery.false_alarms) == PICTURES
+    )
     missing.gallery.false_alarms = alarming.gallery.false_alarms
     with look_at(report_of(missing, tmp_path, threshold=rules.threshold)) as seen:
         pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * CROP_REACH + 1)
         assert pictures.count() == len(missing.gallery.misses) + PICTURES
-        sizes = seen.page.evaluate("[...document.images].map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])")
+        sizes = seen.page.evaluate(
+            "[...document.images].map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])"
+        )
         assert all(height == side and side <= width <= side + 10 for height, width in sizes)
         worst = missing.gallery.misses[0]
         caption = "{} at y {}, x {}: {}".format(worst.file, *worst.place, worst.caption)
         assert seen.page.locator("figcaption").first.inner_text() == caption
-        assert len(files_linked(seen)) == pictures.count() + 4 and all(path.is_file() for path in files_linked(seen))
+        assert len(files_linked(seen)) == pictures.count() + 4 and all(
+            path.is_file() for path in files_linked(seen)
+        )
 
 
 def files_linked(seen: Look) -> list[Path]:
     links = seen.page.evaluate("[...document.links].map(link => link.href)")
-    return [Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(link).path))) for link in links]
+    return [
+        Path(os.fsdecode(urllib.parse.unquote_to_bytes(urllib.parse.urlsplit(link).path)))
+        for link in links
+    ]
 
 
 def test_sorting_and_filtering(scored, tmp_path, look_at):
@@ -206,24 +274,44 @@ def test_sorting_and_filtering(scored, tmp_path, look_at):
         names = [scored.strip.relative.as_posix() for scored in result.results]
         assert seen.rows(0) == names
         seen.sort("file")
-        assert seen.rows(0) == sorted(names, key=lambda name: (name.split("/")[0], int(name.split("_")[-1].removesuffix(".tiff"))))
-        by_score = [scored.strip.relative.as_posix() for scored in sorted(result.results, key=lambda scored: -scored.score)]
+        assert seen.rows(0) == sorted(
+            names,
+            key=lambda name: (name.split("/")[0], int(name.split("_")[-1].removesuffix(".tiff"))),
+        )
+        by_score = [
+            scored.strip.relative.as_posix()
+            for scored in sorted(result.results, key=lambda scored: -scored.score)
+        ]
         seen.sort("score")
-        assert seen.rows(0) == by_score and seen.page.locator("[aria-sort]").all_inner_texts() == ["score"]
+        assert seen.rows(0) == by_score and seen.page.locator("[aria-sort]").all_inner_texts() == [
+            "score"
+        ]
         seen.sort("score")
         assert seen.rows(0) == by_score[::-1]
         for direction in (-1, 1):  # strips without a detection come last either way
             seen.sort("y")
             numbers = [int(cell) for cell in seen.rows(5) if cell.isdigit()]
-            assert 0 < len(numbers) < 30 and numbers == sorted(numbers, key=lambda number: direction * number)
+            assert 0 < len(numbers) < 30 and numbers == sorted(
+                numbers, key=lambda number: direction * number
+            )
             assert not any(cell.isdigit() for cell in seen.rows(5)[len(numbers) :])
         seen.page.fill("#filter", "GOOD strip_2")
-        wanted = [scored for scored in result.results if scored.strip.kind == "good" and "strip_2" in scored.strip.relative.name]
-        assert 0 < len(wanted) < 30 and len(seen.rows(0)) == len(wanted) and set(seen.rows(1)) == {"good"}
+        wanted = [
+            scored
+            for scored in result.results
+            if scored.strip.kind == "good" and "strip_2" in scored.strip.relative.name
+        ]
+        assert (
+            0 < len(wanted) < 30
+            and len(seen.rows(0)) == len(wanted)
+            and set(seen.rows(1)) == {"good"}
+        )
         assert seen.page.inner_text("#shown") == f"{len(wanted)} of 30 strips"
         seen.page.fill("#filter", "")
         seen.page.select_option("#verdict", "NG")
-        assert set(seen.rows(2)) == {"NG"} and len(seen.rows(2)) == sum(scored.verdict == "NG" for scored in result.results)
+        assert set(seen.rows(2)) == {"NG"} and len(seen.rows(2)) == sum(
+            scored.verdict == "NG" for scored in result.results
+        )
         seen.page.fill("#filter", "nothing of that name")
         assert seen.rows(0) == []
 
@@ -232,25 +320,46 @@ def test_hostile_names(tmp_path, look_at):
     image = make_strip(np.random.default_rng(0), SMALL_SIZE)
     for name in HOSTILE:
         write_strip(tmp_path / "strips" / "<i>kind</i>".replace("/", "") / name, image)
-    result = evaluate(BASELINE, list_strips(tmp_path / "strips"), on_strip=StripWriter(tmp_path / "out"), rules=Rules(THRESHOLD))
+    result = evaluate(
+        BASELINE,
+        list_strips(tmp_path / "strips"),
+        on_strip=StripWriter(tmp_path / "out"),
+        rules=Rules(THRESHOLD),
+    )
     assert len(result.results) == len(HOSTILE) and not result.problems
-    far_too_long = replace(result.results[0].strip, relative=Path("k" * 300, "n" * 4000 + ".tiff"), kind="k" * 300)
+    far_too_long = replace(
+        result.results[0].strip, relative=Path("k" * 300, "n" * 4000 + ".tiff"), kind="k" * 300
+    )
     result.results.append(replace(result.results[0], strip=far_too_long))
     result.problems = ["<script>alert(1)</script>" + os.fsdecode(b"\xff"), "p" * 3000]
-    settings = {'</script><script>alert("a")</script>': "\ud800$x${y}{{ x }}{% y %}", "s" * 400: "t" * 4000}
+    settings = {
+        '</script><script>alert("a")</script>': "\ud800$x${y}{{ x }}{% y %}",
+        "s" * 400: "t" * 4000,
+    }
     for width in (1280, 800):
-        with look_at(report_of(result, tmp_path / "out", drift=["d" * 3000], settings=settings), width) as seen:
+        with look_at(
+            report_of(result, tmp_path / "out", drift=["d" * 3000], settings=settings), width
+        ) as seen:
             shown = sorted(seen.rows(0))
-            assert len(shown) == len(HOSTILE) + 1 and "<i>kind<i>/no text \ufffd\ufffd.tiff" in shown
-            assert all(any(cell.endswith(name) for cell in shown) for name in (*HOSTILE[:4], HOSTILE[-1]))
-            assert "<script>alert(1)</script>\ufffd" in seen.text() and "\ufffd$x${y}{{ x }}{% y %}" in seen.text()
+            assert (
+                len(shown) == len(HOSTILE) + 1 and "<i>kind<i>/no text \ufffd\ufffd.tiff" in shown
+            )
+            assert all(
+                any(cell.endswith(name) for cell in shown) for name in (*HOSTILE[:4], HOSTILE[-1])
+            )
+            assert (
+                "<script>alert(1)</script>\ufffd" in seen.text()
+                and "\ufffd$x${y}{{ x }}{% y %}" in seen.text()
+            )
             linked = files_linked(seen)
             assert len(set(linked)) == len(HOSTILE) and all(path.is_file() for path in linked)
 
 
 def cases(dataset: Path) -> dict[str, Evaluation]:
     strips, rules = list_strips(dataset / "test"), Rules(THRESHOLD)
-    good, defective = ([strip for strip in strips if strip.is_defective is kind] for kind in (False, True))
+    good, defective = (
+        [strip for strip in strips if strip.is_defective is kind] for kind in (False, True)
+    )
     nowhere = [replace(strip, kind=None, mask=None) for strip in strips]
     return {
         "no strips": evaluate(BASELINE, [], rules=rules),
@@ -260,18 +369,37 @@ def cases(dataset: Path) -> dict[str, Evaluation]:
         "only defective strips": evaluate(BASELINE, defective, rules=rules),
         "unknown kinds": evaluate(BASELINE, nowhere, rules=rules),
         "no threshold": evaluate(BASELINE, strips),
-        "heatmaps of zeros": evaluate(lambda image: np.zeros(image.shape[1:], np.float32), strips, rules=rules),
-        "heatmaps of ones": evaluate(lambda image: np.ones(image.shape[1:], np.float32), strips, rules=rules),
-        "rivals and no truths": evaluate(BASELINE, good, rules=rules, baselines={"double detection": BASELINE}),
+        "heatmaps of zeros": evaluate(
+            lambda image: np.zeros(image.shape[1:], np.float32), strips, rules=rules
+        ),
+        "heatmaps of ones": evaluate(
+            lambda image: np.ones(image.shape[1:], np.float32), strips, rules=rules
+        ),
+        "rivals and no truths": evaluate(
+            BASELINE, good, rules=rules, baselines={"double detection": BASELINE}
+        ),
     }
 
 
 def undefined_figures(result: Evaluation) -> int:
-    """In the tiles, and in the rows of the comparison: three recalls and two more for each detector."""
-    tiles = result.at_threshold() | {name: value for name, value in result.figures.items() if not name.startswith("point")}
-    compared = [board.compute() for board in (result.board, *result.baselines.values())] if result.baselines else []
+    """In the tiles, and in the rows of the comparison: three recalls and two more for each
+    detector.
+    """
+    tiles = result.at_threshold() | {
+        name: value for name, value in result.figures.items() if not name.startswith("point")
+    }
+    compared = (
+        [board.compute() for board in (result.board, *result.baselines.values())]
+        if result.baselines
+        else []
+    )
     left_out = ("image_average_precision", "pixel_auroc", "pixel_aupro")
-    rows = [value for figures in compared for name, value in figures.items() if not name.startswith(left_out)]
+    rows = [
+        value
+        for figures in compared
+        for name, value in figures.items()
+        if not name.startswith(left_out)
+    ]
     return [*tiles.values(), *rows].count(None)
 
 
@@ -279,13 +407,23 @@ def test_what_may_be_missing(dataset, tmp_path, look_at):
     for name, result in cases(dataset).items():
         with look_at(report_of(result, tmp_path)) as seen:
             missing, text = seen.page.locator(".missing").all_inner_texts(), seen.text()
-            assert len(missing) == undefined_figures(result) and all("needs" in each for each in missing), name
-            count, truths, known = len(result.results), result.board.points.truths, result.board.points.strips
+            assert len(missing) == undefined_figures(result) and all(
+                "needs" in each for each in missing
+            ), name
+            count, truths, known = (
+                len(result.results),
+                result.board.points.truths,
+                result.board.points.strips,
+            )
             assert text.count(f"{count} strip{'' if count == 1 else 's'}: ") == 1
             assert seen.page.locator("circle.mark").count() == (3 if truths else 0)
             assert seen.page.locator("svg.chart").count() == bool(count) + bool(truths)
-            assert text.count("Not defined: needs defective strips with masks.") == (0 if truths else 3), name
-            assert text.count("Not defined: needs good strips, or defective ones with masks.") == (0 if known else 1), name
+            assert text.count("Not defined: needs defective strips with masks.") == (
+                0 if truths else 3
+            ), name
+            assert text.count("Not defined: needs good strips, or defective ones with masks.") == (
+                0 if known else 1
+            ), name
             assert "nan" not in text.lower().split() and len(seen.rows(0)) == count
 
 
@@ -296,7 +434,9 @@ def test_problems_and_a_threshold_that_is_known(scored, tmp_path, look_at):
         assert threshold.describe() in seen.text()
         boxes = seen.page.locator(".box").all_inner_texts()
         assert (
-            len(boxes) == 1 and boxes[0].startswith("Strips that could not be scored (2)") and "b.tiff: found no strip" in boxes[0]
+            len(boxes) == 1
+            and boxes[0].startswith("Strips that could not be scored (2)")
+            and "b.tiff: found no strip" in boxes[0]
         )
 
 
@@ -307,7 +447,9 @@ def test_five_hundred_strips(scored, tmp_path, look_at):
         seen.sort("score")
         assert len(seen.rows(0)) == 500
         nodes = seen.page.evaluate("document.getElementById('strips').tBodies[0].childNodes.length")
-        assert nodes == 500, "text between the rows makes sorting thousands of them take ten seconds instead of one"
+        assert nodes == 500, (
+            "text between the rows makes sorting thousands of them take ten seconds instead of one"
+        )
         seen.page.fill("#filter", "strip_499")
         assert len(seen.rows(0)) == 1
 
@@ -343,16 +485,33 @@ def test_the_curve_goes_on_where_false_alarms_run_out(dataset, tmp_path):
         heatmap[0, 0] = 1e-3
         return heatmap
 
-    result = evaluate(perfect, list_strips(dataset / "test"), rules=Rules(THRESHOLD), baselines={"double detection": BASELINE})
+    result = evaluate(
+        perfect,
+        list_strips(dataset / "test"),
+        rules=Rules(THRESHOLD),
+        baselines={"double detection": BASELINE},
+    )
     text = report_of(result, tmp_path).read_text(encoding="utf-8")
-    for name, board in (("this detector", result.board), ("double detection", result.baselines["double detection"])):
+    for name, board in (
+        ("this detector", result.board),
+        ("double detection", result.baselines["double detection"]),
+    ):
         for rate in FALSE_ALARM_RATES:
-            assert f"{name}: recall {board.compute()[f'point_recall_at_{rate:g}']:.3f} at {rate:g} false alarms per strip" in text
+            assert (
+                f"{name}: recall {board.compute()[f'point_recall_at_{rate:g}']:.3f} at {rate:g} false alarms per strip"
+                in text
+            )
 
 
 def test_recall_between_the_points_of_a_curve_and_beyond():
     curve = (np.array([0.0, 0.1, 0.5]), np.array([0.2, 0.4, 1.0]))
-    assert recall_at(curve, np.array([0.01, 0.1, 0.49, 0.5, 10])).tolist() == [0.2, 0.4, 0.4, 1.0, 1.0]
+    assert recall_at(curve, np.array([0.01, 0.1, 0.49, 0.5, 10])).tolist() == [
+        0.2,
+        0.4,
+        0.4,
+        1.0,
+        1.0,
+    ]
     assert froc_chart({"one": curve}, (0.1,)).count("V") == 2  # steps
 
 

@@ -29,17 +29,27 @@ def test_a_constant_gamma_stays_where_it_starts():
     assert {gamma_at(epoch, 10, 1.0, 3.0, "constant") for epoch in range(10)} == {1.0}
 
 
-@pytest.mark.parametrize("epochs, expected", [(10, [1.0] * 8 + [0.2, 0.04]), (1, [1.0]), (2, [1.0, 1.0])])
+@pytest.mark.parametrize(
+    "epochs, expected", [(10, [1.0] * 8 + [0.2, 0.04]), (1, [1.0]), (2, [1.0, 1.0])]
+)
 def test_the_learning_rate_drops_at_80_and_90_percent(epochs, expected):
-    assert [learning_rate_at(epoch, epochs, 1.0) for epoch in range(epochs)] == pytest.approx(expected)
+    assert [learning_rate_at(epoch, epochs, 1.0) for epoch in range(epochs)] == pytest.approx(
+        expected
+    )
     within = [learning_rate_at(epoch + 0.99, epochs, 1.0) for epoch in range(epochs)]
     assert within == pytest.approx(expected)  # one for the whole epoch
 
 
 @pytest.mark.parametrize("epochs", [1, 10, 33])
 def test_one_cycle_rises_for_a_tenth_and_then_falls_to_zero(epochs):
-    rates = [learning_rate_at(step / 100 * epochs, epochs, 0.002, "one_cycle") for step in range(101)]
-    assert rates[0] == pytest.approx(0.002 / 25) and rates[10] == pytest.approx(0.002) and rates[100] == pytest.approx(0, abs=1e-9)
+    rates = [
+        learning_rate_at(step / 100 * epochs, epochs, 0.002, "one_cycle") for step in range(101)
+    ]
+    assert (
+        rates[0] == pytest.approx(0.002 / 25)
+        and rates[10] == pytest.approx(0.002)
+        and rates[100] == pytest.approx(0, abs=1e-9)
+    )
     assert all(before < after for before, after in zip(rates[:10], rates[1:11]))
     assert all(before > after for before, after in zip(rates[10:], rates[11:]))
     assert rates[55] == pytest.approx(0.001)

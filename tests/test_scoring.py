@@ -1,4 +1,6 @@
-"""What the inference commands make of a folder: thresholds, verdicts, detections, what is ignored, warnings, and odd folders."""
+"""What the inference commands make of a folder: thresholds, verdicts, detections, what is ignored,
+warnings, and odd folders.
+"""
 
 import csv
 import json
@@ -75,9 +77,14 @@ PLAIN = ("--method", "double")
 def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(strips, score):
     code, printed, output = score(strips / "test", *PLAIN)
     assert code == 0 and printed.err == ""
-    assert "double detection, plain on cpu" in printed.out and f"(set on {strips / 'valid' / 'good'}): " in printed.out
+    assert (
+        "double detection, plain on cpu" in printed.out
+        and f"(set on {strips / 'valid' / 'good'}): " in printed.out
+    )
     assert "So few strips cannot support 0.1: expected at least 30" in printed.out
-    assert printed.out.splitlines()[-1].endswith(f"next: open {output / 'report.html'} in a browser")
+    assert printed.out.splitlines()[-1].endswith(
+        f"next: open {output / 'report.html'} in a browser"
+    )
     verdicts = {row["file"]: row["verdict"] for row in rows(output, "scores")}
     found = rows(output, "detections")
     assert [*found[0]] == list(DETECTIONS) and len(verdicts) == 16
@@ -85,7 +92,9 @@ def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(st
     for file, verdict in verdicts.items():
         assert (verdict == "NG") == any(row["file"] == file for row in found)
     hits = [row for row in found if row["status"] == "hit"]
-    off = [min(max(abs(int(row["y"]) - y), abs(int(row["x"]) - x)) for y, x in POINTS) for row in hits]
+    off = [
+        min(max(abs(int(row["y"]) - y), abs(int(row["x"]) - x)) for y, x in POINTS) for row in hits
+    ]
     assert len(hits) == 12 and max(off) <= 1
     listed = json.loads((output / "detections.json").read_text())
     assert {file: strip["verdict"] for file, strip in listed["strips"].items()} == verdicts
@@ -98,11 +107,17 @@ def test_the_summary_counts_what_the_detections_say(strips, score):
     _, _, output = score(strips / "test", *PLAIN)
     content, found = summary(output), rows(output, "detections")
     alarms = sum(row["status"] == "false alarm" for row in found)
-    assert content["at_threshold"]["recall"] == 1.0 and content["at_threshold"]["false_alarms_per_strip"] == alarms / 16
-    assert content["verdicts"]["NG"] == sum(row["verdict"] == "NG" for row in rows(output, "scores"))
+    assert (
+        content["at_threshold"]["recall"] == 1.0
+        and content["at_threshold"]["false_alarms_per_strip"] == alarms / 16
+    )
+    assert content["verdicts"]["NG"] == sum(
+        row["verdict"] == "NG" for row in rows(output, "scores")
+    )
     assert content["point_recall"][0]["truths"] == 12 and content["point_recall_at_10"] == 1.0
     assert set(content["rivals"]) == {
-        f"{label}, Gaussian of 1 px" for label in ("double detection", "tolerance envelope", "registered difference")
+        f"{label}, Gaussian of 1 px"
+        for label in ("double detection", "tolerance envelope", "registered difference")
     }
     assert all(0 <= baseline["point_recall_at_1"] <= 1 for baseline in content["rivals"].values())
 
@@ -117,22 +132,46 @@ def test_both_commands_give_the_same_detections_of_a_method(strips, score):
 def test_polarity_and_area_choose_among_the_detections(strips, score):
     contrasts = {}
     for polarity in ("bright", "dark", "both"):
-        _, _, output = score(strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--polarity", polarity)
-        contrasts[polarity] = [float(row["contrast_ref1"]) + float(row["contrast_ref2"]) for row in rows(output, "detections")]
-    assert min(contrasts["bright"]) > 0 > max(contrasts["dark"]) and len(contrasts["bright"]) >= 6 <= len(contrasts["dark"])
+        _, _, output = score(
+            strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--polarity", polarity
+        )
+        contrasts[polarity] = [
+            float(row["contrast_ref1"]) + float(row["contrast_ref2"])
+            for row in rows(output, "detections")
+        ]
+    assert min(contrasts["bright"]) > 0 > max(contrasts["dark"]) and len(
+        contrasts["bright"]
+    ) >= 6 <= len(contrasts["dark"])
     assert sorted(contrasts["both"]) == sorted(contrasts["bright"] + contrasts["dark"])
-    _, _, output = score(strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--min_area", "4")
+    _, _, output = score(
+        strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--min_area", "4"
+    )
     assert {int(row["area"]) >= 4 for row in rows(output, "detections")} == {True}
-    _, _, output = score(strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--min_area", "100000")
-    assert rows(output, "detections") == [] and {row["verdict"] for row in rows(output, "scores")} == {"OK"}
+    _, _, output = score(
+        strips / "test" / "spots", *PLAIN, "--threshold", "0.15", "--min_area", "100000"
+    )
+    assert rows(output, "detections") == [] and {
+        row["verdict"] for row in rows(output, "scores")
+    } == {"OK"}
 
 
 def test_a_target_that_so_many_strips_support_sets_the_threshold(strips, score):
     values = []
     for target in ("0.1", "1", "10"):
-        code, printed, output = score(strips / "test", *PLAIN, "--good_path", strips / "valid", "--target_false_alarms", target)
+        code, printed, output = score(
+            strips / "test",
+            *PLAIN,
+            "--good_path",
+            strips / "valid",
+            "--target_false_alarms",
+            target,
+        )
         threshold = summary(output)["threshold"]
-        assert code == 0 and threshold["rate"] <= float(target) <= threshold["rate"] + 0.2 and threshold["strips"] == 10
+        assert (
+            code == 0
+            and threshold["rate"] <= float(target) <= threshold["rate"] + 0.2
+            and threshold["strips"] == 10
+        )
         values.append(threshold["value"])
     assert values == sorted(values, reverse=True) and len(set(values)) == 3
     assert "cannot support" not in printed.out
@@ -144,7 +183,10 @@ def test_known_places_do_not_count(strips, score, tmp_path):
     mask[POINTS[1][0] - 4 : POINTS[1][0] + 5, POINTS[1][1] - 4 : POINTS[1][1] + 5] = 255
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     flags = (*PLAIN, "--threshold", "0.15")
-    for more, left in ((("--dead_pixels", tmp_path / "dead.csv"), 6), (("--ignore_mask", tmp_path / "mask.png"), 6)):
+    for more, left in (
+        (("--dead_pixels", tmp_path / "dead.csv"), 6),
+        (("--ignore_mask", tmp_path / "mask.png"), 6),
+    ):
         _, _, output = score(strips / "test" / "spots", *flags, *more)
         assert summary(output)["point_recall"][0]["truths"] == left
         assert sum(row["status"] == "hit" for row in rows(output, "detections")) == left
@@ -170,7 +212,9 @@ def test_a_training_keeps_threshold_ranges_and_gaussians_with_the_best_checkpoin
     assert content["calibration"]["strips"] == 2 and content["target_false_alarms"] == 0.1
     assert set(content["rival_sigmas"]) == {"smoothed", "envelope", "registered"}
     lowest, highest = content["channel_ranges"]["target_mean"]
-    means = [tifffile.imread(path)[0].mean() for path in (dataset / "train" / "good").glob("*.tiff")]
+    means = [
+        tifffile.imread(path)[0].mean() for path in (dataset / "train" / "good").glob("*.tiff")
+    ]
     assert lowest < min(means) <= max(means) < highest
     assert (trained.with_name(trained.name.replace("_best.pth", "_test")) / "report.html").is_file()
 
@@ -181,9 +225,16 @@ def test_the_kept_threshold_serves_both_commands_alike(trained, dataset, score, 
     for command, path in ((inference_pytorch, trained), (inference_onnx, model)):
         code, printed, output = score(dataset / "test", "--model_path", path, command=command)
         assert code == 0 and "(kept with the model)" in printed.out
-        written.append((summary(output)["threshold"], [(row["file"], row["verdict"]) for row in rows(output, "scores")]))
+        written.append(
+            (
+                summary(output)["threshold"],
+                [(row["file"], row["verdict"]) for row in rows(output, "scores")],
+            )
+        )
     assert written[0] == written[1]
-    code, printed, _ = score(dataset / "test", "--model_path", trained, "--target_false_alarms", "5")
+    code, printed, _ = score(
+        dataset / "test", "--model_path", trained, "--target_false_alarms", "5"
+    )
     assert code == 0 and "5 asked for" in printed.out
 
 
@@ -195,13 +246,21 @@ def test_a_folder_unlike_the_training_strips_is_warned_about(trained, dataset, s
         image[2] = np.roll(image[2], 5, axis=1) * 0.3
         write_strip(tmp_path / "moved" / path.relative_to(dataset / "test"), image)
     code, printed, output = score(tmp_path / "moved", "--model_path", trained)
-    assert code == 0 and "warning: ref2_" in printed.err and "the range of the training strips" in printed.err
+    assert (
+        code == 0
+        and "warning: ref2_" in printed.err
+        and "the range of the training strips" in printed.err
+    )
     assert summary(output)["drift"] and "ref2_" in (output / "report.html").read_text()
 
 
 def test_a_checkpoint_without_a_threshold_says_so(make_checkpoint, dataset, score):
     code, printed, output = score(dataset / "test", "--model_path", make_checkpoint())
-    assert code == 0 and "threshold 0.5 (no good strip was held out" in printed.out and "is not known" in printed.out
+    assert (
+        code == 0
+        and "threshold 0.5 (no good strip was held out" in printed.out
+        and "is not known" in printed.out
+    )
     assert summary(output)["threshold"]["rate"] is None
 
 
@@ -209,17 +268,33 @@ def test_only_good_only_bad_and_unknown_strips(strips, score, tmp_path):
     good_only = tmp_path / "good_only" / "test"
     shutil.copytree(strips / "test" / "good", good_only / "good")
     code, printed, output = score(good_only, *PLAIN, "--threshold", "0.2")
-    assert code == 0 and summary(output)["point_recall_at_1"] is None and summary(output)["image_auroc"] is None
-    assert summary(output)["at_threshold"] == {"recall": None, "false_alarms_per_strip": len(rows(output, "detections")) / 10}
+    assert (
+        code == 0
+        and summary(output)["point_recall_at_1"] is None
+        and summary(output)["image_auroc"] is None
+    )
+    assert summary(output)["at_threshold"] == {
+        "recall": None,
+        "false_alarms_per_strip": len(rows(output, "detections")) / 10,
+    }
     assert "above the threshold: no true point to find, " in printed.out
     assert "point recall at 1         not defined: needs defective strips with masks" in printed.out
     unknown = tmp_path / "unknown"
     shutil.copytree(strips / "test" / "spots", unknown)
     code, printed, output = score(unknown, *PLAIN, "--threshold", "0.2")
-    assert code == 0 and summary(output)["at_threshold"] == {"recall": None, "false_alarms_per_strip": None}
-    assert {row["status"] for row in rows(output, "detections")} == {""} and {row["kind"] for row in rows(output, "scores")} == {""}
+    assert code == 0 and summary(output)["at_threshold"] == {
+        "recall": None,
+        "false_alarms_per_strip": None,
+    }
+    assert {row["status"] for row in rows(output, "detections")} == {""} and {
+        row["kind"] for row in rows(output, "scores")
+    } == {""}
     code, printed, output = score(strips / "test" / "spots", *PLAIN, "--threshold", "0.2")
-    assert code == 0 and summary(output)["image_auroc"] is None and summary(output)["at_threshold"]["recall"] == 1.0
+    assert (
+        code == 0
+        and summary(output)["image_auroc"] is None
+        and summary(output)["at_threshold"]["recall"] == 1.0
+    )
 
 
 def test_a_mask_without_a_strip_is_mentioned(strips, score, tmp_path):
@@ -227,7 +302,11 @@ def test_a_mask_without_a_strip_is_mentioned(strips, score, tmp_path):
     masks = tmp_path / "copy" / "ground_truth" / "spots"
     shutil.copy(masks / "strip_10_mask.png", masks / "strip_99_mask.png")
     code, printed, _ = score(tmp_path / "copy" / "test", *PLAIN)
-    assert code == 0 and printed.err == f"warning: {masks / 'strip_99_mask.png'}: found a mask without a strip of its name\n"
+    assert (
+        code == 0
+        and printed.err
+        == f"warning: {masks / 'strip_99_mask.png'}: found a mask without a strip of its name\n"
+    )
     _, printed, _ = score(tmp_path / "copy" / "test" / "good", *PLAIN, "--threshold", "0.2")
     assert printed.err == ""
 
@@ -252,7 +331,10 @@ MALFORMED = [
     ("calibration", {"strips": 0, "peaks": [], "maxima": [], "dispersion": 1.0}),
     ("calibration", {"strips": 2, "peaks": [0.1, 0.2], "maxima": [0.2, 0.1], "dispersion": 1.0}),
     ("calibration", {"strips": 2, "peaks": [7.0], "maxima": [0.2, 0.1], "dispersion": 1.0}),
-    ("calibration", {"strips": 2, "peaks": [0.2], "maxima": [0.2, 0.1], "dispersion": float("nan")}),
+    (
+        "calibration",
+        {"strips": 2, "peaks": [0.2], "maxima": [0.2, 0.1], "dispersion": float("nan")},
+    ),
     ("channel_ranges", None),
     ("channel_ranges", {"target_mean": [1.0]}),
     ("channel_ranges", {"target_mean": [2.0, 1.0]}),
@@ -265,7 +347,11 @@ MALFORMED = [
 def test_what_was_measured_must_be_usable(make_checkpoint, dataset, score, name, value):
     path = make_checkpoint(**{name: value})
     code, printed, _ = score(dataset / "test", "--model_path", path)
-    assert code == 1 and printed.err.startswith(f"error: {path}: found {name} ") and printed.err.count("\n") == 1
+    assert (
+        code == 1
+        and printed.err.startswith(f"error: {path}: found {name} ")
+        and printed.err.count("\n") == 1
+    )
 
 
 def test_metadata_that_are_not_usable(trained, dataset, score, tmp_path):
@@ -281,16 +367,28 @@ def test_metadata_that_are_not_usable(trained, dataset, score, tmp_path):
         for entry in changed.metadata_props:
             entry.value = text if entry.key == name else entry.value
         onnx.save(changed, tmp_path / "changed.onnx")
-        code, printed, _ = score(dataset / "test", "--model_path", tmp_path / "changed.onnx", command=inference_onnx)
-        assert code == 1 and printed.err.startswith(f"error: {tmp_path / 'changed.onnx'}: found "), (name, text)
+        code, printed, _ = score(
+            dataset / "test", "--model_path", tmp_path / "changed.onnx", command=inference_onnx
+        )
+        assert code == 1 and printed.err.startswith(
+            f"error: {tmp_path / 'changed.onnx'}: found "
+        ), (name, text)
         assert printed.err.count("\n") == 1, (name, text)
 
 
-def test_a_threshold_is_not_set_by_a_broken_network_nor_on_the_training_strips(trained, dataset, score, tmp_path):
+def test_a_threshold_is_not_set_by_a_broken_network_nor_on_the_training_strips(
+    trained, dataset, score, tmp_path
+):
     content = load_checkpoint(trained)
     content["model_state_dict"]["head.bias"].fill_(float("nan"))
     save_checkpoint(tmp_path / "broken_best.pth", content)
-    code, printed, _ = score(dataset / "test", "--model_path", tmp_path / "broken_best.pth", "--good_path", dataset / "valid")
+    code, printed, _ = score(
+        dataset / "test",
+        "--model_path",
+        tmp_path / "broken_best.pth",
+        "--good_path",
+        dataset / "valid",
+    )
     assert code == 1 and "the model's weights are broken" in printed.err
     good = dataset / "train" / "good"
     _, printed, _ = score(dataset / "test", "--model_path", trained, "--good_path", good)
@@ -303,11 +401,25 @@ def test_one_way_to_set_a_threshold():
             inference_pytorch.parse_args(["--threshold", "0.5", *more])
 
 
-def test_an_output_folder_among_the_strips_is_refused_by_any_name(strips, score, tmp_path, monkeypatch):
+def test_an_output_folder_among_the_strips_is_refused_by_any_name(
+    strips, score, tmp_path, monkeypatch
+):
     link = tmp_path / "link"
     link.symlink_to(strips)
-    for read, output in ((strips / "test", link / "test" / "out"), (tmp_path, strips / "valid" / "out")):
-        words = ["--method", "double", "--test_path", read, "--good_path", strips / "valid", "--output_dir", output]
+    for read, output in (
+        (strips / "test", link / "test" / "out"),
+        (tmp_path, strips / "valid" / "out"),
+    ):
+        words = [
+            "--method",
+            "double",
+            "--test_path",
+            read,
+            "--good_path",
+            strips / "valid",
+            "--output_dir",
+            output,
+        ]
         arguments = inference_pytorch.parse_args(list(map(str, words)))
         with pytest.raises(UserError, match="found an output folder among the strips"):
             inference_pytorch.infer(arguments)
@@ -316,7 +428,10 @@ def test_an_output_folder_among_the_strips_is_refused_by_any_name(strips, score,
 
 def test_flags_that_do_not_go_together(strips, score, trained):
     code, printed, _ = score(strips / "test" / "good", *PLAIN)
-    assert code == 1 and "--method double: found no threshold, expected --good_path FOLDER" in printed.err
+    assert (
+        code == 1
+        and "--method double: found no threshold, expected --good_path FOLDER" in printed.err
+    )
     code, printed, _ = score(strips / "test", "--model_path", trained, "--input_max", "4095")
     assert code == 1 and "found a model of --input_max 255, expected 4095" in printed.err
     code, printed, _ = score(strips / "test", *PLAIN, "--good_path", strips / "test" / "spots")

@@ -1,4 +1,6 @@
-"""Work in other threads: in order, bounded, its errors not lost, and nothing half-written after Ctrl-C. No clocks."""
+"""Work in other threads: in order, bounded, its errors not lost, and nothing half-written after
+Ctrl-C. No clocks.
+"""
 
 import shutil
 import signal
@@ -86,11 +88,16 @@ def test_groups_are_full_but_for_the_last():
 
 
 def test_times_of_processes_are_added_and_their_clocks_are_not():
-    parts = [StageTimes(dict.fromkeys(STAGES, seconds), elapsed) for seconds, elapsed in ((1.0, 4.0), (2.0, 5.0))]
+    parts = [
+        StageTimes(dict.fromkeys(STAGES, seconds), elapsed)
+        for seconds, elapsed in ((1.0, 4.0), (2.0, 5.0))
+    ]
     whole = StageTimes()
     whole.merge(parts)
     assert whole.seconds == dict.fromkeys(STAGES, 3.0) and whole.elapsed == 5.0
-    assert whole.describe(10).startswith("2 strips per second; of each, in ms, beside each other: 300.0 loading, ")
+    assert whole.describe(10).startswith(
+        "2 strips per second; of each, in ms, beside each other: 300.0 loading, "
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

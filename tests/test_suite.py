@@ -12,7 +12,9 @@ from data import demo_strips
 from ops.tiling import calculate_kept_ranges
 
 SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
-FINE_SIZE = tuple((length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE)
+FINE_SIZE = tuple(
+    (length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE
+)
 CROWDED = 6  # the number of a strip with 18 points in Target only
 RECORDED_WITH = ("5.0.0", "2.4.6", "x86_64")
 REACH = 6  # pixels around a centre that hold a point
@@ -85,30 +87,48 @@ def measure(spot, center):
 
 
 def draw_expected(points, channel, shift):
-    """What the points add to a channel whose rows are moved by `shift` (H, 2): a sum over every pixel, without a window."""
+    """What the points add to a channel whose rows are moved by `shift` (H, 2): a sum over every
+    pixel, without a window.
+    """
     expected, (y, x), rows = np.zeros(SIZE), np.indices(SIZE), np.arange(SIZE[0])
     for point in points:
         if channel in CHANNELS[point.presence]:
             center_y = point.center[0]
-            if shift.any():  # the row that shows it; rows beyond the strip are moved like the last one
+            # the row that shows it; rows beyond the strip are moved like the last one
+            if shift.any():
                 center_y = np.interp(
-                    center_y, np.r_[-9, rows, SIZE[0] + 9] - np.pad(shift[:, 0], 1, "edge"), np.r_[-9, rows, SIZE[0] + 9]
+                    center_y,
+                    np.r_[-9, rows, SIZE[0] + 9] - np.pad(shift[:, 0], 1, "edge"),
+                    np.r_[-9, rows, SIZE[0] + 9],
                 )
             center_x = point.center[1] + np.interp(center_y, rows, shift[:, 1])
-            exponent = ((y - center_y) / point.sigma[0]) ** 2 + ((x - center_x) / point.sigma[1]) ** 2
+            exponent = ((y - center_y) / point.sigma[0]) ** 2 + (
+                (x - center_x) / point.sigma[1]
+            ) ** 2
             expected += point.amplitude * np.exp(-exponent / 2)
     return expected
 
 
 def measure_shift(image, reference, rows=slice(None)):
-    """How far the reference is moved against Target, (y, x) in pixels, by least squares over smoothed and flattened channels."""
-    target, moved = (cv2.GaussianBlur(image[channel, rows], (0, 0), 1.5) for channel in (0, reference))
+    """How far the reference is moved against Target, (y, x) in pixels, by least squares over
+    smoothed and flattened channels.
+    """
+    target, moved = (
+        cv2.GaussianBlur(image[channel, rows], (0, 0), 1.5) for channel in (0, reference)
+    )
     target, moved = (plane - cv2.GaussianBlur(plane, (0, 0), 12) for plane in (target, moved))
     shift, inner = np.zeros(2), (slice(6, -6), slice(6, -6))
     for _ in range(5):
-        back = cv2.warpAffine(moved, np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]), moved.shape[::-1], flags=cv2.INTER_CUBIC)
+        back = cv2.warpAffine(
+            moved,
+            np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]),
+            moved.shape[::-1],
+            flags=cv2.INTER_CUBIC,
+        )
         columns = [plane[inner].ravel() for plane in (*np.gradient(target), target)]
-        shift -= np.linalg.lstsq(np.stack(columns, axis=1), (back - target)[inner].ravel(), rcond=None)[0][:2]
+        shift -= np.linalg.lstsq(
+            np.stack(columns, axis=1), (back - target)[inner].ravel(), rcond=None
+        )[0][:2]
     return shift
 
 
@@ -119,27 +139,48 @@ def test_a_demo_strip_is_made_of_the_same_numbers_in_the_same_order():
     shifts = [(0.0, 0.0), *twin.uniform(-0.4, 0.4, (2, 2))]
     for channel, (y, x) in zip(strip, shifts):
         matrix = np.float32([[1, 0, x * 3], [0, 1, y * 3]])
-        moved = cv2.warpAffine(pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        moved = cv2.warpAffine(
+            pattern,
+            matrix,
+            pattern.shape[::-1],
+            flags=cv2.INTER_CUBIC,
+            borderMode=cv2.BORDER_REFLECT,
+        )
         seen = cv2.resize(moved[12:-12, 12:-12], size[::-1], interpolation=cv2.INTER_AREA)
         wave = np.sin(2 * np.pi * (np.arange(200) / 200 * twin.uniform(0.3, 1.5) + twin.uniform()))
-        illumination = 5.0 * (wave[:, None] + (np.linspace(-1, 1, 150) * twin.uniform(-1, 1))[None, :]) / 2
+        illumination = (
+            5.0 * (wave[:, None] + (np.linspace(-1, 1, 150) * twin.uniform(-1, 1))[None, :]) / 2
+        )
         gain = 1 + twin.uniform(-0.08, 0.08)
         offset = twin.uniform(-6.0, 6.0)
         noise = twin.normal(0, twin.uniform(1.5, 3.0), size)
-        assert np.array_equal(channel, np.clip(gain * seen + offset + illumination + noise, 0, 255).astype(np.float32))
+        assert np.array_equal(
+            channel, np.clip(gain * seen + offset + illumination + noise, 0, 255).astype(np.float32)
+        )
     assert generator.bit_generator.state == twin.bit_generator.state
 
 
-@pytest.mark.skipif((cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH, reason="bits depend on the libraries")
+@pytest.mark.skipif(
+    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
+    reason="bits depend on the libraries",
+)
 def test_a_demo_strip_has_the_bits_that_were_recorded():
     recorded = "bbfe3c920bdebbae1c48e367a3b71991ad3759dd196fff7d628358a73c617ca6"
-    assert hashlib.sha256(demo_strips.make_strip(np.random.default_rng(7)).tobytes()).hexdigest() == recorded
+    assert (
+        hashlib.sha256(demo_strips.make_strip(np.random.default_rng(7)).tobytes()).hexdigest()
+        == recorded
+    )
 
 
-@pytest.mark.skipif((cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH, reason="bits depend on the libraries")
+@pytest.mark.skipif(
+    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
+    reason="bits depend on the libraries",
+)
 def test_the_suite_has_the_bits_that_were_recorded():
     recorded = "962ec02905cbd11cce7bd11d9a7b914f32b2607381f12df11d442718d12c7776"
-    strips = b"".join(make_suite_strip(level, CROWDED, 0, image_size=SIZE).image.tobytes() for level in LEVELS)
+    strips = b"".join(
+        make_suite_strip(level, CROWDED, 0, image_size=SIZE).image.tobytes() for level in LEVELS
+    )
     assert hashlib.sha256(strips).hexdigest() == recorded
 
 
@@ -157,7 +198,9 @@ def test_seed_level_number_and_shot_decide_everything(level):
     assert other_shot.points == strip.points
     assert all((one != other).mean() > 0.99 for one, other in zip(strip.image, other_shot.image))
     for other in (other_number, other_seed):
-        assert {point.center for point in other.points}.isdisjoint(point.center for point in strip.points)
+        assert {point.center for point in other.points}.isdisjoint(
+            point.center for point in strip.points
+        )
         assert np.abs(other.image - strip.image).mean() > 5
     assert strip.image.min() >= 0 and strip.image.max() <= 255
 
@@ -186,10 +229,18 @@ def test_a_point_is_in_the_channels_of_its_presence_and_moves_with_each(level, u
     difference = strip.image - unpainted(level, CROWDED, 2)
     for channel, shift in enumerate([np.zeros((SIZE[0], 2)), *shifts[:2]]):
         assert np.abs(difference[channel] - draw_expected(strip.points, channel, shift)).max() < 0.1
-    assert {point.presence for point in strip.points} == set(CHANNELS) and {point.place for point in strip.points} == set(
-        suite.PLACES
-    )
-    assert CHANNELS == {"T": (0,), "T1": (0, 1), "T2": (0, 2), "T12": (0, 1, 2), "R1": (1,), "R2": (2,), "R12": (1, 2)}
+    assert {point.presence for point in strip.points} == set(CHANNELS) and {
+        point.place for point in strip.points
+    } == set(suite.PLACES)
+    assert CHANNELS == {
+        "T": (0,),
+        "T1": (0, 1),
+        "T2": (0, 2),
+        "T12": (0, 1, 2),
+        "R1": (1,),
+        "R2": (2,),
+        "R12": (1, 2),
+    }
 
 
 def test_a_point_that_a_shift_moves_off_the_strip_paints_nothing():
@@ -199,13 +250,19 @@ def test_a_point_that_a_shift_moves_off_the_strip_paints_nothing():
 
 
 def test_a_shift_moves_pattern_and_points_to_the_same_place():
-    shift = suite._draw_shift(np.random.default_rng(3), suite.Amounts(shift=0.5, wander=0.9), SIZE[0])
+    shift = suite._draw_shift(
+        np.random.default_rng(3), suite.Amounts(shift=0.5, wander=0.9), SIZE[0]
+    )
     y, x = (
-        np.arange(length) / demo_strips.OVERSAMPLING - demo_strips.PATTERN_MARGIN + (1 / demo_strips.OVERSAMPLING - 1) / 2
+        np.arange(length) / demo_strips.OVERSAMPLING
+        - demo_strips.PATTERN_MARGIN
+        + (1 / demo_strips.OVERSAMPLING - 1) / 2
         for length in FINE_SIZE
     )
     for center in ((20.3, 30.8), (110.6, 90.1), (220.0, 150.4)):
-        spot = np.exp(-0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)).astype(np.float32)
+        spot = np.exp(
+            -0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)
+        ).astype(np.float32)
         moved = demo_strips.sample_to_sensor(suite.move_rows(spot, shift), SIZE)
         expected = suite._move_point(center, shift)
         assert np.abs(measure(moved, center)[1] - expected).max() < 0.03
@@ -223,7 +280,9 @@ def test_numbers_of_points_and_their_contrasts(pattern):
             assert others == {"T1": 2, "T2": 2, "T12": 2, "R1": 2, "R2": 2, "R12": 2}
         every = [point for points in strips for point in points]
         contrasts = Counter(point.contrast for point in every if point.presence == "T")
-        assert sorted(contrasts) == [10, 15, 20, 25, 30, 40, 60, 80] and min(contrasts.values()) >= 16
+        assert (
+            sorted(contrasts) == [10, 15, 20, 25, 30, 40, 60, 80] and min(contrasts.values()) >= 16
+        )
         places = Counter(point.place for point in every)
         shares = [places[name] / len(every) for name in ("border", "seam", "interior")]
         assert shares == pytest.approx([0.25, 0.25, 0.5], abs=0.02)
@@ -235,16 +294,24 @@ def test_numbers_of_points_and_their_contrasts(pattern):
 
 @pytest.mark.parametrize("level", ("clean", "everything"))
 def test_points_lie_where_they_say_and_apart(level):
-    lines = [[start - 0.5 for start, _ in calculate_kept_ranges(length, 128)[1:]] for length in SIZE]
+    lines = [
+        [start - 0.5 for start, _ in calculate_kept_ranges(length, 128)[1:]] for length in SIZE
+    ]
     to_edges = []
     for number in (CROWDED, CROWDED + 1, CROWDED + 2):
         points = points_of(level, number)
         centers = np.array([point.center for point in points])
-        distances = np.hypot(*(centers[:, None] - centers[None]).transpose(2, 0, 1)) + 1000 * np.eye(len(points))
+        distances = np.hypot(
+            *(centers[:, None] - centers[None]).transpose(2, 0, 1)
+        ) + 1000 * np.eye(len(points))
         assert distances.min() >= 12
         for point in points:
-            edge = min(min(value + 0.5, length - 0.5 - value) for value, length in zip(point.center, SIZE))
-            seam = min(abs(value - line) for value, along in zip(point.center, lines) for line in along)
+            edge = min(
+                min(value + 0.5, length - 0.5 - value) for value, length in zip(point.center, SIZE)
+            )
+            seam = min(
+                abs(value - line) for value, along in zip(point.center, lines) for line in along
+            )
             assert edge >= 0.5
             assert point.place == ("border" if edge <= 5 else "seam" if seam <= 3 else "interior")
             to_edges.append(edge)
@@ -261,20 +328,35 @@ def test_the_sign_is_the_one_that_is_not_clipped(pattern):
 
 
 def test_no_gain_clips_a_point(pattern):
-    pattern(150.0)  # 80 more are 230 at a gain of 1, but 259 at the largest gain, offset and illumination
-    strong = [point.amplitude for number in range(6, 10) for point in points_of("gain", number) if point.contrast == 80]
+    # 80 more are 230 at a gain of 1, but 259 at the largest gain, offset and illumination
+    pattern(150.0)
+    strong = [
+        point.amplitude
+        for number in range(6, 10)
+        for point in points_of("gain", number)
+        if point.contrast == 80
+    ]
     assert strong and max(strong) < 0
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_taken_for_the_darkest_and_the_brightest_holds_for_every_shot(level, unpainted):
     part = suite._make_part(level, CROWDED, suite.SUITE_SEED, SIZE, suite._presences(CROWDED))
-    darkest, brightest = suite._calculate_bounds(part.pattern, part.stripes, suite.AMOUNTS[level], SIZE)
+    darkest, brightest = suite._calculate_bounds(
+        part.pattern, part.stripes, suite.AMOUNTS[level], SIZE
+    )
     for shot in range(4):
         target = unpainted(level, CROWDED, shot)[0]  # the one that is not shifted
-        assert (target < darkest).mean() < 0.17 and (target > brightest).mean() < 0.17  # beyond one sigma on one side: 0.16
+        # beyond one sigma on one side: 0.16
+        assert (target < darkest).mean() < 0.17 and (target > brightest).mean() < 0.17
         for axis in (0, 1):  # and so along every stripe
-            assert max((target < darkest).mean(axis=axis).max(), (target > brightest).mean(axis=axis).max()) < 0.4
+            assert (
+                max(
+                    (target < darkest).mean(axis=axis).max(),
+                    (target > brightest).mean(axis=axis).max(),
+                )
+                < 0.4
+            )
 
 
 def test_points_that_do_not_fit_are_refused(pattern):
@@ -294,11 +376,17 @@ def test_constant_shifts_are_in_their_range_and_the_same_everywhere(unpainted):
         image = unpainted("shift", number, number % 3)
         for reference in (1, 2):
             measured.append(measure_shift(image, reference))
-            upper, lower = (measure_shift(image, reference, rows) for rows in (slice(0, 120), slice(120, 240)))
+            upper, lower = (
+                measure_shift(image, reference, rows) for rows in (slice(0, 120), slice(120, 240))
+            )
             assert np.abs(upper - lower).max() < 0.06
     measured = np.array(measured)
     assert np.hypot(*measured.T).min() > 0.27 and np.abs(measured).max() < 0.93
-    assert (np.abs(measured).max(axis=0) > 0.7).all() and (measured.min(axis=0) < 0).all() and (measured.max(axis=0) > 0).all()
+    assert (
+        (np.abs(measured).max(axis=0) > 0.7).all()
+        and (measured.min(axis=0) < 0).all()
+        and (measured.max(axis=0) > 0).all()
+    )
 
 
 @pytest.mark.usefixtures("texture")
@@ -308,11 +396,16 @@ def test_a_wandering_shift_changes_along_the_strip(level, largest, unpainted, sh
         image = unpainted(level, number, 0)
         for reference, shift in zip((1, 2), shifts[-2:]):
             assert shift.shape == (SIZE[0], 2) and np.abs(shift).max() <= largest
-            assert np.ptp(shift[:, 0]) > 1.2 * np.ptp(shift[:, 1]) > 0.1 and np.ptp(shift[:, 0]) > 0.4
+            assert (
+                np.ptp(shift[:, 0]) > 1.2 * np.ptp(shift[:, 1]) > 0.1 and np.ptp(shift[:, 0]) > 0.4
+            )
             assert np.abs(np.diff(shift, axis=0)).max() < 0.05
             for start in range(0, SIZE[0], 60):
                 rows = slice(start, start + 60)
-                assert np.abs(measure_shift(image, reference, rows) - shift[rows].mean(axis=0)).max() < 0.1
+                assert (
+                    np.abs(measure_shift(image, reference, rows) - shift[rows].mean(axis=0)).max()
+                    < 0.1
+                )
 
 
 @pytest.mark.usefixtures("texture")
@@ -334,9 +427,15 @@ def test_noise_gain_and_offset_are_those_of_the_level(pattern, unpainted):
     }
     for level, (smallest, largest) in expected.items():
         channels = np.concatenate([unpainted(level, number, 0) for number in range(8)])
-        noise = [np.median(np.abs(np.diff(channel, n=2, axis=1))) / 0.6745 / np.sqrt(6) for channel in channels]
+        noise = [
+            np.median(np.abs(np.diff(channel, n=2, axis=1))) / 0.6745 / np.sqrt(6)
+            for channel in channels
+        ]
         assert 0.97 * smallest < min(noise) <= max(noise) < 1.03 * largest
-        means, slow = channels.mean(axis=(1, 2)), [np.ptp(cv2.GaussianBlur(channel, (0, 0), 8)) for channel in channels]
+        means, slow = (
+            channels.mean(axis=(1, 2)),
+            [np.ptp(cv2.GaussianBlur(channel, (0, 0), 8)) for channel in channels],
+        )
         if level in ("gain", "everything"):
             assert 103 < means.min() < 119 and 137 < means.max() < 153 and np.median(slow) > 4
         else:
@@ -348,16 +447,23 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
     monkeypatch.setattr(suite, "STRIPE_COUNT", (1, 1))
     factors, widths, strengths, directions = [], [], [], set()
     for number in range(16):
-        (stripe,) = suite._make_part("stripes", number, suite.SUITE_SEED, SIZE, suite._presences(number)).stripes
+        (stripe,) = suite._make_part(
+            "stripes", number, suite.SUITE_SEED, SIZE, suite._presences(number)
+        ).stripes
         spans = np.subtract(stripe.stop, stripe.start)
         across = int(np.argmin(spans))
         first, last = int(stripe.start[across]) - 1, int(stripe.stop[across]) + 2
         if first < 0 or last > SIZE[across]:
             continue
-        middle = int(np.clip((stripe.start[1 - across] + stripe.stop[1 - across]) / 2, 25, SIZE[1 - across] - 25))
+        middle = int(
+            np.clip(
+                (stripe.start[1 - across] + stripe.stop[1 - across]) / 2, 25, SIZE[1 - across] - 25
+            )
+        )
         box = [slice(first, last + 1), slice(middle - 25, middle + 25)]
         image = unpainted("stripes", number, 0)[:, *(box if across == 0 else box[::-1])] - 128
-        profiles = image.mean(axis=2 - across) / stripe.strength  # of each channel, across the stripe
+        # of each channel, across the stripe
+        profiles = image.mean(axis=2 - across) / stripe.strength
         factors.append(profiles.sum(axis=1) / spans[across])
         middles = (profiles * np.arange(first, last + 1)).sum(axis=1) / profiles.sum(axis=1)
         assert np.abs(middles - (stripe.start[across] + stripe.stop[across]) / 2).max() < 0.25
@@ -366,15 +472,25 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
         directions.add(across)
     factors = np.array(factors)
     assert len(factors) > 10 and directions == {0, 1}
-    assert 0.5 < factors.min() < 0.75 and 1.25 < factors.max() < 1.5 and np.median(np.ptp(factors, axis=1)) > 0.2
+    assert (
+        0.5 < factors.min() < 0.75
+        and 1.25 < factors.max() < 1.5
+        and np.median(np.ptp(factors, axis=1)) > 0.2
+    )
     assert 1 <= min(widths) < 1.5 and 2.5 < max(widths) <= 3
-    assert {np.sign(strength) for strength in strengths} == {-1, 1} and np.abs(strengths).min() >= 12
+    assert {np.sign(strength) for strength in strengths} == {-1, 1} and np.abs(
+        strengths
+    ).min() >= 12
 
 
 def test_stripes_are_in_two_levels_alone():
     for level in LEVELS:
         part = suite._make_part(level, 0, suite.SUITE_SEED, SIZE, suite._presences(0))
-        assert (2 <= len(part.stripes) <= 5) if level in ("stripes", "everything") else part.stripes == ()
+        assert (
+            (2 <= len(part.stripes) <= 5)
+            if level in ("stripes", "everything")
+            else part.stripes == ()
+        )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -388,13 +504,26 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
     parts = []
     monkeypatch.setattr(suite, "_shoot_part", lambda part, *arguments: parts.append(part))
     make_good_strip(level, 2, 11, SIZE)
-    assert Counter(point.presence for point in parts[0].points) == {"T1": 2, "T2": 2, "T12": 2, "R1": 2, "R2": 2}
+    assert Counter(point.presence for point in parts[0].points) == {
+        "T1": 2,
+        "T2": 2,
+        "T12": 2,
+        "R1": 2,
+        "R2": 2,
+    }
 
 
 def test_no_seed_makes_a_part_of_the_demo_data_set():
-    ours = {suite._generator("clean", 0, seed, purpose).random() for seed in (0, 1, 42) for purpose in range(3)}
+    ours = {
+        suite._generator("clean", 0, seed, purpose).random()
+        for seed in (0, 1, 42)
+        for purpose in range(3)
+    }
     demo = {
-        np.random.default_rng((seed, split, 0, number)).random() for seed in (0, 1, 42) for split in range(3) for number in range(5)
+        np.random.default_rng((seed, split, 0, number)).random()
+        for seed in (0, 1, 42)
+        for split in range(3)
+        for number in range(5)
     }
     assert len(ours) == 9 and ours.isdisjoint(demo)
 

@@ -5,9 +5,18 @@ from evaluation.thresholds import bound_on_rate, calibrate, threshold_for
 
 
 def draw(generator, strips, cluster=None, mean=20.0):
-    """Peaks of good strips, `mean` of them on the average; with a cluster size some strips have many and others few."""
-    rates = np.full(strips, mean) if cluster is None else generator.gamma(mean / cluster, cluster, strips)
-    return [np.sort(generator.random(generator.poisson(rate)))[::-1].astype(np.float32) for rate in rates]
+    """Peaks of good strips, `mean` of them on the average; with a cluster size some strips have
+    many and others few.
+    """
+    rates = (
+        np.full(strips, mean)
+        if cluster is None
+        else generator.gamma(mean / cluster, cluster, strips)
+    )
+    return [
+        np.sort(generator.random(generator.poisson(rate)))[::-1].astype(np.float32)
+        for rate in rates
+    ]
 
 
 @pytest.mark.parametrize("alarms, expected", [(0, 2.9957), (1, 4.7439), (3, 7.7537), (10, 16.9622)])
@@ -38,9 +47,11 @@ def test_fresh_good_strips_keep_the_bounds(strips, target, cluster):
         threshold = threshold_for(calibrate(draw(generator, strips, cluster)), target, "here")
         rate_kept += (peaks > threshold.value).sum() / len(fresh) <= threshold.bound
         share_kept += (maxima > threshold.value).mean() <= threshold.share_bound
-    least = 0.90 if cluster is None else 0.86  # the dispersion is estimated from the same few strips
+    # the dispersion is estimated from the same few strips
+    least = 0.90 if cluster is None else 0.86
     assert rate_kept / draws >= least and share_kept / draws >= 0.90
-    assert rate_kept < draws or share_kept < draws  # bounds that always hold are too wide to be of use
+    # bounds that always hold are too wide to be of use
+    assert rate_kept < draws or share_kept < draws
 
 
 def test_few_strips_are_said_to_support_no_such_rate():
@@ -48,12 +59,18 @@ def test_few_strips_are_said_to_support_no_such_rate():
     assert not few.is_supported and few.rate == 0 and few.bound >= 3 / 5 - 0.001
     assert "So few strips cannot support 0.1: expected at least 30" in few.describe()
     many = threshold_for(calibrate(draw(np.random.default_rng(0), 30)), 0.1, "here")
-    assert many.is_supported and "cannot support" not in many.describe() and "0.1 false alarms per strip on 30" in many.describe()
+    assert (
+        many.is_supported
+        and "cannot support" not in many.describe()
+        and "0.1 false alarms per strip on 30" in many.describe()
+    )
 
 
 def test_strips_without_any_detection_and_ties():
     silent = threshold_for(calibrate([np.zeros(0, np.float32)] * 40), 0.1, "here")
-    assert (silent.value, silent.rate) == (0.0, 0.0) and silent.bound == pytest.approx(2.9957 / 40, abs=1e-4)
+    assert (silent.value, silent.rate) == (0.0, 0.0) and silent.bound == pytest.approx(
+        2.9957 / 40, abs=1e-4
+    )
     level = threshold_for(calibrate([np.full(3, 0.5, np.float32)] * 40), 1.0, "here")
     assert (level.value, level.rate) == (0.5, 0.0)
 
@@ -67,7 +84,9 @@ def test_clusters_widen_the_bound():
 
 def test_a_calibration_is_plain_and_small():
     calibration = calibrate(draw(np.random.default_rng(2), 20, mean=1000.0))
-    assert len(calibration["peaks"]) == 201 and {type(peak) for peak in calibration["peaks"]} == {float}
+    assert len(calibration["peaks"]) == 201 and {type(peak) for peak in calibration["peaks"]} == {
+        float
+    }
     with pytest.raises(ValueError, match="found no good strips"):
         calibrate([])
     for target in (0, -1, 11, float("nan")):

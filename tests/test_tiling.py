@@ -5,7 +5,18 @@ import torch
 from common.errors import UserError
 from ops.tiling import Tiling, calculate_kept_ranges, calculate_positions, tile_positions
 
-LENGTHS = [(128, 128), (129, 128), (150, 128), (176, 128), (240, 128), (256, 128), (384, 128), (640, 128), (976, 128), (1000, 256)]
+LENGTHS = [
+    (128, 128),
+    (129, 128),
+    (150, 128),
+    (176, 128),
+    (240, 128),
+    (256, 128),
+    (384, 128),
+    (640, 128),
+    (976, 128),
+    (1000, 256),
+]
 
 
 def test_positions_of_the_contract():
@@ -23,7 +34,9 @@ def test_an_exact_multiple_of_the_patch_overlaps_too():
 def test_tiles_reach_both_ends_and_overlap_by_an_eighth(length, patch):
     positions = calculate_positions(length, patch)
     assert positions[0] == 0 and positions[-1] == length - patch
-    assert all(0 < after - before <= patch - patch // 8 for before, after in zip(positions, positions[1:]))
+    assert all(
+        0 < after - before <= patch - patch // 8 for before, after in zip(positions, positions[1:])
+    )
 
 
 @pytest.mark.parametrize("length, patch", LENGTHS)
@@ -35,7 +48,8 @@ def test_every_pixel_is_kept_once_by_a_tile_that_holds_it(length, patch):
 
 
 def test_neighbours_keep_half_of_their_overlap():
-    assert calculate_kept_ranges(976, 128)[:2] == [(0, 117), (117, 223)]  # 11 of 22 rows dropped on each side
+    # 11 of 22 rows dropped on each side
+    assert calculate_kept_ranges(976, 128)[:2] == [(0, 117), (117, 223)]
     assert calculate_kept_ranges(176, 128) == [(0, 88), (88, 176)]  # 40 of 80 columns
 
 

@@ -22,20 +22,29 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash wrappers")
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """The repository as if its packages were installed already, by the interpreter that runs the tests.
+    """The repository as if its packages were installed already, by the interpreter that runs the
+    tests.
 
     Its interpreter starts at once what it is asked for, unless GENUINE is in the environment.
     """
     folder = tmp_path_factory.mktemp("a new user") / "the tool"
     folder.mkdir()
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
-    for name in filter(lambda name: not name.startswith(("tests/", "docs/")), listed.stdout.splitlines()):
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
+    )
+    for name in filter(
+        lambda name: not name.startswith(("tests/", "docs/")), listed.stdout.splitlines()
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
     genuine = f'exec "{sys.executable}" "$@"'
-    quick = f'exec "{sys.executable}" -S "{ROOT}/tests/fork_client.py" "$@"' if processes.ensure_server() else genuine
+    quick = (
+        f'exec "{sys.executable}" -S "{ROOT}/tests/fork_client.py" "$@"'
+        if processes.ensure_server()
+        else genuine
+    )
     interpreter.write_text(f'#!/bin/sh\nif [ "$GENUINE" ]; then {genuine}; else {quick}; fi\n')
     interpreter.chmod(0o755)
     shutil.copy(ROOT / "requirements.txt", folder / ".venv" / "installed-requirements.txt")
@@ -44,7 +53,9 @@ def copy(tmp_path_factory):
 
 def bash(script, *arguments, cwd, expected=0, timeout=600, **environment):
     words, environment = ["bash", script, *map(str, arguments)], os.environ | environment
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+    done = subprocess.run(
+        words, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment
+    )
     assert done.returncode == expected, done.stderr
     return done
 
@@ -82,7 +93,11 @@ def test_train_then_both_inferences_without_arguments(copy, dataset, tmp_path):
 def test_help_builds_nothing(copy, tmp_path, script):
     before = sorted(copy.rglob("*"))
     assert "--image_type" in bash(copy / script, "--help", cwd=tmp_path).stdout
-    assert [path for path in sorted(copy.rglob("*")) if path not in before and "__pycache__" not in path.parts] in (
+    assert [
+        path
+        for path in sorted(copy.rglob("*"))
+        if path not in before and "__pycache__" not in path.parts
+    ] in (
         [],
         [copy / ".setup.lock"],
     )
@@ -94,12 +109,21 @@ def test_training_without_arguments_reaches_its_figures(copy, tmp_path):
     bash(copy / "train.sh", cwd=tmp_path, timeout=1800)
     (summary,) = (copy / "checkpoints").glob("*_ep10_*_test/metrics.json")
     figures = json.loads(summary.read_text())
-    assert figures["image_auroc"] >= 0.98 and figures["pixel_average_precision"] >= 0.5 and figures["strips"] == 80
+    assert (
+        figures["image_auroc"] >= 0.98
+        and figures["pixel_average_precision"] >= 0.5
+        and figures["strips"] == 80
+    )
     bash(copy / "inference_onnx.sh", cwd=tmp_path)
     bash(copy / "inference_pytorch.sh", cwd=tmp_path)
     outputs = [copy / "output" / kind for kind in ("pytorch", "onnx")]
     for path in outputs[0].rglob("*_heatmap.tiff"):
-        assert np.abs(tifffile.imread(path) - tifffile.imread(outputs[1] / path.relative_to(outputs[0]))).max() < 1e-4
+        assert (
+            np.abs(
+                tifffile.imread(path) - tifffile.imread(outputs[1] / path.relative_to(outputs[0]))
+            ).max()
+            < 1e-4
+        )
 
 
 def test_a_wrapper_can_be_called_through_a_link(copy, tmp_path):
@@ -108,12 +132,28 @@ def test_a_wrapper_can_be_called_through_a_link(copy, tmp_path):
 
 
 def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
-    done = bash(copy / "inference_pytorch.sh", "--model_path", "missing.pth", cwd=tmp_path, expected=1)
-    assert done.stderr.startswith("error: missing.pth: found no such file") and done.stderr.count("\n") == 1
+    done = bash(
+        copy / "inference_pytorch.sh", "--model_path", "missing.pth", cwd=tmp_path, expected=1
+    )
+    assert (
+        done.stderr.startswith("error: missing.pth: found no such file")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_nproc_trains_in_several_processes_and_resume_goes_on(copy, dataset, tmp_path):
-    small = ("--base_channels", 4, "--bs", 2, "--epochs", 1, "--gpu_id", -1, "--checkpoint_path", tmp_path)
+    small = (
+        "--base_channels",
+        4,
+        "--bs",
+        2,
+        "--epochs",
+        1,
+        "--gpu_id",
+        -1,
+        "--checkpoint_path",
+        tmp_path,
+    )
     flags = ("--training_dataset_path", dataset / "train" / "good", *small)
     together = bash(copy / "train.sh", *flags, cwd=tmp_path, NPROC="2", **GENUINE)
     assert "4 patches per step (1 batches of 2 in each of 2 processes)" in together.stdout
@@ -123,7 +163,16 @@ def test_nproc_trains_in_several_processes_and_resume_goes_on(copy, dataset, tmp
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_reach_the_training(copy, dataset, tmp_path, number, code):
-    arguments = ["--training_dataset_path", dataset / "train" / "good", "--base_channels", "4", "--bs", "4", "--epochs", "100000"]
+    arguments = [
+        "--training_dataset_path",
+        dataset / "train" / "good",
+        "--base_channels",
+        "4",
+        "--bs",
+        "4",
+        "--epochs",
+        "100000",
+    ]
     arguments.append("--overwrite")
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(["bash", copy / "train.sh", *arguments], cwd=tmp_path, **output)

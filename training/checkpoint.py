@@ -1,4 +1,6 @@
-"""What a training leaves behind: written whole, read back without running anything that is in the file."""
+"""What a training leaves behind: written whole, read back without running anything that is in the
+file.
+"""
 
 import math
 from pathlib import Path
@@ -16,7 +18,8 @@ from ops.classical import SIGMAS
 from ops.registration import ALIGN_MODES
 from ops.tiling import PATCH_SIZES
 
-NETWORK_CLASSES = {network.__name__: network for network in ARCHITECTURES.values()}  # by the name in a checkpoint
+# by the name in a checkpoint
+NETWORK_CLASSES = {network.__name__: network for network in ARCHITECTURES.values()}
 FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
 DEFAULTS = {
@@ -46,12 +49,16 @@ KEY_TYPES = {
     "teacher": (str, type(None)),
     "teacher_sha256": (str, type(None)),
 }
-MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")  # on held-out strips, for the threshold
+# on held-out strips, for the threshold
+MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")
 BEST_SUFFIX = "_best.pth"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write plain tensors, numbers, strings, lists and dicts. Raises `UserError` where the file system refuses."""
+    """Write plain tensors, numbers, strings, lists and dicts.
+
+    Raises `UserError` where the file system refuses.
+    """
     with atomic_write(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -62,59 +69,92 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
     """What is in a checkpoint of a tool, on the CPU. Nothing in it is run.
 
-    Raises `UserError`, without the path, for a file that is missing, is no checkpoint, or is of another tool.
+    Raises `UserError`, without the path, for a file that is missing, is no checkpoint, or is of
+    another tool.
     """
     if not path.is_file():
         raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch and pickle raise whatever they ran into
-        raise UserError("found no readable checkpoint (or one that needs pickled code), expected one of trainer.py") from None
+        raise UserError(
+            "found no readable checkpoint (or one that needs pickled code), expected one of trainer.py"
+        ) from None
     if not isinstance(content, dict):
-        raise UserError("found a file that holds no dictionary, expected a checkpoint of trainer.py")
+        raise UserError(
+            "found a file that holds no dictionary, expected a checkpoint of trainer.py"
+        )
     require_tool(content.get("tool", STRIP_DETECTOR), tool)
     return content
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a strip detector's checkpoint, with defaults for what a file of only the six required keys leaves out.
+    """The content of a strip detector's checkpoint, with defaults for what a file of only the six
+    required keys leaves out.
 
-    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, is of another tool, or lacks a key.
+    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, is of another
+    tool, or lacks a key.
     """
     with prefix_errors(path):
         content = read_checkpoint(path, STRIP_DETECTOR)
         missing = [key for key in REQUIRED_KEYS if key not in content]
         if missing:
-            raise UserError(f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py")
+            raise UserError(
+                f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py"
+            )
         weights = content["model_state_dict"]
-        if not (isinstance(weights, dict) and weights and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())):
-            raise UserError("found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py")
+        if not (
+            isinstance(weights, dict)
+            and weights
+            and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+        ):
+            raise UserError(
+                "found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py"
+            )
         content = DEFAULTS | content
         wrong = [key for key, kinds in KEY_TYPES.items() if not isinstance(content[key], kinds)]
         if wrong:
-            raise UserError(f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py")
+            raise UserError(
+                f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py"
+            )
         if content["image_type"] not in PATCH_SIZES:
-            raise UserError(f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}")
+            raise UserError(
+                f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}"
+            )
         if content["align"] not in ALIGN_MODES:
-            raise UserError(f"found align {content['align']!r}, expected one of {', '.join(ALIGN_MODES)}")
+            raise UserError(
+                f"found align {content['align']!r}, expected one of {', '.join(ALIGN_MODES)}"
+            )
         if not content["input_max"] > 0:
-            raise UserError(f"found input_max {content['input_max']}, expected the camera's largest value")
+            raise UserError(
+                f"found input_max {content['input_max']}, expected the camera's largest value"
+            )
         check_measured(content)
         return content
 
 
 def check_measured(content: dict[str, Any]) -> None:
-    """Raise `UserError`, without the path, unless each of MEASURED that is in a model's content can be used."""
+    """Raise `UserError`, without the path, unless each of MEASURED that is in a model's content can
+    be used.
+    """
     checks = {
-        "target_false_alarms": lambda value: type(value) in (int, float) and 0 < value <= HIGHEST_RATE,
+        "target_false_alarms": lambda value: (
+            type(value) in (int, float) and 0 < value <= HIGHEST_RATE
+        ),
         "calibration": lambda value: value is None or is_calibration(value),
-        "channel_ranges": lambda value: isinstance(value, dict) and all(map(_is_range, value.values())),
-        "rival_sigmas": lambda value: isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values()),
+        "channel_ranges": lambda value: (
+            isinstance(value, dict) and all(map(_is_range, value.values()))
+        ),
+        "rival_sigmas": lambda value: (
+            isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values())
+        ),
     }
     for name, is_usable in checks.items():
         if name in content and not is_usable(content[name]):
             found = f"{content[name]!r:.60}"
-            raise UserError(f"found {name} {found}, expected what a training measures on held-out strips")
+            raise UserError(
+                f"found {name} {found}, expected what a training measures on held-out strips"
+            )
 
 
 def _is_range(value: object) -> bool:
@@ -123,7 +163,8 @@ def _is_range(value: object) -> bool:
 
 
 def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
-    """The network of a loaded checkpoint, ready for inference; its width is read from the weights themselves.
+    """The network of a loaded checkpoint, ready for inference; its width is read from the weights
+    themselves.
 
     Raises `UserError`, naming `path` and the network found, when the weights are another network's.
     """
@@ -131,13 +172,19 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
     with prefix_errors(path):
         name = content["network"]
         if name not in NETWORK_CLASSES:
-            raise UserError(f"found weights of the network {name!r}, expected one of {', '.join(NETWORK_CLASSES)}")
+            raise UserError(
+                f"found weights of the network {name!r}, expected one of {', '.join(NETWORK_CLASSES)}"
+            )
         if FIRST_LAYER not in weights:
             first = next(iter(weights))
-            raise UserError(f"found weights of another network (they begin with {first!r}), expected those of {name}")
+            raise UserError(
+                f"found weights of another network (they begin with {first!r}), expected those of {name}"
+            )
         try:
             network = NETWORK_CLASSES[name](base_channels=len(weights[FIRST_LAYER]))
             network.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"found weights that do not fit the {name} of this version ({one_line(error)})") from None
+            raise UserError(
+                f"found weights that do not fit the {name} of this version ({one_line(error)})"
+            ) from None
     return network.eval()

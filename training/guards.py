@@ -1,4 +1,6 @@
-"""What ends a training: numbers that are none, and what torch raises, said so that one knows what to change."""
+"""What ends a training: numbers that are none, and what torch raises, said so that one knows what
+to change.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +10,17 @@ from torch import nn
 
 from common.errors import UserError, one_line
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")  # in the words of torch
+# in the words of torch
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 COMPILERS = ("torch._inductor", "torch._dynamo")
 LOST_WORKER = ("exited unexpectedly", "is killed by signal")
 
 
 @contextmanager
 def explained_failures(batch_size: int) -> Iterator[None]:
-    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile fails, into a `UserError`."""
+    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile
+    fails, into a `UserError`.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -31,10 +36,14 @@ def explained_failures(batch_size: int) -> Iterator[None]:
             ) from None
         if type(error).__module__.startswith(COMPILERS):
             reason = next(line for line in text.splitlines() if line.strip())
-            raise UserError(f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler") from None
+            raise UserError(
+                f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler"
+            ) from None
         raise
 
 
 def is_finite(network: nn.Module) -> bool:
     """Whether all weights and statistics are."""
-    return bool(torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all())
+    return bool(
+        torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all()
+    )

@@ -2,7 +2,8 @@
 
     python training/launch.py 8 trainer.py --training_dataset_path /data/strips/train/good     # what NPROC=8 bash train.sh does
 
-The same as torchrun --standalone --nproc_per_node=8, but that Ctrl-C and SIGTERM end it as they end every command.
+The same as torchrun --standalone --nproc_per_node=8, but that Ctrl-C and SIGTERM end it as they end
+every command.
 """
 
 import logging
@@ -20,7 +21,8 @@ def launch(processes: int, command: list[str]) -> int:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds to finish a step and save it
+    # seconds to finish a step and save it
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
         torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
@@ -34,5 +36,7 @@ def launch(processes: int, command: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or not sys.argv[1].isdecimal() or int(sys.argv[1]) < 1:
-        sys.exit(f"error: found {' '.join(sys.argv[1:2]) or 'nothing'}, expected a number of processes (NPROC) and a command")
+        sys.exit(
+            f"error: found {' '.join(sys.argv[1:2]) or 'nothing'}, expected a number of processes (NPROC) and a command"
+        )
     sys.exit(launch(int(sys.argv[1]), sys.argv[2:]))

@@ -1,7 +1,9 @@
-"""One run: what is learnt step by step, what is kept of it, and where it goes on after an interruption.
+"""One run: what is learnt step by step, what is kept of it, and where it goes on after an
+interruption.
 
-Nothing in a run is drawn from hidden random state: the order of the samples and the samples themselves follow from (seed, epoch,
-index), so a checkpoint needs only the epoch and the step to continue as if it had never stopped.
+Nothing in a run is drawn from hidden random state: the order of the samples and the samples
+themselves follow from (seed, epoch, index), so a checkpoint needs only the epoch and the step to
+continue as if it had never stopped.
 """
 
 import shlex
@@ -48,12 +50,20 @@ class Training:
     ):
         self.task, self.settings, self.processes, self.folder = task, settings, processes, folder
         self.device = processes.device
-        self.loader = TrainingLoader(task.samples, processes, settings.bs, settings.accumulate, settings.seed, settings.num_workers)
+        self.loader = TrainingLoader(
+            task.samples,
+            processes,
+            settings.bs,
+            settings.accumulate,
+            settings.seed,
+            settings.num_workers,
+        )
         torch.manual_seed(settings.seed)
         network = task.make_network()
         if settings.sync_batch_norm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # faster, on the CPU too
+        # faster, on the CPU too
+        self.network = network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
         self.history: History = []
         self.step = 0  # steps done of the present epoch
@@ -70,10 +80,13 @@ class Training:
         self.last_save = time.monotonic()
 
     def _wrap_for_processes(self) -> DistributedDataParallel:
-        # DDP adds gradients up in other groups from its second step on, which is faster, unless it looks for unused weights.
-        # Then the first steps of a resumed run round as those of an uninterrupted one.
+        # DDP adds gradients up in other groups from its second step on, which is faster, unless it
+        # looks for unused weights. Then the first steps of a resumed run round as those of an
+        # uninterrupted one.
         same_every_step = self.device.type == "cpu" or self.settings.deterministic
-        return DistributedDataParallel(self.network, gradient_as_bucket_view=True, find_unused_parameters=same_every_step)
+        return DistributedDataParallel(
+            self.network, gradient_as_bucket_view=True, find_unused_parameters=same_every_step
+        )
 
     @property
     def epoch(self) -> int:
@@ -102,7 +115,11 @@ class Training:
     def describe(self) -> str:
         settings, count = self.settings, self.processes.count
         batch = settings.bs * settings.accumulate * count
-        parts = f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)" if batch != settings.bs else ""
+        parts = (
+            f" ({settings.accumulate} batches of {settings.bs} in each of {count} processes)"
+            if batch != settings.bs
+            else ""
+        )
         data, network, more = self.task.describe()
         return (
             f"{data}; {len(self.task.samples)} patches per epoch\n"
@@ -110,9 +127,12 @@ class Training:
         )
 
     def run(self) -> None:
-        """Train to the end. On Ctrl-C and SIGTERM the present step is finished and saved before `Stopped` goes on.
+        """Train to the end.
 
-        Raises `UserError` when the loss is no longer finite or a file can no longer be read or written.
+        On Ctrl-C and SIGTERM the present step is finished and saved before `Stopped` goes on.
+
+        Raises `UserError` when the loss is no longer finite or a file can no longer be read or
+        written.
         """
         self.shown = self.task.samples_to_show() if self.processes.is_main else []
         if self.processes.is_main:
@@ -125,12 +145,17 @@ class Training:
                     with defer_signals():
                         self._report()
             if self.epoch < self.settings.epochs and self.processes.is_main:
-                print(f"stopped after {self.epoch} epochs: none since epoch {self.best_epoch} was better")
+                print(
+                    f"stopped after {self.epoch} epochs: none since epoch {self.best_epoch} was better"
+                )
         except Stopped:
             with defer_signals():
                 if self.steps_done and self.processes.is_main:
                     self._save(self.folder.last)
-                    print(f"to go on: python {self.task.command} --resume {shlex.quote(str(self.folder.last))}", file=sys.stderr)
+                    print(
+                        f"to go on: python {self.task.command} --resume {shlex.quote(str(self.folder.last))}",
+                        file=sys.stderr,
+                    )
                     self._draw_curves(now=True)
             raise
         finally:
@@ -138,7 +163,9 @@ class Training:
 
     def _progress(self) -> tqdm:
         total = self.settings.epochs * len(self.loader)
-        return tqdm(total=total, initial=self.steps_done, unit="step", disable=self.processes.hides_progress)
+        return tqdm(
+            total=total, initial=self.steps_done, unit="step", disable=self.processes.hides_progress
+        )
 
     @contextmanager
     def _files(self) -> Iterator[None]:
@@ -151,13 +178,18 @@ class Training:
             yield
 
     def _train_epoch(self, progress: tqdm) -> None:
-        """What is left of the present epoch. Raises `Stopped` between two steps only, in all processes between the same two."""
+        """What is left of the present epoch.
+
+        Raises `Stopped` between two steps only, in all processes between the same two.
+        """
         is_alone = self.processes.count == 1
         values = [f"{name} {value:.2f}" for name, value in self.task.scheduled(self.epoch).items()]
         values = ", ".join([*values, f"lr {self._learning_rate():.2g}"])
         progress.set_description(f"epoch {self.epoch + 1}/{self.settings.epochs}, {values}")
         self.network.train()
-        with nullcontext(DeferredSignal()) if is_alone else self._holding_signals_together() as held:
+        with (
+            nullcontext(DeferredSignal()) if is_alone else self._holding_signals_together() as held
+        ):
             for batches in self.loader.steps(self.epoch, self.step):
                 with defer_signals():
                     self.take_step(batches)
@@ -176,7 +208,10 @@ class Training:
 
     @contextmanager
     def _holding_signals_together(self) -> Iterator[DeferredSignal]:
-        """Signals wait until all processes know of them. If one was stopped elsewhere meanwhile, the others stop in mid-step."""
+        """Signals wait until all processes know of them.
+
+        If one was stopped elsewhere meanwhile, the others stop in mid-step.
+        """
         with defer_signals() as held:
             try:
                 yield held
@@ -190,7 +225,11 @@ class Training:
     def _is_time_to_save(self) -> bool:
         """In several processes only where the losses of all were just read."""
         is_read = self.processes.count == 1 or self.step % STEPS_PER_READING == 0
-        return self.processes.is_main and is_read and time.monotonic() - self.last_save >= self.settings.save_every * 60
+        return (
+            self.processes.is_main
+            and is_read
+            and time.monotonic() - self.last_save >= self.settings.save_every * 60
+        )
 
     def _show_loss(self, progress: tqdm) -> None:
         progress.set_postfix(loss=f"{self.running_loss.mean:.2e}", refresh=False)
@@ -200,10 +239,15 @@ class Training:
     def _learning_rate(self) -> float:
         """Of the present step."""
         progress = self.epoch + min(self.step, len(self.loader) - 1) / len(self.loader)
-        return learning_rate_at(progress, self.settings.epochs, self.settings.lr, self.settings.lr_schedule)
+        return learning_rate_at(
+            progress, self.settings.epochs, self.settings.lr, self.settings.lr_schedule
+        )
 
     def take_step(self, batches: list[Batch]) -> None:
-        """One step along the gradient of the mean loss over all samples of `batches`. Nothing in it waits for the device."""
+        """One step along the gradient of the mean loss over all samples of `batches`.
+
+        Nothing in it waits for the device.
+        """
         samples = sum(map(_length, batches))
         loss = torch.zeros((), device=self.device)
         for group in self.optimizer.param_groups:
@@ -227,28 +271,39 @@ class Training:
         return tensor.to(self.device, non_blocking=True, memory_format=layout)
 
     def _read_loss(self) -> None:
-        """Bring the losses of all processes together; all of them must call it. Raises `UserError` when one was not finite."""
+        """Bring the losses of all processes together; all of them must call it.
+
+        Raises `UserError` when one was not finite.
+        """
         bad_step = self.running_loss.read()
         if bad_step is not None:
             self._abort_non_finite(bad_step, "the loss")
 
     def _require_finite_network(self) -> None:
-        """Raises `UserError` when the last step left weights that are not finite: then the loss would be the next not to be."""
+        """Raises `UserError` when the last step left weights that are not finite: then the loss
+        would be the next not to be.
+        """
         if self.step and not is_finite(self.network):
             self._abort_non_finite(self.step - 1, "the network")
 
     def _abort_non_finite(self, step: int, what: str) -> None:
-        """Keep the batch of the step with which `what` stopped being finite, and end all processes with a `UserError`."""
+        """Keep the batch of the step with which `what` stopped being finite, and end all processes
+        with a `UserError`.
+        """
         path = self.folder.file(NOT_FINITE_SUFFIX)
         if self.processes.is_main:
-            save_checkpoint(path, self._samples_of_step(step) | {"epoch": self.epoch + 1, "step": step + 1})
+            save_checkpoint(
+                path, self._samples_of_step(step) | {"epoch": self.epoch + 1, "step": step + 1}
+            )
         self.processes.abort(
             f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, whose batch is in {path}: expected a lower --lr"
             f"{' or none of --amp' if self.settings.amp else ''}; no checkpoint was written after it"
         )
 
     def _samples_of_step(self, step: int) -> dict[str, Any]:
-        """The samples that all processes had in a step of the present epoch, and where they are from."""
+        """The samples that all processes had in a step of the present epoch, and where they are
+        from.
+        """
         indices = self.loader.indices_of_step(self.epoch, step)
         samples = [self.task.samples[self.epoch, index] for index in indices]
         batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
@@ -257,7 +312,8 @@ class Training:
     def _validate(self) -> dict[str, float | None]:
         """The figures of the present epoch as the history names them; all processes must call it."""
         if self.task.has_validation:
-            self.processes.broadcast_from_main(list(self.network.buffers()))  # batch norm statistics: those that are saved
+            # batch norm statistics: those that are saved
+            self.processes.broadcast_from_main(list(self.network.buffers()))
         validation = self.task.validate(self.network, self.processes)
         if validation.is_broken:
             self._abort_non_finite(self.step - 1, "the network's answer")
@@ -266,21 +322,29 @@ class Training:
         return {f"{VALID}{name}": value for name, value in validation.figures.items()}
 
     def finish_epoch(self, figures: dict[str, float | None]) -> None:
-        """Enter the present epoch and its validation figures into the history, and save it: the best one, too, where it is."""
+        """Enter the present epoch and its validation figures into the history, and save it: the
+        best one, too, where it is.
+        """
         scheduled, lr = self.task.scheduled(self.epoch), self._learning_rate()
         with defer_signals():
             entry = {"epoch": self.epoch + 1, "loss": self.running_loss.mean, **scheduled, "lr": lr}
-            self.history.append(entry | {"settled": self.selection.is_eligible(self.epoch + 1)} | figures)
+            self.history.append(
+                entry | {"settled": self.selection.is_eligible(self.epoch + 1)} | figures
+            )
             self.step = 0
             self.running_loss.restart()
             if not self.processes.is_main:
                 return
             if self.best_epoch == self.epoch or not self.folder.best.exists():
-                self._save(self.folder.best)  # before the last one, which says that this epoch is done
+                # before the last one, which says that this epoch is done
+                self._save(self.folder.best)
             self._save(self.folder.last)
 
     def _save(self, path: Path) -> None:
-        """Only in the first process. Raises `UserError`, and writes nothing, when the network is no longer finite."""
+        """Only in the first process.
+
+        Raises `UserError`, and writes nothing, when the network is no longer finite.
+        """
         with defer_signals():
             if self.processes.count == 1:
                 self._read_loss()
@@ -289,7 +353,9 @@ class Training:
         self.last_save = time.monotonic()
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that is needed to use the network, and to go on, as plain tensors, numbers, strings, lists and dicts."""
+        """All that is needed to use the network, and to go on, as plain tensors, numbers, strings,
+        lists and dicts.
+        """
         return self.settings.plain() | {
             "tool": self.task.tool,
             "network": type(self.network).__name__,
@@ -312,7 +378,10 @@ class Training:
         tqdm.write(self._describe_epoch(entry))
         self.folder.write_history(self.history)
         self._draw_curves(now=self.is_finished)
-        self.folder.add_scalars({name: value for name, value in entry.items() if name not in ("epoch", "settled")}, self.steps_done)
+        self.folder.add_scalars(
+            {name: value for name, value in entry.items() if name not in ("epoch", "settled")},
+            self.steps_done,
+        )
         self.folder.add_samples(self.task.draw(self.shown, self.network), self.steps_done)
 
     def _draw_curves(self, now: bool) -> None:
@@ -321,7 +390,9 @@ class Training:
     def _describe_epoch(self, entry: dict[str, Any]) -> str:
         values = [f"{name} {entry[name]:.2f}" for name in self.task.scheduled(entry["epoch"] - 1)]
         measured = {name: entry.get(f"{VALID}{name}") for name in self.task.headlines}
-        figures = [f"{readable(name)} {value:.4f}" for name, value in measured.items() if value is not None]
+        figures = [
+            f"{readable(name)} {value:.4f}" for name, value in measured.items() if value is not None
+        ]
         return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", *values, *figures])
 
 

@@ -45,14 +45,26 @@ except ImportError:  # Windows: there nobody is refused
 
 LOCK = ".training.lock"
 TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
-SUFFIXES = (".pth", BEST_SUFFIX, "_arguments.json", "_environment.json", "_metrics.jsonl", "_events", "_samples.png")
+SUFFIXES = (
+    ".pth",
+    BEST_SUFFIX,
+    "_arguments.json",
+    "_environment.json",
+    "_metrics.jsonl",
+    "_events",
+    "_samples.png",
+)
 SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
 CURVES_EVERY = 30.0  # seconds: drawing takes one, a small epoch less
-NOTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")  # what a run's numbers may depend on
+# what a run's numbers may depend on
+NOTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")
 
 
 class RunFolder:
-    """The files of one run in the folder of --checkpoint_path. Methods raise `UserError` where the file system refuses."""
+    """The files of one run in the folder of --checkpoint_path.
+
+    Methods raise `UserError` where the file system refuses.
+    """
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
@@ -67,8 +79,8 @@ class RunFolder:
     def prepare(self, resumed: Path | None, overwrite: bool) -> None:
         """Make sure that nothing of this name is lost that is still wanted.
 
-        Raises `UserError` when a run of this name is there, unless it is the one that is resumed or may be overwritten. The
-        best checkpoint of a run that goes on under a new name comes along.
+        Raises `UserError` when a run of this name is there, unless it is the one that is resumed or
+        may be overwritten. The best checkpoint of a run that goes on under a new name comes along.
         """
         if resumed and self.last.resolve() == resumed.resolve():
             return
@@ -94,8 +106,11 @@ class RunFolder:
                 f"{self.last}: found a run of that name, expected --resume to go on, --overwrite to lose it and begin again, "
                 "or another --checkpoint_path"
             )
-        if self.best.exists() and not resumed:  # the disk was full, or it was killed, before there was a last one
-            raise UserError(f"{self.best}: found a best checkpoint without a last one, expected --overwrite to begin again")
+        # the disk was full, or it was killed, before there was a last one
+        if self.best.exists() and not resumed:
+            raise UserError(
+                f"{self.best}: found a best checkpoint without a last one, expected --overwrite to begin again"
+            )
 
     def write_start(self, settings: dict[str, Any], started: dict[str, Any]) -> None:
         """The settings, and one more start."""
@@ -104,7 +119,10 @@ class RunFolder:
         with suppress(OSError, ValueError):  # a damaged note is no reason not to go on
             starts = json.loads(environment.read_text())
         starts = starts if isinstance(starts, list) else []
-        for path, content in ((self.file("_arguments.json"), settings), (environment, [*starts, started])):
+        for path, content in (
+            (self.file("_arguments.json"), settings),
+            (environment, [*starts, started]),
+        ):
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -119,7 +137,9 @@ class RunFolder:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
     def draw_curves(self, history: History, headlines: tuple[str, ...], now: bool = False) -> None:
-        """If there is something to draw, and the last picture (or the start) is CURVES_EVERY ago, or it is to be `now`."""
+        """If there is something to draw, and the last picture (or the start) is CURVES_EVERY ago,
+        or it is to be `now`.
+        """
         if not history or (time.monotonic() - self._drawn < CURVES_EVERY and not now):
             return
         save_curves(self.file("_curves.png"), history, headlines)
@@ -127,8 +147,11 @@ class RunFolder:
 
     @contextmanager
     def events(self, step: int) -> Iterator[None]:
-        """Opens the TensorBoard events for the block; those after `step`, of a run that was killed later, no longer count."""
-        threading.excepthook = _silent_about_files  # of the thread that writes: it hands its error on as well
+        """Opens the TensorBoard events for the block; those after `step`, of a run that was killed
+        later, no longer count.
+        """
+        # of the thread that writes: it hands its error on as well
+        threading.excepthook = _silent_about_files
         with refused_by_system(self._events_folder):
             self._events = SummaryWriter(self._events_folder, purge_step=step + 1)
         try:
@@ -164,7 +187,9 @@ def _silent_about_files(failure: threading.ExceptHookArgs) -> None:
 
 @contextmanager
 def only_training_in(folder: Path) -> Iterator[None]:
-    """Holds the folder against another training. The system takes the lock back however the process ends.
+    """Holds the folder against another training.
+
+    The system takes the lock back however the process ends.
 
     Raises `UserError` when another process holds it or it cannot be written.
     """
@@ -174,10 +199,14 @@ def only_training_in(folder: Path) -> Iterator[None]:
     with lock as file:
         try:
             if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process's own: its workers do not inherit it
+                # the process's own: its workers do not inherit it
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                print(f"warning: {folder} cannot be locked ({error.strerror}): do not train there twice at once", file=sys.stderr)
+                print(
+                    f"warning: {folder} cannot be locked ({error.strerror}): do not train there twice at once",
+                    file=sys.stderr,
+                )
             else:
                 file.seek(0)
                 raise UserError(
@@ -216,8 +245,19 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, with -dirty after it when files were changed since; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of this code, with -dirty after it when files were changed since; None outside a
+    repository.
+    """
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

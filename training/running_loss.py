@@ -1,4 +1,6 @@
-"""The loss of the present epoch: added up where it is computed, and read from there as seldom as possible."""
+"""The loss of the present epoch: added up where it is computed, and read from there as seldom as
+possible.
+"""
 
 import torch
 
@@ -6,10 +8,11 @@ from common.distributed import ProcessGroup
 
 
 class RunningLoss:
-    """Sum and count of the present epoch, of all processes, and the first step whose loss was not finite.
+    """Sum and count of the present epoch, of all processes, and the first step whose loss was not
+    finite.
 
-    What a process adds stays on its device, as reading it waits for the device. `sum` and `count` are of all processes when last
-    read; a resumed epoch goes on with those of its checkpoint.
+    What a process adds stays on its device, as reading it waits for the device. `sum` and `count`
+    are of all processes when last read; a resumed epoch goes on with those of its checkpoint.
     """
 
     def __init__(self, processes: ProcessGroup, sum: float = 0.0, count: int = 0):
@@ -24,7 +27,10 @@ class RunningLoss:
         return self.sum / max(1, self.count)
 
     def add(self, loss: torch.Tensor, count: int, step: int) -> None:
-        """Enter the mean loss of `count` samples, which were step `step` of the epoch. Does not wait for the device."""
+        """Enter the mean loss of `count` samples, which were step `step` of the epoch.
+
+        Does not wait for the device.
+        """
         self._own_sum += loss * count
         self._own_count += count
         is_first_bad = ~torch.isfinite(loss) & (self._first_bad_step < 0)

@@ -14,8 +14,9 @@ History = list[dict[str, Any]]  # an entry for each epoch that is finished
 class Selection:
     """The rule by which a run keeps its best epoch and ends.
 
-    `metric` is the entry of the history that the best epoch has most of, None where nothing can be validated. `patience` is the
-    number of epochs without a better one after which the run ends; None: it never ends early.
+    `metric` is the entry of the history that the best epoch has most of, None where nothing can be
+    validated. `patience` is the number of epochs without a better one after which the run ends;
+    None: it never ends early.
     """
 
     metric: str | None
@@ -28,16 +29,23 @@ class Selection:
         return is_eligible(epoch, self.epochs, self.lr_schedule)
 
     def best_epoch(self, history: History) -> int:
-        """The epoch, counted from 1, with the highest figure so far, of those that are eligible as soon as one is.
+        """The epoch, counted from 1, with the highest figure so far, of those that are eligible as
+        soon as one is.
 
         Where there is no figure, the last one.
         """
-        measured = [entry for entry in history if self.metric and entry.get(self.metric) is not None]
-        best = max(measured, key=lambda entry: (_was_eligible(entry), entry[self.metric]), default=None)
+        measured = [
+            entry for entry in history if self.metric and entry.get(self.metric) is not None
+        ]
+        best = max(
+            measured, key=lambda entry: (_was_eligible(entry), entry[self.metric]), default=None
+        )
         return best["epoch"] if best else len(history)
 
     def is_finished(self, history: History) -> bool:
-        """After all epochs, or when patience has run out; it does not begin to before an epoch is eligible."""
+        """After all epochs, or when patience has run out; it does not begin to before an epoch is
+        eligible.
+        """
         if len(history) >= self.epochs:
             return True
         if self.patience is None or not history:
@@ -53,7 +61,9 @@ class Selection:
 
 
 def _was_eligible(entry: dict[str, Any]) -> bool:
-    """As it was when the epoch ended: a run that is resumed with other --epochs keeps the best one that it has saved."""
+    """As it was when the epoch ended: a run that is resumed with other --epochs keeps the best one
+    that it has saved.
+    """
     return entry.get("settled", True)  # not there in a run begun when any epoch could be
 
 

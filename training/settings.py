@@ -1,4 +1,6 @@
-"""The settings of a run: what the loop reads of them, and how they are written and read with the run."""
+"""The settings of a run: what the loop reads of them, and how they are written and read with the
+run.
+"""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -7,7 +9,8 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the training loop needs to know, whatever is trained; the fields have the names of the flags.
+    """What the training loop needs to know, whatever is trained; the fields have the names of the
+    flags.
 
     A tool adds its own settings in a subclass. `num_workers` None means the loader's default.
     """
@@ -30,12 +33,23 @@ class LoopSettings:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """From the values of a command line or of a checkpoint; entries that are no settings do not count."""
-        known = {setting.name: values[setting.name] for setting in fields(cls) if setting.name in values}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        """From the values of a command line or of a checkpoint; entries that are no settings do not
+        count.
+        """
+        known = {
+            setting.name: values[setting.name] for setting in fields(cls) if setting.name in values
+        }
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in known.items()
+            }
+        )
 
     def plain(self) -> dict[str, Any]:
-        """Every setting as a number, string, list or dict, paths absolute: as it is written with the run."""
+        """Every setting as a number, string, list or dict, paths absolute: as it is written with
+        the run.
+        """
         return {setting.name: as_plain(getattr(self, setting.name)) for setting in fields(self)}
 
 
@@ -43,8 +57,8 @@ class LoopSettings:
 class Start:
     """How a run is started, which is no part of what it is.
 
-    `resume` is the checkpoint or folder to go on from, True for the newest run in the checkpoint folder; `given` names the
-    settings that the command line has.
+    `resume` is the checkpoint or folder to go on from, True for the newest run in the checkpoint
+    folder; `given` names the settings that the command line has.
     """
 
     resume: bool | Path | None = None

@@ -1,4 +1,6 @@
-"""The strip detector as a task of the training loop: its losses, its validation, and the samples that it shows."""
+"""The strip detector as a task of the training loop: its losses, its validation, and the samples
+that it shows.
+"""
 
 from typing import Any
 
@@ -27,7 +29,10 @@ from training.task import Batch, Forward, Task, Validation
 
 
 class StripTask(Task):
-    """The segmentation network on patches of good strips that a recipe paints. Raises `UserError` for a teacher that is none."""
+    """The segmentation network on patches of good strips that a recipe paints.
+
+    Raises `UserError` for a teacher that is none.
+    """
 
     tool, command = STRIP_DETECTOR, "trainer.py"
     headlines = HEADLINES
@@ -52,7 +57,9 @@ class StripTask(Task):
         with torch.no_grad():
             return logits, self.teacher(images)
 
-    def loss(self, predicted: tuple[torch.Tensor, torch.Tensor | None], batch: Batch, epoch: int) -> torch.Tensor:
+    def loss(
+        self, predicted: tuple[torch.Tensor, torch.Tensor | None], batch: Batch, epoch: int
+    ) -> torch.Tensor:
         (logits, teacher_logits), masks, gamma = predicted, batch["target_mask"], self._gamma(epoch)
         loss = self.focal_loss(logits.float(), masks, gamma)
         if teacher_logits is None:
@@ -61,7 +68,13 @@ class StripTask(Task):
 
     def _gamma(self, epoch: int) -> float:
         settings = self.settings
-        return gamma_at(epoch, settings.epochs, settings.gamma_start, settings.gamma_end, settings.gamma_schedule)
+        return gamma_at(
+            epoch,
+            settings.epochs,
+            settings.gamma_start,
+            settings.gamma_end,
+            settings.gamma_schedule,
+        )
 
     def scheduled(self, epoch: int) -> dict[str, float]:
         return {"gamma": self._gamma(epoch)}
@@ -71,9 +84,18 @@ class StripTask(Task):
         if not valid:
             return Validation({})
         predictor = TorchPredictor(network, settings.patch, self.device, settings.align)
-        result = evaluate(predictor, valid, settings.input_max, "validation", use_masks=settings.use_mask, processes=processes)
+        result = evaluate(
+            predictor,
+            valid,
+            settings.input_max,
+            "validation",
+            use_masks=settings.use_mask,
+            processes=processes,
+        )
         is_broken = any(BROKEN_NETWORK in problem for problem in result.problems)
-        return Validation(result.figures, is_broken, result.problems[0] if result.problems else None)
+        return Validation(
+            result.figures, is_broken, result.problems[0] if result.problems else None
+        )
 
     def describe(self) -> tuple[str, str, str]:
         settings = self.settings
@@ -93,7 +115,12 @@ class StripTask(Task):
         if network is None:
             return draw_samples(samples)
         images = np.stack([sample["three_channel_input"] for sample in samples])
-        heatmaps = SegmentationNetworkONNX(network).eval()(torch.from_numpy(images).to(self.device))[:, 0].cpu().numpy()
+        heatmaps = (
+            SegmentationNetworkONNX(network)
+            .eval()(torch.from_numpy(images).to(self.device))[:, 0]
+            .cpu()
+            .numpy()
+        )
         return draw_samples(samples, heatmaps)
 
 
@@ -111,7 +138,9 @@ def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatch
 
 
 def selection_metric(dataset: Dataset, use_masks: bool) -> str | None:
-    """The figure that the best checkpoint has most of: as close to the job as the validation strips allow."""
+    """The figure that the best checkpoint has most of: as close to the job as the validation strips
+    allow.
+    """
     kinds = {strip.is_defective for strip in dataset.valid}
     if use_masks and any(strip.mask or strip.painted_with for strip in dataset.valid):
         return f"{VALID}pixel_average_precision"

@@ -1,4 +1,7 @@
-"""Inputs for the fuzz targets to begin with: python deploy/cpp/fuzz/make_seeds.py FOLDER. The same ones in every run."""
+"""Inputs for the fuzz targets to begin with: python deploy/cpp/fuzz/make_seeds.py FOLDER.
+
+The same ones in every run.
+"""
 
 import argparse
 import struct
@@ -18,7 +21,22 @@ LIES = {  # values of tags that a broken or hostile file may have
     "ImageWidth": (0, 3, 9, 65536, LARGEST),
     "ImageLength": (0, 1, 17, 65536, LARGEST),
     "BitsPerSample": (0, 1, 7, 12, 24, 32, 64, 65535),
-    "Compression": (*range(2, 9), 32773, 32809, 32908, 32909, 32946, 34661, 34676, 34677, 34887, 34925, 50000, 50001, 0xFFFF),
+    "Compression": (
+        *range(2, 9),
+        32773,
+        32809,
+        32908,
+        32909,
+        32946,
+        34661,
+        34676,
+        34677,
+        34887,
+        34925,
+        50000,
+        50001,
+        0xFFFF,
+    ),
     "PhotometricInterpretation": (0, 3, 4, 5, 6, 8, 32803, 32844, 32845, 65535),
     "SamplesPerPixel": (0, 1, 3, 4, 5, 65535),
     "RowsPerStrip": (0, 1, 7, 65536, LARGEST),
@@ -73,9 +91,13 @@ def write_tiffs(folder: Path) -> None:
     random = np.random.default_rng(0)
 
     def write(name: str, pixels: np.ndarray, **options: object) -> None:
-        tifffile.imwrite(folder / f"{name}.tiff", pixels, **{"metadata": None, "software": False, **options})
+        tifffile.imwrite(
+            folder / f"{name}.tiff", pixels, **{"metadata": None, "software": False, **options}
+        )
 
-    def strip(channels: int, pixel_type: str = "float32", size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    def strip(
+        channels: int, pixel_type: str = "float32", size: tuple[int, int] = (HEIGHT, WIDTH)
+    ) -> np.ndarray:
         return random.integers(0, 256, (channels, *size)).astype(pixel_type)
 
     for pixel_type in PIXEL_TYPES:
@@ -91,44 +113,86 @@ def write_tiffs(folder: Path) -> None:
             write(f"big_endian_{name}", pixels, photometric="rgb", byteorder=">")
             write(f"bigtiff_{name}", planes, photometric="minisblack", bigtiff=True, byteorder=">")
             write(f"tiled_{name}", pixels, photometric="rgb", tile=(16, 16))
-            write(f"planar_tiled_{name}", planes, photometric="minisblack", planarconfig="separate", tile=(16, 16))
+            write(
+                f"planar_tiled_{name}",
+                planes,
+                photometric="minisblack",
+                planarconfig="separate",
+                tile=(16, 16),
+            )
             write(f"strips_{name}", pixels, photometric="rgb", rowsperstrip=3)
             for compression in COMPRESSIONS:
                 write(f"{compression}_{name}", pixels, photometric="rgb", compression=compression)
                 if compression != "packbits" and pixel_type in ("uint8", "uint16", "float32"):
                     predicted = {"compression": compression, "predictor": True}
                     write(f"{compression}_predicted_{name}", pixels, photometric="rgb", **predicted)
-                    write(f"{compression}_tiled_{name}", planes, photometric="minisblack", tile=(16, 16), **predicted)
+                    write(
+                        f"{compression}_tiled_{name}",
+                        planes,
+                        photometric="minisblack",
+                        tile=(16, 16),
+                        **predicted,
+                    )
     for height, width in SMALL:
         for channels in (3, 4):
             planes = strip(channels, "uint8", (height, width))
             write(f"small_pages_{height}x{width}_{channels}", planes, photometric="minisblack")
             pixels = np.ascontiguousarray(np.moveaxis(planes, 0, 2))
             write(f"small_rows_{height}x{width}_{channels}", pixels, photometric="minisblack")
-            write(f"small_planar_{height}x{width}_{channels}", planes, photometric="minisblack", planarconfig="separate")
+            write(
+                f"small_planar_{height}x{width}_{channels}",
+                planes,
+                photometric="minisblack",
+                planarconfig="separate",
+            )
     refused = strip(3)
     write("described", refused, metadata={"axes": "CYX"}, photometric="minisblack")
     write("signed", refused.astype("int16"), photometric="minisblack")
     write("complex", refused.astype("complex64"), photometric="minisblack")
     write("one_bit", refused[0] > 100, photometric="minisblack")
-    write("palette", refused[0].astype("uint8"), photometric="palette", colormap=np.zeros((3, 256), np.uint16))
-    write("not_finite", np.where(refused > 100, np.float32(np.nan), np.float32(np.inf)), photometric="minisblack")
+    write(
+        "palette",
+        refused[0].astype("uint8"),
+        photometric="palette",
+        colormap=np.zeros((3, 256), np.uint16),
+    )
+    write(
+        "not_finite",
+        np.where(refused > 100, np.float32(np.nan), np.float32(np.inf)),
+        photometric="minisblack",
+    )
     whole = (folder / "strips_uint16_3.tiff").read_bytes()
     (folder / "cut.tiff").write_bytes(whole[: len(whole) // 2])
     write_lies(folder)
 
 
 def write_lies(folder: Path) -> None:
-    """Whole files, in each of which a tag has another value or its list another length, or the pages make a ring."""
-    for base in ("strips_uint8_3", "deflate_predicted_float32_4", "tiled_uint16_3", "pages_uint8_3", "big_endian_uint16_3"):
+    """Whole files, in each of which a tag has another value or its list another length, or the
+    pages make a ring.
+    """
+    for base in (
+        "strips_uint8_3",
+        "deflate_predicted_float32_4",
+        "tiled_uint16_3",
+        "pages_uint8_3",
+        "big_endian_uint16_3",
+    ):
         path = folder / f"{base}.tiff"
         with tifffile.TiffFile(path) as tiff:
             order = tiff.byteorder
             tags = {tag.name: tag for tag in tiff.pages[0].tags}
-            first, last = tiff.pages[0].offset, tiff.pages[-1].offset + 2 + 12 * len(tiff.pages[-1].tags)
+            first, last = (
+                tiff.pages[0].offset,
+                tiff.pages[-1].offset + 2 + 12 * len(tiff.pages[-1].tags),
+            )
         lies = [((name,), value, "value") for name in tags for value in LIES.get(name, ())]
         lies += [((name,), count, "count") for name in tags for count in (0, 2, LARGEST)]
-        lies += [(pair, value, "value") for pair in PAIRS for value in (256, 2048, 65536) if set(pair) <= set(tags)]
+        lies += [
+            (pair, value, "value")
+            for pair in PAIRS
+            for value in (256, 2048, 65536)
+            if set(pair) <= set(tags)
+        ]
         for names, value, kind in lies:
             changed = path.read_bytes()
             for tag in (tags[name] for name in names):
@@ -156,7 +220,9 @@ def write_peaks(folder: Path) -> None:
     random = np.random.default_rng(0)
     size = bytes([HEIGHT - 1, WIDTH - 1, 2])
     for name, highest in (("probabilities", 6), ("anything", 16)):
-        (folder / f"{name}.bin").write_bytes(size + random.integers(0, highest, HEIGHT * WIDTH, np.uint8).tobytes())
+        (folder / f"{name}.bin").write_bytes(
+            size + random.integers(0, highest, HEIGHT * WIDTH, np.uint8).tobytes()
+        )
     (folder / "plateau.bin").write_bytes(bytes([47, 47, 2]) + bytes([4]) * 48 * 48)
     floats = random.random(HEIGHT * WIDTH, np.float32).astype("<f4").tobytes()
     (folder / "floats.bin").write_bytes(bytes([0x80 | HEIGHT - 1, WIDTH - 1, 1]) + floats)
@@ -164,7 +230,11 @@ def write_peaks(folder: Path) -> None:
 
 def main() -> int:
     root = parse_args().folder
-    for name, write in (("tiff", write_tiffs), ("metadata", write_metadata), ("peaks", write_peaks)):
+    for name, write in (
+        ("tiff", write_tiffs),
+        ("metadata", write_metadata),
+        ("peaks", write_peaks),
+    ):
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
         write(folder)
