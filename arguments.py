@@ -8,6 +8,7 @@ from common.errors import UserError
 from data.folder import IMAGE_SUFFIXES, split_beside
 from evaluation.detections import POLARITIES
 from evaluation.matching import MATCH_RADIUS
+from evaluation.model_info import ModelInfo
 from evaluation.thresholds import HIGHEST_RATE
 from ops.classical import METHODS
 from ops.tiling import PATCH_SIZES
@@ -235,17 +236,15 @@ def default_test_path(training_path: str | None, path: Path) -> Path:
     return folder
 
 
-def require_as_asked(
-    arguments: argparse.Namespace, image_type: str, input_max: float, path: Path
-) -> None:
-    """Raise `UserError` when a command line says another image type or range than the model in
-    `path` was trained with.
-    """
-    if arguments.image_type not in (None, image_type):
+def require_as_asked(arguments: argparse.Namespace, info: ModelInfo, path: Path) -> None:
+    """Raise `UserError` when a command line says another image type or range than the model has."""
+    if arguments.image_type not in (None, info.image_type):
         raise UserError(
-            f"{path}: found a model of --image_type {image_type}, expected {arguments.image_type}"
+            f"{path}: found a model of --image_type {info.image_type}, "
+            f"expected {arguments.image_type}"
         )
-    if arguments.input_max not in (None, input_max):
+    if arguments.input_max not in (None, info.input_max):
         raise UserError(
-            f"{path}: found a model of --input_max {input_max:g}, expected {arguments.input_max:g}"
+            f"{path}: found a model of --input_max {info.input_max:g}, "
+            f"expected {arguments.input_max:g}"
         )

@@ -22,10 +22,9 @@ import itertools
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,10 +45,9 @@ from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
 from deploy.export_module import INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from deploy.metadata import (
-    default_threshold,
     format_table,
     make_entries,
-    read_description,
+    read_metadata,
     shortened,
     write_entries,
 )
@@ -59,13 +57,13 @@ from deploy.parity import PARITY, compare_modes, parity_strips, prove_parity
 from deploy.precision import PRECISIONS, in_half_precision, quantize
 from deploy.precision_gate import TARGETS, compare_variant, generated_strips
 from deploy.session import open_session
+from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
 from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
 from ops.classical import METHODS
 from ops.detector import AligningDetector
-from ops.tiling import PATCH_SIZES
 from reporting.score_folder import Detector, calibrated, classical
-from training.checkpoint import BEST_SUFFIX, DEFAULTS, build_network, load_checkpoint
+from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
 DEFAULT_OPSET = 18
 CALIBRATION_STRIPS = 16  # of 18 tiles each: more move no range that matters
@@ -196,16 +194,19 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Source:
-    """A detector for strips of `image_size` (height, width) and, as a checkpoint has it, what is
-    known of it.
+    """A detector for strips of `info.image_size`, and what is known of it.
 
     `checkpoint` is None for a classical one.
     """
 
     detector: AligningDetector
-    content: dict[str, Any]
-    image_size: tuple[int, int]
+    info: ModelInfo
     checkpoint: Path | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.info.image_size
 
     @property
     def name(self) -> str:
@@ -221,18 +222,18 @@ def export(arguments: argparse.Namespace) -> Path:
     output_path = arguments.output_path
     if output_path.suffix != ".onnx":
         output_path = output_path / f"{source.name}.onnx"
-    content, input_max = source.content, source.content["input_max"]
+    info, input_max = source.info, source.info.input_max
     check_flags(arguments, source)
     graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
     channels, opset = arguments.input_channels, arguments.opset_version
-    entries = make_entries(content, source.checkpoint, graph, channels, source.image_size, opset)
+    entries = make_entries(info, source.checkpoint, graph, channels, source.image_size, opset)
     if arguments.skip_existing and holds(
         output_path, entries | {"precision": PRECISIONS[arguments.precision]}
     ):
         output_path.touch()  # it is the newest again
         return output_path
     strips = parity_strips(arguments.test_path, source.image_size, input_max)
-    threshold = default_threshold(content)
+    threshold = info.threshold().value
     with atomic_write(output_path) as temporary:
         write(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)
@@ -242,7 +243,7 @@ def export(arguments: argparse.Namespace) -> Path:
         print(format_table(report | parity | difference_of_modes(source, strips, threshold)))
         if arguments.precision != "fp32":
             vary(arguments, source, entries, threshold, temporary)
-        if not content["calibration"]:
+        if not info.calibration:
             print(
                 "no threshold is in the file, for want of held-out good strips: --good_path FOLDER sets one"
             )
@@ -276,7 +277,7 @@ def vary(
 
     Raises `UserError` where it is worse.
     """
-    precision, input_max = arguments.precision, source.content["input_max"]
+    precision, input_max = arguments.precision, source.info.input_max
     entries = entries | {"precision": PRECISIONS[precision]}
     with TemporaryDirectory() as folder:
         variant = Path(folder) / "variant.onnx"
@@ -313,7 +314,7 @@ def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterato
     """Strips (1, C, H, W) of the file's own input to measure ranges on: of --calibration_path, else
     generated ones.
     """
-    input_max = source.content["input_max"]
+    input_max = source.info.input_max
     if arguments.calibration_path:
         images = (
             load_image(path, input_max)
@@ -338,24 +339,16 @@ def trained(arguments: argparse.Namespace) -> Source:
     """The detector of a checkpoint."""
     path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
-    size = tuple(arguments.image_size or (content["img_height"], content["img_width"]))
-    patch, network = PATCH_SIZES[content["image_type"]], build_network(content, path)
+    info = model_info(content)
+    if arguments.image_size:
+        info = replace(info, image_size=tuple(arguments.image_size))
     detector = SegmentationNetworkONNXFullImage(
-        network, size, patch, content["align"], arguments.mode
+        build_network(content, path), info.image_size, info.patch, info.align, arguments.mode
     )
     if arguments.good_path:
-        predictor = DetectorPredictor(detector, CPU)
-        scorer = Detector(
-            str(path),
-            predictor,
-            content["input_max"],
-            CPU,
-            patch,
-            size,
-            trained_on=content["training_dataset_path"],
-        )
-        content = content | calibrated(scorer, arguments.good_path, None, IgnoredRegions()).measured
-    return Source(detector, content, size, path)
+        scorer = Detector(str(path), DetectorPredictor(detector, CPU), info, CPU)
+        info = calibrated(scorer, arguments.good_path, None, IgnoredRegions()).info
+    return Source(detector, info, path)
 
 
 def untrained(arguments: argparse.Namespace) -> Source:
@@ -366,23 +359,23 @@ def untrained(arguments: argparse.Namespace) -> Source:
     scorer = classical(arguments.method, arguments.test_path, None, input_max, CPU, needs_threshold)
     if arguments.good_path:
         scorer = calibrated(scorer, arguments.good_path, None, IgnoredRegions())
-    detector, size = scorer.predictor.detector, arguments.image_size
+    size = arguments.image_size
     if size is None:
         folder = arguments.test_path or arguments.good_path
         if folder is None:
             raise UserError(
-                f"--method {arguments.method}: found no --image_size, --test_path or --good_path, expected one of them"
+                f"--method {arguments.method}: found no --image_size, --test_path or --good_path, "
+                "expected one of them"
             )
         size = load_image(list_images(folder)[0], input_max).shape[1:]
-    known = {"input_max": input_max, "image_type": "strip", "epoch": 0, "align": detector.align}
-    return Source(detector, DEFAULTS | known | scorer.measured, tuple(size))
+    return Source(scorer.predictor.detector, replace(scorer.info, image_size=tuple(size)))
 
 
 def check_flags(arguments: argparse.Namespace, source: Source) -> None:
     """Raises `UserError` for what cannot be had together."""
-    if arguments.input == "uint8" and source.content["input_max"] != UINT8_MAX:
+    if arguments.input == "uint8" and source.info.input_max != UINT8_MAX:
         raise UserError(
-            f"--input uint8: found a camera up to {source.content['input_max']:g}, expected one up to {UINT8_MAX:g}"
+            f"--input uint8: found a camera up to {source.info.input_max:g}, expected one up to {UINT8_MAX:g}"
         )
     if arguments.precision != "fp32" and arguments.method != "net":
         raise UserError(
@@ -395,7 +388,7 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
     if (
         "detections" in arguments.outputs
         and arguments.method != "net"
-        and not source.content["calibration"]
+        and not source.info.calibration
     ):
         raise UserError(
             f"--outputs detections: found no threshold for --method {arguments.method}, expected --good_path FOLDER"
@@ -407,7 +400,7 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
     whole = source.detector
     if not isinstance(whole, SegmentationNetworkONNXFullImage) or whole.mode == "tiles":
         return {}
-    patch = PATCH_SIZES[source.content["image_type"]]
+    patch = source.info.patch
     tiles = SegmentationNetworkONNXFullImage(
         whole.patch_network.network, source.image_size, patch, whole.align
     )
@@ -437,7 +430,7 @@ def main() -> int:
     if arguments.describe:
         with prefix_errors(arguments.describe):
             entries = read_entries(arguments.describe)
-            read_description(entries)
+            read_metadata(entries)
         print(format_table(shortened(entries)))
         return 0
     path = export(arguments)

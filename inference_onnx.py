@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,10 +34,11 @@ from arguments import (
 )
 from common.device import choose_device
 from common.errors import prefix_errors, run_command
+from common.settings import from_values
 from deploy.doctor import diagnose
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import DEVICES, SessionSettings
-from reporting.score_folder import Detector, score_folder, score_without_model
+from reporting.score_folder import Detector, ScoringSettings, score_folder, score_without_model
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -81,26 +83,22 @@ def infer(arguments: argparse.Namespace) -> int:
     if arguments.doctor:
         return diagnose()
     if arguments.method != "net":
-        return score_without_model(arguments, torch_device(arguments.device))
+        return score_without_model(
+            from_values(ScoringSettings, vars(arguments)), torch_device(arguments.device)
+        )
     path = newest(arguments.model_path, "*.onnx")
     settings = SessionSettings(
         arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph
     )
     predictor = OnnxPredictor(path, settings)
-    description = predictor.description
-    require_as_asked(arguments, description.image_type, description.input_max, path)
-    folder = arguments.test_path or default_test_path(description.training_dataset_path, path)
+    info = replace(predictor.metadata.info, image_size=predictor.image_size)
+    require_as_asked(arguments, info, path)
+    folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
     print(f"{path} on {predictor.device} ({predictor.placed.why}), strips of {folder}")
     with prefix_errors(path):
         predictor.warm_up()
-    facts = (
-        description.input_max,
-        torch_device(predictor.device),
-        description.patch,
-        predictor.image_size,
-    )
-    known = {"measured": description.measured, "trained_on": description.training_dataset_path}
-    return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
+    detector = Detector(str(path), predictor, info, torch_device(predictor.device))
+    return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))
 
 
 def torch_device(device: str) -> torch.device:

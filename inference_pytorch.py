@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from arguments import (
@@ -30,10 +31,10 @@ from arguments import (
 )
 from common.device import choose_device
 from common.errors import run_command
+from common.settings import from_values
 from evaluation.predictors import TorchPredictor
-from ops.tiling import PATCH_SIZES
-from reporting.score_folder import Detector, score_folder, score_without_model
-from training.checkpoint import BEST_SUFFIX, MEASURED, build_network, load_checkpoint
+from reporting.score_folder import Detector, ScoringSettings, score_folder, score_without_model
+from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,20 +59,16 @@ def infer(arguments: argparse.Namespace) -> int:
     """
     device = choose_device(arguments.gpu_id)
     if arguments.method != "net":
-        return score_without_model(arguments, device)
+        return score_without_model(from_values(ScoringSettings, vars(arguments)), device)
     path = newest(arguments.model_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
-    require_as_asked(arguments, content["image_type"], content["input_max"], path)
-    patch = PATCH_SIZES[content["image_type"]]
-    predictor = TorchPredictor(build_network(content, path), patch, device, content["align"])
-    folder = arguments.test_path or default_test_path(content["training_dataset_path"], path)
+    info = replace(model_info(content), image_size=None)  # strips of any size
+    require_as_asked(arguments, info, path)
+    predictor = TorchPredictor(build_network(content, path), info.patch, device, info.align)
+    folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
     print(f"{path} on {device}, strips of {folder}")
-    facts = (content["input_max"], device, patch)
-    known = {
-        "measured": {name: content[name] for name in MEASURED},
-        "trained_on": content["training_dataset_path"],
-    }
-    return score_folder(Detector(str(path), predictor, *facts, **known), folder, arguments)
+    detector = Detector(str(path), predictor, info, device)
+    return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))
 
 
 if __name__ == "__main__":

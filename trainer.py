@@ -56,10 +56,9 @@ from reporting.score_folder import (
     Detector,
     describe_result,
     evaluate_with_baselines,
-    stored_threshold,
     write_everything,
 )
-from training.checkpoint import build_network, load_checkpoint, save_checkpoint
+from training.checkpoint import build_network, load_checkpoint, model_info, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
 from training.guards import explained_failures
 from training.loop import Training
@@ -290,7 +289,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
             return None
         folder.remove_aligned()
         detector = measure_best(folder, dataset, settings, processes.device)
-        threshold = stored_threshold(detector)
+        threshold = detector.threshold()
         print(threshold.describe())
         if dataset.test:
             score_test_strips(detector, folder, dataset.test, threshold, settings)
@@ -382,9 +381,8 @@ def measure_best(
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms
     save_checkpoint(folder.best, content | measured)
-    return Detector(
-        folder.best.name, predictor, settings.input_max, device, settings.patch, measured=measured
-    )
+    info = replace(model_info(content), image_size=None, measured=measured)
+    return Detector(folder.best.name, predictor, info, device)
 
 
 def score_test_strips(

@@ -29,6 +29,7 @@ from data.labelled_strip import read_strip
 from evaluation.calibration import make_baselines
 from evaluation.evaluate import evaluate
 from evaluation.metrics import PixelMetrics
+from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import Threshold
@@ -87,8 +88,9 @@ def score(root: Path, count: int) -> tuple[float, float, float]:
     detector = Detector(
         "double detection",
         DetectorPredictor(classical_detector("double", 0.0), device),
-        255,
+        ModelInfo("strip", 255, "none"),
         device,
+        is_classical=True,
     )
     strips = [
         renamed(strip, number)

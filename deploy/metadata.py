@@ -25,12 +25,18 @@ from deploy.export_module import (
     StripGraph,
     largest_value,
 )
-from evaluation.thresholds import UNCALIBRATED, threshold_for
+from evaluation.model_info import (
+    MEASURED,
+    STRIP_DETECTOR,
+    UNMEASURED,
+    ModelInfo,
+    check_measured,
+    require_tool,
+)
 from ops.classical import ClassicalDetector
 from ops.detector import AligningDetector
 from ops.registration import ALIGN_MODES, MEASURES
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
-from training.checkpoint import MEASURED, check_measured
 
 SCHEMA_VERSION = 2
 PRODUCT = "Background Removal Net 1.0"
@@ -50,26 +56,19 @@ SHORTENED = 100  # characters of an entry that are shown
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a reader needs of the entries, checked: `input_kind` is one of export_module.INPUTS,
-    `measured` those of MEASURED.
+class ModelMetadata:
+    """What a reader needs of the entries, checked.
+
+    `input_kind` is one of export_module.INPUTS, `channels` the number of the input's channels.
     """
 
-    image_type: str
-    input_max: float
-    align: str
-    training_dataset_path: str
+    info: ModelInfo
     input_kind: str
     channels: int
-    measured: dict[str, Any]
-
-    @property
-    def patch(self) -> int:
-        return PATCH_SIZES[self.image_type]
 
 
 def make_entries(
-    content: dict[str, Any],
+    info: ModelInfo,
     checkpoint: Path | None,
     graph: StripGraph,
     channels: int,
@@ -78,33 +77,32 @@ def make_entries(
 ) -> dict[str, str]:
     """The entries of an exported file.
 
-    `content` is a loaded checkpoint's, or what else is known in its place.
-
     `channels` is how many the input has, `image_size` (height, width).
     """
     detector, (height, width) = graph.detector, image_size
     return {
         "schema_version": str(SCHEMA_VERSION),
         "product": PRODUCT,
+        "tool": STRIP_DETECTOR,
         "checkpoint": checkpoint.name if checkpoint else "",
         "checkpoint_sha256": file_hash(checkpoint) if checkpoint else "",
-        "training_dataset_path": content["training_dataset_path"] or "",
-        "epoch": str(content["epoch"]),
+        "training_dataset_path": info.training_dataset_path or "",
+        "epoch": str(info.epoch),
         **_detector(detector),
         "align": detector.align,
         "input": graph.input_kind,
         "channels": " ".join(CHANNEL_NAMES[:channels]),
         "input_type": str(INPUTS[graph.input_kind]).removeprefix("torch."),
-        "input_range": f"0 {largest_value(graph.input_kind, content['input_max']):g}",
-        "input_max": str(content["input_max"]),
-        "image_type": content["image_type"],
+        "input_range": f"0 {largest_value(graph.input_kind, info.input_max):g}",
+        "input_max": str(info.input_max),
+        "image_type": info.image_type,
         "image_size": f"{height} {width}",
-        **_tiling_entries(detector, image_size, PATCH_SIZES[content["image_type"]]),
+        **_tiling_entries(detector, image_size, info.patch),
         "outputs": " ".join(graph.output_names),
-        **_columns(graph, content),
+        **_columns(graph, info),
         "opset": str(opset),
-        **_thresholds(content),
-        **{name: json.dumps(content[name]) for name in MEASURED},
+        **_thresholds(info),
+        **{name: json.dumps(value) for name, value in (UNMEASURED | info.measured).items()},
     }
 
 
@@ -128,40 +126,24 @@ def _tiling_entries(
     return pieces
 
 
-def _columns(graph: StripGraph, content: dict[str, Any]) -> dict[str, str]:
+def _columns(graph: StripGraph, info: ModelInfo) -> dict[str, str]:
     """What the numbers of the further outputs mean."""
     columns = {}
     if "detections" in graph.outputs:
         columns["detections"] = " ".join(DETECTION_COLUMNS)
         columns["most_detections"] = str(MOST_DETECTIONS)
-        columns["threshold_default"] = repr(default_threshold(content))
+        columns["threshold_default"] = repr(info.threshold().value)
     if "alignment" in graph.outputs:
         columns["alignment"] = " ".join(MEASURES)
     return columns
 
 
-def default_threshold(content: dict[str, Any]) -> float:
-    """The calibrated threshold on the heatmap, for the rate that the training was asked for;
-    UNCALIBRATED where there is none.
-    """
-    if not content["calibration"]:
-        return UNCALIBRATED
-    return threshold_for(content["calibration"], content["target_false_alarms"], "").value
-
-
-def _thresholds(content: dict[str, Any]) -> dict[str, str]:
-    """The threshold on the heatmap for the rate that the training was asked for, and for each of
-    RATES.
-    """
-    rates = {"threshold": content["target_false_alarms"]} | {
-        f"threshold_at_{rate:g}": rate for rate in RATES
-    }
-    if not content["calibration"]:
+def _thresholds(info: ModelInfo) -> dict[str, str]:
+    """The threshold on the heatmap for the rate of the training, and for each of RATES."""
+    rates = {"threshold": None} | {f"threshold_at_{rate:g}": rate for rate in RATES}
+    if not info.calibration:
         return dict.fromkeys(rates, NO_THRESHOLD)
-    return {
-        name: repr(threshold_for(content["calibration"], rate, "").value)
-        for name, rate in rates.items()
-    }
+    return {name: repr(info.threshold(rate).value) for name, rate in rates.items()}
 
 
 def _numbers(values: list[int]) -> str:
@@ -180,7 +162,7 @@ def write_entries(path: Path, entries: dict[str, str]) -> None:
     onnx.save(model, path)
 
 
-def read_description(entries: dict[str, str]) -> Description:
+def read_metadata(entries: dict[str, str]) -> ModelMetadata:
     """Raises `UserError`, without the path, for entries that are absent, of a newer schema or not
     usable.
     """
@@ -197,6 +179,7 @@ def read_description(entries: dict[str, str]) -> Description:
         raise UserError(
             f"found metadata of schema version {version}, expected {SCHEMA_VERSION} at most: a newer suite exported it"
         )
+    require_tool(entries.get("tool", STRIP_DETECTOR), STRIP_DETECTOR)
     missing = [name for name in REQUIRED if name not in entries]
     if missing:
         raise UserError(
@@ -213,13 +196,14 @@ def read_description(entries: dict[str, str]) -> Description:
             raise UserError(
                 f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}"
             )
-    facts = (
+    info = ModelInfo(
         entries["image_type"],
         _input_max(entries["input_max"]),
         entries["align"],
-        entries["training_dataset_path"],
+        training_dataset_path=entries["training_dataset_path"],
+        measured=_measured(entries),
     )
-    return Description(*facts, entries["input"], channels[entries["channels"]], _measured(entries))
+    return ModelMetadata(info, entries["input"], channels[entries["channels"]])
 
 
 def _input_max(text: str) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from common.errors import UserError, prefix_errors
 from deploy.export_module import INPUTS, largest_value
-from deploy.metadata import read_description
+from deploy.metadata import read_metadata
 from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
 from gaussian import MAX_GREY
 
@@ -32,13 +32,13 @@ class OnnxPredictor:
                 self.placed.device,
                 settings.batch,
             )
-            self.description = read_description(self.session.get_modelmeta().custom_metadata_map)
+            self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map)
             nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
             height, width = signature[0][-2:]
-            kind = ONNX_TYPES[INPUTS[self.description.input_kind]]
+            kind = ONNX_TYPES[INPUTS[self.metadata.input_kind]]
             expected = [
-                ("input", kind, self.description.channels, height, width),
+                ("input", kind, self.metadata.channels, height, width),
                 ("output", "tensor(float)", 3, height, width),
             ]
             if signature != expected or not all(
@@ -48,7 +48,7 @@ class OnnxPredictor:
                     f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py"
                 )
             self._call = make_call(self.placed, self.batch)
-        self.align, self.image_size = self.description.align, (height, width)
+        self.align, self.image_size = self.metadata.info.align, (height, width)
 
     def warm_up(self) -> None:
         """Have done what only the first calls do: memory, the choice of algorithms, engines.
@@ -84,9 +84,9 @@ class OnnxPredictor:
         """(B, 3, H, W) grey levels as the file takes them."""
         return to_model_input(
             images,
-            self.description.input_kind,
-            self.description.channels,
-            self.description.input_max,
+            self.metadata.input_kind,
+            self.metadata.channels,
+            self.metadata.info.input_max,
         )
 
 

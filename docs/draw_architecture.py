@@ -48,14 +48,14 @@ PACKAGES = {
     "ops": Box(1, 3.4, 7.3, "torch operations of training and ONNX graph alike"),
     "data": Box(2, 1.6, 5.2, "strips on disk, samples, splits"),
     "model": Box(2, 5.4, 7.3, "the networks"),
-    "dataloader": Box(3, 1.6, 3.2, "strips to batches"),
-    "evaluation": Box(3, 3.6, 7.3, "predictions, detections, metrics, thresholds"),
-    "arguments": Box(4, 5.6, 7.3, "shared flags"),
-    "reporting": Box(4, 3.6, 5.4, "tables, pictures, report"),
-    "training": Box(5, 0, 5.4, "one run: steps, checkpoints, resume"),
-    "deploy": Box(6, 0, 5.4, "ONNX export, parity, sessions"),
-    "commands": Box(7, 0, 7.3, ", ".join(COMMANDS)),
-    "benchmarks": Box(8, 0, 7.3, "what the tables of the documents are made with"),
+    "dataloader": Box(3, 1.6, 3.0, "strips to batches"),
+    "evaluation": Box(3, 3.2, 7.3, "predictions, detections, metrics, thresholds"),
+    "arguments": Box(4, 6.1, 7.3, "shared flags"),
+    "reporting": Box(4, 3.2, 4.4, "tables and report"),
+    "training": Box(5, 0, 4.4, "one run: steps, checkpoints, resume"),
+    "deploy": Box(5, 4.6, 5.9, "ONNX files, sessions"),
+    "commands": Box(6, 0, 7.3, ", ".join(COMMANDS)),
+    "benchmarks": Box(7, 0, 7.3, "what the tables of the documents are made with"),
 }
 
 STYLE = """

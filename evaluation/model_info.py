@@ -1,13 +1,111 @@
-"""What is known of a model, whatever file it comes from."""
+"""What is known of a model, whatever it was read from: a checkpoint, an ONNX file, or a method."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from common.errors import UserError
+from evaluation.thresholds import (
+    DEFAULT_RATE,
+    HIGHEST_RATE,
+    UNCALIBRATED,
+    Threshold,
+    is_calibration,
+    threshold_for,
+)
+from ops.classical import SIGMAS
+from ops.tiling import PATCH_SIZES
 
 STRIP_DETECTOR = "strip detector"  # the tool of a file that names none
+KEPT_WITH_MODEL = "kept with the model"
+
+# What a training measures on held-out strips, for threshold, drift warnings and baselines; and what
+# stands for it where nothing was measured.
+UNMEASURED = {
+    "target_false_alarms": DEFAULT_RATE,
+    "calibration": None,
+    "channel_ranges": {},
+    "rival_sigmas": {},
+}
+MEASURED = tuple(UNMEASURED)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The facts of a strip detector that scoring and export need.
+
+    `input_max` is the camera's largest value, `align` one of registration.ALIGN_MODES, `image_size`
+    (height, width) in pixels, None where any size will do. `measured` holds those of MEASURED that
+    are known.
+    """
+
+    image_type: str
+    input_max: float
+    align: str
+    image_size: tuple[int, int] | None = None
+    epoch: int = 0
+    training_dataset_path: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def patch(self) -> int:
+        """Height and width of a tile, in pixels."""
+        return PATCH_SIZES[self.image_type]
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """What thresholds.calibrate measured; None where no good strip was held out."""
+        return self.measured.get("calibration")
+
+    @property
+    def target_false_alarms(self) -> float:
+        """False alarms per strip that the threshold is set for."""
+        return self.measured.get("target_false_alarms", DEFAULT_RATE)
+
+    def with_measured(self, **measured: Any) -> "ModelInfo":
+        return replace(self, measured=self.measured | measured)
+
+    def threshold(self, target: float | None = None, source: str = KEPT_WITH_MODEL) -> Threshold:
+        """The threshold for `target` false alarms per strip, None: `target_false_alarms`.
+
+        Without a calibration it is UNCALIBRATED. `source` says where the calibration is from.
+        """
+        if not self.calibration:
+            return Threshold(
+                UNCALIBRATED,
+                "no good strip was held out: set one with --good_path FOLDER of good strips",
+            )
+        return threshold_for(self.calibration, target or self.target_false_alarms, source)
 
 
 def require_tool(found: object, expected: str) -> None:
-    """Raise `UserError`, without the path, when a model was made by another tool than the one that
-    reads it.
-    """
+    """Raise `UserError`, without the path, when another tool made a model than reads it."""
     if found != expected:
         raise UserError(f"found a model of the {found}, expected one of the {expected}")
+
+
+def check_measured(content: dict[str, Any]) -> None:
+    """Raise `UserError`, without the path, for an entry of MEASURED that cannot be used."""
+    checks = {
+        "target_false_alarms": lambda value: (
+            type(value) in (int, float) and 0 < value <= HIGHEST_RATE
+        ),
+        "calibration": lambda value: value is None or is_calibration(value),
+        "channel_ranges": lambda value: (
+            isinstance(value, dict) and all(map(_is_range, value.values()))
+        ),
+        "rival_sigmas": lambda value: (
+            isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values())
+        ),
+    }
+    for name, is_usable in checks.items():
+        if name in content and not is_usable(content[name]):
+            found = f"{content[name]!r:.60}"
+            raise UserError(
+                f"found {name} {found}, expected what a training measures on held-out strips"
+            )
+
+
+def _is_range(value: object) -> bool:
+    is_pair = isinstance(value, list) and [type(end) for end in value] == [float, float]
+    return is_pair and -math.inf < value[0] <= value[1] < math.inf

@@ -2,10 +2,9 @@
 the figures printed.
 """
 
-import argparse
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +27,11 @@ from evaluation.calibration import (
 )
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
+from evaluation.matching import MATCH_RADIUS
+from evaluation.model_info import KEPT_WITH_MODEL, ModelInfo
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
-from evaluation.thresholds import DEFAULT_RATE, UNCALIBRATED, Threshold, threshold_for
+from evaluation.thresholds import Threshold
 from ops.classical import baseline_name, choose_sigma, classical_detector
 from reporting.html_report import write_report
 from reporting.pictures import StripWriter
@@ -50,25 +51,53 @@ class PlacedPredictor(Protocol):
     def __call__(self, image: np.ndarray) -> np.ndarray: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """How a folder is scored; the fields have the names of the flags of arguments.add_test_folder.
+
+    `threshold` None means the one that is set on `good_path` or kept with the model, for
+    `target_false_alarms` (None: as trained).
+    """
+
+    output_dir: Path
+    test_path: Path | None = None
+    img_format: str | None = None
+    input_max: float | None = None
+    method: str = "net"
+    good_path: Path | None = None
+    threshold: float | None = None
+    target_false_alarms: float | None = None
+    use_ground_truth_mask: bool = True
+    min_area: int = 1
+    polarity: str = "both"
+    match_radius: float = MATCH_RADIUS
+    dead_pixels: Path | None = None
+    ignore_mask: Path | None = None
+    mask_channel: int | None = None
+
+
 @dataclass(frozen=True)
 class Detector:
-    """What scores strips, and what is kept with it: `measured` has what `calibration.measure`
-    found, as far as it is known.
+    """What scores strips, and what is known of it.
 
-    Strips must be of `image_size` (height, width; None: of one size) and at least as large as a
-    `patch`.
+    Strips must be of the size that `info` has and at least as large as a `patch`.
     """
 
     name: str
     predictor: PlacedPredictor
-    input_max: float
+    info: ModelInfo
     device: torch.device
-    patch: int = 1
-    image_size: tuple[int, int] | None = None
     is_classical: bool = False
-    measured: dict[str, Any] = field(default_factory=dict)
-    trained_on: str | None = None
-    calibrated_on: str = "kept with the model"
+    calibrated_on: str = KEPT_WITH_MODEL
+
+    @property
+    def patch(self) -> int:
+        """Height and width of a tile; a classical detector has none, and takes any strip."""
+        return 1 if self.is_classical else self.info.patch
+
+    def threshold(self, target: float | None = None) -> Threshold:
+        """As `ModelInfo.threshold`."""
+        return self.info.threshold(target, self.calibrated_on)
 
 
 def classical(
@@ -99,50 +128,49 @@ def classical(
     good = good_strips(valid)
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
-    known = {
-        "is_classical": True,
-        "measured": measured,
-        "calibrated_on": f"set on {beside / GOOD}" if beside else "",
-    }
-    return Detector(baseline_name(method, sigma), predictor, input_max, device, **known)
+    info = ModelInfo("strip", input_max, predictor.align, measured=measured)
+    source = f"set on {beside / GOOD}" if beside else ""
+    return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 
 
-def score_without_model(arguments: argparse.Namespace, device: torch.device) -> int:
+def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
     """Score a folder by --method; returns the command's exit code.
 
     Raises `UserError` when no strip can be used.
     """
-    folder = arguments.test_path
+    folder = settings.test_path
     if folder is None:
         raise UserError(
-            f"--method {arguments.method}: found no --test_path, expected a folder of strips"
+            f"--method {settings.method}: found no --test_path, expected a folder of strips"
         )
-    needs_threshold = arguments.threshold is None and not arguments.good_path
-    input_max = arguments.input_max or DEFAULT_INPUT_MAX
+    needs_threshold = settings.threshold is None and not settings.good_path
+    input_max = settings.input_max or DEFAULT_INPUT_MAX
     detector = classical(
-        arguments.method, folder, arguments.img_format, input_max, device, needs_threshold
+        settings.method, folder, settings.img_format, input_max, device, needs_threshold
     )
     print(f"{detector.name} on {device}, strips of {folder}")
-    return score_folder(detector, folder, arguments)
+    return score_folder(detector, folder, settings)
 
 
-def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace) -> int:
+def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) -> int:
     """Score a folder, write everything, print the figures and what could not be used.
 
     Returns the command's exit code.
 
-    `arguments` has the flags of `arguments.add_test_folder`. Raises `UserError` when no strip can
+    Raises `UserError` when no strip can
     be used.
     """
-    output_dir = arguments.output_dir
-    for read in filter(None, (folder, arguments.good_path)):
+    output_dir = settings.output_dir
+    for read in filter(None, (folder, settings.good_path)):
         if read.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
             raise UserError(
                 f"{output_dir}: found an output folder among the strips of {read}, expected one elsewhere"
             )
-    ignored = IgnoredRegions(arguments.dead_pixels, arguments.ignore_mask, arguments.mask_channel)
-    strips = list_strips(folder, arguments.img_format, arguments.use_ground_truth_mask)
-    verification = verify_strips(strips, detector.input_max, detector.patch, detector.image_size)
+    ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
+    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask)
+    verification = verify_strips(
+        strips, detector.info.input_max, detector.patch, detector.info.image_size
+    )
     if not verification.usable:
         raise UserError(
             f"{folder}: none of {len(strips)} strips could be used; the first: {verification.problems[0]}"
@@ -152,18 +180,18 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # a rate is one of strips of that size
-    detector = replace(detector, image_size=verification.image_size)
-    threshold = choose_threshold(detector, arguments, ignored)
+    detector = replace(detector, info=replace(detector.info, image_size=verification.image_size))
+    threshold = choose_threshold(detector, settings, ignored)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
     align = detector.predictor.align
-    is_measured = detector.measured.get("channel_ranges") or align != "none"
+    is_measured = detector.info.measured.get("channel_ranges") or align != "none"
     measure = channel_measure(align, detector.device) if is_measured else None
     rules = Rules(
         threshold,
-        arguments.min_area,
-        arguments.polarity,
-        arguments.match_radius,
+        settings.min_area,
+        settings.polarity,
+        settings.match_radius,
         ignored,
         seams,
         measure,
@@ -175,9 +203,9 @@ def score_folder(detector: Detector, folder: Path, arguments: argparse.Namespace
             f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}"
         )
     drift = write_everything(
-        output_dir, detector, result, threshold, settings_shown(detector, folder, arguments)
+        output_dir, detector, result, threshold, settings_shown(detector, folder, settings)
     )
-    unused = masks_without_strip(folder, strips) if arguments.use_ground_truth_mask else []
+    unused = masks_without_strip(folder, strips) if settings.use_ground_truth_mask else []
     warnings = [*drift, *(f"{path}: found a mask without a strip of its name" for path in unused)]
     _print_outcome(result, len(strips), warnings, output_dir)
     return 1 if result.problems else 0
@@ -198,7 +226,7 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
 
 
 def choose_threshold(
-    detector: Detector, arguments: argparse.Namespace, ignored: IgnoredRegions
+    detector: Detector, settings: ScoringSettings, ignored: IgnoredRegions
 ) -> Threshold:
     """The one that is given; else one set on the good strips that are given; else the one kept with
     the model.
@@ -206,28 +234,15 @@ def choose_threshold(
     A model that keeps none has UNCALIBRATED. Raises `UserError` for a classical detector, whose
     heatmap says nothing by itself.
     """
-    if arguments.threshold is not None:
-        return Threshold(arguments.threshold, "as given")
-    if arguments.good_path:
-        detector = calibrated(detector, arguments.good_path, arguments.img_format, ignored)
-    elif detector.is_classical and not detector.measured.get("calibration"):
+    if settings.threshold is not None:
+        return Threshold(settings.threshold, "as given")
+    if settings.good_path:
+        detector = calibrated(detector, settings.good_path, settings.img_format, ignored)
+    elif detector.is_classical and not detector.info.calibration:
         raise UserError(
-            f"--method {arguments.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
+            f"--method {settings.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
         )
-    return stored_threshold(detector, arguments.target_false_alarms)
-
-
-def stored_threshold(detector: Detector, target: float | None = None) -> Threshold:
-    """The threshold that is kept with a detector, for `target` false alarms per strip (None: those
-    that it was trained for).
-    """
-    if not detector.measured.get("calibration"):
-        return Threshold(
-            UNCALIBRATED,
-            "no good strip was held out: set one with --good_path FOLDER of good strips",
-        )
-    target = target or detector.measured.get("target_false_alarms", DEFAULT_RATE)
-    return threshold_for(detector.measured["calibration"], target, detector.calibrated_on)
+    return detector.threshold(settings.target_false_alarms)
 
 
 def evaluate_with_baselines(
@@ -242,7 +257,7 @@ def evaluate_with_baselines(
     """
     has_truth = any(strip.mask for strip in strips)
     baselines = (
-        make_baselines(detector.measured.get("rival_sigmas", {}), detector.device)
+        make_baselines(detector.info.measured.get("rival_sigmas", {}), detector.device)
         if has_truth
         else {}
     )
@@ -250,7 +265,7 @@ def evaluate_with_baselines(
     return evaluate(
         detector.predictor,
         strips,
-        detector.input_max,
+        detector.info.input_max,
         on_strip=StripWriter(output_dir, pictures_per_kind),
         rules=rules,
         baselines=baselines,
@@ -268,15 +283,13 @@ def write_everything(
     were trained on.
     """
     statistics = [scored.statistics for scored in result.results]
-    drift = drift_warnings(statistics, detector.measured.get("channel_ranges", {}))
+    drift = drift_warnings(statistics, detector.info.measured.get("channel_ranges", {}))
     write_results(output_dir, result, threshold, drift)
     write_report(output_dir / REPORT, result, threshold, drift, settings)
     return drift
 
 
-def settings_shown(
-    detector: Detector, folder: Path, arguments: argparse.Namespace
-) -> dict[str, str]:
+def settings_shown(detector: Detector, folder: Path, settings: ScoringSettings) -> dict[str, str]:
     shown = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
     settings = {
         "detector": detector.name,
@@ -284,9 +297,7 @@ def settings_shown(
         "strips": str(folder.absolute()),
     }
     settings |= {
-        name: str(getattr(arguments, name))
-        for name in shown
-        if getattr(arguments, name) is not None
+        name: str(getattr(settings, name)) for name in shown if getattr(settings, name) is not None
     }
     return settings | {"scored": datetime.now().astimezone().isoformat(timespec="seconds")}
 
@@ -318,7 +329,10 @@ def calibrated(
 
     Raises `UserError` when they cannot be used.
     """
-    if detector.trained_on and folder.resolve() == Path(detector.trained_on).resolve():
+    if (
+        detector.info.training_dataset_path
+        and folder.resolve() == Path(detector.info.training_dataset_path).resolve()
+    ):
         print(
             f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr
         )
@@ -328,12 +342,13 @@ def calibrated(
         raise UserError(
             f"{folder}: found no good strips, expected a folder `good` or a folder of good strips"
         )
-    verification = verify_strips(good, detector.input_max, detector.patch, detector.image_size)
+    verification = verify_strips(
+        good, detector.info.input_max, detector.patch, detector.info.image_size
+    )
     if verification.problems:
         raise UserError(f"--good_path: {verification.problems[0]}")
-    calibration = calibrate_on(detector.predictor, verification.usable, detector.input_max, ignored)
-    return replace(
-        detector,
-        measured=detector.measured | {"calibration": calibration},
-        calibrated_on=f"set on {folder}",
+    calibration = calibrate_on(
+        detector.predictor, verification.usable, detector.info.input_max, ignored
     )
+    info = detector.info.with_measured(calibration=calibration)
+    return replace(detector, info=info, calibrated_on=f"set on {folder}")

@@ -519,6 +519,10 @@ def bad_models(folder, plain_model):
             {"schema_version": "3"},
             "found schema_version '3' in the model's metadata, expected 2 at most: a newer suite",
         ),
+        "other tool": (
+            {"tool": "classifier"},
+            "found tool 'classifier' in the model's metadata, expected strip detector",
+        ),
         "odd version": ({"schema_version": "two"}, "expected a whole number"),
         "other size": ({"image_size": "53 37"}, "found the model's input of shape (-1, 3, 37, 53)"),
         "no size": ({"image_size": "37"}, "expected height and width in pixels"),

@@ -10,7 +10,7 @@ from deploy.metadata import (
     RATES,
     SCHEMA_VERSION,
     format_table,
-    read_description,
+    read_metadata,
     shortened,
     write_entries,
 )
@@ -40,13 +40,13 @@ def exported(write_checkpoint, tmp_path_factory):
 def test_a_file_says_all_that_is_needed_to_use_it(exported):
     checkpoint, path = exported
     content, entries = load_checkpoint(checkpoint), read_entries(path)
-    description = read_description(entries)
+    metadata = read_metadata(entries)
     assert (
-        description.image_type == content["image_type"]
-        and description.input_max == content["input_max"]
+        metadata.info.image_type == content["image_type"]
+        and metadata.info.input_max == content["input_max"]
     )
-    assert description.align == "none" and description.patch == 128
-    assert description.measured == {name: content[name] for name in description.measured}
+    assert metadata.info.align == "none" and metadata.info.patch == 128
+    assert metadata.info.measured == {name: content[name] for name in metadata.info.measured}
     assert (
         entries["schema_version"] == str(SCHEMA_VERSION)
         and entries["channels"] == "Target Ref1 Ref2"
@@ -85,7 +85,7 @@ def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(
     assert "no threshold is in the file" in capsys.readouterr().out
     entries = read_entries(path)
     assert {entries[name] for name in entries if name.startswith("threshold")} == {NO_THRESHOLD}
-    assert read_description(entries).measured["calibration"] is None
+    assert read_metadata(entries).info.measured["calibration"] is None
 
 
 def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):
@@ -112,6 +112,10 @@ def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
         ({"schema_version": None}, "found no schema_version"),
         ({"schema_version": "3"}, "found metadata of schema version 3, expected 2 at most"),
         ({"schema_version": "one"}, "found schema_version 'one'"),
+        (
+            {"tool": "classifier"},
+            "found a model of the classifier, expected one of the strip detector",
+        ),
         ({"align": None, "calibration": None}, "found no align, calibration"),
         ({"image_type": "wide"}, "found image_type 'wide'"),
         ({"align": "half"}, "found align 'half'"),
@@ -122,7 +126,7 @@ def test_a_file_that_is_not_as_expected_is_refused(exported, dataset, tmp_path):
     for change, complaint in cases:
         changed = {name: text for name, text in (entries | change).items() if text is not None}
         with pytest.raises(UserError, match=complaint):
-            read_description(changed)
+            read_metadata(changed)
     for change, complaint in cases[:2]:
         write_entries(
             path, {name: text for name, text in (entries | change).items() if text is not None}

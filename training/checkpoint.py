@@ -2,7 +2,6 @@
 file.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,15 @@ import torch
 from common.errors import UserError, one_line, prefix_errors
 from common.files import atomic_write
 from data.image_files import DEFAULT_INPUT_MAX
-from evaluation.model_info import STRIP_DETECTOR, require_tool
-from evaluation.thresholds import DEFAULT_RATE, HIGHEST_RATE, is_calibration
+from evaluation.model_info import (
+    MEASURED,
+    STRIP_DETECTOR,
+    UNMEASURED,
+    ModelInfo,
+    check_measured,
+    require_tool,
+)
 from model import ARCHITECTURES, SegmentationNetwork
-from ops.classical import SIGMAS
 from ops.registration import ALIGN_MODES
 from ops.tiling import PATCH_SIZES
 
@@ -30,10 +34,7 @@ DEFAULTS = {
     "training_dataset_path": None,
     "teacher": None,
     "teacher_sha256": None,
-    "target_false_alarms": DEFAULT_RATE,
-    "calibration": None,
-    "channel_ranges": {},
-    "rival_sigmas": {},
+    **UNMEASURED,
 }
 KEY_TYPES = {
     "tool": str,
@@ -49,8 +50,6 @@ KEY_TYPES = {
     "teacher": (str, type(None)),
     "teacher_sha256": (str, type(None)),
 }
-# on held-out strips, for the threshold
-MEASURED = ("target_false_alarms", "calibration", "channel_ranges", "rival_sigmas")
 BEST_SUFFIX = "_best.pth"
 
 
@@ -133,33 +132,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return content
 
 
-def check_measured(content: dict[str, Any]) -> None:
-    """Raise `UserError`, without the path, unless each of MEASURED that is in a model's content can
-    be used.
-    """
-    checks = {
-        "target_false_alarms": lambda value: (
-            type(value) in (int, float) and 0 < value <= HIGHEST_RATE
-        ),
-        "calibration": lambda value: value is None or is_calibration(value),
-        "channel_ranges": lambda value: (
-            isinstance(value, dict) and all(map(_is_range, value.values()))
-        ),
-        "rival_sigmas": lambda value: (
-            isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values())
-        ),
-    }
-    for name, is_usable in checks.items():
-        if name in content and not is_usable(content[name]):
-            found = f"{content[name]!r:.60}"
-            raise UserError(
-                f"found {name} {found}, expected what a training measures on held-out strips"
-            )
-
-
-def _is_range(value: object) -> bool:
-    is_pair = isinstance(value, list) and [type(end) for end in value] == [float, float]
-    return is_pair and -math.inf < value[0] <= value[1] < math.inf
+def model_info(content: dict[str, Any]) -> ModelInfo:
+    """The facts of a loaded checkpoint."""
+    return ModelInfo(
+        content["image_type"],
+        content["input_max"],
+        content["align"],
+        (content["img_height"], content["img_width"]),
+        content["epoch"],
+        content["training_dataset_path"],
+        {name: content[name] for name in MEASURED},
+    )
 
 
 def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:

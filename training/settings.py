@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from common.settings import from_values
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
@@ -33,18 +35,8 @@ class LoopSettings:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """From the values of a command line or of a checkpoint; entries that are no settings do not
-        count.
-        """
-        known = {
-            setting.name: values[setting.name] for setting in fields(cls) if setting.name in values
-        }
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in known.items()
-            }
-        )
+        """From the values of a command line or of a checkpoint."""
+        return from_values(cls, values)
 
     def plain(self) -> dict[str, Any]:
         """Every setting as a number, string, list or dict, paths absolute: as it is written with

@@ -8,6 +8,7 @@
 namespace strips {
 namespace {
 
+constexpr char kTool[] = "strip detector";
 constexpr int kLongestSide = 1 << 20;  // pixels,
 constexpr long long kMostPixels = 1 << 28;  // and of a strip: what is larger is no image, and no product of sizes overflows
 constexpr double kLeast = 1e-30, kMost = 1e30;  // of a camera's range: what is made of it in float32 is finite, and not 0
@@ -45,6 +46,12 @@ void read_schema(const ModelFacts& facts) {
     if (version > kNewestSchema) {
         throw refused("schema_version", text, std::to_string(kNewestSchema) + " at most: a newer suite exported it");
     }
+}
+
+// A file without the entry is a strip detector's: there was no other tool.
+void read_tool(const ModelFacts& facts) {
+    const auto found = facts.entries.find("tool");
+    if (found != facts.entries.end() && found->second != kTool) throw refused("tool", found->second, kTool);
 }
 
 double positive(const ModelFacts& facts, const std::string& name) {
@@ -114,6 +121,7 @@ ModelFacts read_facts(std::map<std::string, std::string> entries) {
     ModelFacts facts;
     facts.entries = std::move(entries);
     read_schema(facts);
+    read_tool(facts);
     read_input(facts);
     read_size(facts);
     read_threshold(facts);
