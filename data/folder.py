@@ -51,7 +51,7 @@ def list_images(folder: Path, img_format: str | None = None) -> list[Path]:
             f"{folder}: found {'a file' if folder.exists() else 'no such path'}, expected a folder of images"
         )
     formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
-    found = {name: sorted(_files_with_suffix(folder, IMAGE_SUFFIXES[name])) for name in formats}
+    found = {name: sorted(list_files(folder, IMAGE_SUFFIXES[name])) for name in formats}
     found = {name: paths for name, paths in found.items() if paths}
     if not found:
         suffixes = ", ".join(suffix for name in formats for suffix in IMAGE_SUFFIXES[name])
@@ -115,8 +115,10 @@ def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png"
     return root / MASK_FOLDERS[split] / kind / f"{name}_mask{suffix}"
 
 
-def _files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Linked folders are walked, too, each once.
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files in a folder and its sub-folders whose suffixes, in lower case, are among these.
+
+    Nothing else lists a folder of images. Linked folders are walked, too, each once.
 
     A link that leads nowhere is listed: it is an error, not nothing.
     """
@@ -154,9 +156,7 @@ def _kind(path_in_split: Path) -> str | None:
 def _masks_by_name(mask_root: Path) -> dict[Path, Path]:
     """KIND/NAME to mask file, whatever the masks' format."""
     suffixes = tuple(suffix for group in IMAGE_SUFFIXES.values() for suffix in group)
-    masks = [
-        path for path in _files_with_suffix(mask_root, suffixes) if path.stem.endswith("_mask")
-    ]
+    masks = [path for path in list_files(mask_root, suffixes) if path.stem.endswith("_mask")]
     return {
         path.relative_to(mask_root).with_name(path.stem.removesuffix("_mask")): path
         for path in masks

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, prefix_errors
-from data.image_files import load_mask, open_all_channels
+from data.image_files import Channels, load_mask, open_channels
 
 DEAD_PIXEL_REACH = 2  # pixels: so far around a dead pixel a detector answers to it
 DEAD_PIXEL_COLUMNS = ("y", "x")
@@ -49,7 +49,7 @@ class IgnoredRegions:
         if self.mask_channel is None:
             return self._common
         with prefix_errors(path):
-            channels = open_all_channels(path)
+            channels = open_channels(path, Channels.STRIP_WITH_MASK)
             if len(channels) <= self.mask_channel:
                 raise UserError(
                     f"found {len(channels)} channels, expected channel {self.mask_channel} of --mask_channel"

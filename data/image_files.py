@@ -4,6 +4,7 @@ can be used.
 
 import logging
 import math
+from enum import Enum
 from pathlib import Path
 
 import cv2
@@ -26,19 +27,29 @@ CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-def load_image(path: Path, input_max: float = DEFAULT_INPUT_MAX) -> np.ndarray:
-    """Target, Ref1 and Ref2 of one strip: (3, H, W) float32, grey levels 0-255.
+class Channels(Enum):
+    """Which channels of an image file are wanted, as (C, H, W)."""
 
-    Every script loads strips with this.
+    STRIP = "strip"  # Target, Ref1 and Ref2
+    STRIP_WITH_MASK = "strip with mask"  # and a fourth one, where the file has one
+    TARGET, REF1, REF2 = "target", "ref1", "ref2"  # one channel of a strip, (1, H, W)
+    GREY = "grey"  # the only one, (1, H, W)
+    COLOUR = "colour"  # red, green and blue
 
-    The file's 0..`input_max` becomes 0..255. TIFF, PNG or JPG; 3 or 4 channels, first or last;
-    float, uint8 or uint16. Raises `UserError` for anything else, and for values that are not finite
-    or outside the range.
+
+def load_image(
+    path: Path, input_max: float = DEFAULT_INPUT_MAX, channels: Channels = Channels.STRIP
+) -> np.ndarray:
+    """The wanted channels of one image, (C, H, W) float32, grey levels 0-255.
+
+    Every script loads strips with this: Target, Ref1 and Ref2. The file's 0..`input_max` becomes
+    0..255. TIFF, PNG or JPG; channels first or last; float, uint8 or uint16. Raises `UserError` for
+    anything else, and for values that are not finite or outside the range.
     """
     with prefix_errors(path):
-        channels = open_channels(path)
-        _check_values(channels, input_max)
-        return to_grey_levels(channels, input_max)
+        planes = open_channels(path, channels)
+        _check_values(planes, input_max)
+        return to_grey_levels(planes, input_max)
 
 
 def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
@@ -47,7 +58,7 @@ def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
     Raises `UserError` when it is not of `image_size` (height, width).
     """
     with prefix_errors(path):
-        mask, _ = _read_file(path)
+        mask, _ = read_pixels(path)
         if mask.ndim == 3 and mask.shape[2] in CHANNEL_COUNTS:
             mask = mask[:, :, :3].any(axis=2)
         if mask.shape != tuple(image_size):
@@ -76,33 +87,50 @@ def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
     return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
 
 
-def open_channels(path: Path) -> np.ndarray:
-    """Target, Ref1 and Ref2 as they are in the file: (3, H, W), memory-mapped and not yet read
-    where the file allows it.
+def open_channels(path: Path, channels: Channels = Channels.STRIP) -> np.ndarray:
+    """The channels that are wanted as they are in the file, (C, H, W): memory-mapped and not yet
+    read where the file allows it.
 
     Raises `UserError`, without the path, for a file that is not such an image. Values are not
     checked.
     """
-    return open_all_channels(path)[:3]
-
-
-def open_all_channels(path: Path) -> np.ndarray:
-    """The same with a fourth channel where the file has one: (3 or 4, H, W)."""
-    pixels, channel_axis = _read_file(path)
-    if pixels.ndim != 3:
-        raise UserError(
-            f"found an image of shape {pixels.shape}, expected three dimensions with 3 or 4 channels"
-        )
+    pixels, channel_axis = read_pixels(path)
     if not (
         np.issubdtype(pixels.dtype, np.floating)
         or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)
     ):
         raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
-    return np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
+    if channels is Channels.GREY:
+        return _only_channel(pixels)
+    if pixels.ndim != 3:
+        raise UserError(
+            f"found an image of shape {pixels.shape}, "
+            "expected three dimensions with 3 or 4 channels"
+        )
+    planes = np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
+    if channels is Channels.STRIP_WITH_MASK:
+        return planes
+    if channels is Channels.COLOUR and path.suffix.lower() not in IMAGE_SUFFIXES["tiff"]:
+        return planes[2::-1]  # OpenCV's order is blue, green, red
+    single = {Channels.TARGET: 0, Channels.REF1: 1, Channels.REF2: 2}.get(channels)
+    return planes[:3] if single is None else planes[single : single + 1]
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, int | None]:
-    """Pixels of any shape, and the axis of the channels where the file itself names it."""
+def _only_channel(pixels: np.ndarray) -> np.ndarray:
+    """(1, H, W) of an image (H, W), or of one whose first or last axis is 1."""
+    if pixels.ndim == 2:
+        return pixels[None]
+    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
+        return np.moveaxis(pixels, 0 if pixels.shape[0] == 1 else 2, 0)
+    raise UserError(f"found an image of shape {pixels.shape}, expected one grey channel")
+
+
+def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
+    """Pixels of any shape, and the axis of the channels where the file itself names it.
+
+    Nothing else opens an image file. Raises `UserError`, without the path, for one that cannot be
+    read.
+    """
     try:
         if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
             return _read_tiff(path)

@@ -290,16 +290,16 @@ def write_everything(
 
 
 def settings_shown(detector: Detector, folder: Path, settings: ScoringSettings) -> dict[str, str]:
-    shown = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
-    settings = {
+    """What the report says of how a folder was scored."""
+    names = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
+    values = {name: getattr(settings, name) for name in names}
+    return {
         "detector": detector.name,
         "device": str(detector.predictor.device),
         "strips": str(folder.absolute()),
+        **{name: str(value) for name, value in values.items() if value is not None},
+        "scored": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    settings |= {
-        name: str(getattr(settings, name)) for name in shown if getattr(settings, name) is not None
-    }
-    return settings | {"scored": datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
 def describe_result(result: Evaluation) -> list[str]:

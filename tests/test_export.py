@@ -147,12 +147,12 @@ def test_a_file_that_differs_from_pytorch_is_not_written(make_checkpoint, tmp_pa
     export_file(make_checkpoint(), output)
     before = output.read_bytes()
 
-    def wrong(graph, *facts, compare=export_onnx_fullimage.compare):
+    def wrong(graph, *facts, compare=export_onnx_fullimage.prove_parity):
         with torch.no_grad():
             graph.detector.patch_network.network.head.bias[1].add_(0.1)
         return compare(graph, *facts)
 
-    monkeypatch.setattr(export_onnx_fullimage, "compare", wrong)
+    monkeypatch.setattr(export_onnx_fullimage, "prove_parity", wrong)
     with pytest.raises(
         UserError, match=r"heatmaps differ from PyTorch's by .* expected less than 0\.0001"
     ):

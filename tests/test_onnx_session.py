@@ -220,7 +220,7 @@ class Choosy:
     def prepare(self, image):
         return image
 
-    def answer(self, prepared):
+    def predict(self, prepared):
         if any(image.max() < 100 for image in prepared):
             raise UserError("found a dark strip")
         return np.stack([to_unit_range(image)[0] for image in prepared])
