@@ -327,7 +327,7 @@ class Training:
         validation = self.task.validate(self.network, self.processes)
         if validation.is_broken:
             self._abort_non_finite(self.step - 1, "the network's answer")
-        if validation.problem:  # the strips were checked before the first epoch, so this aborts
+        if validation.problem:  # every strip passed the checks before the first epoch
             self.processes.abort(f"validation: {validation.problem}")
         return {f"{VALID}{name}": value for name, value in validation.figures.items()}
 

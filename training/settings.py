@@ -1,6 +1,4 @@
-"""The settings of a run: what the loop reads of them, and how they are written and read with the
-run.
-"""
+"""The settings of a run that the training loop reads, and their form in a run's files."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the training loop needs to know, whatever is trained; the fields have the names of the
-    flags.
+    """The settings of the training loop, for any task; the fields are named like the flags.
 
-    A tool adds its own settings in a subclass. `num_workers` None means the loader's default.
+    A tool adds its own settings in a subclass. `num_workers` None means the loader's default, and
+    `patience` None never ends a run early.
     """
 
     checkpoint_path: Path
@@ -33,9 +31,7 @@ class LoopSettings:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """From the values of a command line or of a checkpoint; entries that are no settings do not
-        count.
-        """
+        """Settings from a command line or a checkpoint; entries that are not settings are ignored."""
         known = {
             setting.name: values[setting.name] for setting in fields(cls) if setting.name in values
         }
@@ -47,18 +43,16 @@ class LoopSettings:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Every setting as a number, string, list or dict, paths absolute: as it is written with
-        the run.
-        """
+        """The settings as they are written: numbers, strings, lists and dicts, paths absolute."""
         return {setting.name: as_plain(getattr(self, setting.name)) for setting in fields(self)}
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run is started, which is no part of what it is.
+    """How a run is started; this does not belong to its settings.
 
-    `resume` is the checkpoint or folder to go on from, True for the newest run in the checkpoint
-    folder; `given` names the settings that the command line has.
+    `resume` is the checkpoint or folder to continue from; True means the newest run in the
+    checkpoint folder, None a new run. `given` names the settings that the command line sets.
     """
 
     resume: bool | Path | None = None
@@ -67,6 +61,7 @@ class Start:
 
 
 def as_plain(value: Any) -> Any:
+    """A setting in plain form: a path as absolute text, a tuple as a list."""
     if isinstance(value, Path):
         return str(value.absolute())
     return list(value) if isinstance(value, tuple) else value
