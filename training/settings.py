@@ -31,7 +31,7 @@ class LoopSettings:
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Settings from a command line or a checkpoint; entries that are not settings are ignored."""
+        """Settings from a command line or a checkpoint; other entries are ignored."""
         known = {
             setting.name: values[setting.name] for setting in fields(cls) if setting.name in values
         }
