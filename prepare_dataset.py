@@ -178,7 +178,7 @@ def flat_names(paths: list[Path], source: Path) -> list[str]:
     names = ["_".join(path.relative_to(source).with_suffix("").parts) for path in paths]
     if len(set(names)) < len(names):
         raise UserError(
-            f"{source}: found two images whose names differ only in folder or suffix, "
+            f"{source}: found two images of one name except for folder or suffix, "
             "expected different names"
         )
     return names

@@ -105,7 +105,7 @@ TEST_PICTURES_PER_KIND = 10
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that may start: settings, strips, files, and the checkpoint to continue from, if any."""
+    """A run that may start; `resumed` is the checkpoint to continue from, if any."""
 
     settings: TrainingSettings
     dataset: Dataset
@@ -220,7 +220,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--arch",
         choices=ARCHITECTURES,
         default="unet",
-        help="mobile: for lines without a GPU; difference: also receives the channels' differences",
+        help="mobile: for lines without a GPU; difference: also reads the channels' differences",
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
@@ -399,8 +399,8 @@ def measure_best(
 ) -> Detector:
     """Measure the best checkpoint on held-out strips, and store the results in it.
 
-    They are the scores from which its threshold follows, and the statistics of the channels. Raises
-    `UserError` when a strip cannot be read.
+    They are the calibration, from which the threshold follows, the channels' ranges and the
+    baselines' sigmas.
     """
     content = load_checkpoint(folder.best)
     predictor = TorchPredictor(

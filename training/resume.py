@@ -99,7 +99,7 @@ def resumed_values(
     done = len(content["history"]) + bool(content["step"])
     if kept["epochs"] < done:
         raise UserError(
-            f"found a run that is in epoch {done}, expected no more than --epochs {kept['epochs']}"
+            f"found a run in its epoch {done}, expected no more than --epochs {kept['epochs']}"
         )
     return values | kept
 

@@ -255,7 +255,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, with -dirty after it for changed files; None without a repository."""
+    """The commit of this code, -dirty appended for changed files; None without a repository."""
     command = [
         "git",
         "-C",
