@@ -1,13 +1,14 @@
-"""Build a data set folder: train/good, and valid/, test/ and their masks where there is something
-to make them from.
+"""Build a data set folder: train/good, and valid/, test/ and masks where the source allows.
 
-    python prepare_dataset.py demo --output dataset/demo                                  # procedural strips: nothing needed
-    python prepare_dataset.py testset --source /data/good_strips --output dataset/mine    # good strips painted with defects
+    # generated strips, which need no source
+    python prepare_dataset.py demo --output dataset/demo
+    # good strips, painted with defects
+    python prepare_dataset.py testset --source /data/good_strips --output dataset/mine
     python prepare_dataset.py deeppcb --source /data/DeepPCB/PCBData --output dataset/deeppcb
     python prepare_dataset.py mvtec --source /data/mvtec/grid --output dataset/grid
 
-The output folder appears when it is complete; one that holds something already is refused. The same
---seed gives the same files.
+The output folder appears once it is complete. An output folder that already contains files is
+refused. The same --seed gives the same files.
 """
 
 if __name__ == "__main__":
@@ -36,11 +37,11 @@ from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
 from data.image_files import DEFAULT_INPUT_MAX, load_image, open_channels
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
-KIND = "bright_spots"
+KIND = "bright_spots"  # folder of the painted defective strips
 DEMO_COUNTS = {"train": (60, 0), "valid": (30, 30), "test": (40, 40)}  # good and defective strips
-MVTEC_CROPS = 5  # side by side: 5 x 176 of 1024 columns
-DEEPPCB_VALID_EVERY = 5  # of the training groups' boards, one in so many validates
-DEEPPCB_TEST_SHARE = 3  # one group in so many tests, at least one
+MVTEC_CROPS = 5  # strips per image, side by side: 5 x 176 of 1024 columns
+DEEPPCB_VALID_EVERY = 5  # one of so many boards in the training groups is for validation
+DEEPPCB_TEST_SHARE = 3  # one of so many groups is for the test, at least one
 POINT_COLUMNS = (
     "file",
     "y",
@@ -55,19 +56,22 @@ POINT_COLUMNS = (
     "ref2",
 )
 
+# a painted defect, and the numbers of the channels that it is in
 Point = tuple[Defect, tuple[int, ...]]
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse a command line (None: that of the process). A wrong one ends the process."""
     parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    about = {
-        "demo": "60 strips for training, 60 for validation, 80 for test, made from nothing",
+    descriptions = {
+        "demo": "60 generated strips for training, 60 for validation, 80 for test",
         "testset": "a test folder of good strips and of the same strips with painted defects",
         "deeppcb": "Target, Ref1 and Ref2 from a DeepPCB checkout, masks from its boxes",
-        "mvtec": "976x176 strips of three equal channels from an MVTec AD category with images of 1024x1024",
+        "mvtec": "976x176 strips of three equal channels "
+        "from an MVTec AD category with images of 1024x1024",
     }
-    for name, text in about.items():
+    for name, text in descriptions.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "--output", type=Path, required=True, help="new folder for the data set"
@@ -81,15 +85,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
                 "--input_max",
                 type=positive,
                 default=DEFAULT_INPUT_MAX,
-                help="largest value of the camera",
+                help="largest value that the camera can deliver",
             )
     return parser.parse_args(arguments)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Build what was asked for.
+    """Build the requested data set.
 
-    Raises `UserError` when the source is not what it should be or the output is not new.
+    Raises `UserError` when the source is not as expected, or the output folder is not new.
     """
     build = {
         "demo": build_demo,
@@ -102,6 +106,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def build_demo(root: Path, arguments: argparse.Namespace) -> None:
+    """Draw DEMO_COUNTS strips of STRIP_SIZE; defective ones are painted."""
     jobs = [
         (split, kind, number)
         for split, counts in DEMO_COUNTS.items()
@@ -135,10 +140,15 @@ def build_demo(root: Path, arguments: argparse.Namespace) -> None:
 
 
 def demo_file(number: int) -> str:
+    """The file name of a demo strip."""
     return f"strip_{number:03}.tiff"
 
 
 def build_testset(root: Path, arguments: argparse.Namespace) -> None:
+    """Copy good strips, and write each of them once more with painted defects.
+
+    Raises `UserError` when an image cannot be read, or two would get the same name.
+    """
     paths = list_images(arguments.source, arguments.img_format)
     names = flat_names(paths, arguments.source)
 
@@ -161,35 +171,38 @@ def build_testset(root: Path, arguments: argparse.Namespace) -> None:
 
 
 def flat_names(paths: list[Path], source: Path) -> list[str]:
-    """Names without suffix for files that will lie in one folder.
+    """Names without suffix for files that are collected in one folder.
 
-    Raises `UserError` when two would be the same.
+    A name contains the sub-folders of `source`. Raises `UserError` when two names are the same.
     """
     names = ["_".join(path.relative_to(source).with_suffix("").parts) for path in paths]
     if len(set(names)) < len(names):
         raise UserError(
-            f"{source}: found two images of one name but for folder or suffix, expected names that differ"
+            f"{source}: found two images of one name except for folder or suffix, "
+            "expected different names"
         )
     return names
 
 
 def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
-    """Every board as Target with its template as both references.
+    """Make a strip of every board, with the board as Target and its template as both references.
 
-    Whole groups (boards of one design) are kept for the test.
-
-    In train/good a template of the other groups is all three channels, so that no defect is in it.
+    Whole groups (boards of one design) are reserved for the test. Good strips, those of train/good
+    among them, have the template in all three channels, so that they contain no defect. Raises
+    `UserError` when the source is not DeepPCB's folder, or a file does not fit its template.
     """
     templates = sorted(arguments.source.rglob("group*/*/*_temp.jpg"))
     if not templates:
         raise UserError(
-            f"{arguments.source}: found no group*/*/*_temp.jpg, expected the PCBData folder of DeepPCB"
+            f"{arguments.source}: found no group*/*/*_temp.jpg, "
+            "expected the PCBData folder of DeepPCB"
         )
     groups = sorted({template.parent for template in templates})
     shuffled = np.random.default_rng(arguments.seed).permutation(len(groups))
     if len(groups) < 2:
         raise UserError(
-            f"{arguments.source}: found one group of boards, expected two or more: one trains, another one tests"
+            f"{arguments.source}: found one group of boards, "
+            "expected two or more: one trains, another one tests"
         )
     test_groups = {
         groups[number] for number in shuffled[: max(1, len(groups) // DEEPPCB_TEST_SHARE)]
@@ -213,7 +226,8 @@ def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
         board = read_grey(board_path)
         if board.shape != template.shape:
             raise UserError(
-                f"{board_path}: found {board.shape} (height, width), expected {template.shape} like its template"
+                f"{board_path}: found {board.shape} (height, width), "
+                f"expected {template.shape} like its template"
             )
         boxes = template_path.parent.with_name(f"{template_path.parent.name}_not") / f"{name}.txt"
         write_strip(
@@ -225,9 +239,10 @@ def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
 
 
 def build_mvtec(root: Path, arguments: argparse.Namespace) -> None:
-    """Strips cut from good images.
+    """Cut strips from good images, and paint defects into copies of the test strips.
 
-    The category's own defects are left out: in three equal channels no one could find them.
+    The category's own defects are left out: in three equal channels they cannot be detected. Raises
+    `UserError` when an image is missing, unreadable or too small.
     """
     points = {}
     for split in ("train", "test"):
@@ -246,10 +261,9 @@ def build_mvtec(root: Path, arguments: argparse.Namespace) -> None:
 def cut_strips(
     root: Path, seed: int, split: str, number: int, name: str, path: Path
 ) -> dict[str, list[Point]]:
-    """Write an image's strips, of the channels Target, Ref1, Ref2 and an empty mask, and for the
-    test painted copies of them.
+    """Write an image's strips, and for the test painted copies of them.
 
-    Returns the painted defects by file name.
+    The channels are Target, Ref1, Ref2 and an empty mask. Returns the painted defects by file name.
     """
     points = {}
     for crop, grey in enumerate(side_by_side_crops(read_grey(path).astype(np.float32), path)):
@@ -263,21 +277,24 @@ def cut_strips(
 
 
 def side_by_side_crops(grey: np.ndarray, path: Path) -> list[np.ndarray]:
-    """Five strips, left to right from the top left corner.
+    """MVTEC_CROPS strips of an image (H, W), left to right from the top left corner.
 
-    Raises `UserError`, naming `path`, for an image that is too small.
+    Each has STRIP_SIZE. Raises `UserError`, naming `path`, when the image is too small.
     """
     height, width = STRIP_SIZE
     if grey.shape[0] < height or grey.shape[1] < MVTEC_CROPS * width:
         raise UserError(
-            f"{path}: found {grey.shape} (height, width), expected at least ({height}, {MVTEC_CROPS * width})"
+            f"{path}: found {grey.shape} (height, width), "
+            f"expected at least ({height}, {MVTEC_CROPS * width})"
         )
     return [grey[:height, left : left + width] for left in range(0, MVTEC_CROPS * width, width)]
 
 
 def mask_of_boxes(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """DeepPCB's annotation, one `x1 y1 x2 y2 type` a line, as a mask (H, W) uint8 {0, 1} of filled
-    boxes.
+    """DeepPCB's annotation as a mask (H, W) uint8 {0, 1} of filled boxes.
+
+    The file has one `x1 y1 x2 y2 type` per line; `size` is (height, width) in pixels. Raises
+    `UserError` when it cannot be read.
     """
     mask = np.zeros(size, np.uint8)
     try:
@@ -293,7 +310,7 @@ def mask_of_boxes(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """(H, W) uint8. Raises `UserError` for a file that is not an image."""
+    """Read an image as (H, W) uint8. Raises `UserError` for a file that is not an image."""
     encoded = path.read_bytes() if path.is_file() else b""
     grey = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE) if encoded else None
     if grey is None:
@@ -311,11 +328,11 @@ def write_painted_strip(
     input_max: float = DEFAULT_INPUT_MAX,
     shifts: Sequence[tuple[float, float]] | None = None,
 ) -> list[Point]:
-    """Paint classic defects into a strip (grey levels 0-255, in place); write it, in the camera's
-    own range, and its mask.
+    """Paint classic defects into a strip, and write the strip and its mask.
 
-    `shifts` are those of `paint_defects`. Returns the defects, each with the channels that it is
-    in.
+    `image` is (C, H, W) in grey levels 0-255 and is painted in place. The file has values of
+    `pixel_type`, scaled to 0 to `input_max`. `shifts` are those of `paint_defects`. Returns the
+    defects. Raises `UserError` when a file cannot be written.
     """
     mask = np.zeros(image.shape[1:], np.uint8)
     points = paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE, shifts)
@@ -329,7 +346,10 @@ def write_painted_strip(
 
 
 def write_strip(path: Path, image: np.ndarray) -> None:
-    """(C, H, W) to a TIFF, channels first, or to a PNG in OpenCV's channel order."""
+    """Write (C, H, W) as a TIFF, channels first, or as a PNG in OpenCV's channel order.
+
+    Raises `UserError` when OpenCV cannot write the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tiff":
         tifffile.imwrite(path, image, photometric="minisblack", planarconfig="separate")
@@ -338,21 +358,26 @@ def write_strip(path: Path, image: np.ndarray) -> None:
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write a mask (H, W) uint8 {0, 1} as an image of 0 and 255.
+
+    Raises `UserError` when OpenCV cannot write the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), mask * 255):
         raise UserError(f"{path}: cannot be written")
 
 
 def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None:
-    """`points.csv` beside the masks: every painted defect, and 1 or 0 for each channel that it is
-    or is not in.
+    """Write `points.csv` beside the masks, with one row per painted defect.
+
+    Its columns are POINT_COLUMNS; the last three are 1 for a channel that the defect is in, else 0.
     """
     path = mask_path(root, split, KIND, "").with_name("points.csv")
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(POINT_COLUMNS)
-        for name, found in sorted(points.items()):
-            for defect, channels in found:
+        for name, painted in sorted(points.items()):
+            for defect, channels in painted:
                 presence = [int(channel in channels) for channel in range(3)]
                 writer.writerow(
                     (name, *defect.center, *defect.size, *defect.sigma, defect.amplitude, *presence)
@@ -360,7 +385,10 @@ def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None
 
 
 def in_parallel(make: Callable, jobs: list, label: str) -> list:
-    """`make` of every job, in order, with a progress bar. The first error stops the rest."""
+    """The results of `make` for all jobs, in order, with a progress bar.
+
+    The first error cancels the jobs that have not started, and is raised.
+    """
     with ThreadPoolExecutor() as pool:
         try:
             results: Iterable = pool.map(make, jobs)
@@ -371,6 +399,7 @@ def in_parallel(make: Callable, jobs: list, label: str) -> list:
 
 
 def main() -> int:
+    """Build the data set, print the next command, and return the exit code."""
     arguments = parse_args()
     prepare(arguments)
     if arguments.command == "testset":

@@ -1,14 +1,18 @@
 """Train the segmentation network on good strips.
 
-    python trainer.py --training_dataset_path dataset/demo/train/good --base_channels 16 --epochs 10     # two CPU cores
-    python trainer.py --training_dataset_path /data/strips/train/good --num_defects_range 4 10 --amp     # one GPU
-    torchrun --nproc_per_node=8 trainer.py --training_dataset_path /data/strips/train/good --amp         # eight
-    python trainer.py --resume                                                                           # after an interruption
+    # two CPU cores
+    python trainer.py --training_dataset_path dataset/demo/train/good --base_channels 16 --epochs 10
+    # one GPU
+    python trainer.py --training_dataset_path /data/strips/train/good --num_defects_range 4 10 --amp
+    # eight GPUs
+    torchrun --nproc_per_node=8 trainer.py --training_dataset_path /data/strips/train/good --amp
+    # after an interruption
+    python trainer.py --resume
 
-Leaves in --checkpoint_path, under the run's name
-BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{h}x{w}_{image_type}, the last and the best checkpoint, settings,
-environment, figures, TensorBoard events and pictures, and, where the data set has test strips, the
-best checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
+A run writes its files into --checkpoint_path, under its name
+BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{h}x{w}_{image_type}: the last and the best checkpoint, settings,
+environment, metrics, TensorBoard events and pictures. When the data set has test strips, it also
+writes the best checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
 """
 
 if __name__ == "__main__":
@@ -80,19 +84,27 @@ from training.strip_settings import (
 )
 from training.strip_task import StripTask, selection_metric
 
-NOT_GIVEN = object()
-RECIPE_HELP = "how samples are made: classic paints strong defects, robust also faint ones, on channels that differ"
-ALIGN_HELP = "register the references to Target by fractions of a pixel (shift), and match their gain and offset, too (full)"
+NOT_GIVEN = object()  # marks a flag that the command line does not have
+RECIPE_HELP = (
+    "how samples are made: classic paints strong defects, robust also faint ones, "
+    "on channels that differ"
+)
+ALIGN_HELP = (
+    "register the references to Target by fractions of a pixel (shift), "
+    "and match their gain and offset, too (full)"
+)
 TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
-RESUME_HELP = "go on from this checkpoint; default: the last one in --checkpoint_path. Settings are those of the run"
-TEST_PICTURES_PER_KIND = 10  # panels drawn of the test strips; inference_pytorch.sh draws them all
+RESUME_HELP = (
+    "go on from this checkpoint; default: the last one in --checkpoint_path. "
+    "The run keeps its settings"
+)
+# test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
+TEST_PICTURES_PER_KIND = 10
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that may begin: its settings, strips and files, and the checkpoint that it goes on
-    from, if any.
-    """
+    """A run that may start; `resumed` is the checkpoint to continue from, if any."""
 
     settings: TrainingSettings
     dataset: Dataset
@@ -101,6 +113,11 @@ class PreparedRun:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse a command line (None: that of the process).
+
+    The result has every setting, with the recipe's defaults, and `given`, the names of the flags
+    that the command line sets. A wrong command line ends the process.
+    """
     parser = command_parser(__doc__)
     number = whole_number
     parser.add_argument(
@@ -110,7 +127,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--checkpoint_path",
         type=Path,
         default=CHECKPOINT_FOLDER,
-        help="folder for what the run leaves",
+        help="folder for the run's files",
     )
     parser.add_argument("--bs", type=number(1), default=16, help="patches per batch (and process)")
     parser.add_argument(
@@ -124,7 +141,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--lr_schedule",
         choices=LEARNING_RATE_SCHEDULES,
         default="steps",
-        help="how the learning rate moves",
+        help="how the learning rate changes",
     )
     parser.add_argument(
         "--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once"
@@ -143,12 +160,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         default=[3, 8],
         metavar=("MIN", "MAX"),
-        help="painted per patch",
+        help="number of defects painted per patch",
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
     add_true_or_false(
-        parser, "--use_mask", help="use the masks of valid/ and test/; False: image figures only"
+        parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
     )
     parser.add_argument(
         "--seed",
@@ -172,13 +189,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--gamma_schedule",
         choices=GAMMA_SCHEDULES,
         default="cosine",
-        help="in between; constant: gamma_start",
+        help="how gamma changes in between; constant: gamma_start throughout",
     )
     parser.add_argument(
         "--alpha",
         type=share,
         default=0.75,
-        help="focal loss weight of the defects; the background has the rest",
+        help="focal loss weight of the defects; the background has 1 - alpha",
     )
     parser.add_argument(
         "--num_workers",
@@ -202,7 +219,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--arch",
         choices=ARCHITECTURES,
         default="unet",
-        help="mobile: for lines without a GPU; difference: given the differences",
+        help="mobile: for lines without a GPU; difference: also reads the channels' differences",
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
@@ -210,20 +227,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="lose a run of the same name in --checkpoint_path"
+        "--overwrite",
+        action="store_true",
+        help="replace a run of the same name in --checkpoint_path",
     )
     parser.add_argument(
         "--save_every",
         type=positive,
         default=5.0,
         metavar="MINUTES",
-        help="write the last checkpoint, in mid-epoch too",
+        help="interval of writing the last checkpoint, within an epoch too",
     )
     parser.add_argument(
         "--patience",
         type=number(1),
         metavar="EPOCHS",
-        help="stop after so many epochs without a better one",
+        help="stop after this many epochs without a better one",
     )
     parser.add_argument(
         "--amp",
@@ -236,7 +255,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="compile the network first: minutes, then faster steps on a GPU",
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="the same weights again on a GPU, too; slower"
+        "--deterministic",
+        action="store_true",
+        help="reproduce the same weights on a GPU, too; slower",
     )
     parser.add_argument(
         "--sync_batch_norm",
@@ -259,19 +280,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
         parser.error(
-            f"--num_defects_range: found {parsed.num_defects_range}, expected MIN no larger than MAX"
+            f"--num_defects_range: found {parsed.num_defects_range}, "
+            "expected MIN no larger than MAX"
         )
     return parsed
 
 
 def train(arguments: argparse.Namespace) -> Path | None:
-    """Run a training to its end and return the best checkpoint's path; None in processes that are
-    not the first.
+    """Run a training to its end and score the test strips.
 
-    Raises `UserError` for input that cannot be trained on.
+    Returns the best checkpoint's path in the main process, None in the others. Raises `UserError`
+    for input that cannot be trained on.
     """
-    with join_process_group(arguments.gpu_id) as processes, ExitStack() as held:
-        run = processes.run_on_main(lambda: prepare(arguments, processes, held))
+    with join_process_group(arguments.gpu_id) as processes, ExitStack() as resources:
+        run = processes.run_on_main(lambda: prepare(arguments, processes, resources))
         settings, dataset, folder = run.settings, run.dataset, run.folder
         choose_algorithms(settings)
         if processes.is_main:
@@ -296,11 +318,13 @@ def train(arguments: argparse.Namespace) -> Path | None:
         return folder.best
 
 
-def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitStack) -> PreparedRun:
-    """Settings, strips and folder of the run, and the checkpoint that it goes on from; the folder
-    is locked by `held`.
+def prepare(
+    arguments: argparse.Namespace, processes: ProcessGroup, resources: ExitStack
+) -> PreparedRun:
+    """Check and prepare everything that a run needs, in the main process.
 
-    Raises `UserError`, with no run changed, when anything stands against it.
+    `resources` holds the lock of the checkpoint folder. Raises `UserError`, before any existing run
+    changes, when the training cannot start.
     """
     values, start = (
         vars(arguments),
@@ -320,11 +344,12 @@ def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitSt
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
     if settings.teacher:
         settings = replace(settings, teacher_sha256=check_teacher(settings))
-    held.enter_context(only_training_in(settings.checkpoint_path))
+    resources.enter_context(only_training_in(settings.checkpoint_path))
     dataset = find_strips(settings)
     if settings.patience and selection_metric(dataset, settings.use_mask) is None:
         raise UserError(
-            "--patience: found no good and defective strips to validate on, expected them in valid/, or no valid/ at all"
+            "--patience: found no good and defective strips to validate on, "
+            "expected them in valid/, or no valid/ at all"
         )
     if resumed:
         with prefix_errors(resumed):
@@ -348,7 +373,7 @@ def prepare(arguments: argparse.Namespace, processes: ProcessGroup, held: ExitSt
 
 
 def find_strips(settings: TrainingSettings) -> Dataset:
-    """The strips of a run, all checked. Raises `UserError` when some cannot be used."""
+    """The verified strips of a run. Raises `UserError` when some cannot be used."""
     folders = (settings.training_dataset_path, settings.checkpoint_path)
     return find_dataset(
         *folders,
@@ -361,18 +386,20 @@ def find_strips(settings: TrainingSettings) -> Dataset:
 
 
 def choose_algorithms(settings: LoopSettings) -> None:
-    """Let CUDA try which algorithm is fastest, unless the same weights are wanted every time."""
+    """Let cuDNN pick the fastest algorithms, or with --deterministic only reproducible ones."""
     torch.backends.cudnn.benchmark = not settings.deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
     if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
 
 
 def measure_best(
     folder: RunFolder, dataset: Dataset, settings: TrainingSettings, device: torch.device
 ) -> Detector:
-    """Set the best checkpoint's threshold, and keep with it what else is measured on held-out
-    strips.
+    """Measure the best checkpoint on held-out strips, and store the results in it.
+
+    They are the calibration, from which the threshold follows, the channels' ranges and the
+    baselines' sigmas.
     """
     content = load_checkpoint(folder.best)
     predictor = TorchPredictor(
@@ -392,7 +419,10 @@ def score_test_strips(
     threshold: Threshold,
     settings: TrainingSettings,
 ) -> None:
-    """Score as an inference would, and write what was found beside the checkpoint."""
+    """Score the test strips like an inference, and write the results beside the checkpoint.
+
+    Raises `UserError` when a strip could not be scored.
+    """
     output = folder.file(TEST_SUFFIX)
     rules = Rules(
         threshold,
@@ -405,11 +435,12 @@ def score_test_strips(
     for line in describe_result(result):
         print(f"  {line}")
     print(f"  pictures, verdicts and {REPORT} are in {output}")
-    if result.problems:  # every strip was fine before the first epoch
+    if result.problems:  # every strip passed the checks before the first epoch
         raise UserError("\n".join(result.problems))
 
 
 def main() -> int:
+    """Train, print the best checkpoint and the next command, and return the exit code."""
     best_path = train(parse_args())
     if best_path is None:
         return 0

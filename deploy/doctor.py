@@ -1,7 +1,4 @@
-"""What this machine can compute on: what is installed, and where ONNX Runtime really computes.
-
-Where it does not, it says what to do.
-"""
+"""--doctor: which devices of this machine ONNX Runtime computes on, and how to fix the others."""
 
 import os
 import sys
@@ -25,21 +22,24 @@ from deploy.session import (
 )
 
 GPU_WHEEL = "onnxruntime-gpu"
-# where the driver's second library is missing; CUDA itself needs only the first one
-NO_NVML = "unknown version (NVML does not answer; in a container it needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
-PROBE_TOLERANCE = 1e-4  # of the tiny graph's answer
+# shown when the driver's second library, NVML, is missing; CUDA itself needs only the first one
+NO_NVML = (
+    "unknown version (NVML does not answer; "
+    "in a container it needs NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+)
+PROBE_TOLERANCE = 1e-4  # largest error of the probe's output, whose values go up to 162
 TO_DO = {
     "cpu": "install ONNX Runtime anew",
-    "cuda": f"install CUDA {onnxruntime.cuda_version or '13'} and cuDNN 9, which a torch built for that CUDA brings along",
-    "tensorrt": "install the TensorRT that this ONNX Runtime was built for (onnxruntime.ai lists it), or leave it: cuda needs none",
+    "cuda": f"install CUDA {onnxruntime.cuda_version or '13'} and cuDNN 9, "
+    "which a torch built for that CUDA brings along",
+    "tensorrt": "install the TensorRT that this ONNX Runtime was built for "
+    "(onnxruntime.ai lists it), or leave it: cuda needs none",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis: what it is about, what was found, and what to do about it (empty:
-    nothing).
-    """
+    """One line of the diagnosis: its subject, what was found, and what to do (empty: nothing)."""
 
     about: str
     found: str
@@ -47,8 +47,9 @@ class Finding:
 
 
 def diagnose() -> int:
-    """Print everything and what to do about it; returns the exit code: 0 when what this machine can
-    offer works.
+    """Print all findings and what to do about them.
+
+    Returns the exit code: 0 when every device that this machine can offer works, else 1.
     """
     findings = examine()
     print(format_table({finding.about: finding.found for finding in findings}))
@@ -62,35 +63,37 @@ def diagnose() -> int:
 
 
 def examine() -> list[Finding]:
-    """Everything that is known of this machine, in the order in which it should be put right."""
+    """All findings on this machine, in the order in which problems should be fixed."""
     driver, wheels = find_driver(), runtime_wheels()
     has_gpu = bool(driver and driver.gpus)
-    # first: trying them loads libraries that come in wheels
-    devices = [_of_device(device, has_gpu) for device in PROVIDERS]
+    # first, since the probes load libraries from wheels, whose versions the others then find
+    devices = [_check_device(device, has_gpu) for device in PROVIDERS]
     return [
-        _of_driver(driver),
-        _of_wheels(wheels, has_gpu),
-        _of_torch(has_gpu),
-        *_of_libraries(),
+        _check_driver(driver),
+        _check_wheels(wheels, has_gpu),
+        _check_torch(has_gpu),
+        *_find_libraries(),
         *devices,
     ]
 
 
 def runtime_wheels() -> list[str]:
-    """The names and versions of every installed wheel of ONNX Runtime: they overwrite each other's
-    files.
+    """The name and version of every installed wheel of ONNX Runtime.
+
+    There may be only one: the wheels overwrite each other's files.
     """
-    found = {(wheel.metadata["Name"] or "", wheel.version) for wheel in distributions()}
+    installed = {(wheel.metadata["Name"] or "", wheel.version) for wheel in distributions()}
     return [
         f"{name} {version}"
-        for name, version in sorted(found)
+        for name, version in sorted(installed)
         if name == "onnxruntime" or name.startswith("onnxruntime-")
     ]
 
 
-def why_not(device: str) -> str:
-    """Computes a convolution on a device of PROVIDERS; what is wrong with it, empty when its answer
-    is right.
+def probe_device(device: str) -> str:
+    """Compute a convolution on a device of PROVIDERS.
+
+    Returns what is wrong, or an empty text when the output is right.
     """
     strip, weights = (
         np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5),
@@ -99,23 +102,26 @@ def why_not(device: str) -> str:
     try:
         session = create_session(_convolution(weights), device, SessionSettings())
         require_placed(session, device)
-        answer = session.run(None, {"input": strip})[0]
+        output = session.run(None, {"input": strip})[0]
     except UserError as error:
         return str(error)
-    # ONNX Runtime has a class of its own for every status, without a common parent
+    # ONNX Runtime raises another class for every status, without a common base
     except Exception as error:
         return (
             f"{one_line(error)} ({missing_library(device)})" if device != "cpu" else one_line(error)
         )
     expected = np.lib.stride_tricks.sliding_window_view(strip, weights.shape).sum(axis=(4, 5, 6, 7))
-    error = float(np.abs(answer - expected).max())
-    return "" if error < PROBE_TOLERANCE else f"its answers are off by {error:.2g}"
+    error = float(np.abs(output - expected).max())
+    return "" if error < PROBE_TOLERANCE else f"its output is off by {error:.2g}"
 
 
-def _of_driver(driver: Driver | None) -> Finding:
+def _check_driver(driver: Driver | None) -> Finding:
     if driver is None:
         return Finding("NVIDIA driver", "none: everything is computed on the CPU")
-    text = f"{driver.version or NO_NVML}, for CUDA up to {driver.newest_cuda or 'unknown'}, GPUs: {_of_gpus(driver)}"
+    text = (
+        f"{driver.version or NO_NVML}, for CUDA up to {driver.newest_cuda or 'unknown'}, "
+        f"GPUs: {_describe_gpus(driver)}"
+    )
     if driver.error:
         return Finding(
             "NVIDIA driver",
@@ -133,13 +139,13 @@ def _of_driver(driver: Driver | None) -> Finding:
     return Finding("NVIDIA driver", text)
 
 
-def _of_gpus(driver: Driver) -> str:
-    """Those that this process may use, with their memory, and how many it may not use."""
-    named = [
+def _describe_gpus(driver: Driver) -> str:
+    """The GPUs that this process may use, with their memory, and the number of hidden ones."""
+    descriptions = [
         gpu.name if gpu.memory is None else f"{gpu.name} ({gpu.memory / 2**30:.1f} GiB)"
         for gpu in driver.gpus
     ]
-    text = ", ".join(named) or "none"
+    text = ", ".join(descriptions) or "none"
     if driver.hidden and not driver.error:
         text += f", and {driver.hidden} hidden from this process"
         if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -147,7 +153,7 @@ def _of_gpus(driver: Driver) -> str:
     return text
 
 
-def _of_wheels(wheels: list[str], has_gpu: bool) -> Finding:
+def _check_wheels(wheels: list[str], has_gpu: bool) -> Finding:
     build = (
         f"built for CUDA {onnxruntime.cuda_version}"
         if onnxruntime.cuda_version
@@ -178,18 +184,20 @@ def _of_wheels(wheels: list[str], has_gpu: bool) -> Finding:
     return Finding("ONNX Runtime", text)
 
 
-def _of_torch(has_gpu: bool) -> Finding:
-    text = f"{torch.__version__}, {f'built for CUDA {torch.version.cuda}' if torch.version.cuda else 'built without CUDA'}"
+def _check_torch(has_gpu: bool) -> Finding:
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    text = f"{torch.__version__}, {build}"
     if has_gpu and not torch.cuda.is_available():
         return Finding(
             "PyTorch",
             text,
-            "it cannot use the GPU: install torch for a CUDA that the driver serves (pytorch.org says how)",
+            "it cannot use the GPU: install torch for a CUDA that the driver serves "
+            "(pytorch.org says how)",
         )
     return Finding("PyTorch", text)
 
 
-def _of_libraries() -> list[Finding]:
+def _find_libraries() -> list[Finding]:
     if not onnxruntime.cuda_version:
         return []
     cuda = cuda_version(int(onnxruntime.cuda_version.split(".")[0]))
@@ -197,7 +205,7 @@ def _of_libraries() -> list[Finding]:
     return [Finding(name, version or "none") for name, version in found.items()]
 
 
-def _of_device(device: str, has_gpu: bool) -> Finding:
+def _check_device(device: str, has_gpu: bool) -> Finding:
     name = f"--device {device}"
     if device != "cpu" and not has_gpu:
         return Finding(name, "not offered: there is no GPU")
@@ -205,14 +213,14 @@ def _of_device(device: str, has_gpu: bool) -> Finding:
         return Finding(name, "not offered by this ONNX Runtime")
     if device == "tensorrt" and not tensorrt_version():
         return Finding(name, "not offered: TensorRT 10 is not installed, and need not be")
-    reason = why_not(device)
+    reason = probe_device(device)
     if not reason:
         return Finding(name, "works: computed a convolution")
     return Finding(name, f"does not work: {reason}", TO_DO[device])
 
 
 def _convolution(weights: np.ndarray) -> bytes:
-    """A model of one 3x3 convolution of a 5x5 image."""
+    """A serialized model: one convolution with 3x3 weights of a 5x5 image."""
     values = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, n, n])
         for name, n in (("input", 5), ("output", 3))

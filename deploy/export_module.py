@@ -1,8 +1,7 @@
-"""What is exported: strips as they come in, the detector's answer, and what a production line would
-otherwise have to work out.
+"""The exported module: from a camera's strips to the heatmap and to what a line derives from it.
 
 The input is one of INPUTS: `unit`, values 0-1; `raw`, in the camera's range; `uint8`. A fourth
-channel, which production files have, is not looked at. The outputs are some of OUTPUTS, the heatmap
+channel, which production files have, is ignored. The outputs are some of OUTPUTS, the heatmap
 first.
 """
 
@@ -14,30 +13,31 @@ from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 
-# --input, and the tensor's type
+# kinds of --input, with the tensor's type
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}
-# and the tensor's name
+# kinds of --outputs, with the tensor's name
 OUTPUTS = {
     "heatmap": "output",
     "score": "score",
     "detections": "detections",
     "alignment": "alignment",
 }
-INPUT_CHANNELS = (3, 4)  # that a strip may come in with; only the first three count
+INPUT_CHANNELS = (3, 4)  # possible numbers of channels; only the first three are used
 UINT8_MAX = 255.0
-MOST_DETECTIONS = 100  # of a strip: one with more needs no list
-CANDIDATES = 4 * MOST_DETECTIONS  # that are looked at, before of each plateau one is left
+MOST_DETECTIONS = 100  # per strip: for a strip with more a list no longer helps
+# peaks that are examined: more than detections, as plateaus are reduced to one pixel afterwards
+CANDIDATES = 4 * MOST_DETECTIONS
 DETECTION_COLUMNS = ("y", "x", "heatmap")
 NO_DETECTION = -1.0  # y and x of the rows beyond a strip's last detection
 
 
 class StripGraph(nn.Module):
-    """Strips (B, C, H, W) as they come in, to a tuple of `outputs`:
+    """Maps strips (B, C, H, W), C as in INPUT_CHANNELS, to a tuple of `outputs`:
 
     heatmap     (B, 3, H, W), the detector's 0-1 and two channels of zeros
     score       (B,), the heatmap's maximum
-    detections  (B, MOST_DETECTIONS, 3), the strongest local maxima above `threshold` (1,): y, x, heatmap; strongest first. Rows
-                beyond the last are -1, -1, 0
+    detections  (B, MOST_DETECTIONS, 3), the strongest local maxima above `threshold` (1,): y, x,
+                heatmap; strongest first. Rows beyond the last detection are -1, -1, 0
     alignment   (B, 2, MEASURES), what `Alignment` measured of each reference
 
     `input_max` is the camera's largest value, by which a `raw` input is divided.
@@ -56,12 +56,13 @@ class StripGraph(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
+        """The names of the output tensors, in their order."""
         return [OUTPUTS[output] for output in self.outputs]
 
     def forward(
         self, images: torch.Tensor, threshold: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        # a slice of all would be a copy
+        # slicing three channels of three would add a copy to the graph
         images = images if int(images.shape[1]) == 3 else images[:, :3]
         heatmap, measures = self.detector.detect_with_alignment(self.to_unit_range(images))
         make = {
@@ -73,21 +74,21 @@ class StripGraph(nn.Module):
         return tuple(make[output]() for output in self.outputs)
 
     def to_unit_range(self, images: torch.Tensor) -> torch.Tensor:
+        """Scale images of the module's input kind to float32 0-1."""
         return images if self.factor is None else images.to(torch.float32) * self.factor
 
 
 def largest_value(input_kind: str, input_max: float) -> float:
-    """How far the values of an input of INPUTS go, of a camera up to `input_max`."""
+    """The largest value of an input kind of INPUTS, for a camera with values up to `input_max`."""
     return {"unit": 1.0, "raw": input_max, "uint8": UINT8_MAX}[input_kind]
 
 
 def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """The local maxima of heatmaps (B, 1, H, W) above a threshold (1,): (B, MOST_DETECTIONS, 3) as
-    in `StripGraph`.
+    """The strongest local maxima of heatmaps (B, 1, H, W) above a threshold (1,).
 
-    As `detections.find_peaks` has them and in its order. Of a plateau of equal values the pixel is
-    left around which the most stands, the first one where that is equal, too, which need not be the
-    most central one as there.
+    Returns (B, MOST_DETECTIONS, 3) as in `StripGraph`. Peaks and order are those of
+    `detections.find_peaks`, except on a plateau of equal values: here the pixel with the highest
+    surroundings remains, or the first of several. There it is the most central one.
     """
     size = 2 * NEIGHBOURHOOD + 1
     is_peak = (heatmap == functional.max_pool2d(heatmap, size, stride=1, padding=NEIGHBOURHOOD)) & (
@@ -101,10 +102,12 @@ def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Ten
         -torch.inf,
         logit_margin(peaks) + TIE_BREAK * margin_around(heatmap, y, x),
     )
-    is_near = (_steps(y).abs() <= NEIGHBOURHOOD) & (_steps(x).abs() <= NEIGHBOURHOOD)
+    is_near = (_pairwise_differences(y).abs() <= NEIGHBOURHOOD) & (
+        _pairwise_differences(x).abs() <= NEIGHBOURHOOD
+    )
     is_beaten = is_near & (
         (rank[:, None] > rank[:, :, None])
-        | ((rank[:, None] == rank[:, :, None]) & (_steps(pixel) < 0))
+        | ((rank[:, None] == rank[:, :, None]) & (_pairwise_differences(pixel) < 0))
     )
     rank, order = torch.where(is_beaten.any(dim=2), -torch.inf, rank).topk(MOST_DETECTIONS, dim=1)
     found = torch.stack(
@@ -118,7 +121,7 @@ def strongest_peaks(heatmap: torch.Tensor, threshold: torch.Tensor) -> torch.Ten
 
 
 def logit_margin(probability: torch.Tensor) -> torch.Tensor:
-    """As `detections.logit_margin`, float64."""
+    """`detections.logit_margin` of probabilities 0-1, of any shape, in float64."""
     probability = probability.to(torch.float64)
     # ONNX Runtime clips doubles from opset 12 on
     limit = torch.tensor(LOGIT_RANGE, dtype=torch.float64, device=probability.device)
@@ -126,8 +129,9 @@ def logit_margin(probability: torch.Tensor) -> torch.Tensor:
 
 
 def margin_around(heatmap: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The mean logit margin of the 3x3 pixels around whole points (B, N) of heatmaps (B, 1, H, W),
-    float64 (B, N).
+    """The mean logit margin of 3x3 pixels around points of heatmaps (B, 1, H, W).
+
+    `y` and `x` are (B, N) integers. Returns (B, N) float64.
     """
     padded = functional.pad(heatmap, (1, 1, 1, 1), mode="replicate")
     width = padded.shape[3]
@@ -137,6 +141,6 @@ def margin_around(heatmap: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> to
     return logit_margin(padded.flatten(1).gather(1, pixels)).reshape(-1, 9, y.shape[1]).mean(dim=1)
 
 
-def _steps(values: torch.Tensor) -> torch.Tensor:
-    """(B, N) to (B, N, N): from each value to every other one."""
+def _pairwise_differences(values: torch.Tensor) -> torch.Tensor:
+    """Differences (B, N, N) of values (B, N): element [b, i, j] is value j minus value i."""
     return values[:, None] - values[:, :, None]

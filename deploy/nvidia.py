@@ -1,6 +1,6 @@
-"""What the NVIDIA driver and libraries of this machine say of themselves.
+"""Queries of the NVIDIA driver and libraries of this machine.
 
-torch is not asked: it may be built without CUDA.
+They do not use torch, which may be built without CUDA.
 """
 
 import ctypes
@@ -12,14 +12,14 @@ from uuid import UUID
 
 import pynvml
 
-CUDA = ("libcuda.so.1", "nvcuda.dll")
-NO_DEVICE = 100  # CUDA's error where there is no GPU, and where CUDA_VISIBLE_DEVICES hides all
+CUDA = ("libcuda.so.1", "nvcuda.dll")  # the driver's library on Linux and on Windows
+NO_DEVICE = 100  # CUDA's error without a GPU, or when CUDA_VISIBLE_DEVICES hides them all
 UUID_LENGTH = 16  # bytes
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Its name, or UUID where NVML does not know it, and its memory in bytes, None if unknown."""
+    """A GPU's name, or its UUID if NVML does not know it, and its memory in bytes, if known."""
 
     name: str
     memory: int | None
@@ -27,10 +27,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What NVML and CUDA know; `version` and `newest_cuda` are None where NVML does not answer.
+    """What NVML and CUDA report about the driver and the GPUs.
 
-    `newest_cuda` is the newest CUDA that the driver serves, `gpus` are those that this process may
-    use, `hidden` is how many more the machine has, and `error` is CUDA's error number (0: none).
+    `newest_cuda` is the newest CUDA that the driver serves. It and `version` are None when NVML
+    does not respond. `gpus` are those that this process may use, `hidden` is the number of further
+    ones in the machine. `error` is CUDA's error number (0: none).
     """
 
     version: str | None
@@ -41,18 +42,18 @@ class Driver:
 
 
 def find_driver() -> Driver | None:
-    """None where no driver is installed."""
+    """The NVIDIA driver and its GPUs; None when no driver is installed."""
     cuda = load(CUDA)
     if cuda is None:
         return None
     error = cuda.cuInit(0)
     uuids = [] if error else _usable_gpus(cuda)
-    _answer(pynvml.nvmlInit)  # where this fails, every further question goes without an answer
-    version = _answer(pynvml.nvmlSystemGetDriverVersion)
-    newest_cuda = _answer(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    _query(pynvml.nvmlInit)  # when this fails, every further query returns None
+    version = _query(pynvml.nvmlSystemGetDriverVersion)
+    newest_cuda = _query(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     gpus = [_describe(uuid) for uuid in uuids]
-    hidden = max(0, (_answer(pynvml.nvmlDeviceGetCount) or 0) - len(gpus))
-    _answer(pynvml.nvmlShutdown)
+    hidden = max(0, (_query(pynvml.nvmlDeviceGetCount) or 0) - len(gpus))
+    _query(pynvml.nvmlShutdown)
     return Driver(
         version,
         dotted(newest_cuda) if newest_cuda else None,
@@ -69,7 +70,7 @@ def visible_gpus() -> list[str]:
 
 
 def load(names: tuple[str, ...]) -> ctypes.CDLL | None:
-    """The first of a library's names that the system can load; None when there is none."""
+    """Load a library under the first of its names that the system finds; None: under none."""
     for name in names:
         with suppress(OSError):
             return ctypes.CDLL(name)
@@ -77,14 +78,12 @@ def load(names: tuple[str, ...]) -> ctypes.CDLL | None:
 
 
 def dotted(version: int) -> str:
-    """CUDA's number of a version, 13020, as people write it: 13.2."""
+    """CUDA's number of a version in dotted form: 13020 is 13.2."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def cuda_version(major: int) -> str | None:
-    """The version of the CUDA runtime that can be loaded, of one major version; None when there is
-    none.
-    """
+    """The version of the loadable CUDA runtime of one major version; None when there is none."""
     library, version = load((f"libcudart.so.{major}", f"cudart64_{major}.dll")), ctypes.c_int()
     if library is None or library.cudaRuntimeGetVersion(ctypes.byref(version)):
         return None
@@ -92,7 +91,7 @@ def cuda_version(major: int) -> str | None:
 
 
 def cudnn_version() -> str | None:
-    """The version of cuDNN 9 that can be loaded; None when there is none."""
+    """The version of the loadable cuDNN 9; None when there is none."""
     library = load(("libcudnn.so.9", "cudnn64_9.dll"))
     if library is None:
         return None
@@ -102,7 +101,7 @@ def cudnn_version() -> str | None:
 
 
 def tensorrt_version() -> str | None:
-    """The version of TensorRT 10 that can be loaded; None when there is none."""
+    """The version of the loadable TensorRT 10; None when there is none."""
     library = load(("libnvinfer.so.10", "nvinfer_10.dll"))
     if library is None:
         return None
@@ -113,12 +112,12 @@ def tensorrt_version() -> str | None:
 def _usable_gpus(cuda: ctypes.CDLL) -> list[str]:
     """The UUIDs of the GPUs that this process may use.
 
-    CUDA is asked because NVML cannot tell: it lists the GPUs that CUDA_VISIBLE_DEVICES hides, too,
-    in an order that is not CUDA's, and also where CUDA does not start.
+    CUDA answers this, since NVML cannot: NVML also lists the GPUs that CUDA_VISIBLE_DEVICES hides,
+    in another order than CUDA's, even when CUDA does not start.
     """
     count, device = ctypes.c_int(), ctypes.c_int()
     uuid = ctypes.create_string_buffer(UUID_LENGTH)
-    # the newer one tells parts of a GPU (MIG) apart; drivers before 470 lack it
+    # the newer function tells parts of a GPU (MIG) apart; drivers before 470 lack it
     newer = hasattr(cuda, "cuDeviceGetUuid_v2")
     read_uuid = cuda.cuDeviceGetUuid_v2 if newer else cuda.cuDeviceGetUuid
     cuda.cuDeviceGetCount(ctypes.byref(count))
@@ -131,19 +130,19 @@ def _usable_gpus(cuda: ctypes.CDLL) -> list[str]:
 
 
 def _describe(uuid: str) -> Gpu:
-    """What NVML knows of a GPU, or of a part of one (MIG)."""
+    """What NVML knows about a GPU, or a part of one (MIG)."""
     for kind in ("GPU", "MIG"):
-        handle = _answer(pynvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}")
+        handle = _query(pynvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}")
         if handle is not None:
-            name = _answer(pynvml.nvmlDeviceGetName, handle)
-            memory = _answer(pynvml.nvmlDeviceGetMemoryInfo, handle)
+            name = _query(pynvml.nvmlDeviceGetName, handle)
+            memory = _query(pynvml.nvmlDeviceGetMemoryInfo, handle)
             return Gpu(name or f"GPU {uuid}", memory.total if memory else None)
     return Gpu(f"GPU {uuid}", None)
 
 
-def _answer(question: Callable[..., Any], *arguments: object) -> Any:
-    """What a function of NVML returns; None where the driver cannot say it."""
+def _query(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function of NVML returns; None when it fails."""
     try:
-        return question(*arguments)
+        return function(*arguments)
     except pynvml.NVMLError:
         return None

@@ -1,6 +1,4 @@
-"""A torch module to one ONNX file of just the opset that was asked for: written, cleaned and
-checked.
-"""
+"""Export of a torch module to one ONNX file of exactly the requested opset, cleaned and checked."""
 
 import logging
 import time
@@ -18,9 +16,9 @@ from common.errors import UserError, one_line, prefix_errors
 from deploy.session import open_session
 
 OLDEST_OPSET = 11
-# torch's newer exporter writes this and above, its TorchScript exporter what is older
+# from this opset on torch's newer exporter writes the file, below it the TorchScript exporter
 FIRST_DYNAMO_OPSET = 18
-THRESHOLD = "threshold"  # name of the second input, where there is one
+THRESHOLD = "threshold"  # name of the second input, in files that have one
 
 
 def write_graph(
@@ -31,16 +29,17 @@ def write_graph(
     outputs: tuple[str, ...] = ("output",),
     threshold: float | None = None,
 ) -> None:
-    """The graph alone, of any batch of images like those of the example (B, C, H, W), B above 1:
-    `input`, and `outputs`.
+    """Write the graph of a module, without metadata, for any batch size.
 
-    With a `threshold` the model takes one (1,) as its second input; in the file that input may be
-    left out and then has this value. Raises `UserError` when no exporter can write that opset.
+    `images` is an example input (B, C, H, W), B above 1. The file's input is `input`, its outputs
+    are named `outputs`. With a `threshold` the module takes one (1,) as its second input; a caller
+    of the file may omit that input, which then has this value. Raises `UserError` when no exporter
+    can write the opset.
     """
     if opset < OLDEST_OPSET:
         raise UserError(f"--opset_version {opset}: expected {OLDEST_OPSET} or newer")
     use_dynamo = opset >= FIRST_DYNAMO_OPSET
-    # dynamo takes a batch of 1 for a constant, TorchScript one of 2
+    # dynamo bakes a batch of 1 into the graph as a constant, TorchScript one of 2
     images = images if use_dynamo else images[:1]
     inputs = (
         {"input": images}
@@ -77,16 +76,14 @@ def write_graph(
             f"--opset_version {opset}: torch cannot write it ({one_line(error)})"
         ) from None
     with torch.no_grad():
-        answers = model(*inputs.values())
-    answers = answers if isinstance(answers, tuple) else (answers,)
-    _clean(path, [answer.shape for answer in answers], threshold)
+        results = model(*inputs.values())
+    results = results if isinstance(results, tuple) else (results,)
+    _clean(path, [result.shape for result in results], threshold)
 
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Keeps the exporters' warnings off the screen; what matters in them is checked in the file
-    afterwards.
-    """
+    """Suppress the exporters' warnings; `inspect_file` checks what matters in them."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -101,8 +98,10 @@ def quiet_exporters() -> Iterator[None]:
 
 
 def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> None:
-    """Take stack traces out, say the outputs' sizes where it left them open, and give the threshold
-    its default.
+    """Clean the file that an exporter wrote.
+
+    Removes stack traces, sets the outputs' sizes that the exporter left open, and gives the
+    threshold its default value.
     """
     model = onnx.load(path)
     for node in model.graph.node:
@@ -121,9 +120,9 @@ def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> Non
 
 
 def inspect_file(path: Path, opset: int) -> dict[str, str]:
-    """Check the file and describe it.
+    """Check a file and return the report's lines on it.
 
-    Raises `UserError` when it is not valid or of another opset than `opset`.
+    Raises `UserError` when the file is not valid or its opset is not `opset`.
     """
     model = onnx.load(path)
     written = {imported.domain or "ai.onnx": imported.version for imported in model.opset_import}
@@ -139,6 +138,7 @@ def inspect_file(path: Path, opset: int) -> dict[str, str]:
     with prefix_errors(f"--opset_version {opset}"):
         open_session(path)
     load_seconds = time.perf_counter() - started
+    nodes = sum(node.op_type != "Constant" for node in model.graph.node)
     return {
         "opset": str(opset),
         "IR version": str(model.ir_version),
@@ -146,12 +146,13 @@ def inspect_file(path: Path, opset: int) -> dict[str, str]:
         "inputs": ", ".join(map(describe_value, model.graph.input)),
         "outputs": ", ".join(map(describe_value, model.graph.output)),
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "nodes": f"{sum(node.op_type != 'Constant' for node in model.graph.node)} that are not constants",
+        "nodes": f"{nodes} that are not constants",
         "load time (CPU)": f"{load_seconds:.2f} s",
     }
 
 
 def describe_value(value: onnx.ValueInfoProto) -> str:
+    """A tensor's name, shape and type as text."""
     tensor = value.type.tensor_type
     sizes = ", ".join(size.dim_param or str(size.dim_value) for size in tensor.shape.dim)
     return f"{value.name} ({sizes}) {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}"

@@ -1,5 +1,6 @@
-"""The proof that an ONNX file answers like PyTorch: both on the CPU, on strips and on noise, alone
-and as a batch.
+"""The proof that an ONNX file computes what PyTorch computes.
+
+Both run on the CPU, on strips and on noise, with one image and with a batch.
 """
 
 from pathlib import Path
@@ -20,22 +21,23 @@ from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, paint_defects
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 
-# largest difference of probability between ONNX Runtime and PyTorch, both on the CPU
+# largest difference of probabilities between ONNX Runtime and PyTorch, both on the CPU
 PARITY_TOLERANCE = 1e-4
-# of a shift in pixels, or another of alignment's MEASURES, on strips: finer than it is ever known
+# largest difference of a shift in pixels, or of another of alignment's MEASURES, on strips: below
+# the accuracy of any measurement
 LARGEST_MISMATCH = 1e-2
-BATCHES = (1, 3)
+BATCHES = (1, 3)  # images per compared call
 PARITY_SEED = 0
-PARITY = "ONNX Runtime - PyTorch"  # the report's line with what was found
+PARITY = "ONNX Runtime - PyTorch"  # name of the report's line with the differences
 
 
 def parity_strips(
     test_path: Path | None, image_size: tuple[int, int], input_max: float
 ) -> np.ndarray:
-    """Strips to compare on, (3, 3, H, W) grey levels: spread over `test_path`, else generated with
-    painted defects.
+    """Three strips to compare on, (3, 3, H, W) in grey levels 0-255.
 
-    Raises `UserError` for strips of another size than `image_size`.
+    They are spread over the images of `test_path`. Without it they are generated, with painted
+    defects. Raises `UserError` for a strip that does not have `image_size` (height, width).
     """
     count = max(BATCHES)
     if test_path is None:
@@ -50,7 +52,8 @@ def parity_strips(
         strips.append(load_image(path, input_max))
         if strips[-1].shape[1:] != image_size:
             raise UserError(
-                f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: see --image_size"
+                f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: "
+                "see --image_size"
             )
     return np.stack(strips)
 
@@ -63,11 +66,12 @@ def prove_parity(
     input_max: float,
     threshold: float,
 ) -> dict[str, str]:
-    """The report's lines on ONNX Runtime against PyTorch, both on the CPU, on strips (B, 3, H, W)
-    in grey levels and on noise.
+    """Compare ONNX Runtime with PyTorch on the CPU, on strips and on noise.
 
-    The input has so many `channels`. Heatmaps and alignment are to be PyTorch's, and score and
-    detections just what follows from the file's own heatmap. Raises `UserError` where they are not.
+    `strips` are (B, 3, H, W) in grey levels 0-255; the file's input has `channels`. Heatmaps must
+    match PyTorch's within PARITY_TOLERANCE and alignment within LARGEST_MISMATCH. Score and
+    detections must follow exactly from the file's own heatmap. Returns the report's lines. Raises
+    `UserError` when an output differs.
     """
     session = open_session(path)
     noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32) * np.float32(
@@ -77,7 +81,7 @@ def prove_parity(
     for name, images in (("strips", strips), ("noise", noise)):
         images = to_model_input(images, graph.input_kind, channels, input_max)
         for batch in BATCHES:
-            answers = dict(
+            results = dict(
                 zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]}))
             )
             with torch.inference_mode():
@@ -85,17 +89,18 @@ def prove_parity(
                     graph.to_unit_range(torch.from_numpy(images[:batch, :3]))
                 )
             differences[f"{name}, batch {batch}"] = float(
-                np.abs(answers["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
+                np.abs(results["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
             )
-            outputs.append(answers["heatmap"])
-            _check_consequences(answers, threshold)
-            if "alignment" in answers and name == "strips":
-                _check_alignment(answers["alignment"], measures.numpy())
+            outputs.append(results["heatmap"])
+            _check_derived_outputs(results, threshold)
+            if "alignment" in results and name == "strips":
+                _check_alignment(results["alignment"], measures.numpy())
     worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
-    # so that NaN fails, too
+    # `not all(<)` instead of `any(>=)`, so that NaN fails too
     if not all(value < PARITY_TOLERANCE for value in differences.values()):
         raise UserError(
-            f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, expected less than {PARITY_TOLERANCE:g}"
+            f"heatmaps differ from PyTorch's by {differences[worst]:.2g} on {worst}, "
+            f"expected less than {PARITY_TOLERANCE:g}"
         )
     heatmaps = [output[:, 0] for output in outputs]
     zeros = [sum(float(output[:, channel].sum()) for output in outputs) for channel in (1, 2)]
@@ -106,17 +111,20 @@ def prove_parity(
     }
 
 
-def _check_consequences(answers: dict[str, np.ndarray], threshold: float) -> None:
-    heatmap = answers["heatmap"][:, :1]
-    if "score" in answers and not np.array_equal(answers["score"], heatmap.max(axis=(1, 2, 3))):
+def _check_derived_outputs(results: dict[str, np.ndarray], threshold: float) -> None:
+    """Raise `UserError` unless score and detections follow exactly from the heatmap."""
+    heatmap = results["heatmap"][:, :1]
+    if "score" in results and not np.array_equal(results["score"], heatmap.max(axis=(1, 2, 3))):
         raise UserError(
-            f"found the scores {answers['score']}, expected the heatmaps' maxima {heatmap.max(axis=(1, 2, 3))}"
+            f"found the scores {results['score']}, "
+            f"expected the heatmaps' maxima {heatmap.max(axis=(1, 2, 3))}"
         )
-    if "detections" in answers:
+    if "detections" in results:
         expected = strongest_peaks(torch.from_numpy(heatmap), torch.tensor([threshold])).numpy()
-        if not np.array_equal(answers["detections"], expected):
+        if not np.array_equal(results["detections"], expected):
             raise UserError(
-                "found detections that are not the strongest local maxima of the heatmap above the threshold"
+                "found detections that are not the strongest local maxima "
+                "of the heatmap above the threshold"
             )
 
 
@@ -124,15 +132,17 @@ def _check_alignment(found: np.ndarray, expected: np.ndarray) -> None:
     difference = np.abs(found - expected).max()
     if not difference < LARGEST_MISMATCH:
         raise UserError(
-            f"the alignment differs from PyTorch's by {difference:.2g}, expected less than {LARGEST_MISMATCH:g}"
+            f"the alignment differs from PyTorch's by {difference:.2g}, "
+            f"expected less than {LARGEST_MISMATCH:g}"
         )
 
 
 def compare_modes(
     whole: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float
 ) -> dict[str, str]:
-    """The report's line on how strips (B, 3, H, W) in grey levels look in one piece, against the
-    tiles of the training.
+    """Compare the heatmaps of whole strips with those of the training's tiles.
+
+    `strips` are (B, 3, H, W) in grey levels 0-255. Returns the report's line.
     """
     with torch.inference_mode():
         batch = torch.from_numpy(to_unit_range(strips))
@@ -141,16 +151,17 @@ def compare_modes(
         ]
     difference = np.abs(heatmaps[0] - heatmaps[1])
     peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
-    alone = [sum(map(_alone, *pair)) for pair in (peaks, peaks[::-1])]
+    unmatched = [sum(map(_count_unmatched, *pair)) for pair in (peaks, peaks[::-1])]
     counts = [sum(map(len, each)) for each in peaks]
     return {
-        "whole - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} on average; above {threshold:.3g} {counts[0]} "
-        f"detections, {alone[0]} of them not in the tiles, which have {counts[1]}, {alone[1]} of them not here"
+        "whole - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} on average; "
+        f"above {threshold:.3g} {counts[0]} detections, {unmatched[0]} of them not in the tiles, "
+        f"which have {counts[1]}, {unmatched[1]} of them not here"
     }
 
 
-def _alone(points: np.ndarray, others: np.ndarray) -> int:
-    """How many points (N, 2) have no other one (M, 2) within MATCH_RADIUS."""
+def _count_unmatched(points: np.ndarray, others: np.ndarray) -> int:
+    """How many of the points (N, 2) have none of `others` (M, 2) within MATCH_RADIUS."""
     if not len(others):
         return len(points)
     distances = np.sqrt(np.square(points[:, None] - others[None]).sum(axis=2))

@@ -1,9 +1,8 @@
-"""The same graph in fewer bits: float16 for a GPU, int8 for a CPU.
+"""Reduced precision of an exported graph: float16 for a GPU, int8 for a CPU.
 
-Whether one may stand in for float32, precision_gate.py says.
-
-Only the network's layers change. Input, registration, the differences that a network is told of,
+Only the network's layers change. Input, registration, the differences that a network receives,
 softmax and outputs stay float32: a hundredth of a pixel or a threshold of 0.999 needs the digits.
+precision_gate.py decides whether a variant may replace float32.
 """
 
 import copy
@@ -21,16 +20,18 @@ from torch import nn
 from common.errors import UserError
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
-# --precision, and what the file says
+# values of --precision, with the name in the file's metadata
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
-FIRST_PER_CHANNEL_OPSET = 13  # of QuantizeLinear with a scale for each channel
-# with these in between, values stay in 8 bits from layer to layer
+FIRST_PER_CHANNEL_OPSET = 13  # the first in which QuantizeLinear has a scale per channel
+# all of these, so that values stay in 8 bits from layer to layer
 QUANTIZED = ("Conv", "MaxPool", "Concat", "Resize")
 
 
 class HalfPrecision(nn.Module):
-    """A network, made to compute its layers in float16: (B, 3, h, w) float32 to logits (B, 2, h, w)
-    float32.
+    """A network whose layers compute in float16.
+
+    It maps images (B, 3, h, w) float32 to logits (B, 2, h, w) float32. It converts `network` in
+    place.
     """
 
     def __init__(self, network: SegmentationNetwork):
@@ -44,19 +45,19 @@ class HalfPrecision(nn.Module):
 def in_half_precision(
     detector: SegmentationNetworkONNXFullImage,
 ) -> SegmentationNetworkONNXFullImage:
-    """The detector with a network in float16; its own stays as it is."""
+    """A copy of the detector whose network computes in float16."""
     half = copy.deepcopy(detector)
     half.patch_network.network = HalfPrecision(half.patch_network.network)
     return half
 
 
 def quantize(source: Path, output: Path, batches: Iterable[np.ndarray]) -> None:
-    """Write a float32 file with its network in 8 bits, ranges measured on `batches` (B, C, H, W) of
-    the file's own input.
+    """Write a copy of a float32 file with its network in 8 bits.
 
-    Static, weights for each channel by itself, quantized and dequantized around each layer (QDQ);
-    the first layer, which reads differences of a grey level or two, and the head stay float32.
-    Raises `UserError` for an opset that cannot carry it.
+    The quantization is static, with a scale per weight channel, and in QDQ form: a quantizing and a
+    dequantizing node around each layer. The ranges are measured on `batches` (B, C, H, W) of the
+    file's input. The first layer, which reads differences of a grey level or two, and the head stay
+    float32. Raises `UserError` when the file's opset is below FIRST_PER_CHANNEL_OPSET.
     """
     model = onnx.load(source)
     opset = model.opset_import[0].version
@@ -77,20 +78,20 @@ def quantize(source: Path, output: Path, batches: Iterable[np.ndarray]) -> None:
 
 
 def inner_layers(graph: onnx.GraphProto) -> list[str]:
-    """The names of a network's nodes of QUANTIZED types after its first layer and before its head,
-    in a graph of this suite.
+    """The names of a network's QUANTIZED nodes after its first layer and before its head.
 
-    The registration's filters work on single planes, so the first convolution across planes is the
-    network's; its head is the last one before the probability, whose exponential is the only one.
-    What is joined for the head, which may read differences, is not among them.
+    In a graph of this suite the registration's filters work on single planes, so the first
+    convolution across planes is the network's. The head is the last convolution before the
+    probability, which has the graph's only exponential. The head's own input is left out, since it
+    may contain differences.
     """
-    made_by = {output: node for node in graph.node for output in node.output}
+    producers = {output: node for node in graph.node for output in node.output}
     planes = {
         weights.name: weights.dims[1] for weights in graph.initializer if len(weights.dims) == 4
     }
     (exponential,) = (node for node in graph.node if node.op_type == "Exp")
-    before = {id(node) for node in _sources(exponential, made_by)}
-    nodes = [node for node in graph.node if id(node) in before]
+    upstream = {id(node) for node in _sources(exponential, producers)}
+    nodes = [node for node in graph.node if id(node) in upstream]
     convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"]
     first = next(number for number in convolutions if planes.get(nodes[number].input[1], 0) > 1)
     inner, head = nodes[first + 1 : convolutions[-1]], nodes[convolutions[-1]]
@@ -101,12 +102,14 @@ def inner_layers(graph: onnx.GraphProto) -> list[str]:
     ]
 
 
-def _sources(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes that a node depends on, each once."""
+def _sources(
+    node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]
+) -> Iterator[onnx.NodeProto]:
+    """The nodes that a node depends on, each once; `producers` maps a value to its node."""
     seen, waiting = set(), [node]
     while waiting:
         for name in waiting.pop().input:
-            source = made_by.get(name)
+            source = producers.get(name)
             if source is not None and id(source) not in seen:
                 seen.add(id(source))
                 waiting.append(source)
@@ -114,6 +117,8 @@ def _sources(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto]) -> Iterat
 
 
 class _Batches(CalibrationDataReader):
+    """Batches of the file's input in the form that the quantizer reads."""
+
     def __init__(self, batches: Iterable[np.ndarray]):
         self.batches = iter(batches)
 
@@ -124,8 +129,9 @@ class _Batches(CalibrationDataReader):
 
 @contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """Keeps its advice off the screen: the graph needs no preparation, and what it costs is
-    measured afterwards.
+    """Suppress the quantizer's advice.
+
+    The graph needs no preparation, and the precision gate measures the cost of quantization.
     """
     root = logging.getLogger()
     level = root.level

@@ -1,5 +1,6 @@
-"""Whether a variant of an ONNX file may stand in for it: what both find on labelled strips, and how
-long both take.
+"""The precision gate: whether a variant of an ONNX file may replace the float32 file.
+
+It compares what both detect on labelled strips, and how long both take.
 """
 
 import statistics
@@ -25,21 +26,21 @@ from evaluation.detections import find_peaks
 from evaluation.matching import FALSE_ALARM, TrueDefect, defects_in_mask, match, match_strip
 from evaluation.metrics import FrocMetrics
 
-FEWEST_POINTS = 1000  # true points, so that a drop of recall by a hundredth is ten of them
-GATE_SEED = 50_000  # of the generated strips: none of a training's
+FEWEST_POINTS = 1000  # true points: a drop of recall by a hundredth is then ten points
+GATE_SEED = 50_000  # of the generated strips, so that none is one of a training's
 ROUNDS = 9  # timed calls of each file
+# devices on which the gate can measure
 TARGETS = ("cpu", "cuda")
 
-# a strip (3, H, W) in grey levels and its mask (H, W) bool
-Labelled = tuple[np.ndarray, np.ndarray]
-Known = tuple[
-    np.ndarray, list[TrueDefect], np.ndarray
-]  # a strip, its truths and each pixel's truth, as `defects_in_mask` gives them
+# a strip (3, H, W) in grey levels 0-255 and its mask (H, W) bool
+LabelledStrip = tuple[np.ndarray, np.ndarray]
+# a strip, and its true defects and their label image as `defects_in_mask` returns them
+AnnotatedStrip = tuple[np.ndarray, list[TrueDefect], np.ndarray]
 
 
 @dataclass
 class Findings:
-    """What a file has found above the threshold, and its recall at any number of false alarms."""
+    """A file's hits and false alarms above the threshold, and its FROC curve over all heights."""
 
     predictor: OnnxPredictor
     points: FrocMetrics = field(default_factory=FrocMetrics)
@@ -49,6 +50,7 @@ class Findings:
     def add(
         self, heatmap: np.ndarray, truths: list[TrueDefect], labels: np.ndarray, threshold: float
     ) -> None:
+        """Add a strip's heatmap (H, W) 0-1 and its true defects."""
         peaks = find_peaks(heatmap)
         self.points.update(match_strip(peaks, truths, labels))
         found = match(peaks.points[peaks.heights > threshold], truths, labels)
@@ -58,8 +60,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against float32: a report's lines, the recall that it loses, how many times as fast
-    it is (None: not measured).
+    """A variant compared with float32.
+
+    `lines` are the report's, `recall_drop` is the recall that the variant loses. `speed` is how
+    many times as fast it is (None: not measured).
     """
 
     lines: dict[str, str]
@@ -67,11 +71,18 @@ class Comparison:
     speed: float | None
 
     def refusal(self, largest_drop: float) -> str | None:
-        """Why the variant should not be used, if so."""
+        """Why the variant should not be used; None when it may be."""
+        # `not <=` instead of `>`, so that NaN is refused too
         if not self.recall_drop <= largest_drop:
-            return f"it finds {self.recall_drop:.1%} less of the true points than float32, expected at most {largest_drop:.1%} less"
+            return (
+                f"it finds {self.recall_drop:.1%} less of the true points than float32, "
+                f"expected at most {largest_drop:.1%} less"
+            )
         if self.speed is not None and self.speed <= 1:
-            return f"it is {self.speed:.2f} times as fast as float32, expected a variant that is faster"
+            return (
+                f"it is {self.speed:.2f} times as fast as float32, "
+                "expected a variant that is faster"
+            )
         return None
 
 
@@ -83,8 +94,10 @@ def compare_variant(
     threshold: float,
     target: str,
 ) -> Comparison:
-    """Both files, which describe themselves, on labelled strips: those of `test_path` if it has
-    enough points, else generated.
+    """Compare two files of this suite on labelled strips, and time them on the `target` device.
+
+    The strips are those of `test_path` when they have enough points, else they are generated. Both
+    count detections above `threshold`.
     """
     both = [Findings(_on_target(path, target)) for path in (reference, variant)]
     count, largest, means = 0, 0.0, []
@@ -123,22 +136,25 @@ def compare_variant(
 
 def enough_strips(
     test_path: Path | None, image_size: tuple[int, int], input_max: float
-) -> Iterator[Known]:
-    """Labelled strips of `test_path` with together FEWEST_POINTS points; where it has fewer,
-    generated ones.
+) -> Iterator[AnnotatedStrip]:
+    """Labelled strips with FEWEST_POINTS true points in total.
+
+    They are those of `test_path` when it has enough points, else generated ones of `image_size`.
     """
-    known = list(_until_enough(_labelled(test_path, input_max))) if test_path else []
-    points = sum(len(truths) for _, truths, _ in known)
+    annotated = list(_until_enough(_labelled_strips(test_path, input_max))) if test_path else []
+    points = sum(len(truths) for _, truths, _ in annotated)
     if points >= FEWEST_POINTS:
-        return iter(known)
+        return iter(annotated)
     if test_path:
         print(
-            f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: comparing on generated strips"
+            f"{test_path}: found {points} true points, expected {FEWEST_POINTS:,}: "
+            "comparing on generated strips"
         )
     return _until_enough(generated_strips(image_size))
 
 
-def _until_enough(strips: Iterable[Labelled]) -> Iterator[Known]:
+def _until_enough(strips: Iterable[LabelledStrip]) -> Iterator[AnnotatedStrip]:
+    """Annotate strips until they have FEWEST_POINTS true points in total."""
     points = 0
     for image, mask in strips:
         truths, labels = defects_in_mask(mask, image)
@@ -148,15 +164,16 @@ def _until_enough(strips: Iterable[Labelled]) -> Iterator[Known]:
             return
 
 
-def _labelled(test_path: Path, input_max: float) -> Iterator[Labelled]:
+def _labelled_strips(test_path: Path, input_max: float) -> Iterator[LabelledStrip]:
+    """The strips of a test folder that have a mask."""
     for strip in list_strips(test_path):
         image, mask = read_strip(strip, input_max)
         if mask is not None:
             yield image, mask
 
 
-def generated_strips(image_size: tuple[int, int]) -> Iterator[Labelled]:
-    """Demo strips with the robust recipe's points, without end."""
+def generated_strips(image_size: tuple[int, int]) -> Iterator[LabelledStrip]:
+    """An endless series of demo strips with the robust recipe's points."""
     number = 0
     while True:
         generator = np.random.default_rng((GATE_SEED, number))
@@ -167,7 +184,7 @@ def generated_strips(image_size: tuple[int, int]) -> Iterator[Labelled]:
 
 
 def _on_target(path: Path, target: str) -> OnnxPredictor:
-    """The file on the target; where that is not on this machine, on what is."""
+    """A predictor on the target device; without that device, on the best one here."""
     try:
         return OnnxPredictor(path, SessionSettings(target))
     except UserError:
@@ -175,7 +192,7 @@ def _on_target(path: Path, target: str) -> OnnxPredictor:
 
 
 def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
-    """Median seconds of a call with one strip; empty where a predictor is not on the target."""
+    """Median seconds of a call with one strip; empty when a predictor is not on the target."""
     if any(predictor.device != target for predictor in predictors):
         return []
     image, _ = next(generated_strips(predictors[0].image_size))
@@ -190,10 +207,10 @@ def _measure_speed(predictors: list[OnnxPredictor], target: str) -> list[float]:
 def interleaved(
     actions: dict[Hashable, Callable[[], Any]], rounds: int, label: str
 ) -> dict[Hashable, float]:
-    """Median seconds of each action, all of them in turn in every round.
+    """Median seconds of each action; every round runs all of them in turn.
 
-    The call before each that is timed does not count: who calls one file again and again has its
-    memory, in the processor's caches.
+    Each timed call follows an untimed one of the same action, so caches are as warm as in steady
+    operation.
     """
     seconds = defaultdict(list)
     for _ in tqdm(range(rounds), desc=label, disable=None, leave=False):

@@ -1,6 +1,4 @@
-"""ONNX Runtime sessions: which device computes a graph, which is proved and not assumed, and how
-the graph is called there.
-"""
+"""ONNX Runtime sessions: placing a graph on a device, proving the placement, and calling it."""
 
 import ctypes
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch  # before any session: it loads the CUDA libraries that it brings
+import torch  # before any session is created: it loads the CUDA libraries of its wheels
 
 from common.errors import UserError, one_line
 from common.files import file_hash, refused_by_system
@@ -26,20 +24,22 @@ PROVIDERS = {
 }
 LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt": "onnxruntime_providers_tensorrt"}
 DEVICES = ("auto", *PROVIDERS)
-# the rest may stay on the CPU
+# operations that the device must compute; the others may stay on the CPU
 COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})
-BATCH = "batch"  # what the exporter calls the input's first dimension
-# of ONNX Runtime's log severities; the last is its default
-ERRORS_ONLY, NOTHING, WARNINGS = 3, 4, 2
-ELEMENTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
-# strips as the file takes them to heatmaps (n, H, W), n no more than the batch
+BATCH = "batch"  # the exporter's name of the input's first dimension
+# ONNX Runtime's log severities; WARNINGS is its default
+ERRORS_ONLY, FATAL_ONLY, WARNINGS = 3, 4, 2
+ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+# maps strips (n, C, H, W), as the file takes them, to heatmaps (n, H, W); n is at most the batch
 Call = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """`device` is one of DEVICES, `batch` the strips of a call (None: any number), `threads` of the
-    CPU (None: one per core).
+    """How a session is placed and called.
+
+    `device` is one of DEVICES. `batch` is the number of strips per call (None: any number).
+    `threads` are those of the CPU (None: one per core). `cuda_graph` replays a recorded CUDA graph.
     """
 
     device: str = "auto"
@@ -53,7 +53,7 @@ ANY_DEVICE = SessionSettings()
 
 @dataclass(frozen=True)
 class PlacedSession:
-    """A session, the device of PROVIDERS that computes its graph, and why it is that one."""
+    """A session, the device of PROVIDERS that computes its graph, and why that one was chosen."""
 
     session: onnxruntime.InferenceSession
     device: str
@@ -61,19 +61,18 @@ class PlacedSession:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+    """Open a model on the CPU.
 
-    Raises `UserError`, without the path, for a file that is missing or not a model.
+    Raises `UserError`, without the path, when the file is missing or not a model.
     """
     return place_session(path, SessionSettings("cpu")).session
 
 
 def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
-    """A session on the device that was asked for; `auto` is CUDA where it computes the graph, else
-    the CPU.
+    """Open a model on the requested device; `auto` is CUDA if it computes the graph, else the CPU.
 
-    Raises `UserError`, without the path, for a file that is missing or not a model, and for a
-    device that does not compute it.
+    Raises `UserError`, without the path, when the file is missing or not a model, or when the
+    device does not compute it.
     """
     if not path.is_file():
         raise UserError(
@@ -97,9 +96,10 @@ def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
 
 
 def make_call(placed: PlacedSession, batch: int) -> Call:
-    """How to call a session with strips.
+    """The function that calls a session with strips.
 
-    It and its calls raise `UserError`, without the path, when ONNX Runtime cannot do it.
+    `make_call` and the function raise `UserError`, without the path, when ONNX Runtime fails, as it
+    does without memory for `batch`.
     """
     with _refused_by_runtime(batch):
         call = (
@@ -116,7 +116,7 @@ def make_call(placed: PlacedSession, batch: int) -> Call:
 
 
 class FreeCall:
-    """Calls with as many strips as there are, each with memory of its own."""
+    """Calls a session with any number of strips; each call allocates its memory."""
 
     def __init__(self, session: onnxruntime.InferenceSession):
         self.session, self.input, self.output = (
@@ -130,17 +130,18 @@ class FreeCall:
 
 
 class BoundCall:
-    """Calls of always `batch` strips, in always the same memory of a device; what lies there beyond
-    the strips is not answered.
+    """Calls a session with a fixed batch, in memory that is allocated once on a device.
+
+    A call may pass fewer strips; the outputs of the unused rows are dropped.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, batch: int, device: str):
         source, target = session.get_inputs()[0], session.get_outputs()[0]
         self.session, self.binding = session, session.io_binding()
-        self.strips = np.zeros((batch, *source.shape[1:]), ELEMENTS[source.type])
+        self.strips = np.zeros((batch, *source.shape[1:]), ELEMENT_TYPES[source.type])
         self.input, self.output = (
             onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                (batch, *node.shape[1:]), ELEMENTS[node.type], device, 0
+                (batch, *node.shape[1:]), ELEMENT_TYPES[node.type], device, 0
             )
             for node in (source, target)
         )
@@ -151,20 +152,18 @@ class BoundCall:
         self.strips[: len(strips)] = strips
         self.input.update_inplace(self.strips)
         self.session.run_with_iobinding(self.binding)
-        # where the device is the CPU this is the memory of the next call
+        # copied, since on the CPU this is the memory that the next call overwrites
         return self.output.numpy()[: len(strips), 0].copy()
 
 
 def create_session(
     model: Path | bytes, device: str, settings: SessionSettings, engines: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session that may use a device of PROVIDERS, beside the CPU, and never changes to another
-    one by itself.
+    """Create a session that may use a device of PROVIDERS and the CPU, without a fallback.
 
-    TensorRT's engines are kept in the folder `engines` (None: nowhere).
-
-    Raises whatever ONNX Runtime does; a device whose libraries are missing is silently not among
-    its providers.
+    TensorRT stores its engines in the folder `engines` (None: nowhere). Raises whatever ONNX
+    Runtime raises. When the libraries of a device are missing, ONNX Runtime drops it silently from
+    the session's providers; `require_placed` finds that.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -180,7 +179,7 @@ def create_session(
 
 
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
-    """How many nodes of each operation each execution provider computes."""
+    """The number of nodes of each operation that each execution provider computes."""
     nodes: dict[str, Counter[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         nodes.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
@@ -188,8 +187,9 @@ def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, Counte
 
 
 def require_placed(session: onnxruntime.InferenceSession, device: str) -> None:
-    """Raise `UserError` unless the device computes the graph: has nodes of it, and every one of
-    COSTLY.
+    """Raise `UserError` unless the device computes the graph.
+
+    It must compute at least one node, and every node of the COSTLY operations.
     """
     provider = PROVIDERS[device]
     if provider not in session.get_providers():
@@ -204,12 +204,13 @@ def require_placed(session: onnxruntime.InferenceSession, device: str) -> None:
     if costly or not nodes.get(provider):
         total = elsewhere.total() + sum(nodes.get(provider, {}).values())
         raise UserError(
-            f"found {elsewhere.total()} of the graph's {total} nodes elsewhere, {costly} costly ones, expected none of those"
+            f"found {elsewhere.total()} of the graph's {total} nodes elsewhere, "
+            f"{costly} costly ones, expected none of those"
         )
 
 
 def missing_library(device: str) -> str:
-    """Why the library of a device's execution provider cannot be loaded, in the system's words."""
+    """The system's message on why the library of a device's provider cannot be loaded."""
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
     name = f"{'' if sys.platform == 'win32' else 'lib'}{LIBRARIES[device]}{suffix}"
     try:
@@ -221,10 +222,8 @@ def missing_library(device: str) -> str:
 
 @contextmanager
 def silent_runtime() -> Iterator[None]:
-    """Keeps the long red lines about missing libraries off the screen: what is wrong comes out as
-    one error.
-    """
-    onnxruntime.set_default_logger_severity(NOTHING)
+    """Suppress ONNX Runtime's long log lines about missing libraries; one error reports them."""
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
     try:
         with redirect_stdout(StringIO()):
             yield
@@ -234,9 +233,10 @@ def silent_runtime() -> Iterator[None]:
 
 @contextmanager
 def _refused_by_runtime(batch: int) -> Iterator[None]:
+    """Turn an error of ONNX Runtime into a `UserError`."""
     try:
         yield
-    # ONNX Runtime has a class of its own for every status, without a common parent
+    # ONNX Runtime raises another class for every status, without a common base
     except Exception as error:
         text = f"found that ONNX Runtime cannot compute it ({one_line(error)})"
         raise UserError(f"{text}, expected a device with memory for --batch {batch}") from None
@@ -245,27 +245,37 @@ def _refused_by_runtime(batch: int) -> Iterator[None]:
 def _open_proved(
     path: Path, device: str, settings: SessionSettings
 ) -> onnxruntime.InferenceSession:
+    """Open a model on a device of PROVIDERS and prove that the device computes it.
+
+    Raises `UserError`, without the path, when the device is not available, does not compute the
+    graph, or the file is not a model.
+    """
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         known = ", ".join(onnxruntime.get_available_providers())
         raise UserError(
-            f"--device {device}: found ONNX Runtime with {known}, expected {PROVIDERS[device]}: see --doctor"
+            f"--device {device}: found ONNX Runtime with {known}, "
+            f"expected {PROVIDERS[device]}: see --doctor"
         )
     if device == "tensorrt" and not tensorrt_version():
         raise UserError(
-            "--device tensorrt: found no TensorRT 10 that can be loaded, expected its libraries: see --doctor"
+            "--device tensorrt: found no TensorRT 10 that can be loaded, "
+            "expected its libraries: see --doctor"
         )
     engines = _make_engine_folder(path, settings.batch) if device == "tensorrt" else None
     try:
         session = create_session(path, device, settings, engines)
-    # ONNX Runtime has a class of its own for every status, without a common parent
+    # ONNX Runtime raises another class for every status, without a common base
     except Exception as error:
         if device != "cpu":
-            _open_proved(path, "cpu", settings)  # a file that is no model is not the device's fault
+            # fails with the message below if the file is not a model, which no device can compute
+            _open_proved(path, "cpu", settings)
             raise UserError(
-                f"--device {device}: found that it cannot compute the model ({one_line(error)}): see --doctor"
+                f"--device {device}: found that it cannot compute the model ({one_line(error)}): "
+                "see --doctor"
             ) from None
         raise UserError(
-            f"found no model that ONNX Runtime can load ({one_line(error)}), expected a whole ONNX file"
+            f"found no model that ONNX Runtime can load ({one_line(error)}), "
+            "expected a whole ONNX file"
         ) from None
     try:
         require_placed(session, device)
@@ -277,8 +287,9 @@ def _open_proved(
 def _accelerators(
     device: str, settings: SessionSettings, engines: Path | None
 ) -> list[tuple[str, dict[str, object]]]:
-    """The providers before the CPU's, with their options; CUDA computes what TensorRT does not
-    know.
+    """The providers before the CPU's, with their options.
+
+    Behind TensorRT there is CUDA, for the operations that TensorRT does not support.
     """
     if device == "cpu":
         return []
@@ -296,11 +307,10 @@ def _accelerators(
 
 
 def engine_folder(path: Path, batch: int | None) -> Path:
-    """Where TensorRT's engines of a model lie: beside it, in a folder of its own for everything
-    that an engine depends on.
+    """The folder of TensorRT's engines for a model, beside the model's file.
 
-    ONNX Runtime tells neither weights nor sizes apart: it would take an engine of another model of
-    the same network.
+    The name contains everything that an engine depends on. ONNX Runtime distinguishes neither
+    weights nor sizes: it would take an engine of another model of the same network.
     """
     versions = f"ort{onnxruntime.__version__}_trt{tensorrt_version()}"
     return (

@@ -1,4 +1,4 @@
-"""The report's charts: inline SVG, no script, colours and fonts by the page's style sheet."""
+"""The report's charts: inline SVG without script; the page's style sheet sets colours and fonts."""
 
 from collections.abc import Callable
 
@@ -8,38 +8,39 @@ from markupsafe import Markup
 from evaluation.detections import LOGIT_RANGE, logit_margin
 from reporting.templating import render
 
-# No matplotlib: its SVG has fixed colours on a dark page, no text under the mouse and ids that
-# collide on one page, and it takes 400 ms and 48 kB for both charts instead of 5 ms and 7 kB.
+# matplotlib is not used: its SVG has fixed colours even on a dark page, no tooltips and ids that
+# collide on one page. It takes 400 ms and 48 kB for both charts instead of 5 ms and 7 kB.
 
-# of a chart and of what stands beside its axes, in units that the page scales
+# lengths in SVG units, which the page scales: the chart's width, the margins beside its axes
 WIDTH, LEFT, RIGHT = 640, 52, 12
 FROC_HEIGHT, FROC_TOP, FROC_BOTTOM = 330, 10, 44
-FROC_RATES = (0.01, 10.0)  # false alarms per strip, ends of the axis
-SERIES = 6  # series that the style sheet tells apart; further ones repeat
-BINS = 40  # of a histogram
-NARROWEST = 4.0  # logits that a histogram shows at least
+FROC_RATES = (0.01, 10.0)  # ends of the axis, false alarms per strip
+SERIES_STYLES = 6  # series styles in the style sheet; further series repeat them
+BINS = 40  # bins of a histogram
+MIN_LOGIT_SPAN = 4.0  # smallest width of a histogram's axis, in logits
 ROW, ROW_GAP, HISTOGRAM_TOP, HISTOGRAM_BOTTOM = 84, 30, 40, 44
-TICK_DISTANCE = 58  # at least, between two labels on the probability axis
-TICKS = (  # probabilities, those that matter most first
+MIN_TICK_DISTANCE = 58  # between two labels of the probability axis, so that they do not overlap
+TICKS = (  # probabilities, the most important first
     *("0", "1", "0.5", "0.01", "0.99", "0.0001", "0.9999", "0.000001", "0.999999"),
     *("0.1", "0.9", "0.001", "0.999", "0.2", "0.8", "0.05", "0.95", "0.3", "0.7"),
     *("0.02", "0.98", "0.4", "0.6", "0.005", "0.995", "0.00001", "0.99999"),
 )
 
-# false alarms per strip, ascending, and the recall that holds from each on
+# false alarms per strip (N,), ascending, and the recall (N,) that holds from each rate on
 Curve = tuple[np.ndarray, np.ndarray]
-Position = Callable[[float], float]
+Scale = Callable[[float], float]
 
 
 def froc_chart(curves: dict[str, Curve], marked_rates: tuple[float, ...]) -> Markup:
-    """Recall against false alarms per strip on a logarithmic axis, as steps; points mark the rates.
+    """Draw recall over false alarms per strip, on a logarithmic axis.
 
-    Names need not be escaped.
+    `curves` holds a step curve per detector; its names need not be escaped. Points mark each curve
+    at `marked_rates`.
     """
     right, bottom = WIDTH - RIGHT, FROC_HEIGHT - FROC_BOTTOM
-    x_of = _position(*np.log10(FROC_RATES), LEFT, right)
-    y_of = _position(0, 1, bottom, FROC_TOP)
-    # one step a unit is as fine as can be seen, however many strips there are
+    x_of = _linear_scale(*np.log10(FROC_RATES), LEFT, right)
+    y_of = _linear_scale(0, 1, bottom, FROC_TOP)
+    # one step per unit: finer ones are invisible, and the path's length does not grow with strips
     columns = np.arange(LEFT, right + 1)
     rates = 10 ** np.interp(columns, (LEFT, right), np.log10(FROC_RATES))
     all_series = []
@@ -50,7 +51,9 @@ def froc_chart(curves: dict[str, Curve], marked_rates: tuple[float, ...]) -> Mar
             for rate, recall in zip(marked_rates, recalls)
         ]
         path = _steps(columns, y_of(recall_at(curve, rates)))
-        all_series.append({"name": name, "style": number % SERIES, "path": path, "marks": marks})
+        all_series.append(
+            {"name": name, "style": number % SERIES_STYLES, "path": path, "marks": marks}
+        )
     return render(
         "froc.html",
         width=WIDTH,
@@ -66,19 +69,19 @@ def froc_chart(curves: dict[str, Curve], marked_rates: tuple[float, ...]) -> Mar
 
 
 def recall_at(curve: Curve, rates: np.ndarray) -> np.ndarray:
-    """The recall that a curve allows at rates of false alarms per strip."""
+    """The recall of a curve at rates (N,) of false alarms per strip; shape (N,)."""
     return curve[1][np.searchsorted(curve[0], rates + 1e-9, side="right") - 1]
 
 
 def score_histograms(scores: dict[str, list[float]], threshold: float) -> Markup:
-    """Histograms, one below the other, of series of at least one probability 0-1.
+    """Draw histograms of probabilities 0-1, one below the other, with a line at `threshold`.
 
-    Bins are equally wide in their logits.
+    Each series needs at least one value. Bins are equally wide in logits.
     """
     margins = {name: logit_margin(values) for name, values in scores.items()}
     cut = float(logit_margin(threshold))
     low, high = _shown_range(np.concatenate([[cut], *margins.values()]))
-    x_of = _position(low, high, LEFT, WIDTH - RIGHT)
+    x_of = _linear_scale(low, high, LEFT, WIDTH - RIGHT)
     height = HISTOGRAM_TOP + len(scores) * (ROW + ROW_GAP) - ROW_GAP + HISTOGRAM_BOTTOM
     rows = []
     for number, (name, values) in enumerate(margins.items()):
@@ -103,8 +106,8 @@ def score_histograms(scores: dict[str, list[float]], threshold: float) -> Markup
 
 
 def _bars(counts: np.ndarray, edges: np.ndarray, top: float) -> list[dict[str, float]]:
-    """The bars that are not empty, the highest one just below `top`."""
-    y_of = _position(0, counts.max(), top + ROW, top + 4)
+    """The non-empty bars; the highest one ends just below `top`."""
+    y_of = _linear_scale(0, counts.max(), top + ROW, top + 4)
     return [
         {"x": left, "y": y_of(count), "width": right - left - 1, "count": count}
         for count, left, right in zip(counts, edges, edges[1:])
@@ -113,33 +116,34 @@ def _bars(counts: np.ndarray, edges: np.ndarray, top: float) -> list[dict[str, f
 
 
 def _shown_range(margins: np.ndarray) -> tuple[float, float]:
-    """From the lowest to the highest margin, with a bin's room on either side."""
+    """The range of the margins, with the width of a bin added on either side."""
     low, high = float(margins.min()), float(margins.max())
-    widening = max(0.0, NARROWEST - (high - low)) / 2 + (high - low) / BINS
+    widening = max(0.0, MIN_LOGIT_SPAN - (high - low)) / 2 + (high - low) / BINS
     return low - widening, high + widening
 
 
-def _probability_ticks(low: float, high: float, x_of: Position) -> list[tuple[float, str]]:
-    """Places with the probabilities that they stand for, none too close to another.
+def _probability_ticks(low: float, high: float, x_of: Scale) -> list[tuple[float, str]]:
+    """The x and the label of each tick, at least MIN_TICK_DISTANCE apart.
 
-    0 and 1 stand where logits are cut off.
+    The labels 0 and 1 stand at the ends of the range to which logits are clipped.
     """
     ticks: list[tuple[float, str]] = []
     for label in TICKS:
         margin = float(logit_margin(float(label)))
         x = x_of(margin)
-        is_free = all(abs(x - other) >= TICK_DISTANCE for other, _ in ticks)
+        is_free = all(abs(x - other) >= MIN_TICK_DISTANCE for other, _ in ticks)
         if low <= margin <= high and abs(margin) <= LOGIT_RANGE and is_free:
             ticks.append((x, label))
     return ticks
 
 
-def _position(low: float, high: float, start: float, end: float) -> Position:
+def _linear_scale(low: float, high: float, start: float, end: float) -> Scale:
+    """The linear map that takes `low` to `start` and `high` to `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def _steps(columns: np.ndarray, heights: np.ndarray) -> str:
-    """A path through equally spaced columns with a corner only where the height changes."""
+    """An SVG step path through `columns` (N,) at `heights` (N,), with corners at changes only."""
     changes = np.flatnonzero(np.diff(heights)) + 1
     corners = "".join(f"H{columns[at]}V{heights[at]:.1f}" for at in changes)
     return f"M{columns[0]} {heights[0]:.1f}{corners}H{columns[-1]}"

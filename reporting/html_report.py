@@ -1,6 +1,6 @@
-"""One HTML file about a scored folder, for people.
+"""The HTML report on a scored folder.
 
-It opens from disk, without a network, and holds all that it shows.
+It is one self-contained file: it opens from disk and loads nothing from a network.
 """
 
 import base64
@@ -24,13 +24,14 @@ from reporting.pictures import BACKDROP, DETECTED, GAP, RING_RADIUS, TRUTH, grey
 from reporting.tables import MISSING, NEEDS_TRUTHS
 from reporting.templating import render
 
-ENLARGEMENT = 4  # of the pictures of misses and false alarms
-LOSSLESS = 101  # OpenCV's quality of a WebP file
+ENLARGEMENT = 4  # screen pixels per strip pixel, in the pictures of misses and false alarms
+LOSSLESS = 101  # OpenCV's WebP quality above 100 means lossless
 UNKNOWN = "\N{EN DASH}"
 GROUPS_OF_STRIPS = {False: "good", True: "defective", None: "unknown"}
 NEEDS_KNOWN = "needs good strips, or defective ones with masks"
-REASONS = MISSING | {"recall": NEEDS_TRUTHS, "false": NEEDS_KNOWN}  # by a figure's first word
-COMPARED = (
+# what a metric needs, by the first word of its name
+REASONS = MISSING | {"recall": NEEDS_TRUTHS, "false": NEEDS_KNOWN}
+COMPARED_METRICS = (
     *(f"point_recall_at_{rate:g}" for rate in FALSE_ALARM_RATES),
     "pixel_average_precision",
     "image_auroc",
@@ -39,7 +40,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class ShownMetric:
-    """A metric as the report names it, and what it needs to have a value."""
+    """A metric under the report's name; `needs` says what an undefined one lacks."""
 
     name: str
     value: float | None
@@ -48,7 +49,7 @@ class ShownMetric:
 
 @dataclass(frozen=True)
 class ShownFile:
-    """A strip's name, and the URL of its panels beside the report; None where there are none."""
+    """A strip's name, and the URL of its panels relative to the report (None: no panels)."""
 
     name: str
     link: str | None
@@ -61,11 +62,12 @@ def write_report(
     drift: list[str],
     settings: dict[str, object],
 ) -> None:
-    """What came out of a folder at a `threshold`.
+    """Write the report on a folder that was scored at `threshold`.
 
-    That is verdicts, figures, curves, the worst mistakes and every strip. `drift` are sentences of
-    warning, `settings` what the run was started with, by name. Panels that lie beside `path` are
-    linked. No text need be escaped, or be valid. Raises `UserError` where the file system refuses.
+    It shows verdicts, metrics, curves, the worst mistakes and every strip. `drift` holds warning
+    sentences, `settings` the run's settings by name. The report links panels that lie beside
+    `path`. Text need be neither escaped nor valid Unicode. Raises `UserError` when the file cannot
+    be written.
     """
     page = render(
         "report.html",
@@ -76,16 +78,16 @@ def write_report(
         metrics=_metrics(result),
         recalls=result.point_recalls,
         rates=FALSE_ALARM_RATES,
-        detectors=_compared(result),
+        detectors=_detector_metrics(result),
         froc=_froc(result),
         histograms=_histograms(result, threshold),
-        misses=_exhibits(result.gallery.misses, TRUTH, path.parent),
-        false_alarms=_exhibits(result.gallery.false_alarms, DETECTED, path.parent),
+        misses=_case_figures(result.gallery.misses, TRUTH, path.parent),
+        false_alarms=_case_figures(result.gallery.false_alarms, DETECTED, path.parent),
         truths=result.board.points.truths,
         known_strips=result.board.points.strips,
         needs_truths=NEEDS_TRUTHS,
         needs_known=NEEDS_KNOWN,
-        strips=[_strip(scored, path.parent) for scored in result.results],
+        strips=[_strip_row(scored, path.parent) for scored in result.results],
         unknown=UNKNOWN,
         settings=settings,
     )
@@ -94,7 +96,7 @@ def write_report(
 
 
 def _metrics(result: Evaluation) -> list[ShownMetric]:
-    """Those that are one number: at the threshold, then of all heatmaps."""
+    """The metrics that are one number: first those at the threshold, then the others."""
     at_threshold = result.at_threshold().items()
     others = result.figures.items()
     return [
@@ -103,15 +105,19 @@ def _metrics(result: Evaluation) -> list[ShownMetric]:
     ]
 
 
-def _compared(result: Evaluation) -> dict[str, list[ShownMetric]]:
-    """The detector's metrics and its baselines', by name; nothing without baselines."""
+def _detector_metrics(result: Evaluation) -> dict[str, list[ShownMetric]]:
+    """COMPARED_METRICS of the detector and its baselines, by name; empty without baselines."""
     if not result.baselines:
         return {}
-    compared = result.figures_by_detector.items()
-    return {name: [_shown(each, values[each]) for each in COMPARED] for name, values in compared}
+    detectors = result.figures_by_detector.items()
+    return {
+        detector: [_shown(metric, values[metric]) for metric in COMPARED_METRICS]
+        for detector, values in detectors
+    }
 
 
 def _shown(name: str, value: float | None) -> ShownMetric:
+    """A metric by its name in metrics.json, with the label that the report shows."""
     label = re.sub("auroc|aupro", lambda found: found[0].upper(), name.replace("_", " "))
     first_word = re.match("[a-z]+", name)[0]
     return ShownMetric(label, value, REASONS[first_word])
@@ -120,7 +126,7 @@ def _shown(name: str, value: float | None) -> ShownMetric:
 def _froc(result: Evaluation) -> Markup | None:
     if not result.board.points.truths:
         return None
-    curves = {name: board.points.curve() for name, board in result.boards.items()}
+    curves = {name: metrics.points.curve() for name, metrics in result.boards.items()}
     return froc_chart(curves, FALSE_ALARM_RATES)
 
 
@@ -133,21 +139,22 @@ def _histograms(result: Evaluation, threshold: Threshold) -> Markup | None:
     return score_histograms(scores, threshold.value) if scores else None
 
 
-def _exhibits(
-    exhibits: list[WorstCase],
+def _case_figures(
+    cases: list[WorstCase],
     color: tuple[int, int, int],
     folder: Path,
 ) -> list[dict[str, object]]:
+    """What the template shows of each case: its picture, file, place and caption."""
     shown = []
-    for exhibit in exhibits:
-        picture = draw_exhibit(exhibit, color)
+    for case in cases:
+        picture = draw_worst_case(case, color)
         webp = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, LOSSLESS))[1].tobytes()
         height, width = picture.shape[:2]
         shown.append(
             {
-                "file": _file(Path(exhibit.file), folder),
-                "place": exhibit.place,
-                "caption": exhibit.caption,
+                "file": _file(Path(case.file), folder),
+                "place": case.place,
+                "caption": case.caption,
                 "height": height,
                 "width": width,
                 "webp": base64.b64encode(webp).decode(),
@@ -156,14 +163,15 @@ def _exhibits(
     return shown
 
 
-def draw_exhibit(exhibit: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
-    """Target, Ref1, Ref2 and heatmap side by side, ENLARGEMENT times as large, the place ringed.
+def draw_worst_case(case: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
+    """Draw Target, Ref1, Ref2 and heatmap side by side, enlarged, with a ring around the place.
 
-    Returns (H, W, 3) uint8, BGR. The place is in the middle of each; where the strip ends before
-    the picture does, the background goes on.
+    `color` is the ring's, BGR. Returns (H, W, 3) uint8, BGR, ENLARGEMENT times the size of the
+    strip's pixels. The place is in the middle of each panel; BACKDROP fills what lies outside the
+    strip.
     """
-    *channels, heatmap = exhibit.crops
-    panels = [_centered(panel, exhibit.offset) for panel in (*map(grey, channels), heat(heatmap))]
+    *channels, heatmap = case.crops
+    panels = [_centered(panel, case.offset) for panel in (*map(grey, channels), heat(heatmap))]
     middle = panels[0].shape[0] // 2
     for panel in panels:
         cv2.circle(panel, (middle, middle), ENLARGEMENT * RING_RADIUS, color, 1, cv2.LINE_AA)
@@ -173,7 +181,7 @@ def draw_exhibit(exhibit: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def _centered(crop: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """A crop (h, w, 3), enlarged, in a square whose middle is the point at `offset` (y, x)."""
+    """An enlarged square around the point at `offset` (y, x) of a crop (h, w, 3) uint8."""
     side = 2 * CROP_REACH + 1
     square = np.full((side, side, 3), BACKDROP, np.uint8)
     top, left = (CROP_REACH - at for at in offset)
@@ -181,8 +189,8 @@ def _centered(crop: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     return np.repeat(np.repeat(square, ENLARGEMENT, axis=0), ENLARGEMENT, axis=1)
 
 
-def _strip(scored: StripResult, folder: Path) -> dict[str, object]:
-    """A strip's row in the table."""
+def _strip_row(scored: StripResult, folder: Path) -> dict[str, object]:
+    """What the table of strips shows of a strip."""
     return {
         "file": _file(scored.strip.relative, folder),
         "kind": scored.strip.kind,
@@ -195,5 +203,6 @@ def _strip(scored: StripResult, folder: Path) -> dict[str, object]:
 
 def _file(relative: Path, folder: Path) -> ShownFile:
     panels = relative.with_name(f"{relative.stem}_panels.png")
-    there = os.path.isfile(folder / panels)  # unlike Path.is_file, it takes a name that is too long
-    return ShownFile(relative.as_posix(), quote(os.fsencode(panels.as_posix())) if there else None)
+    # unlike Path.is_file, os.path.isfile returns False for a name that is too long
+    exists = os.path.isfile(folder / panels)
+    return ShownFile(relative.as_posix(), quote(os.fsencode(panels.as_posix())) if exists else None)

@@ -1,6 +1,7 @@
-"""Every picture.
+"""All pictures except those of the HTML report.
 
-Strips are shown pixel for pixel (a defect has only nine of them); curves are drawn with matplotlib.
+Strips are drawn pixel for pixel, since a defect has only nine pixels. Curves are drawn with
+matplotlib.
 """
 
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ from evaluation.results import StripResult
 from evaluation.stream import Prediction
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
-DIFFERENCE_SHOWN = 80.0  # grey levels that are drawn white in the difference panels
-GAP, CAPTION = 6, 22  # pixels between panels and above them
-BACKDROP, TEXT, TRUTH = (32, 32, 32), (230, 230, 230), (80, 220, 80)  # blue, green, red
-DETECTED = (60, 140, 255)
-RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels around a true defect, and around a detection
+DIFFERENCE_SHOWN = 80.0  # grey levels from which a difference is drawn white
+GAP, CAPTION = 6, 22  # pixels: gap between panels, height of a caption above them
+BACKDROP, TEXT = (32, 32, 32), (230, 230, 230)  # BGR, as all colours here
+TRUTH, DETECTED = (80, 220, 80), (60, 140, 255)
+RING_RADIUS, DETECTION_RADIUS = 10, 5  # pixels: ring around a true defect, circle at a detection
 
 
 def save_panels(
@@ -33,17 +34,18 @@ def save_panels(
     title: str,
     detections: Sequence[Detection] = (),
 ) -> None:
-    """The seven panels of one strip as a PNG: image (3, H, W) grey levels 0-255, heatmap (H, W)
-    0-1, mask (H, W) bool or None.
+    """Write the seven PANELS of one strip as a PNG.
 
-    Detections are circled in every panel, true defects with a larger ring in Target and in the
-    heatmap. Differences are drawn white from DIFFERENCE_SHOWN grey levels on.
+    `image` is (3, H, W) grey levels 0-255, `heatmap` (H, W) 0-1, `mask` (H, W) bool or None.
+    Detections are circled in every panel; true defects get a larger ring in Target and heatmap.
+    Differences of DIFFERENCE_SHOWN grey levels and more are white. Raises `UserError` when the file
+    cannot be written.
     """
     target, ref1, ref2 = image
     differences = [np.abs(target - ref1), np.abs(target - ref2)]
     differences.append(np.minimum(*differences))
     panels = [grey(channel) for channel in image] + [
-        grey(part * (255 / DIFFERENCE_SHOWN)) for part in differences
+        grey(difference * (255 / DIFFERENCE_SHOWN)) for difference in differences
     ]
     panels.append(heat(heatmap))
     if mask is not None:
@@ -52,42 +54,49 @@ def save_panels(
     for panel in panels:
         for detection in detections:
             top, left, bottom, right = detection.box
-            reach = DETECTION_RADIUS + max(bottom - top, right - left) // 2
-            cv2.circle(panel, (detection.x, detection.y), reach, DETECTED, 1, cv2.LINE_AA)
+            radius = DETECTION_RADIUS + max(bottom - top, right - left) // 2
+            cv2.circle(panel, (detection.x, detection.y), radius, DETECTED, 1, cv2.LINE_AA)
     save_png(path, _side_by_side(panels, PANELS, title))
 
 
 @dataclass(frozen=True)
 class StripWriter:
-    """Writes what there is of a strip into `output_dir`, under the sub-folder that it came from; an
-    `OnStrip` of `evaluate`.
+    """Writes a strip's heatmap and panels; an `OnStrip` callback of `evaluate`.
 
-    That is its heatmap (float32 TIFF, probabilities) and, of the first `pictures_per_kind` strips
-    of each kind (None: of all), the seven panels (PNG).
+    The files lie in `output_dir`, under the sub-folder that the strip came from. The heatmap is a
+    float32 TIFF of probabilities. The panels are a PNG, drawn for the first `pictures_per_kind`
+    strips of each kind (None: for all).
     """
 
     output_dir: Path
     pictures_per_kind: int | None = None
 
-    def __call__(self, result: StripResult, answer: Prediction, number: int) -> None:
+    def __call__(self, result: StripResult, prediction: Prediction, number: int) -> None:
         stem = self.output_dir / result.strip.relative.with_suffix("")
         with atomic_write(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
-            tifffile.imwrite(temporary, answer.heatmap)
+            tifffile.imwrite(temporary, prediction.heatmap)
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
             title = (
                 f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
             )
             path = stem.with_name(f"{stem.name}_panels.png")
-            save_panels(path, answer.image, answer.heatmap, answer.mask, title, result.detections)
+            save_panels(
+                path,
+                prediction.image,
+                prediction.heatmap,
+                prediction.mask,
+                title,
+                result.detections,
+            )
 
 
 def draw_samples(
     samples: list[dict[str, np.ndarray]], heatmaps: np.ndarray | None = None
 ) -> np.ndarray:
-    """Training samples, as the training set gives them, one a row, twice as large: three channels,
-    mask and, if given, heatmap.
+    """Draw training samples, one per row: three channels, mask and, if given, heatmap.
 
-    Heatmaps are (N, h, w) 0-1. Returns a picture for `save_png`.
+    `samples` are N items of the training set, `heatmaps` (N, h, w) 0-1. Returns a picture
+    (H, W, 3) uint8, BGR, at twice the size of the samples' pixels.
     """
     captions = ("Target", "Ref1", "Ref2", "mask: in Target only", "heatmap")
     rows = []
@@ -105,19 +114,21 @@ def draw_samples(
 
 
 def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[str]) -> None:
-    """Training curves as a PNG, over the epochs: the loss, what is scheduled, and those of the
-    `headlines` that are validated.
+    """Write training curves over the epochs as a PNG: loss, schedules and validation metrics.
 
-    What is scheduled is the learning rate (`lr`) and what else an entry of the history has before
-    it, such as gamma.
+    The schedules are the learning rate (`lr`) and the entries of the history before it, such as
+    gamma. The metrics are those of `headlines` that the run validates. Raises `UserError` when the
+    file cannot be written.
     """
-    from matplotlib.figure import Figure  # without pyplot: needs no display and leaves nothing open
-    from matplotlib.ticker import MaxNLocator  # here: a second that every command would start with
+    # imported here, as it takes a second that every command would spend at its start;
+    # `Figure` instead of pyplot needs no display and keeps no figure open
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [entry["epoch"] for entry in history]
-    figures = [name for name in (f"valid_{figure}" for figure in headlines) if name in history[-1]]
-    figure = Figure(figsize=(15 if figures else 10, 4), layout="constrained")
-    axes = figure.subplots(1, 3 if figures else 2)
+    metrics = [name for name in (f"valid_{metric}" for metric in headlines) if name in history[-1]]
+    figure = Figure(figsize=(15 if metrics else 10, 4), layout="constrained")
+    axes = figure.subplots(1, 3 if metrics else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
     entries = list(history[-1])
     scheduled = [name for name in entries[: entries.index("lr")] if name not in ("epoch", "loss")]
@@ -137,12 +148,12 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
     rate.set(yscale="log")
     axes[1].set(title=" and ".join([*scheduled, "learning rate"]))
     axes[1].legend(handles=[*axes[1].get_lines(), *rate.get_lines()], loc="center left")
-    for name in figures:
+    for name in metrics:
         values = [np.nan if entry.get(name) is None else entry[name] for entry in history]
         axes[-1].plot(
             epochs, values, marker=".", label=name.removeprefix("valid_").replace("_", " ")
         )
-    if figures:
+    if metrics:
         axes[-1].set(title="validation", ylim=(0, 1.02))
         axes[-1].legend(loc="lower right")
     for axis in axes:
@@ -154,30 +165,31 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
-    """(H, W, 3) uint8, OpenCV's channel order."""
+    """Write a picture (H, W, 3) uint8, BGR. Raises `UserError` when the file cannot be written."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
 def grey(plane: np.ndarray) -> np.ndarray:
-    """(H, W) grey levels, clipped to 0-255, to a colour picture that can be drawn on."""
+    """Convert (H, W) grey levels, clipped to 0-255, to a picture (H, W, 3) uint8."""
     return cv2.cvtColor(np.clip(plane, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
 
 
 def heat(heatmap: np.ndarray) -> np.ndarray:
-    """(H, W) probabilities to a colour picture."""
+    """Convert (H, W) probabilities 0-1 to a false-colour picture (H, W, 3) uint8, BGR."""
     return cv2.applyColorMap(np.clip(heatmap * 255, 0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
 
 
 def _ring_defects(panel: np.ndarray, mask: np.ndarray) -> None:
+    """Draw a ring around each component of a mask (H, W) into a panel (H, W, 3), in place."""
     _, _, boxes, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     for box, (x, y) in list(zip(boxes, centers))[1:]:
-        reach = max(box[cv2.CC_STAT_WIDTH], box[cv2.CC_STAT_HEIGHT]) // 2
-        cv2.circle(panel, (round(x), round(y)), RING_RADIUS + int(reach), TRUTH, 1, cv2.LINE_AA)
+        half_size = max(box[cv2.CC_STAT_WIDTH], box[cv2.CC_STAT_HEIGHT]) // 2
+        cv2.circle(panel, (round(x), round(y)), RING_RADIUS + int(half_size), TRUTH, 1, cv2.LINE_AA)
 
 
 def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: str) -> np.ndarray:
-    """Panels of one size in a row, each under its caption, all under a title (none when empty)."""
+    """Panels of one size in a row, each below its caption, all below a title (empty: no title)."""
     height, width = panels[0].shape[:2]
     top = CAPTION * (2 if title else 1)
     sheet = np.full((height + top + GAP, len(panels) * (width + GAP) + GAP, 3), BACKDROP, np.uint8)
@@ -191,6 +203,6 @@ def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: st
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
-    # a file name that is no text would end the process
+    # cv2.putText ends the process on text that is not valid Unicode, which a file name may be
     text = text.encode("utf-8", "replace").decode()
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

@@ -1,6 +1,4 @@
-"""What scoring a folder leaves for a line, for people and for programs: a verdict a strip, every
-detection, and the figures.
-"""
+"""The tables and JSON files of a scored folder: verdicts, detections and metrics."""
 
 import csv
 import json
@@ -38,10 +36,10 @@ MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "p
 def write_results(
     output_dir: Path, result: Evaluation, threshold: Threshold, drift: list[str]
 ) -> None:
-    """`scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, where channels were
-    measured, `channels.csv`.
+    """Write the results of a scored folder into `output_dir`.
 
-    Raises `UserError` where the file system refuses.
+    The files are `scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, when the
+    channels were measured, `channels.csv`. Raises `UserError` when a file cannot be written.
     """
     write_table(
         output_dir / "scores.csv",
@@ -77,8 +75,10 @@ def write_results(
 
 
 def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> None:
-    """The threshold, and by strip the verdict, the score and the detections; strip by strip, so
-    that it takes no memory.
+    """Write the threshold and, by strip, the verdict, the score and the detections as JSON.
+
+    The file is written strip by strip, so that memory does not grow with the number of strips.
+    Raises `UserError` when it cannot be written.
     """
     with _replaced(path) as file:
         file.write(f'{{"threshold": {json.dumps(vars(threshold))},\n"strips": {{')
@@ -88,14 +88,14 @@ def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> No
                 for row in detection_rows(scored)
             ]
             content = {"verdict": scored.verdict, "score": scored.score, "detections": detections}
-            file.write(
-                f"{',' if number else ''}\n{json.dumps(scored.strip.relative.as_posix())}: {json.dumps(content)}"
-            )
+            separator = "," if number else ""
+            name = json.dumps(scored.strip.relative.as_posix())
+            file.write(f"{separator}\n{name}: {json.dumps(content)}")
         file.write("\n}}\n")
 
 
 def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
-    """A strip's detections by the names in DETECTIONS, strongest first."""
+    """A strip's detections, strongest first, each as a dict with the keys of DETECTIONS."""
     for detection, status in zip(scored.detections, scored.statuses):
         measures = (detection.score, detection.peak, detection.area, *detection.box)
         contrasts = (detection.contrast_ref1, detection.contrast_ref2)
@@ -111,7 +111,7 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
 
 
 def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dict[str, Any]:
-    """The figures, and all that they rest on."""
+    """The content of `metrics.json`: the metrics, and everything that they were computed with."""
     verdicts = [scored.verdict for scored in result.results]
     return result.figures | {
         "strips": len(result.results),
@@ -126,21 +126,23 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
 
 
 def by_rate(recalls: dict[float, Recall]) -> dict[str, Recall]:
-    """Under the names that the rates have elsewhere."""
+    """Recalls with their rates as text, in the form of the names of metrics."""
     return {f"{rate:g}": recall for rate, recall in recalls.items()}
 
 
 def describe_figures(figures: Figures) -> list[str]:
-    """One line a figure; one that needs what was not there says so."""
-    return [
-        f"{name.replace('_', ' '):26}{f'{value:.4f}' if value is not None else 'not defined: ' + MISSING[name.split('_')[0]]}"
-        for name, value in figures.items()
-    ]
+    """One line per metric; the line of an undefined metric says which strips it needs."""
+    lines = []
+    for name, value in figures.items():
+        missing = f"not defined: {MISSING[name.split('_')[0]]}" if value is None else ""
+        lines.append(f"{name.replace('_', ' '):26}{missing or f'{value:.4f}'}")
+    return lines
 
 
 def describe_baselines(result: Evaluation) -> list[str]:
-    """Recall at the rates of false alarms, of the predictor and of its baselines; nothing where no
-    truth is known.
+    """Lines with the recall of the predictor and its baselines at FALSE_ALARM_RATES.
+
+    Empty without baselines, and when no strip has true points.
     """
     if not result.baselines or not result.board.points.truths:
         return []
@@ -149,13 +151,14 @@ def describe_baselines(result: Evaluation) -> list[str]:
         f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"
     ]
     width = max(map(len, result.boards)) + 2
-    for name, figures in result.figures_by_detector.items():
-        values = [figures[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
+    for name, metrics in result.figures_by_detector.items():
+        values = [metrics[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
         lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")
     return lines
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file. Raises `UserError` when it cannot be written."""
     with _replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -163,6 +166,7 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[obje
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an indented JSON file. Raises `UserError` when it cannot be written."""
     with _replaced(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
@@ -170,8 +174,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when it is whole; file names that are no text come
-    out as they went in.
+    """Open a text file that replaces `path` once it is complete.
+
+    A file name that is not valid UTF-8 is written with its original bytes.
     """
     with (
         atomic_write(path) as temporary,

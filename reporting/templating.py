@@ -1,4 +1,4 @@
-"""The report's Jinja templates: every value that they show is escaped, whatever it holds."""
+"""The report's Jinja templates, which escape every value that they show."""
 
 import re
 from functools import cache
@@ -8,15 +8,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
-# control characters, and bytes of a file name that is no UTF-8
+# control characters, and bytes of a file name that is not valid UTF-8
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def render(template: str, **values: object) -> Markup:
-    """A file of TEMPLATES with its values, as HTML that another template includes unchanged.
+    """Render a file of TEMPLATES as HTML, which other templates include without escaping.
 
-    Values need be neither escaped nor valid text. Raises `jinja2.UndefinedError` for a value that
-    the template uses and that is not given.
+    Values need be neither escaped nor valid Unicode. Raises `jinja2.UndefinedError` when the
+    template uses a value that is not given.
     """
     return Markup(_environment().get_template(template).render(values))
 
@@ -34,7 +34,7 @@ def _environment() -> Environment:
 
 
 def _printable(value: object) -> str:
-    """A value's text, with a replacement character for each that is no text; HTML as it is."""
+    """A value as text, with every character of NOT_TEXT replaced; HTML stays unchanged."""
     if isinstance(value, Markup):
         return value
     return NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", str(value))

@@ -165,7 +165,7 @@ def painted(monkeypatch):
 
 def finding_of_driver():
     """What the doctor says of the driver."""
-    return doctor._of_driver(find_driver())
+    return doctor._check_driver(find_driver())
 
 
 def random_strips(count):

@@ -1,6 +1,4 @@
-"""The network that a smaller one learns from, besides the masks: which one it is, and whether it
-can be.
-"""
+"""Distillation: a larger network, the teacher, whose heatmaps a run learns besides the masks."""
 
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,36 @@ from model import ARCHITECTURES, SegmentationNetwork
 from training.checkpoint import build_network, load_checkpoint
 from training.strip_settings import TrainingSettings
 
-# of teacher and run: or the teacher would be shown what it has never learnt
-SAME = ("align", "image_type", "input_max")
+# settings that teacher and run must share, so that the teacher sees images like those it learnt
+SHARED_SETTINGS = ("align", "image_type", "input_max")
 FLAG = "--teacher"
-# then it pulls a half-trained network's logits as hard as the mask does: their gradients are as
-# long
+# balances both losses: equal gradient magnitude on the logits of a half-trained network
 TEACHER_WEIGHT = 4.0
 
 
 def check_teacher(settings: TrainingSettings) -> str:
-    """SHA-256 of the checkpoint of a run's teacher.
+    """Check the teacher of a run and return the SHA-256 of its checkpoint, in hex.
 
-    Raises `UserError` when that is no checkpoint, one of another setting in SAME, or not the one
-    that a resumed run began with.
+    Raises `UserError` when the file is not a checkpoint, differs from the run in one of
+    SHARED_SETTINGS, or is not the teacher that a resumed run started with.
     """
-    path, begun_with = settings.teacher, settings.teacher_sha256
+    path, original_sha256 = settings.teacher, settings.teacher_sha256
     with prefix_errors(FLAG):
         content = load_checkpoint(path)
         build_network(content, path)
         with prefix_errors(path):
             _require_same_settings(content, settings)
             sha256 = file_hash(path)
-            if begun_with not in (None, sha256):
+            if original_sha256 not in (None, sha256):
                 raise UserError(
-                    f"found another checkpoint ({sha256[:12]}), expected the one that the run was begun with ({begun_with[:12]})"
+                    f"found another checkpoint ({sha256[:12]}), "
+                    f"expected the one that the run was begun with ({original_sha256[:12]})"
                 )
     return sha256
 
 
 def _require_same_settings(content: dict[str, Any], settings: TrainingSettings) -> None:
-    for name in SAME:
+    for name in SHARED_SETTINGS:
         found, expected = content[name], getattr(settings, name)
         if found != expected:
             raise UserError(
@@ -57,34 +55,38 @@ def require_not_of_run(path: Path, files: tuple[Path, ...]) -> None:
     """Raise `UserError` when the teacher is one of the files that the run will write."""
     if path.resolve() in [file.resolve() for file in files]:
         raise UserError(
-            f"{FLAG}: {path}: found a file that this very run writes, expected another --checkpoint_path"
+            f"{FLAG}: {path}: found a file that this very run writes, "
+            "expected another --checkpoint_path"
         )
 
 
 def load_teacher(path: Path, device: torch.device) -> SegmentationNetwork:
-    """The teacher, which never changes: without gradients, and with the batch norm statistics of
-    its own training.
+    """The teacher on a device, frozen: in evaluation mode and without gradients.
+
+    Raises `UserError` when the file is not a checkpoint of this suite.
     """
     network = build_network(load_checkpoint(path), path).requires_grad_(False)
     return network.to(device, memory_format=torch.channels_last)
 
 
 def describe_teacher(teacher: SegmentationNetwork, path: Path) -> str:
+    """A phrase with the teacher's checkpoint, architecture and width."""
     arch = next(name for name, network in ARCHITECTURES.items() if network is type(teacher))
     return f"taught by {path} ({arch} with {teacher.base_channels} base channels)"
 
 
 class TeacherLoss(nn.Module):
-    """How far a network's heatmaps are from those of its teacher: two classes, from logits, on
-    whatever device they are.
+    """The distance of a network's heatmaps from its teacher's, for two classes, from logits.
 
-    Kullback-Leibler divergence of the network's two probabilities from the teacher's, mean over all
-    pixels, each weighted as it is in the focal loss, alpha_c (1 - p)^gamma with p of the mask's
-    class c: otherwise background that is right already would drown the few defects. The weight has
-    no gradient, so that every pixel is drawn to just the teacher's probability. Multiplied by
-    TEACHER_WEIGHT. After Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
-    2015 (arXiv:1503.02531), at a temperature of 1: a teacher that has learnt with the focal loss is
-    seldom so sure that its answers would have to be softened.
+    The loss is the Kullback-Leibler divergence of the network's probabilities from the teacher's.
+    Each pixel has its weight in the focal loss, alpha_c (1 - p)^gamma, with p the probability of
+    the mask's class c: otherwise correct background, which dominates, would drown the few defects.
+    The weight has no gradient, so that each pixel's minimum is exactly the teacher's probability.
+    The mean over all pixels is multiplied by TEACHER_WEIGHT.
+
+    The method is Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015
+    (arXiv:1503.02531). The temperature is 1, since a teacher trained with the focal loss is seldom
+    so confident that its predictions need softening.
     """
 
     def __init__(self, alpha: float = 0.75):
@@ -94,8 +96,10 @@ class TeacherLoss(nn.Module):
     def forward(
         self, logits: torch.Tensor, teacher_logits: torch.Tensor, mask: torch.Tensor, gamma: float
     ) -> torch.Tensor:
-        """Logits of both (B, 2, H, W), the teacher's without a gradient, and mask (B, 1, H, W),
-        float {0, 1}, to a scalar.
+        """The scalar loss of logits (B, 2, H, W) against a teacher's, on any one device.
+
+        `teacher_logits` have the same shape and no gradient; `mask` is (B, 1, H, W) float {0, 1}.
+        `gamma` is the focal loss's.
         """
         margin, teacher_margin = defect_logit(logits), defect_logit(teacher_logits)
         log_defect, log_background = functional.logsigmoid(margin), functional.logsigmoid(-margin)

@@ -1,6 +1,4 @@
-"""What ends a training: numbers that are none, and what torch raises, said so that one knows what
-to change.
-"""
+"""Failures that end a training, with error texts that say what to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +8,18 @@ from torch import nn
 
 from common.errors import UserError, one_line
 
-# in the words of torch
+# fragments of torch's error texts
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-COMPILERS = ("torch._inductor", "torch._dynamo")
 LOST_WORKER = ("exited unexpectedly", "is killed by signal")
+COMPILERS = ("torch._inductor", "torch._dynamo")  # modules whose errors mean that --compile failed
 
 
 @contextmanager
 def explained_failures(batch_size: int) -> Iterator[None]:
-    """Turns what torch raises when memory runs out, a loader process is killed for it, or --compile
-    fails, into a `UserError`.
+    """Turn known errors of torch into a `UserError`.
+
+    These are: memory runs out, a loader process is killed, --compile fails. Other errors pass
+    unchanged.
     """
     try:
         yield
@@ -27,23 +27,26 @@ def explained_failures(batch_size: int) -> Iterator[None]:
         text = str(error)
         if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
             raise UserError(
-                f"out of memory with --bs {batch_size}: expected a smaller one (--accumulate keeps the batch of a step as large), "
+                f"out of memory with --bs {batch_size}: expected a smaller one "
+                "(--accumulate keeps the batch of a step as large), "
                 f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
             ) from None
         if any(words in text for words in LOST_WORKER):
             raise UserError(
-                f"a loader process ended ({one_line(error, 120)}): expected more memory or fewer --num_workers; --resume goes on"
+                f"a loader process ended ({one_line(error, 120)}): "
+                "expected more memory or fewer --num_workers; --resume goes on"
             ) from None
         if type(error).__module__.startswith(COMPILERS):
             reason = next(line for line in text.splitlines() if line.strip())
             raise UserError(
-                f"--compile: the network cannot be compiled here ({reason}), expected a C++ compiler"
+                f"--compile: the network cannot be compiled here ({reason}), "
+                "expected a C++ compiler"
             ) from None
         raise
 
 
 def is_finite(network: nn.Module) -> bool:
-    """Whether all weights and statistics are."""
+    """Whether all weights and batch norm statistics of a network are finite."""
     return bool(
         torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all()
     )

@@ -1,9 +1,9 @@
-"""Start trainer.py in several processes, one for each GPU; on the CPU they share the cores.
+"""Start trainer.py in several processes, one per GPU; on the CPU they share the cores.
 
-    python training/launch.py 8 trainer.py --training_dataset_path /data/strips/train/good     # what NPROC=8 bash train.sh does
+    python training/launch.py 8 trainer.py --training_dataset_path /data/strips/train/good
 
-The same as torchrun --standalone --nproc_per_node=8, but that Ctrl-C and SIGTERM end it as they end
-every command.
+NPROC=8 bash train.sh runs this. It does the same as torchrun --standalone --nproc_per_node=8,
+except that Ctrl-C and SIGTERM end it as they end every other command.
 """
 
 import logging
@@ -16,12 +16,16 @@ from torch.distributed.run import main as torchrun
 
 
 def launch(processes: int, command: list[str]) -> int:
-    """Run the command in so many processes. Returns the exit code."""
+    """Run a Python command in so many processes and return the exit code.
+
+    The code is 0 on success, 128 + n after signal n, else that of the first process that failed.
+    """
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes speak for themselves
+            # the processes report their errors themselves
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # seconds to finish a step and save it
+    # seconds that processes have after a signal to finish their step and save it
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
@@ -30,13 +34,14 @@ def launch(processes: int, command: list[str]) -> int:
         return 128 + stopped.sigval
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code  # as a shell puts it
+        return code if code > 0 else 128 - code  # a shell's convention: 128 + signal
     return 0
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or not sys.argv[1].isdecimal() or int(sys.argv[1]) < 1:
         sys.exit(
-            f"error: found {' '.join(sys.argv[1:2]) or 'nothing'}, expected a number of processes (NPROC) and a command"
+            f"error: found {' '.join(sys.argv[1:2]) or 'nothing'}, "
+            "expected a number of processes (NPROC) and a command"
         )
     sys.exit(launch(int(sys.argv[1]), sys.argv[2:]))

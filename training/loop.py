@@ -1,9 +1,8 @@
-"""One run: what is learnt step by step, what is kept of it, and where it goes on after an
-interruption.
+"""The training loop of one run: steps, epochs, checkpoints, and continuation after a stop.
 
-Nothing in a run is drawn from hidden random state: the order of the samples and the samples
-themselves follow from (seed, epoch, index), so a checkpoint needs only the epoch and the step to
-continue as if it had never stopped.
+A run draws nothing from hidden random state: the samples and their order follow from
+(seed, epoch, index). A checkpoint therefore needs only the epoch and the step, and a resumed run
+continues as if it had never stopped.
 """
 
 import shlex
@@ -31,13 +30,14 @@ from training.selection import VALID, History, Selection, readable
 from training.settings import LoopSettings
 from training.task import Batch, Task
 
-STEPS_PER_READING = 20  # the loss stays on the device in between
+# steps between two readings of the loss; in between it stays on the device, so no step waits for it
+STEPS_PER_READING = 20
 
 
 class Training:
-    """A task's network, what moves it, its history, and the files that it leaves.
+    """A run: a task's network, its optimizer, its history and its files.
 
-    `resumed` is the content of the checkpoint that the run goes on from, None at its beginning.
+    `resumed` is the content of the checkpoint to continue from; None starts a new run.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Training:
         network = task.make_network()
         if settings.sync_batch_norm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        # faster, on the CPU too
+        # channels last is faster, on the CPU too
         self.network = network.to(self.device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
         self.history: History = []
-        self.step = 0  # steps done of the present epoch
+        self.step = 0  # steps done in the current epoch
         self.running_loss = RunningLoss(processes)
         if resumed:
             self.network.load_state_dict(resumed["model_state_dict"])
@@ -80,9 +80,9 @@ class Training:
         self.last_save = time.monotonic()
 
     def _wrap_for_processes(self) -> DistributedDataParallel:
-        # DDP adds gradients up in other groups from its second step on, which is faster, unless it
-        # looks for unused weights. Then the first steps of a resumed run round as those of an
-        # uninterrupted one.
+        # From its second step on, DDP sums gradients in other groups, which is faster but rounds
+        # differently. With the search for unused weights it keeps its groups, so the first steps of
+        # a resumed run round like those of an uninterrupted one.
         same_every_step = self.device.type == "cpu" or self.settings.deterministic
         return DistributedDataParallel(
             self.network, gradient_as_bucket_view=True, find_unused_parameters=same_every_step
@@ -90,29 +90,32 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished."""
+        """The number of finished epochs."""
         return len(self.history)
 
     @property
     def steps_done(self) -> int:
-        """Of the whole run."""
+        """The number of steps done in the whole run."""
         return self.epoch * len(self.loader) + self.step
 
     @property
     def selection(self) -> Selection:
+        """The rule by which this run keeps its best epoch and ends."""
         settings = self.settings
         return Selection(self.task.metric, settings.epochs, settings.lr_schedule, settings.patience)
 
     @property
     def best_epoch(self) -> int:
-        """As `Selection.best_epoch`, of the history so far."""
+        """`Selection.best_epoch` of the history so far."""
         return self.selection.best_epoch(self.history)
 
     @property
     def is_finished(self) -> bool:
+        """Whether all epochs are done, or patience has run out."""
         return self.selection.is_finished(self.history)
 
     def describe(self) -> str:
+        """Two lines on the data, the network, the batch and the selection of the best epoch."""
         settings, count = self.settings, self.processes.count
         batch = settings.bs * settings.accumulate * count
         parts = (
@@ -123,22 +126,21 @@ class Training:
         data, network, more = self.task.describe()
         return (
             f"{data}; {len(self.task.samples)} patches per epoch\n"
-            f"network: {network}, on {self.device}; {more}{batch} patches per step{parts}; {self.selection.describe()}"
+            f"network: {network}, on {self.device}; {more}{batch} patches per step{parts}; "
+            f"{self.selection.describe()}"
         )
 
     def run(self) -> None:
         """Train to the end.
 
-        On Ctrl-C and SIGTERM the present step is finished and saved before `Stopped` goes on.
-
-        Raises `UserError` when the loss is no longer finite or a file can no longer be read or
-        written.
+        On Ctrl-C and SIGTERM it finishes the current step, saves it and raises `Stopped`. Raises
+        `UserError` when the loss is no longer finite, or a file can no longer be read or written.
         """
         self.shown = self.task.samples_to_show() if self.processes.is_main else []
         if self.processes.is_main:
             print(self.describe())
         try:
-            with self._progress() as progress, self._files():
+            with self._progress() as progress, self._open_files():
                 while not self.is_finished:
                     self._train_epoch(progress)
                     self.finish_epoch(self._validate())
@@ -146,14 +148,16 @@ class Training:
                         self._report()
             if self.epoch < self.settings.epochs and self.processes.is_main:
                 print(
-                    f"stopped after {self.epoch} epochs: none since epoch {self.best_epoch} was better"
+                    f"stopped after {self.epoch} epochs: "
+                    f"no epoch after {self.best_epoch} was better"
                 )
         except Stopped:
             with defer_signals():
                 if self.steps_done and self.processes.is_main:
                     self._save(self.folder.last)
                     print(
-                        f"to go on: python {self.task.command} --resume {shlex.quote(str(self.folder.last))}",
+                        f"to go on: python {self.task.command} "
+                        f"--resume {shlex.quote(str(self.folder.last))}",
                         file=sys.stderr,
                     )
                     self._draw_curves(now=True)
@@ -168,7 +172,8 @@ class Training:
         )
 
     @contextmanager
-    def _files(self) -> Iterator[None]:
+    def _open_files(self) -> Iterator[None]:
+        """Write the first files and keep the TensorBoard events open, in the main process."""
         if not self.processes.is_main:
             yield
             return
@@ -178,9 +183,9 @@ class Training:
             yield
 
     def _train_epoch(self, progress: tqdm) -> None:
-        """What is left of the present epoch.
+        """Train on the remaining steps of the current epoch.
 
-        Raises `Stopped` between two steps only, in all processes between the same two.
+        Raises `Stopped` only between two steps, in all processes between the same two.
         """
         is_alone = self.processes.count == 1
         values = [f"{name} {value:.2f}" for name, value in self.task.scheduled(self.epoch).items()]
@@ -188,7 +193,7 @@ class Training:
         progress.set_description(f"epoch {self.epoch + 1}/{self.settings.epochs}, {values}")
         self.network.train()
         with (
-            nullcontext(DeferredSignal()) if is_alone else self._holding_signals_together() as held
+            nullcontext(DeferredSignal()) if is_alone else self._defer_signals_in_all() as deferred
         ):
             for batches in self.loader.steps(self.epoch, self.step):
                 with defer_signals():
@@ -197,7 +202,7 @@ class Training:
                 if self.step % STEPS_PER_READING == 0:
                     self._read_loss()
                     self._show_loss(progress)
-                number = self.processes.max_over_ranks(held.number)
+                number = self.processes.max_over_ranks(deferred.number)
                 if number:
                     self._read_loss()
                     raise Stopped(number)
@@ -207,23 +212,24 @@ class Training:
             self._require_finite_network()
 
     @contextmanager
-    def _holding_signals_together(self) -> Iterator[DeferredSignal]:
-        """Signals wait until all processes know of them.
+    def _defer_signals_in_all(self) -> Iterator[DeferredSignal]:
+        """Defer signals until all processes know of them.
 
-        If one was stopped elsewhere meanwhile, the others stop in mid-step.
+        When a process stops elsewhere in the meantime, the others stop in the middle of a step.
         """
-        with defer_signals() as held:
+        with defer_signals() as deferred:
             try:
-                yield held
+                yield deferred
             except RuntimeError:
-                if not held.number:
+                if not deferred.number:
                     raise
                 if self.processes.is_main:
-                    sys.exit(128 + held.number)  # without saving half a step
-                raise Stopped(held.number) from None
+                    # exits here, since `Stopped` would save an incomplete step
+                    sys.exit(128 + deferred.number)
+                raise Stopped(deferred.number) from None
 
     def _is_time_to_save(self) -> bool:
-        """In several processes only where the losses of all were just read."""
+        """Whether a save is due; with several processes only after reading all their losses."""
         is_read = self.processes.count == 1 or self.step % STEPS_PER_READING == 0
         return (
             self.processes.is_main
@@ -237,16 +243,16 @@ class Training:
             self.folder.add_scalars({"loss_so_far": self.running_loss.mean}, self.steps_done)
 
     def _learning_rate(self) -> float:
-        """Of the present step."""
+        """The learning rate of the current step."""
         progress = self.epoch + min(self.step, len(self.loader) - 1) / len(self.loader)
         return learning_rate_at(
             progress, self.settings.epochs, self.settings.lr, self.settings.lr_schedule
         )
 
     def take_step(self, batches: list[Batch]) -> None:
-        """One step along the gradient of the mean loss over all samples of `batches`.
+        """Take one step along the gradient of the mean loss over all samples of `batches`.
 
-        Nothing in it waits for the device.
+        Nothing here waits for the device.
         """
         samples = sum(map(_length, batches))
         loss = torch.zeros((), device=self.device)
@@ -271,24 +277,26 @@ class Training:
         return tensor.to(self.device, non_blocking=True, memory_format=layout)
 
     def _read_loss(self) -> None:
-        """Bring the losses of all processes together; all of them must call it.
+        """Combine the losses of all processes, each of which must call this.
 
-        Raises `UserError` when one was not finite.
+        Raises `UserError` when a loss was not finite.
         """
         bad_step = self.running_loss.read()
         if bad_step is not None:
             self._abort_non_finite(bad_step, "the loss")
 
     def _require_finite_network(self) -> None:
-        """Raises `UserError` when the last step left weights that are not finite: then the loss
-        would be the next not to be.
+        """Raise `UserError` when the last step left weights that are not finite.
+
+        The loss of the next step would not be finite either.
         """
         if self.step and not is_finite(self.network):
             self._abort_non_finite(self.step - 1, "the network")
 
     def _abort_non_finite(self, step: int, what: str) -> None:
-        """Keep the batch of the step with which `what` stopped being finite, and end all processes
-        with a `UserError`.
+        """Save the batch of the step after which `what` is not finite, and abort all processes.
+
+        Raises `UserError`.
         """
         path = self.folder.file(NOT_FINITE_SUFFIX)
         if self.processes.is_main:
@@ -296,52 +304,55 @@ class Training:
                 path, self._samples_of_step(step) | {"epoch": self.epoch + 1, "step": step + 1}
             )
         self.processes.abort(
-            f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, whose batch is in {path}: expected a lower --lr"
-            f"{' or none of --amp' if self.settings.amp else ''}; no checkpoint was written after it"
+            f"{what} is not finite since step {step + 1} of epoch {self.epoch + 1}, "
+            f"whose batch is in {path}: expected a lower --lr"
+            f"{' or no --amp' if self.settings.amp else ''}; no checkpoint was written after it"
         )
 
     def _samples_of_step(self, step: int) -> dict[str, Any]:
-        """The samples that all processes had in a step of the present epoch, and where they are
-        from.
-        """
+        """The samples of all processes in a step of the current epoch, and their origins."""
         indices = self.loader.indices_of_step(self.epoch, step)
         samples = [self.task.samples[self.epoch, index] for index in indices]
         batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
         return batch | {"patches": [self.task.samples.origin(index) for index in indices]}
 
     def _validate(self) -> dict[str, float | None]:
-        """The figures of the present epoch as the history names them; all processes must call it."""
+        """The metrics of the current epoch, named as in the history.
+
+        All processes must call this.
+        """
         if self.task.has_validation:
-            # batch norm statistics: those that are saved
+            # all processes validate with the batch norm statistics that are saved
             self.processes.broadcast_from_main(list(self.network.buffers()))
         validation = self.task.validate(self.network, self.processes)
         if validation.is_broken:
             self._abort_non_finite(self.step - 1, "the network's answer")
-        if validation.problem:  # everything was fine before the first epoch
+        if validation.problem:  # every strip passed the checks before the first epoch
             self.processes.abort(f"validation: {validation.problem}")
         return {f"{VALID}{name}": value for name, value in validation.figures.items()}
 
-    def finish_epoch(self, figures: dict[str, float | None]) -> None:
-        """Enter the present epoch and its validation figures into the history, and save it: the
-        best one, too, where it is.
+    def finish_epoch(self, metrics: dict[str, float | None]) -> None:
+        """Add the current epoch with its validation metrics to the history, and save it.
+
+        It is also saved as the best checkpoint when it is the best epoch so far.
         """
         scheduled, lr = self.task.scheduled(self.epoch), self._learning_rate()
         with defer_signals():
             entry = {"epoch": self.epoch + 1, "loss": self.running_loss.mean, **scheduled, "lr": lr}
             self.history.append(
-                entry | {"settled": self.selection.is_eligible(self.epoch + 1)} | figures
+                entry | {"settled": self.selection.is_eligible(self.epoch + 1)} | metrics
             )
             self.step = 0
             self.running_loss.restart()
             if not self.processes.is_main:
                 return
             if self.best_epoch == self.epoch or not self.folder.best.exists():
-                # before the last one, which says that this epoch is done
+                # first, since the last checkpoint marks this epoch as done
                 self._save(self.folder.best)
             self._save(self.folder.last)
 
     def _save(self, path: Path) -> None:
-        """Only in the first process.
+        """Write a checkpoint; only the main process may call this.
 
         Raises `UserError`, and writes nothing, when the network is no longer finite.
         """
@@ -353,8 +364,9 @@ class Training:
         self.last_save = time.monotonic()
 
     def checkpoint(self) -> dict[str, Any]:
-        """All that is needed to use the network, and to go on, as plain tensors, numbers, strings,
-        lists and dicts.
+        """The content of a checkpoint: all that inference and a resumed run need.
+
+        It consists of tensors, numbers, strings, lists and dicts.
         """
         return self.settings.plain() | {
             "tool": self.task.tool,
@@ -371,7 +383,7 @@ class Training:
         }
 
     def _report(self) -> None:
-        """What one looks at while it trains."""
+        """Print and write what a user watches during the training."""
         if not self.processes.is_main:
             return
         entry = self.history[-1]
@@ -390,11 +402,12 @@ class Training:
     def _describe_epoch(self, entry: dict[str, Any]) -> str:
         values = [f"{name} {entry[name]:.2f}" for name in self.task.scheduled(entry["epoch"] - 1)]
         measured = {name: entry.get(f"{VALID}{name}") for name in self.task.headlines}
-        figures = [
+        metrics = [
             f"{readable(name)} {value:.4f}" for name, value in measured.items() if value is not None
         ]
-        return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", *values, *figures])
+        return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", *values, *metrics])
 
 
 def _length(batch: Batch) -> int:
+    """The number of samples in a batch."""
     return len(next(iter(batch.values())))

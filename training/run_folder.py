@@ -1,12 +1,13 @@
-"""What a run leaves, file by file, and who may write there.
+"""The files of a run, and the lock on their folder.
 
-{run}.pth               last checkpoint, in the middle of an epoch or at the end of one: where --resume goes on
+{run}.pth               last checkpoint, within or at the end of an epoch; --resume continues here
 {run}_best.pth          best checkpoint
 {run}_arguments.json    every setting of the run
-{run}_environment.json  for each start: when, how, where, with which versions
-{run}_metrics.jsonl     a line for each epoch
-{run}_events/           the same for TensorBoard, with the loss of every few steps and sample images with heatmaps
-{run}_aligned/          the strips to train on with their references aligned, until the run is finished
+{run}_environment.json  each start: time, command, device, versions
+{run}_metrics.jsonl     one line per epoch
+{run}_events/           the same for TensorBoard, with the loss of every few steps, and samples
+                        with their heatmaps
+{run}_aligned/          training strips with aligned references, until the run is finished
 {run}_samples.png, {run}_curves.png, {run}_test/
 """
 
@@ -40,12 +41,12 @@ from training.selection import History
 
 try:
     import fcntl
-except ImportError:  # Windows: there nobody is refused
+except ImportError:  # Windows has no fcntl; there the folder is not locked
     fcntl = None
 
 LOCK = ".training.lock"
 TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
-SUFFIXES = (
+SUFFIXES = (  # of everything that a run writes
     ".pth",
     BEST_SUFFIX,
     "_arguments.json",
@@ -55,15 +56,16 @@ SUFFIXES = (
     "_samples.png",
 )
 SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
-CURVES_EVERY = 30.0  # seconds: drawing takes one, a small epoch less
-# what a run's numbers may depend on
+# seconds between two drawings of the curves: one drawing takes a second, longer than a small epoch
+CURVES_EVERY = 30.0
+# packages whose versions may change a run's numbers
 NOTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "imagecodecs")
 
 
 class RunFolder:
-    """The files of one run in the folder of --checkpoint_path.
+    """The files of the run `name` in `folder`, that of --checkpoint_path.
 
-    Methods raise `UserError` where the file system refuses.
+    Methods raise `UserError` when the file system refuses.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -74,13 +76,14 @@ class RunFolder:
         self._drawn = time.monotonic()
 
     def file(self, suffix: str) -> Path:
+        """The path of one of the run's files."""
         return self.folder / f"{self.name}{suffix}"
 
     def prepare(self, resumed: Path | None, overwrite: bool) -> None:
-        """Make sure that nothing of this name is lost that is still wanted.
+        """Clear the run's files for a new start; a run that is resumed keeps its own.
 
-        Raises `UserError` when a run of this name is there, unless it is the one that is resumed or
-        may be overwritten. The best checkpoint of a run that goes on under a new name comes along.
+        The best checkpoint of a run that continues under a new name is copied. Raises `UserError`
+        when another run of this name exists and may not be overwritten.
         """
         if resumed and self.last.resolve() == resumed.resolve():
             return
@@ -97,26 +100,27 @@ class RunFolder:
                 shutil.copyfile(best_so_far, temporary)
 
     def remove_aligned(self) -> None:
-        """The run is finished; one that is made longer makes them again."""
+        """Remove the aligned copies of a finished run; a longer run makes them again."""
         shutil.rmtree(self.file(ALIGNED_SUFFIX), ignore_errors=True)
 
     def _refuse_to_replace(self, resumed: Path | None) -> None:
         if self.last.exists():
             raise UserError(
-                f"{self.last}: found a run of that name, expected --resume to go on, --overwrite to lose it and begin again, "
-                "or another --checkpoint_path"
+                f"{self.last}: found a run of that name, expected --resume to go on, "
+                "--overwrite to lose it and begin again, or another --checkpoint_path"
             )
-        # the disk was full, or it was killed, before there was a last one
+        # the disk was full, or the run was killed, before it wrote a last checkpoint
         if self.best.exists() and not resumed:
             raise UserError(
-                f"{self.best}: found a best checkpoint without a last one, expected --overwrite to begin again"
+                f"{self.best}: found a best checkpoint without a last one, "
+                "expected --overwrite to begin again"
             )
 
     def write_start(self, settings: dict[str, Any], started: dict[str, Any]) -> None:
-        """The settings, and one more start."""
+        """Write the settings, and append `started` to the record of starts."""
         environment = self.file("_environment.json")
         starts = []
-        with suppress(OSError, ValueError):  # a damaged note is no reason not to go on
+        with suppress(OSError, ValueError):  # a damaged record must not stop the run
             starts = json.loads(environment.read_text())
         starts = starts if isinstance(starts, list) else []
         for path, content in (
@@ -127,18 +131,19 @@ class RunFolder:
                 temporary.write_text(json.dumps(content, indent=2) + "\n")
 
     def write_samples(self, picture: np.ndarray | None) -> None:
-        """A picture as of `Task.draw`."""
+        """Write a picture of `Task.draw`, if there is one."""
         if picture is not None:
             save_png(self.file("_samples.png"), picture)
 
     def write_history(self, history: History) -> None:
-        """The whole history: after a resumed run it must be as if there had been no interruption."""
+        """Write the whole history, so that a resumed run's file shows no interruption."""
         with atomic_write(self.file("_metrics.jsonl")) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
     def draw_curves(self, history: History, headlines: tuple[str, ...], now: bool = False) -> None:
-        """If there is something to draw, and the last picture (or the start) is CURVES_EVERY ago,
-        or it is to be `now`.
+        """Draw the curves when `now` is set or CURVES_EVERY seconds have passed.
+
+        The time counts from the last drawing, or from the start. An empty history is not drawn.
         """
         if not history or (time.monotonic() - self._drawn < CURVES_EVERY and not now):
             return
@@ -147,11 +152,12 @@ class RunFolder:
 
     @contextmanager
     def events(self, step: int) -> Iterator[None]:
-        """Opens the TensorBoard events for the block; those after `step`, of a run that was killed
-        later, no longer count.
+        """Keep the TensorBoard events open during the block.
+
+        Events after `step`, left by a run that was killed later, no longer count.
         """
-        # of the thread that writes: it hands its error on as well
-        threading.excepthook = _silent_about_files
+        # the writer's thread also passes its error on to the caller, so it need not print it
+        threading.excepthook = _print_except_file_errors
         with refused_by_system(self._events_folder):
             self._events = SummaryWriter(self._events_folder, purge_step=step + 1)
         try:
@@ -161,37 +167,39 @@ class RunFolder:
                 self._events.close()
 
     def add_scalars(self, values: dict[str, float | None], step: int) -> None:
+        """Add values to the open events; None stands for an undefined value and is left out."""
         with refused_by_system(self._events_folder):
             for name, value in values.items():
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
     def add_samples(self, picture: np.ndarray | None, step: int) -> None:
+        """Add a picture (H, W, 3) uint8, BGR, to the open events."""
         if picture is None:
             return
-        picture = np.ascontiguousarray(picture[:, :, ::-1])  # TensorBoard wants red first
+        picture = np.ascontiguousarray(picture[:, :, ::-1])  # TensorBoard expects RGB
         with refused_by_system(self._events_folder):
             self._events.add_image("samples", picture, step, dataformats="HWC")
             self._events.flush()
 
 
 def best_beside(last: Path) -> Path:
-    """The best checkpoint of the run whose last checkpoint (or best) is `last`."""
+    """The path of the best checkpoint of the run whose last (or best) checkpoint is `last`."""
     return last.with_name(f"{last.stem.removesuffix(Path(BEST_SUFFIX).stem)}{BEST_SUFFIX}")
 
 
-def _silent_about_files(failure: threading.ExceptHookArgs) -> None:
+def _print_except_file_errors(failure: threading.ExceptHookArgs) -> None:
+    """A thread's exception hook that does not print an `OSError`."""
     if not issubclass(failure.exc_type, OSError):
         threading.__excepthook__(failure)
 
 
 @contextmanager
 def only_training_in(folder: Path) -> Iterator[None]:
-    """Holds the folder against another training.
+    """Lock the folder against other trainings during the block; create it if needed.
 
-    The system takes the lock back however the process ends.
-
-    Raises `UserError` when another process holds it or it cannot be written.
+    The system releases the lock however the process ends. Raises `UserError` when another process
+    holds the lock or the folder cannot be written.
     """
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,18 +207,20 @@ def only_training_in(folder: Path) -> Iterator[None]:
     with lock as file:
         try:
             if fcntl:
-                # the process's own: its workers do not inherit it
+                # this lock belongs to the process: its workers do not inherit it
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 print(
-                    f"warning: {folder} cannot be locked ({error.strerror}): do not train there twice at once",
+                    f"warning: {folder} cannot be locked ({error.strerror}): "
+                    "do not train there twice at once",
                     file=sys.stderr,
                 )
             else:
                 file.seek(0)
                 raise UserError(
-                    f"{folder}: found another training at work there (process {file.read().strip()}), expected one at a time: "
+                    f"{folder}: found another training at work there "
+                    f"(process {file.read().strip()}), expected one at a time: "
                     "wait for it, or give another --checkpoint_path"
                 ) from None
         file.truncate(0)
@@ -220,7 +230,7 @@ def only_training_in(folder: Path) -> Iterator[None]:
 
 
 def describe_start(processes: ProcessGroup, resumed: Path | None) -> dict[str, Any]:
-    """When, how, where and with which versions a run was started."""
+    """The record of a start: time, command, device and versions, as plain values."""
     device = processes.device
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -240,14 +250,12 @@ def describe_start(processes: ProcessGroup, resumed: Path | None) -> dict[str, A
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # there by another name
+    except importlib.metadata.PackageNotFoundError:  # installed under another name
         return None
 
 
 def _git_commit() -> str | None:
-    """The commit of this code, with -dirty after it when files were changed since; None outside a
-    repository.
-    """
+    """The commit of this code, -dirty appended for changed files; None without a repository."""
     command = [
         "git",
         "-C",

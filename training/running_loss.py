@@ -1,6 +1,4 @@
-"""The loss of the present epoch: added up where it is computed, and read from there as seldom as
-possible.
-"""
+"""The mean loss of the current epoch, summed on the device and read from there rarely."""
 
 import torch
 
@@ -8,45 +6,45 @@ from common.distributed import ProcessGroup
 
 
 class RunningLoss:
-    """Sum and count of the present epoch, of all processes, and the first step whose loss was not
-    finite.
+    """Sum and count of the losses in the current epoch, and the first step that was not finite.
 
-    What a process adds stays on its device, as reading it waits for the device. `sum` and `count`
-    are of all processes when last read; a resumed epoch goes on with those of its checkpoint.
+    What a process adds stays on its device, since reading it waits for the device. `sum` and
+    `count` cover all processes, as of the last `read`. A resumed epoch starts with those of its
+    checkpoint.
     """
 
     def __init__(self, processes: ProcessGroup, sum: float = 0.0, count: int = 0):
         self.processes, self.sum, self.count = processes, sum, count
-        own_sum, self._own_count = (sum, count) if processes.is_main else (0.0, 0)
-        self._own_sum = torch.tensor(own_sum, device=processes.device)
+        local_sum, self._local_count = (sum, count) if processes.is_main else (0.0, 0)
+        self._local_sum = torch.tensor(local_sum, device=processes.device)
         self._first_bad_step = torch.tensor(-1, device=processes.device)
 
     @property
     def mean(self) -> float:
-        """Of the present epoch so far, when last read."""
+        """The mean loss of the current epoch, as of the last `read`."""
         return self.sum / max(1, self.count)
 
     def add(self, loss: torch.Tensor, count: int, step: int) -> None:
-        """Enter the mean loss of `count` samples, which were step `step` of the epoch.
+        """Add the mean loss (a scalar) of the `count` samples of step `step`, counted from 0.
 
         Does not wait for the device.
         """
-        self._own_sum += loss * count
-        self._own_count += count
+        self._local_sum += loss * count
+        self._local_count += count
         is_first_bad = ~torch.isfinite(loss) & (self._first_bad_step < 0)
         self._first_bad_step = torch.where(is_first_bad, step, self._first_bad_step)
 
     def read(self) -> int | None:
-        """Bring together what the devices have kept; all processes must call it.
+        """Combine the losses of all processes, each of which must call this.
 
-        Returns the first step of the epoch whose loss was not finite, None where all were.
+        Returns the first step of the epoch whose loss was not finite, or None.
         """
-        own = (self._own_sum.item(), self._own_count, self._first_bad_step.item())
-        sums, counts, bad_steps = zip(*self.processes.gather(own))
+        local = (self._local_sum.item(), self._local_count, self._first_bad_step.item())
+        sums, counts, bad_steps = zip(*self.processes.gather(local))
         self.sum, self.count = sum(sums), sum(counts)
         return min((step for step in bad_steps if step >= 0), default=None)
 
     def restart(self) -> None:
-        """Begin a new epoch."""
-        self.sum, self.count, self._own_count = 0.0, 0, 0
-        self._own_sum.zero_()
+        """Start a new epoch: reset sum and count."""
+        self.sum, self.count, self._local_count = 0.0, 0, 0
+        self._local_sum.zero_()

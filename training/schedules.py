@@ -1,24 +1,25 @@
-"""How gamma and the learning rate move: functions of epoch and step alone, so that a resumed run
-needs no state of theirs.
+"""Schedules of gamma and the learning rate.
+
+They are functions of epoch and step alone, so a resumed run needs no state of theirs.
 """
 
 import math
 
 GAMMA_SCHEDULES = ("cosine", "linear", "exponential", "constant")
 LEARNING_RATE_SCHEDULES = ("steps", "one_cycle")
-WARM_UP = 0.1  # of a run: one_cycle rises from a 25th of the learning rate
-WARM_UP_START = 0.04
-LEARNING_RATE_DROPS = (0.8, 0.9)  # of the epochs: from there on the learning rate is multiplied by
-LEARNING_RATE_FACTOR = 0.2
-# of the epochs of one_cycle: afterwards the learning rate is below a fifth of its largest
+WARM_UP = 0.1  # share of a run in which one_cycle rises
+WARM_UP_START = 0.04  # one_cycle's first learning rate, as a share of the largest
+LEARNING_RATE_DROPS = (0.8, 0.9)  # shares of the epochs at which `steps` lowers the learning rate
+LEARNING_RATE_FACTOR = 0.2  # of each of these drops
+# share of the epochs of one_cycle after which the learning rate is below a fifth of its largest
 SETTLED = 0.75
 
 
 def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = "cosine") -> float:
-    """Gamma of one epoch (0 to epochs - 1): exactly `start` in the first and `end` in the last; a
-    single epoch uses `end`.
+    """Gamma of one epoch, counted from 0.
 
-    `exponential` is start * (end / start)^t and so needs both to be positive; `constant` is `start`
+    It is exactly `start` in the first epoch and `end` in the last; a single epoch uses `end`.
+    `exponential` is start * (end / start)^t, so both must be positive. `constant` is `start`
     throughout. Raises `ValueError` for an unknown schedule.
     """
     if schedule not in GAMMA_SCHEDULES:
@@ -38,16 +39,17 @@ def gamma_at(epoch: int, epochs: int, start: float, end: float, schedule: str = 
 
 
 def learning_rate_at(progress: float, epochs: int, start: float, schedule: str = "steps") -> float:
-    """The learning rate after `progress` epochs, whole or not, of `epochs`.
+    """The learning rate after `progress` of `epochs`, where `progress` may be a fraction.
 
-    `steps`: `start`, a fifth of it from 80 % of the epochs on, a 25th from 90 % on; the same for a
-    whole epoch. `one_cycle`: up to `start` in the first tenth, then down to 0 on a cosine (Smith
-    and Topin 2017, "Super-convergence", arXiv:1708.07120). Raises `ValueError` for an unknown
-    schedule.
+    `steps` is `start`, a fifth of it from 80 % of the epochs on and a 25th from 90 % on, constant
+    within an epoch. `one_cycle` rises to `start` in the first tenth, then falls to 0 on a cosine
+    (Smith and Topin 2017, "Super-convergence", arXiv:1708.07120). Raises `ValueError` for an
+    unknown schedule.
     """
     if schedule not in LEARNING_RATE_SCHEDULES:
         raise ValueError(
-            f"found learning rate schedule {schedule!r}, expected one of {', '.join(LEARNING_RATE_SCHEDULES)}"
+            f"found learning rate schedule {schedule!r}, "
+            f"expected one of {', '.join(LEARNING_RATE_SCHEDULES)}"
         )
     if schedule == "steps":
         drops = sum(int(progress) >= math.ceil(epochs * share) for share in LEARNING_RATE_DROPS)
@@ -59,10 +61,9 @@ def learning_rate_at(progress: float, epochs: int, start: float, schedule: str =
 
 
 def is_eligible(epoch: int, epochs: int, schedule: str) -> bool:
-    """Whether the weights after epoch `epoch`, counted from 1, may be taken for a run's best: with
-    `one_cycle` in its last quarter.
+    """Whether the weights after an epoch, counted from 1, may become a run's best.
 
-    What it is for, good weights from a falling learning rate, is not there before, whatever easy
-    validation strips say.
+    With `one_cycle` only those of the last quarter may. The schedule gains from its falling
+    learning rate, so earlier weights are worse, even where easy validation strips do not show it.
     """
     return schedule != "one_cycle" or epoch > SETTLED * epochs

@@ -1,22 +1,21 @@
-"""Which epoch of a run is its best, and when a run is finished."""
+"""Selection: which epoch of a run is its best, and when a run is finished."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from training.schedules import is_eligible
 
-VALID = "valid_"  # prefix of the validation figures in a run's history
+VALID = "valid_"  # prefix of the validation metrics in a run's history
 
-History = list[dict[str, Any]]  # an entry for each epoch that is finished
+History = list[dict[str, Any]]  # one entry per finished epoch
 
 
 @dataclass(frozen=True)
 class Selection:
     """The rule by which a run keeps its best epoch and ends.
 
-    `metric` is the entry of the history that the best epoch has most of, None where nothing can be
-    validated. `patience` is the number of epochs without a better one after which the run ends;
-    None: it never ends early.
+    `metric` is the entry of the history that is highest in the best epoch; None without validation.
+    The run ends early after `patience` epochs without a better one; None: never.
     """
 
     metric: str | None
@@ -25,14 +24,13 @@ class Selection:
     patience: int | None = None
 
     def is_eligible(self, epoch: int) -> bool:
-        """Whether the weights after epoch `epoch`, counted from 1, may be a run's best."""
+        """Whether the weights after an epoch, counted from 1, may become the run's best."""
         return is_eligible(epoch, self.epochs, self.lr_schedule)
 
     def best_epoch(self, history: History) -> int:
-        """The epoch, counted from 1, with the highest figure so far, of those that are eligible as
-        soon as one is.
+        """The epoch, counted from 1, with the highest metric so far.
 
-        Where there is no figure, the last one.
+        Once an epoch is eligible, only eligible ones count. Without a metric it is the last epoch.
         """
         measured = [
             entry for entry in history if self.metric and entry.get(self.metric) is not None
@@ -43,8 +41,9 @@ class Selection:
         return best["epoch"] if best else len(history)
 
     def is_finished(self, history: History) -> bool:
-        """After all epochs, or when patience has run out; it does not begin to before an epoch is
-        eligible.
+        """Whether all epochs are done, or patience has run out.
+
+        Patience counts only once the best epoch is eligible.
         """
         if len(history) >= self.epochs:
             return True
@@ -54,6 +53,7 @@ class Selection:
         return _was_eligible(history[best_epoch - 1]) and len(history) - best_epoch >= self.patience
 
     def describe(self) -> str:
+        """A phrase that says how the best checkpoint is chosen."""
         if self.metric is None:
             return "the last epoch is the best"
         among = "" if self.is_eligible(1) else ", of the last quarter of the epochs"
@@ -61,11 +61,14 @@ class Selection:
 
 
 def _was_eligible(entry: dict[str, Any]) -> bool:
-    """As it was when the epoch ended: a run that is resumed with other --epochs keeps the best one
-    that it has saved.
+    """Whether the epoch was eligible when it ended.
+
+    The history stores this, so a run that is resumed with other --epochs keeps its best checkpoint.
     """
-    return entry.get("settled", True)  # not there in a run begun when any epoch could be
+    # older runs lack the entry: in them every epoch was eligible
+    return entry.get("settled", True)
 
 
 def readable(name: str) -> str:
+    """A metric's name in the history as words, without the prefix VALID."""
     return name.removeprefix(VALID).replace("_", " ")

@@ -1,6 +1,4 @@
-"""The settings of a run: what the loop reads of them, and how they are written and read with the
-run.
-"""
+"""The settings of a run that the training loop reads, and their form in a run's files."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,10 +9,10 @@ from common.settings import from_values
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What the training loop needs to know, whatever is trained; the fields have the names of the
-    flags.
+    """The settings of the training loop, for any task; the fields are named like the flags.
 
-    A tool adds its own settings in a subclass. `num_workers` None means the loader's default.
+    A tool adds its own settings in a subclass. `num_workers` None means the loader's default, and
+    `patience` None never ends a run early.
     """
 
     checkpoint_path: Path
@@ -39,18 +37,16 @@ class LoopSettings:
         return from_values(cls, values)
 
     def plain(self) -> dict[str, Any]:
-        """Every setting as a number, string, list or dict, paths absolute: as it is written with
-        the run.
-        """
+        """The settings as they are written: numbers, strings, lists and dicts, paths absolute."""
         return {setting.name: as_plain(getattr(self, setting.name)) for setting in fields(self)}
 
 
 @dataclass(frozen=True)
 class Start:
-    """How a run is started, which is no part of what it is.
+    """How a run is started; this does not belong to its settings.
 
-    `resume` is the checkpoint or folder to go on from, True for the newest run in the checkpoint
-    folder; `given` names the settings that the command line has.
+    `resume` is the checkpoint or folder to continue from; True means the newest run in the
+    checkpoint folder, None a new run. `given` names the settings that the command line sets.
     """
 
     resume: bool | Path | None = None
@@ -59,6 +55,7 @@ class Start:
 
 
 def as_plain(value: Any) -> Any:
+    """A setting in plain form: a path as absolute text, a tuple as a list."""
     if isinstance(value, Path):
         return str(value.absolute())
     return list(value) if isinstance(value, tuple) else value

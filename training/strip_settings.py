@@ -1,4 +1,4 @@
-"""The settings of a training of the strip detector, the name of its run, and how they are resumed."""
+"""The settings of a strip detector's training, its run's name, and the rules for resuming it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,19 +13,20 @@ from training.resume import require_resumable, resumed_values
 from training.settings import LoopSettings, Start
 
 RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
-STRIPS_HASH = "strips_sha256"  # the entry of a checkpoint that tells which strips a run is on
-FREE = frozenset(  # besides those of every run
-    # a teacher may have moved: its hash is compared
+STRIPS_HASH = "strips_sha256"  # entry of a checkpoint that identifies the run's strips
+# settings that may change on resume, besides those of every run
+FREE = frozenset(
+    # the teacher's file may move, since its hash is compared
     ("training_dataset_path", "cache_size", "target_false_alarms", "teacher")
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(LoopSettings):
-    """Every setting of a training of the strip detector; the fields have the names of the flags.
+    """Every setting of a strip detector's training; the fields are named like the flags.
 
     `recipe_settings` are all amounts of the recipe, `teacher_sha256` is the hash of the teacher's
-    checkpoint; both are kept with the run.
+    checkpoint. Both are stored with the run.
     """
 
     training_dataset_path: Path
@@ -54,12 +55,13 @@ class TrainingSettings(LoopSettings):
         return PATCH_SIZES[self.image_type]
 
     def run_name(self, image_size: tuple[int, int]) -> str:
+        """The name of the run's files, for strips of `image_size` (height, width) in pixels."""
         height, width = image_size
         return RUN_NAME.format(height=height, width=width, **self.plain())
 
 
 def run_pattern(values: dict[str, Any], given: Iterable[str]) -> str:
-    """What the names of runs fit that are like the one that was asked for."""
+    """A glob for the names of runs that share the `given` settings with `values`."""
     lr, bs, image_type = (
         values[name] if name in given else "*" for name in ("lr", "bs", "image_type")
     )
@@ -69,47 +71,50 @@ def run_pattern(values: dict[str, Any], given: Iterable[str]) -> str:
 def resumed_strip_values(
     values: dict[str, Any], start: Start, content: dict[str, Any], folder: Path, processes: int
 ) -> dict[str, Any]:
-    """As `resumed_values`, of the strip detector.
+    """`resumed_values` for the strip detector.
 
-    Raises `UserError`, without the path, where the run cannot go on as asked.
+    `content` is the checkpoint's, `folder` the one that it lies in. Raises `UserError`, without the
+    path, when the run cannot continue as asked.
     """
     require_resumable(content, processes, [STRIPS_HASH])
-    own = {
+    tool_values = {
         "training_dataset_path": Path(content["training_dataset_path"]),
         **resumed_recipe(content),
     }
     if content["teacher"]:
-        own["teacher"] = Path(content["teacher"])
+        tool_values["teacher"] = Path(content["teacher"])
     elif "teacher" in start.given:
         raise UserError(
-            f"found a run without a teacher, expected one that was begun with --teacher {values['teacher']}"
+            "found a run without a teacher, "
+            f"expected one that was begun with --teacher {values['teacher']}"
         )
-    return resumed_values(values, start, content, folder, own, FREE)
+    return resumed_values(values, start, content, folder, tool_values, FREE)
 
 
 def resumed_recipe(content: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of a run and its settings; the classic one where a checkpoint names none, as there
-    was no other then.
+    """The recipe of a run, and the recipe's settings.
 
-    Raises `UserError`, without the path, when this code has not the recipe that the run was begun
-    with.
+    A checkpoint that names no recipe has the classic one, which was the only one then. Raises
+    `UserError`, without the path, when this code's recipe differs from the one in the run.
     """
-    recipe, begun = content.get("recipe", CLASSIC), content.get("recipe_settings", {})
+    recipe, stored = content.get("recipe", CLASSIC), content.get("recipe_settings", {})
     if recipe not in RECIPES:
         raise UserError(f"found a run of --recipe {recipe}, expected one of {', '.join(RECIPES)}")
-    now = settings_of_recipe(recipe)
-    changed = [name for name in (*begun, *now) if begun.get(name) != now.get(name)]
+    current = settings_of_recipe(recipe)
+    changed = [name for name in (*stored, *current) if stored.get(name) != current.get(name)]
     if changed:
-        was, is_now = begun.get(changed[0]), now.get(changed[0])
+        found, expected = stored.get(changed[0]), current.get(changed[0])
         raise UserError(
-            f"found a run with a recipe whose {changed[0]} is {was}, expected {is_now}, which this code has"
+            f"found a run with a recipe whose {changed[0]} is {found}, expected {expected}, "
+            "which this code has"
         )
-    return {"recipe": recipe, "recipe_settings": begun}
+    return {"recipe": recipe, "recipe_settings": stored}
 
 
 def require_same_strips(content: dict[str, Any], dataset: Dataset) -> None:
-    """Raise `UserError`, without the path, when a checkpoint is of other strips."""
+    """Raise `UserError`, without the path, when a checkpoint was trained on other strips."""
     if content[STRIPS_HASH] != dataset.strips_hash():
         raise UserError(
-            f"found a run on other strips, expected the {len(dataset.train)} of {dataset.image_size} that are there now"
+            f"found a run on other strips, expected the {len(dataset.train)} "
+            f"of {dataset.image_size} that are there now"
         )

@@ -1,6 +1,4 @@
-"""The strip detector as a task of the training loop: its losses, its validation, and the samples
-that it shows.
-"""
+"""The strip detector as a task of the training loop: losses, validation and pictures."""
 
 from typing import Any
 
@@ -29,9 +27,9 @@ from training.task import Batch, Forward, Task, Validation
 
 
 class StripTask(Task):
-    """The segmentation network on patches of good strips that a recipe paints.
+    """Trains the segmentation network on patches of good strips with a recipe's painted defects.
 
-    Raises `UserError` for a teacher that is none.
+    Raises `UserError` for a teacher that is not a checkpoint.
     """
 
     tool, command = STRIP_DETECTOR, "trainer.py"
@@ -49,7 +47,7 @@ class StripTask(Task):
         return ARCHITECTURES[self.settings.arch](base_channels=self.settings.base_channels)
 
     def predict(self, forward: Forward, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The logits (B, 2, h, w) of the network and of its teacher."""
+        """The logits (B, 2, h, w) of the network, and of its teacher (None without one)."""
         images = batch["three_channel_input"]
         logits = forward(images)
         if not self.teacher:
@@ -125,7 +123,7 @@ class StripTask(Task):
 
 
 def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatches:
-    """The training samples of a run."""
+    """The training samples of a run: those of the aligned copies where the run has them."""
     return StripPatches(
         dataset.copies or [strip.path for strip in dataset.train],
         dataset.image_size,
@@ -138,8 +136,10 @@ def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatch
 
 
 def selection_metric(dataset: Dataset, use_masks: bool) -> str | None:
-    """The figure that the best checkpoint has most of: as close to the job as the validation strips
-    allow.
+    """The metric that selects the best checkpoint; None when nothing can be validated.
+
+    It is the metric closest to the task that the validation strips allow: pixel average precision
+    with masks, else image average precision with good and defective strips.
     """
     kinds = {strip.is_defective for strip in dataset.valid}
     if use_masks and any(strip.mask or strip.painted_with for strip in dataset.valid):

@@ -1,6 +1,4 @@
-"""What a tool gives to the training loop: a network, the loss of a batch, validation, and samples
-to show.
-"""
+"""The interface between a tool and the training loop: network, loss, validation, samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,13 +12,14 @@ from torch import nn
 from common.distributed import ProcessGroup
 
 Batch = dict[str, torch.Tensor]  # tensors by name, each (B, ...)
-# the network, as it is wrapped for several processes or compiled
+# the network, possibly compiled or wrapped for several processes
 Forward = Callable[[torch.Tensor], Any]
 
 
 class Samples(Protocol):
-    """Training samples by (epoch, index), each a dict of tensors, that follow from the seed, the
-    epoch and the index alone.
+    """Training samples by (epoch, index), each a dict of tensors.
+
+    A sample depends on the seed, the epoch and the index alone.
     """
 
     def __len__(self) -> int: ...
@@ -28,16 +27,16 @@ class Samples(Protocol):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]: ...
 
     def origin(self, index: int) -> dict[str, Any]:
-        """Where a sample is from, as plain values: what a user looks up when it broke the training."""
+        """The source of a sample as plain values, for a user who looks into a failed training."""
         ...
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What an epoch's validation found: figures by name, or why there are none.
+    """The result of an epoch's validation: metrics by name, or the reason why there are none.
 
-    `is_broken` says that the network answers with what is no number; `problem` that something else
-    is wrong, in one line.
+    `is_broken` says that the network's output is not finite. `problem` describes any other failure
+    in one line.
     """
 
     figures: dict[str, float | None]
@@ -48,63 +47,60 @@ class Validation:
 class Task(ABC):
     """What a tool trains.
 
-    Of steps, signals, processes, checkpoints and files it knows nothing: those are the loop's.
+    The loop alone handles steps, signals, processes, checkpoints and files.
     """
 
-    tool: str  # written into checkpoints: another tool's are refused by it
+    tool: str  # written into checkpoints, so that a tool can refuse those of another
     command: str  # the script that trains it, as a user calls it after `python`
     samples: Samples
-    # the figure of `validate` that the best epoch has most of; None: the last epoch is the best
+    # entry of the history that is highest in the best epoch; None: the last epoch is the best
     metric: str | None
-    headlines: tuple[str, ...] = ()  # figures that the curves and the line of an epoch show
-    has_validation: bool = False  # whether `validate` has anything to look at
+    headlines: tuple[str, ...] = ()  # metrics that the curves and the line of an epoch show
+    has_validation: bool = False  # whether there is held-out data for `validate`
 
     @abstractmethod
     def make_network(self) -> nn.Module:
-        """The network with its first weights, from torch's global generator, which the loop has
-        seeded.
-        """
+        """The network with initial weights from torch's global generator, which the loop seeds."""
 
     @abstractmethod
     def predict(self, forward: Forward, batch: Batch) -> Any:
-        """What the loss needs of a batch, on the device; the loop calls it in the precision of the
-        run.
-        """
+        """What `loss` needs of a batch on the device; the loop calls it in the run's precision."""
 
     @abstractmethod
     def loss(self, predicted: Any, batch: Batch, epoch: int) -> torch.Tensor:
-        """The mean loss of a batch, a scalar, in float32; `epoch` counts from 0."""
+        """The mean loss of a batch, a float32 scalar; `epoch` counts from 0."""
 
     def scheduled(self, epoch: int) -> dict[str, float]:
-        """What moves over the epochs besides the learning rate, by name: it is shown and kept in
-        the history.
+        """Scheduled values besides the learning rate, by name; the history stores them.
+
+        `epoch` counts from 0.
         """
         return {}
 
     def validate(self, network: nn.Module, processes: ProcessGroup) -> Validation:
-        """How good the network is on held-out data, of which each process scores its share."""
+        """Measure the network on held-out data, of which each process scores its share."""
         return Validation({})
 
     @abstractmethod
     def describe(self) -> tuple[str, str, str]:
-        """The data, the network, and what else there is to say ("" or a text that ends in "; "),
-        each in some words.
+        """Short texts on the data, the network and anything else.
+
+        The last one is empty or ends in "; ".
         """
 
     def facts(self) -> dict[str, Any]:
-        """Plain values, by name, that a checkpoint holds besides the settings and the state of the
-        loop.
-        """
+        """Plain values by name that a checkpoint stores besides settings and the loop's state."""
         return {}
 
     def samples_to_show(self) -> list[dict[str, np.ndarray]]:
-        """A few samples of the first epoch."""
+        """A few samples of the first epoch, for `draw`."""
         return []
 
     def draw(
         self, samples: list[dict[str, np.ndarray]], network: nn.Module | None
     ) -> np.ndarray | None:
-        """A picture (H, W, 3) uint8 of samples, blue first, with the network's answers where it is
-        given; None: no picture.
+        """A picture of samples (H, W, 3) uint8, BGR; None: no picture.
+
+        With a `network` it also shows the network's predictions.
         """
         return None
