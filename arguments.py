@@ -13,7 +13,7 @@ from evaluation.thresholds import HIGHEST_RATE
 from ops.classical import METHODS
 from ops.tiling import PATCH_SIZES
 
-# the largest seed that the generators of NumPy and PyTorch both take
+# every random generator takes seeds up to this one
 LARGEST_SEED = 2**63 - 1
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
