@@ -1,4 +1,4 @@
-"""What the commands' flags have in common, and what stands in for those that were not given."""
+"""Flags that several commands share, and the defaults of flags that were not given."""
 
 import argparse
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from evaluation.thresholds import HIGHEST_RATE
 from ops.classical import METHODS
 from ops.tiling import PATCH_SIZES
 
-LARGEST_SEED = 2**63 - 1  # that every generator takes
+# every random generator takes seeds up to this one
+LARGEST_SEED = 2**63 - 1
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that prints `description` as it is and takes flags by their whole names only."""
+    """A parser whose flags have no abbreviations; it prints `description` with its line breaks."""
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
         description=description, formatter_class=formatter, allow_abbrev=False
@@ -26,14 +27,17 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 
 
 def true_or_false(text: str) -> bool:
-    """The value of a flag that takes True or False."""
+    """Parse the value of a flag that takes True or False, in any case.
+
+    Raises `argparse.ArgumentTypeError` for any other text.
+    """
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected True or False")
     return text.lower() == "true"
 
 
 def add_true_or_false(parser: argparse.ArgumentParser, flag: str, help: str) -> None:
-    """A flag, True unless given, that takes True or False and alone means True."""
+    """Add a flag that takes True or False: True by default and where no value follows the flag."""
     parser.add_argument(
         flag,
         type=true_or_false,
@@ -46,6 +50,7 @@ def add_true_or_false(parser: argparse.ArgumentParser, flag: str, help: str) -> 
 
 
 def add_image_type(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add --image_type, which sets the patch size; None means the image type of the model."""
     sizes = ", ".join(f"{name} {size}x{size}" for name, size in PATCH_SIZES.items())
     parser.add_argument(
         "--image_type", choices=PATCH_SIZES, default=default, help=f"patch size: {sizes}"
@@ -53,6 +58,7 @@ def add_image_type(parser: argparse.ArgumentParser, default: str | None) -> None
 
 
 def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add --img_format; None means the one format that the folder holds."""
     parser.add_argument(
         "--img_format",
         choices=IMAGE_SUFFIXES,
@@ -62,11 +68,11 @@ def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None
 
 
 def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
-    """The flags of a command that scores a folder of strips."""
+    """Add the flags of a command that scores a folder of strips."""
     parser.add_argument(
         "--test_path",
         type=Path,
-        help="folder of strips; default: test/ of the data set that the model is from",
+        help="folder of strips; default: test/ of the data set that the model was trained on",
     )
     parser.add_argument(
         "--output_dir",
@@ -77,84 +83,95 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     add_img_format(parser, default=None)
     add_image_type(parser, default=None)
     add_true_or_false(
-        parser, "--use_ground_truth_mask", help="use the masks beside the folder for the figures"
+        parser,
+        "--use_ground_truth_mask",
+        help="compute the metrics with the masks beside the folder",
     )
     parser.add_argument(
         "--method",
         choices=["net", *METHODS],
         default="net",
-        help="the model, or a classical baseline without one",
+        help="net: the model; otherwise a classical baseline, which needs no model",
     )
     parser.add_argument(
         "--input_max",
         type=positive,
-        help="largest value of the camera; with a --method that has no model",
+        help="largest pixel value of the camera; for a --method without a model",
     )
     add_target_false_alarms(parser, default=None)
     parser.add_argument(
         "--good_path",
         type=Path,
-        help="folder of good strips to set the threshold on; default: kept with the model",
+        help="folder of good strips to set the threshold on; default: the model's own threshold",
     )
     parser.add_argument(
         "--threshold",
         type=from_0_to_1,
-        help="of the heatmap, as it is; then nothing is known of false alarms",
+        help="fixed threshold on the heatmap; its rate of false alarms is then unknown",
     )
     parser.add_argument(
         "--min_area",
         type=whole_number(1),
         default=1,
-        help="pixels above the threshold that a detection needs",
+        help="smallest detection, in pixels above the threshold",
     )
     parser.add_argument(
         "--polarity",
         choices=POLARITIES,
         default="both",
-        help="bright: Target brighter than its references",
+        help="defects to report; bright: Target is brighter than its references",
     )
     parser.add_argument(
         "--match_radius",
         type=positive,
         default=MATCH_RADIUS,
-        help="pixels from a true point to its detection",
+        help="largest distance in pixels between a true point and its detection",
     )
     parser.add_argument(
         "--dead_pixels",
         type=Path,
-        help="CSV file of y and x that do not count; no y: all of column x",
+        help="CSV file of pixels y,x to ignore; without y: the whole column x",
     )
     parser.add_argument(
-        "--ignore_mask", type=Path, help="image of the strips' size, not 0 where nothing counts"
+        "--ignore_mask",
+        type=Path,
+        help="image of the strips' size; pixels that are not 0 are ignored",
     )
     parser.add_argument(
         "--mask_channel",
         type=whole_number(3, 3),
-        help="3: the strips' fourth channel, not 0 where nothing counts",
+        help="3: ignore pixels where the strips' fourth channel is not 0",
     )
 
 
 def parse_scoring(
     parser: argparse.ArgumentParser, arguments: list[str] | None
 ) -> argparse.Namespace:
-    """The values of `add_test_folder`'s flags, which go together."""
+    """Parse the flags of `add_test_folder` and check them against each other.
+
+    Ends the process with a usage message when --threshold is given with a flag that also sets the
+    threshold.
+    """
     parsed = parser.parse_args(arguments)
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
         parser.error(
-            "found --threshold beside --good_path or --target_false_alarms, expected one way to set it"
+            "found --threshold beside --good_path or --target_false_alarms, "
+            "expected one way to set it"
         )
     return parsed
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:
-    text = (
-        f"false alarms per strip that the threshold is set for; default: {default or 'as trained'}"
-    )
+    """Add --target_false_alarms; None means the rate that the model was trained for."""
+    text = f"false alarms per strip to set the threshold for; default: {default or 'as trained'}"
     parser.add_argument("--target_false_alarms", type=false_alarm_rate, default=default, help=text)
 
 
 def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes whole numbers from `lowest` on, up to `highest`."""
+    """The type of a flag that takes whole numbers from `lowest` to `highest`; None: no limit.
+
+    The returned parser raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
 
     def parse(text: str) -> int:
         value = int(text)
@@ -168,7 +185,10 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
 
 
 def positive(text: str) -> float:
-    """The value of a flag that takes numbers above 0."""
+    """Parse a finite number above 0.
+
+    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
@@ -176,7 +196,10 @@ def positive(text: str) -> float:
 
 
 def from_0_to_1(text: str) -> float:
-    """The value of a flag that takes numbers from 0 to 1."""
+    """Parse a number from 0 to 1, both included.
+
+    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to 1")
@@ -184,7 +207,10 @@ def from_0_to_1(text: str) -> float:
 
 
 def false_alarm_rate(text: str) -> float:
-    """The value of a flag that takes false alarms per strip."""
+    """Parse a rate of false alarms per strip, above 0 and up to HIGHEST_RATE.
+
+    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
     value = float(text)
     if not 0 < value <= HIGHEST_RATE:
         raise argparse.ArgumentTypeError(
@@ -194,7 +220,10 @@ def false_alarm_rate(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """The value of a flag that takes numbers between 0 and 1."""
+    """Parse a number between 0 and 1, both excluded.
+
+    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a number between 0 and 1")
@@ -202,9 +231,9 @@ def share(text: str) -> float:
 
 
 def newest(path: Path, pattern: str) -> Path:
-    """`path` itself, or if it is a folder the file in it that fits `pattern` and was written last.
+    """`path` itself, or if it is a folder the newest file in it that matches `pattern`.
 
-    Raises `UserError` for a folder without such a file.
+    Raises `UserError` when `path` does not exist or the folder holds no such file.
     """
     if not path.exists():
         raise UserError(
@@ -218,26 +247,28 @@ def newest(path: Path, pattern: str) -> Path:
     )
     if not files:
         raise UserError(
-            f"{path}: found no {pattern}, expected one: bash train.sh and then bash inference_onnx.sh make it"
+            f"{path}: found no {pattern}, expected one: "
+            "bash train.sh and then bash inference_onnx.sh make it"
         )
     return files[-1]
 
 
 def default_test_path(training_path: str | None, path: Path) -> Path:
-    """`test/` of the data set that the model in `path` was trained on.
+    """The `test/` folder of the data set that the model in `path` was trained on.
 
     Raises `UserError` when there is none.
     """
     folder = split_beside(Path(training_path), "test") if training_path else None
     if folder is None:
         raise UserError(
-            f"{path}: found no test/ beside the strips that it was trained on ({training_path}), expected --test_path"
+            f"{path}: found no test/ beside the strips that it was trained on ({training_path}), "
+            "expected --test_path"
         )
     return folder
 
 
 def require_as_asked(arguments: argparse.Namespace, info: ModelInfo, path: Path) -> None:
-    """Raise `UserError` when a command line says another image type or range than the model has."""
+    """Raise `UserError` when --image_type or --input_max differs from the model's own value."""
     if arguments.image_type not in (None, info.image_type):
         raise UserError(
             f"{path}: found a model of --image_type {info.image_type}, "

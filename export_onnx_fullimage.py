@@ -1,15 +1,25 @@
-"""Export a checkpoint as one ONNX file that takes whole strips, and prove that it answers like
-PyTorch.
+"""Export a checkpoint as an ONNX file for whole strips, and prove that it agrees with PyTorch.
 
-    python export_onnx_fullimage.py                                             # newest best checkpoint, opset 18
-    python export_onnx_fullimage.py --checkpoint_path checkpoints/RUN_best.pth --opset_version 11 --test_path /data/strips/test
+    # the newest best checkpoint, opset 18
+    python export_onnx_fullimage.py
+
+    # an older opset, compared with PyTorch on real strips
+    python export_onnx_fullimage.py --checkpoint_path checkpoints/RUN_best.pth \\
+        --opset_version 11 --test_path /data/strips/test
+
+    # a uint8 input and further outputs; the strip is not cut into tiles
     python export_onnx_fullimage.py --input uint8 --outputs heatmap,score,detections --mode whole
-    python export_onnx_fullimage.py --method registered --test_path /data/strips/test --output_path registered.onnx
-    python export_onnx_fullimage.py --describe onnx_models/RUN_best.onnx       # what a file says of itself
 
-The file's input is `input` (B, 3, H, W) float32 0-1 unless another one is asked for, its first
-output `output` (B, 3, H, W): defect probability, 0, 0. It is written to ./onnx_models only after
-ONNX Runtime gave the same as PyTorch on the CPU, to 1e-4.
+    # a classical baseline
+    python export_onnx_fullimage.py --method registered --test_path /data/strips/test \\
+        --output_path registered.onnx
+
+    # print a file's metadata
+    python export_onnx_fullimage.py --describe onnx_models/RUN_best.onnx
+
+The file's input is `input` (B, 3, H, W), float32 0-1, unless flags select another. Its first output
+is `output` (B, 3, H, W): the defect probability and two channels of zeros. The file gets its name
+in ./onnx_models only after ONNX Runtime and PyTorch agreed on the CPU to 1e-4.
 """
 
 if __name__ == "__main__":
@@ -66,9 +76,8 @@ from reporting.score_folder import Detector, calibrated, classical
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
 DEFAULT_OPSET = 18
-CALIBRATION_STRIPS = 16  # of 18 tiles each: more move no range that matters
-
-
+# strips to measure the ranges of int8 on, of 18 tiles each; more change no range that matters
+CALIBRATION_STRIPS = 16
 CPU = torch.device("cpu")
 
 
@@ -78,32 +87,32 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--checkpoint_path",
         type=Path,
         default=CHECKPOINT_FOLDER,
-        help="file, or a folder for its newest best one",
+        help="checkpoint, or a folder whose newest best checkpoint is used",
     )
     parser.add_argument(
         "--method",
         choices=["net", *METHODS],
         default="net",
-        help="the checkpoint, or a classical baseline",
+        help="net: the checkpoint; otherwise a classical baseline",
     )
     parser.add_argument(
         "--output_path",
         type=Path,
         default=ONNX_FOLDER,
-        help="NAME.onnx, or a folder for the usual name in it",
+        help="NAME.onnx, or a folder for a file named after the model",
     )
     parser.add_argument(
         "--opset_version",
         type=int,
         default=DEFAULT_OPSET,
-        help="11 to the newest that torch writes",
+        help="ONNX opset: 11 to the newest that PyTorch writes",
     )
     parser.add_argument(
         "--image_size",
         type=whole_number(1),
         nargs=2,
         metavar=("H", "W"),
-        help="strip to export for; default: as trained",
+        help="height and width of the strips in pixels; default: as trained",
     )
     parser.add_argument(
         "--input",
@@ -116,40 +125,42 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         choices=INPUT_CHANNELS,
         default=3,
-        help="4: the last one is not looked at",
+        help="channels of a strip; 4: the last one is ignored",
     )
     parser.add_argument(
         "--mode",
         choices=EXPORT_MODES,
         default="tiles",
-        help="tiles as in training, or the whole strip in one piece",
+        help="tiles: as in training; whole: the strip in one piece",
     )
     parser.add_argument(
         "--outputs",
         type=comma_separated,
         default="heatmap",
         metavar="NAME,...",
-        help=f"some of {', '.join(OUTPUTS)}",
+        help=f"outputs of the file: some of {', '.join(OUTPUTS)}",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="fp16 for a GPU, int8 for a CPU: only if no worse",
+        help="fp16 for a GPU, int8 for a CPU; refused if it is worse than fp32",
     )
     parser.add_argument(
         "--calibration_path",
         type=Path,
-        help="strips to measure int8's ranges on; default: generated ones",
+        help="strips to measure the ranges of int8 on; default: generated strips",
     )
     parser.add_argument(
-        "--target", choices=TARGETS, help="where fp16 or int8 is to be faster; default: cuda or cpu"
+        "--target",
+        choices=TARGETS,
+        help="device where fp16 or int8 must be faster; default: fp16 cuda, int8 cpu",
     )
     parser.add_argument(
         "--max_recall_drop",
         type=from_0_to_1,
         default=0.01,
-        help="largest share of true points that fp16 or int8 may lose",
+        help="largest share of true points, 0 to 1, that fp16 or int8 may lose",
     )
     parser.add_argument(
         "--force",
@@ -157,32 +168,37 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write fp16 or int8 even if it loses more, or is not faster",
     )
     parser.add_argument(
-        "--good_path", type=Path, help="folder of good strips to set the threshold on anew"
+        "--good_path", type=Path, help="folder of good strips to set a new threshold on"
     )
     parser.add_argument(
         "--input_max",
         type=positive,
-        help="largest value of the camera; with a --method that has no model",
+        help="largest pixel value of the camera; for a --method without a model",
     )
     parser.add_argument(
-        "--test_path", type=Path, help="strips to compare on; default: generated ones"
+        "--test_path",
+        type=Path,
+        help="strips to compare the file with PyTorch on; default: generated strips",
     )
     parser.add_argument(
         "--skip_existing",
         action="store_true",
-        help="do nothing when the file already holds just this",
+        help="do nothing when the file exists and was exported in the same way",
     )
     parser.add_argument(
         "--describe",
         type=Path,
         metavar="FILE",
-        help="print what an ONNX file says of itself, and export nothing",
+        help="print an ONNX file's metadata, and export nothing",
     )
     return parser.parse_args(arguments)
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
-    """The value of --outputs: names in the order of OUTPUTS, the heatmap always among them."""
+    """Parse --outputs into names in the order of OUTPUTS; the heatmap is always included.
+
+    Raises `argparse.ArgumentTypeError` for an unknown name.
+    """
     names = text.split(",")
     unknown = [name for name in names if name not in OUTPUTS]
     if unknown:
@@ -194,9 +210,9 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Source:
-    """A detector for strips of `info.image_size`, and what is known of it.
+    """A detector to export for strips of `info.image_size`, and its facts.
 
-    `checkpoint` is None for a classical one.
+    `checkpoint` is None for a classical detector.
     """
 
     detector: AligningDetector
@@ -210,15 +226,17 @@ class Source:
 
     @property
     def name(self) -> str:
+        """The name of the exported file, without suffix."""
         return self.checkpoint.stem if self.checkpoint else type(self.detector).__name__
 
 
 def export(arguments: argparse.Namespace) -> Path:
     """Write the ONNX file and return its path.
 
-    Raises `UserError`, and writes nothing, when anything about it is not as asked.
+    Raises `UserError`, and writes nothing, when the flags contradict each other, the file disagrees
+    with PyTorch, or --precision is worse than fp32 and --force is not given.
     """
-    source = trained(arguments) if arguments.method == "net" else untrained(arguments)
+    source = load_trained(arguments) if arguments.method == "net" else make_classical(arguments)
     output_path = arguments.output_path
     if output_path.suffix != ".onnx":
         output_path = output_path / f"{source.name}.onnx"
@@ -227,36 +245,37 @@ def export(arguments: argparse.Namespace) -> Path:
     graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
     channels, opset = arguments.input_channels, arguments.opset_version
     entries = make_entries(info, source.checkpoint, graph, channels, source.image_size, opset)
-    if arguments.skip_existing and holds(
+    if arguments.skip_existing and is_up_to_date(
         output_path, entries | {"precision": PRECISIONS[arguments.precision]}
     ):
-        output_path.touch()  # it is the newest again
+        output_path.touch()  # commands that look for the newest file find this one
         return output_path
     strips = parity_strips(arguments.test_path, source.image_size, input_max)
     threshold = info.threshold().value
     with atomic_write(output_path) as temporary:
-        write(graph, arguments, source, threshold, temporary)
+        write_model(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)
         parity = prove_parity(graph, temporary, strips, channels, input_max, threshold)
         entries |= {"parity": parity[PARITY], "precision": PRECISIONS["fp32"]}
         write_entries(temporary, entries)
         print(format_table(report | parity | difference_of_modes(source, strips, threshold)))
         if arguments.precision != "fp32":
-            vary(arguments, source, entries, threshold, temporary)
+            write_variant(arguments, source, entries, threshold, temporary)
         if not info.calibration:
             print(
-                "no threshold is in the file, for want of held-out good strips: --good_path FOLDER sets one"
+                "no threshold is in the file, because no good strips were held out: "
+                "--good_path FOLDER sets one"
             )
     return output_path
 
 
-def write(
+def write_model(
     graph: StripGraph, arguments: argparse.Namespace, source: Source, threshold: float, path: Path
 ) -> None:
-    """The graph alone."""
+    """Write the graph to `path`, without metadata."""
     if source.detector.align != "none" and arguments.opset_version >= FIRST_DYNAMO_OPSET:
         print(
-            "writing the graph: with registration inside, that takes some twenty seconds",
+            "writing the graph: with registration inside, this takes about twenty seconds",
             flush=True,
         )
     example = torch.zeros(
@@ -266,26 +285,26 @@ def write(
     write_graph(graph, example, arguments.opset_version, path, graph.output_names, default)
 
 
-def vary(
+def write_variant(
     arguments: argparse.Namespace,
     source: Source,
     entries: dict[str, str],
     threshold: float,
     path: Path,
 ) -> None:
-    """Replace a proven float32 file by the variant asked for, and print how they compare.
+    """Replace a proven float32 file at `path` by its fp16 or int8 variant; print the comparison.
 
-    Raises `UserError` where it is worse.
+    Raises `UserError` when the variant is worse, unless --force is given.
     """
     precision, input_max = arguments.precision, source.info.input_max
     entries = entries | {"precision": PRECISIONS[precision]}
     with TemporaryDirectory() as folder:
         variant = Path(folder) / "variant.onnx"
         if precision == "fp16":
-            half = StripGraph(
+            half_graph = StripGraph(
                 in_half_precision(source.detector), arguments.input, input_max, arguments.outputs
             ).eval()
-            write(half, arguments, source, threshold, variant)
+            write_model(half_graph, arguments, source, threshold, variant)
         else:
             quantize(path, variant, calibration_strips(arguments, source))
         write_entries(variant, entries)
@@ -304,15 +323,18 @@ def vary(
         )
         refusal = comparison.refusal(arguments.max_recall_drop)
         if refusal and not arguments.force:
-            raise UserError(f"--precision {precision}: {refusal}; --force writes it all the same")
+            raise UserError(f"--precision {precision}: {refusal}; --force writes it anyway")
         gate = "; ".join(f"{name}: {text}" for name, text in comparison.lines.items())
         write_entries(variant, entries | {"gate": gate})
         shutil.copyfile(variant, path)
 
 
 def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterator[np.ndarray]:
-    """Strips (1, C, H, W) of the file's own input to measure ranges on: of --calibration_path, else
-    generated ones.
+    """Yield up to CALIBRATION_STRIPS strips (1, C, H, W), as the file takes them.
+
+    They are those of --calibration_path, or else generated strips.
+
+    Raises `UserError` for a strip of another size than the file's.
     """
     input_max = source.info.input_max
     if arguments.calibration_path:
@@ -330,13 +352,17 @@ def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterato
     for image in images:
         if image.shape[1:] != source.image_size:
             raise UserError(
-                f"--calibration_path: found {image.shape[1:]} (height, width), expected {source.image_size}"
+                f"--calibration_path: found {image.shape[1:]} (height, width), "
+                f"expected {source.image_size}"
             )
         yield to_model_input(image[None], arguments.input, arguments.input_channels, input_max)
 
 
-def trained(arguments: argparse.Namespace) -> Source:
-    """The detector of a checkpoint."""
+def load_trained(arguments: argparse.Namespace) -> Source:
+    """Load the detector of --checkpoint_path, with a new threshold where --good_path is given.
+
+    Raises `UserError` for an unusable checkpoint or unusable good strips.
+    """
     path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
     info = model_info(content)
@@ -351,9 +377,13 @@ def trained(arguments: argparse.Namespace) -> Source:
     return Source(detector, info, path)
 
 
-def untrained(arguments: argparse.Namespace) -> Source:
-    """The detector of a --method, set up on the good strips of --good_path, or else as to score
-    --test_path.
+def make_classical(arguments: argparse.Namespace) -> Source:
+    """Make the classical detector of --method.
+
+    Its threshold is set on the good strips of --good_path, or else as for scoring --test_path. The
+    image size is that of --image_size, or else of the first strip.
+
+    Raises `UserError` when no flag gives the image size, or the strips cannot be used.
     """
     input_max, needs_threshold = arguments.input_max or DEFAULT_INPUT_MAX, not arguments.good_path
     scorer = classical(arguments.method, arguments.test_path, None, input_max, CPU, needs_threshold)
@@ -372,18 +402,21 @@ def untrained(arguments: argparse.Namespace) -> Source:
 
 
 def check_flags(arguments: argparse.Namespace, source: Source) -> None:
-    """Raises `UserError` for what cannot be had together."""
+    """Raise `UserError` for flags that the detector cannot fulfil together."""
     if arguments.input == "uint8" and source.info.input_max != UINT8_MAX:
         raise UserError(
-            f"--input uint8: found a camera up to {source.info.input_max:g}, expected one up to {UINT8_MAX:g}"
+            f"--input uint8: found a camera up to {source.info.input_max:g}, "
+            f"expected one up to {UINT8_MAX:g}"
         )
     if arguments.precision != "fp32" and arguments.method != "net":
         raise UserError(
-            f"--precision {arguments.precision}: found --method {arguments.method}, expected a network"
+            f"--precision {arguments.precision}: found --method {arguments.method}, "
+            "expected a network"
         )
     if "alignment" in arguments.outputs and source.detector.align == "none":
         raise UserError(
-            "--outputs alignment: found a detector that aligns nothing, expected one trained with --align"
+            "--outputs alignment: found a detector that aligns nothing, "
+            "expected one trained with --align"
         )
     if (
         "detections" in arguments.outputs
@@ -391,12 +424,13 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
         and not source.info.calibration
     ):
         raise UserError(
-            f"--outputs detections: found no threshold for --method {arguments.method}, expected --good_path FOLDER"
+            f"--outputs detections: found no threshold for --method {arguments.method}, "
+            "expected --good_path FOLDER"
         )
 
 
 def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) -> dict[str, str]:
-    """The report's line on a strip in one piece against tiles; none for tiles."""
+    """Report lines that compare mode `whole` with `tiles`; empty for a detector in tiles."""
     whole = source.detector
     if not isinstance(whole, SegmentationNetworkONNXFullImage) or whole.mode == "tiles":
         return {}
@@ -407,9 +441,10 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
     return compare_modes(whole, tiles.eval(), strips, threshold)
 
 
-def holds(path: Path, entries: dict[str, str]) -> bool:
-    """Whether an ONNX file is there, is whole, and was exported from just this and in just this
-    way.
+def is_up_to_date(path: Path, entries: dict[str, str]) -> bool:
+    """Whether `path` is a readable ONNX file whose metadata include all `entries`.
+
+    The entries identify the checkpoint and describe how it was exported.
     """
     try:
         return entries.items() <= read_entries(path).items()
@@ -418,9 +453,9 @@ def holds(path: Path, entries: dict[str, str]) -> bool:
 
 
 def read_entries(path: Path) -> dict[str, str]:
-    """What a file says of itself, by name.
+    """Read the metadata entries of an ONNX file, sorted by name.
 
-    Raises `UserError`, without the path, when ONNX Runtime cannot load it.
+    Raises `UserError`, without the path, when ONNX Runtime cannot load the file.
     """
     return dict(sorted(open_session(path).get_modelmeta().custom_metadata_map.items()))
 

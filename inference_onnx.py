@@ -1,12 +1,20 @@
 """Score a folder of strips with an ONNX file in ONNX Runtime.
 
-    python inference_onnx.py                                     # newest file, test strips of the data set that it is from
-    python inference_onnx.py --model_path onnx_models/RUN_best.onnx --test_path /data/strips/test --output_dir output/mine
-    python inference_onnx.py --device cuda --batch 8             # on a GPU or not at all, eight strips per call
-    python inference_onnx.py --doctor                            # what this machine can compute on, and what is wrong with it
+    # the newest file, on the test strips of the data set that it was trained on
+    python inference_onnx.py
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them
-verdicts (scores.csv), detections (.csv and .json), figures (metrics.json) and a report
+    # a given file and folder
+    python inference_onnx.py --model_path onnx_models/RUN_best.onnx \\
+        --test_path /data/strips/test --output_dir output/mine
+
+    # on a GPU, with an error where there is none; eight strips per call
+    python inference_onnx.py --device cuda --batch 8
+
+    # show which devices this machine can compute on, and what is wrong with the others
+    python inference_onnx.py --doctor
+
+Writes the heatmap (float32 TIFF) and a picture of seven panels for each strip. For the folder it
+writes verdicts (scores.csv), detections (.csv and .json), metrics (metrics.json) and a report
 (report.html).
 """
 
@@ -47,38 +55,40 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model_path",
         type=Path,
         default=ONNX_FOLDER,
-        help="ONNX file, or a folder for its newest one",
+        help="ONNX file, or a folder whose newest one is used",
     )
     add_test_folder(parser, "./output/onnx")
     parser.add_argument(
         "--device",
         choices=DEVICES,
         default="auto",
-        help="auto: cuda where it computes the model, else cpu",
+        help="auto: cuda where it can compute the model, else cpu",
     )
     parser.add_argument("--batch", type=whole_number(1), default=1, help="strips per call")
     parser.add_argument(
         "--threads",
         type=whole_number(1),
-        help="CPU threads of a call; default: ONNX Runtime's, one per core",
+        help="CPU threads per call; default: that of ONNX Runtime, one per core",
     )
     parser.add_argument(
         "--cuda_graph",
         action="store_true",
-        help="with --device cuda: record a call once and replay it",
+        help="with --device cuda: record a call once as a CUDA graph and replay it",
     )
     parser.add_argument(
         "--doctor",
         action="store_true",
-        help="say what this machine can compute on, and score nothing",
+        help="show which devices this machine can compute on, and score nothing",
     )
     return parse_scoring(parser, arguments)
 
 
 def infer(arguments: argparse.Namespace) -> int:
-    """Score the folder; returns the exit code: 1 when some strips could not be used.
+    """Score the folder and return the exit code: 1 when some strips could not be used, else 0.
 
-    Raises `UserError` when none could.
+    With --doctor it returns the exit code of the diagnosis instead.
+
+    Raises `UserError` when the model or the device cannot be used, or no strip can.
     """
     if arguments.doctor:
         return diagnose()
@@ -102,7 +112,7 @@ def infer(arguments: argparse.Namespace) -> int:
 
 
 def torch_device(device: str) -> torch.device:
-    """Where the classical methods compute beside a model on a device of DEVICES."""
+    """The device of the classical methods beside a model that runs on one of session.DEVICES."""
     return choose_device(-1 if device == "cpu" else None)
 
 

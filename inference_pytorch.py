@@ -1,11 +1,18 @@
 """Score a folder of strips with a checkpoint.
 
-    python inference_pytorch.py                                     # newest best checkpoint, test strips of its data set
-    python inference_pytorch.py --model_path checkpoints/RUN_best.pth --test_path /data/strips/test --output_dir output/mine
-    python inference_pytorch.py --method smoothed --test_path /data/strips/test --good_path /data/strips/good   # without a model
+    # the newest best checkpoint, on the test strips of the data set that it was trained on
+    python inference_pytorch.py
 
-Writes for every strip its heatmap (float32 TIFF) and a picture of seven panels, and for all of them
-verdicts (scores.csv), detections (.csv and .json), figures (metrics.json) and a report
+    # a given checkpoint and folder
+    python inference_pytorch.py --model_path checkpoints/RUN_best.pth \\
+        --test_path /data/strips/test --output_dir output/mine
+
+    # a classical baseline, which needs no model
+    python inference_pytorch.py --method smoothed --test_path /data/strips/test \\
+        --good_path /data/strips/good
+
+Writes the heatmap (float32 TIFF) and a picture of seven panels for each strip. For the folder it
+writes verdicts (scores.csv), detections (.csv and .json), metrics (metrics.json) and a report
 (report.html).
 """
 
@@ -43,7 +50,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model_path",
         type=Path,
         default=CHECKPOINT_FOLDER,
-        help="checkpoint, or a folder for its newest best one",
+        help="checkpoint, or a folder whose newest best checkpoint is used",
     )
     parser.add_argument(
         "--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU"
@@ -53,9 +60,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def infer(arguments: argparse.Namespace) -> int:
-    """Score the folder; returns the exit code: 1 when some strips could not be used.
+    """Score the folder and return the exit code: 1 when some strips could not be used, else 0.
 
-    Raises `UserError` when none could.
+    Raises `UserError` when the model or the device cannot be used, or no strip can.
     """
     device = choose_device(arguments.gpu_id)
     if arguments.method != "net":

@@ -1,4 +1,4 @@
-"""Settings as dataclasses, built from the values of a command line or of a file."""
+"""Build settings dataclasses from the values of a command line or of a file."""
 
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -7,7 +7,11 @@ Settings = TypeVar("Settings")
 
 
 def from_values(kind: type[Settings], values: dict[str, Any]) -> Settings:
-    """A dataclass from the values of its fields' names; lists become tuples, other values do not count."""
+    """Build a dataclass of type `kind` from those `values` that are named like its fields.
+
+    Lists become tuples. Other values are ignored. Raises `TypeError` when a field without a default
+    has no value.
+    """
     known = {entry.name: values[entry.name] for entry in fields(kind) if entry.name in values}
     return kind(
         **{

@@ -1,5 +1,7 @@
-"""Image files to checked arrays: which channels a file has, what its pixels are, and whether they
-can be used.
+"""Read image files into checked arrays.
+
+Every image file is opened here. The module finds a file's channels, selects those that the caller
+wants, and checks their values.
 """
 
 import logging
@@ -16,35 +18,38 @@ from common.errors import UserError, one_line, prefix_errors
 from data.folder import IMAGE_SUFFIXES
 from gaussian import MAX_GREY
 
-DEFAULT_INPUT_MAX = 255.0  # largest pixel value that the camera can deliver
-# what --input_max usually is: unit range, 8, 10, 12, 14 and 16 bits
+DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
+# usual values of --input_max: unit range, 8, 10, 12, 14 and 16 bits
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
-END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}  # how a whole file ends,
-LONGEST_TRAILER = 1024  # or nearly so: some programs append a few bytes
-CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2 and, ignored, a mask
+# the bytes that mark the end of a complete file
+END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+LONGEST_TRAILER = 1024  # bytes from the end to search for it: some programs append a few bytes
+CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2, and a mask that the networks do not read
 
-# it logs what it then raises; an error is one line here
+# tifffile logs each error before it raises it; here an error is one line
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class Channels(Enum):
-    """Which channels of an image file are wanted, as (C, H, W)."""
+    """The channels to read from an image file; the result is (C, H, W)."""
 
-    STRIP = "strip"  # Target, Ref1 and Ref2
-    STRIP_WITH_MASK = "strip with mask"  # and a fourth one, where the file has one
-    TARGET, REF1, REF2 = "target", "ref1", "ref2"  # one channel of a strip, (1, H, W)
-    GREY = "grey"  # the only one, (1, H, W)
-    COLOUR = "colour"  # red, green and blue
+    STRIP = "strip"  # Target, Ref1 and Ref2: C = 3
+    STRIP_WITH_MASK = "strip with mask"  # C = 4 where the file has a fourth channel
+    TARGET, REF1, REF2 = "target", "ref1", "ref2"  # one channel of a strip: C = 1
+    GREY = "grey"  # the only channel of the file: C = 1
+    COLOUR = "colour"  # red, green and blue: C = 3
 
 
 def load_image(
     path: Path, input_max: float = DEFAULT_INPUT_MAX, channels: Channels = Channels.STRIP
 ) -> np.ndarray:
-    """The wanted channels of one image, (C, H, W) float32, grey levels 0-255.
+    """Load the wanted channels of one image as (C, H, W) float32, grey levels 0-255.
 
-    Every script loads strips with this: Target, Ref1 and Ref2. The file's 0..`input_max` becomes
-    0..255. TIFF, PNG or JPG; channels first or last; float, uint8 or uint16. Raises `UserError` for
-    anything else, and for values that are not finite or outside the range.
+    Every script loads strips with this function. It maps the file's range 0..`input_max` to 0..255.
+    The file is TIFF, PNG or JPG, with channels first or last, of float, uint8 or uint16.
+
+    Raises `UserError`, naming the file, for any other file, and for values that are not finite or
+    lie outside the range.
     """
     with prefix_errors(path):
         planes = open_channels(path, channels)
@@ -53,9 +58,10 @@ def load_image(
 
 
 def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """A ground truth mask: (H, W) bool, True on a defect.
+    """Load a ground truth mask as (H, W) bool, True on a defect.
 
-    Raises `UserError` when it is not of `image_size` (height, width).
+    Raises `UserError`, naming the file, when it cannot be read or its size is not `image_size`
+    (height, width).
     """
     with prefix_errors(path):
         mask, _ = read_pixels(path)
@@ -63,36 +69,38 @@ def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
             mask = mask[:, :, :3].any(axis=2)
         if mask.shape != tuple(image_size):
             raise UserError(
-                f"found a mask of {mask.shape}, expected {tuple(image_size)} (height, width) like its strip"
+                f"found a mask of {mask.shape}, "
+                f"expected {tuple(image_size)} (height, width) like its strip"
             )
-        # JPG smears a mask's edges, so there a defect is what is nearer to its largest value than
-        # to 0.
+        # JPG blurs a mask's edges: there a pixel counts as a defect from half of the largest value
         return np.asarray(
             mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0
         )
 
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
-    """Grey levels 0-255 to 0-1, float32: what the network reads, in training, PyTorch inference and
-    ONNX Runtime alike.
+    """Scale grey levels 0-255 to 0-1, float32, in an array of the same shape.
+
+    Networks take this range in training, in PyTorch inference and in ONNX Runtime.
     """
     return np.multiply(grey_levels, 1.0 / MAX_GREY, dtype=np.float32)
 
 
 def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
-    """Pixels 0..`input_max` of any type to grey levels 0-255, as a new float32 array."""
+    """Scale pixels 0..`input_max` of any type to grey levels 0-255, in a new float32 array."""
     if input_max == MAX_GREY:
-        # astype would give a memory-mapped array's own type, whose every slice takes long
+        # astype would return a numpy.memmap, which is slow to slice
         return np.array(pixels, np.float32)
     return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
 
 
 def open_channels(path: Path, channels: Channels = Channels.STRIP) -> np.ndarray:
-    """The channels that are wanted as they are in the file, (C, H, W): memory-mapped and not yet
-    read where the file allows it.
+    """The wanted channels as (C, H, W), with the file's own type and values.
 
-    Raises `UserError`, without the path, for a file that is not such an image. Values are not
-    checked.
+    Where the file allows it the array is memory-mapped, so that pixels are read on first use. This
+    function does not check values.
+
+    Raises `UserError`, without the path, for a file without these channels or of another type.
     """
     pixels, channel_axis = read_pixels(path)
     if not (
@@ -117,7 +125,10 @@ def open_channels(path: Path, channels: Channels = Channels.STRIP) -> np.ndarray
 
 
 def _only_channel(pixels: np.ndarray) -> np.ndarray:
-    """(1, H, W) of an image (H, W), or of one whose first or last axis is 1."""
+    """Reshape (H, W), (1, H, W) or (H, W, 1) to (1, H, W).
+
+    Raises `UserError`, without the path, for any other shape.
+    """
     if pixels.ndim == 2:
         return pixels[None]
     if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
@@ -126,10 +137,11 @@ def _only_channel(pixels: np.ndarray) -> np.ndarray:
 
 
 def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
-    """Pixels of any shape, and the axis of the channels where the file itself names it.
+    """The pixels of a file, of any shape, and the channel axis where the file names it (else None).
 
-    Nothing else opens an image file. Raises `UserError`, without the path, for one that cannot be
-    read.
+    Every image file is opened by this function.
+
+    Raises `UserError`, without the path, for a file that cannot be read.
     """
     try:
         if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
@@ -137,7 +149,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
         return _read_png_or_jpg(path), 2
     except UserError:
         raise
-    except Exception as error:  # tifffile and its codecs raise whatever their parsing ran into
+    except Exception as error:  # tifffile and its codecs raise exceptions of many types
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
             f"found no readable image ({reason}), expected a whole TIFF, PNG or JPG file"
@@ -145,6 +157,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
 
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
+    """As `read_pixels`; memory-mapped where the pixels are neither compressed nor scattered."""
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
         channel_axis = next(
@@ -157,9 +170,12 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
 
 
 def _read_png_or_jpg(path: Path) -> np.ndarray:
-    """(H, W, C) in OpenCV's order: Target is the blue channel, Ref1 the green and Ref2 the red one."""
+    """(H, W, C) in OpenCV's order: Target is blue, Ref1 green and Ref2 red.
+
+    Raises `UserError` for a file that is cut short or cannot be decoded.
+    """
     encoded = path.read_bytes()
-    # a decoder may fill up what is missing
+    # checked first, because a decoder may invent the missing part of a file that is cut short
     is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]
     pixels = (
         cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
@@ -170,16 +186,20 @@ def _read_png_or_jpg(path: Path) -> np.ndarray:
 
 
 def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> int:
-    """0 or 2: the axis of 3 or 4.
+    """The channel axis, 0 or 2: the one of length 3 or 4.
 
-    Where both are (an image of 3 or 4 rows or columns) the file's own word decides.
+    Where both have such a length (an image of 3 or 4 rows or columns), `named_axis` decides, which
+    the file itself names.
+
+    Raises `UserError` where neither axis fits, or both fit and the file names none of them.
     """
     candidates = [axis for axis in (0, 2) if shape[axis] in CHANNEL_COUNTS]
     if len(candidates) == 2 and named_axis in candidates:
         return named_axis
     if len(candidates) == 2:
         raise UserError(
-            f"found shape {shape}, whose first or last axis could be the channels; expected a file that says which"
+            f"found shape {shape}, whose first or last axis could be the channels; "
+            "expected a file that says which"
         )
     if not candidates:
         raise UserError(f"found shape {shape}, expected 3 or 4 channels, first or last")
@@ -187,6 +207,7 @@ def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> i
 
 
 def _check_values(channels: np.ndarray, input_max: float) -> None:
+    """Raise `UserError` for values that are not finite or lie outside 0..`input_max`."""
     lowest, highest = float(channels.min()), float(channels.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise UserError("found pixels that are NaN or infinite, expected finite values only")
@@ -201,5 +222,5 @@ def _check_values(channels: np.ndarray, input_max: float) -> None:
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
-    """(3, H, W) grey levels to (1, 3, H, W), values 0-1, on a device."""
+    """Convert (3, H, W) grey levels 0-255 to a (1, 3, H, W) tensor of 0-1 on `device`."""
     return torch.from_numpy(to_unit_range(image))[None].to(device)

@@ -1,10 +1,10 @@
-"""What an ONNX file says of itself: written when it is exported, and all that is needed to use it.
+"""The metadata of an ONNX file: everything that a reader needs to use the file.
 
-One module writes and reads it.
+The export writes the metadata; this module both writes and reads them.
 
-Entries are strings by name, as every runtime returns them. Numbers are plain, lists have blanks
-between them, and only what a training measured is JSON. `schema_version` says which entries there
-are: a reader refuses a version that is newer than its own.
+Entries are strings by name, as every runtime returns them. Numbers are plain text, lists are
+separated by blanks, and only the values that a training measured are JSON. `schema_version` says
+which entries a file has: a reader refuses a version that is newer than its own.
 """
 
 import json
@@ -41,8 +41,9 @@ from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 SCHEMA_VERSION = 2
 PRODUCT = "Background Removal Net 1.0"
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
-RATES = (0.01, 0.1, 1.0, 10.0)  # false alarms per strip, for each of which the file has a threshold
-REQUIRED = (
+# false alarms per strip; the file has a threshold for each of these rates
+RATES = (0.01, 0.1, 1.0, 10.0)
+REQUIRED_ENTRIES = (
     "image_type",
     "input_max",
     "align",
@@ -51,15 +52,16 @@ REQUIRED = (
     "channels",
     *MEASURED,
 )
-NO_THRESHOLD = "none"  # of a checkpoint whose training measured nothing on good strips
-SHORTENED = 100  # characters of an entry that are shown
+# the threshold entries of a checkpoint whose training measured nothing on good strips
+NO_THRESHOLD = "none"
+SHOWN_CHARACTERS = 100  # of a longer entry, when it is printed: keeps an entry on about one line
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a reader needs of the entries, checked.
+    """The entries that a reader needs, checked.
 
-    `input_kind` is one of export_module.INPUTS, `channels` the number of the input's channels.
+    `input_kind` is one of export_module.INPUTS, and `channels` is the input's number of channels.
     """
 
     info: ModelInfo
@@ -75,9 +77,10 @@ def make_entries(
     image_size: tuple[int, int],
     opset: int,
 ) -> dict[str, str]:
-    """The entries of an exported file.
+    """Make the entries of an exported file.
 
-    `channels` is how many the input has, `image_size` (height, width).
+    `channels` is the input's number of channels (3 or 4), and `image_size` is (height, width) in
+    pixels. `checkpoint` is None for a classical detector.
     """
     detector, (height, width) = graph.detector, image_size
     return {
@@ -88,7 +91,7 @@ def make_entries(
         "checkpoint_sha256": file_hash(checkpoint) if checkpoint else "",
         "training_dataset_path": info.training_dataset_path or "",
         "epoch": str(info.epoch),
-        **_detector(detector),
+        **_network_entries(detector),
         "align": detector.align,
         "input": graph.input_kind,
         "channels": " ".join(CHANNEL_NAMES[:channels]),
@@ -99,14 +102,15 @@ def make_entries(
         "image_size": f"{height} {width}",
         **_tiling_entries(detector, image_size, info.patch),
         "outputs": " ".join(graph.output_names),
-        **_columns(graph, info),
+        **_output_entries(graph, info),
         "opset": str(opset),
-        **_thresholds(info),
+        **_threshold_entries(info),
         **{name: json.dumps(value) for name, value in (UNMEASURED | info.measured).items()},
     }
 
 
-def _detector(detector: AligningDetector) -> dict[str, str]:
+def _network_entries(detector: AligningDetector) -> dict[str, str]:
+    """The class name, and a network's width or a classical detector's sigma in pixels."""
     if isinstance(detector, ClassicalDetector):
         return {"network": type(detector).__name__, "gaussian": f"{detector.sigma:g}"}
     network = detector.patch_network.network
@@ -116,18 +120,18 @@ def _detector(detector: AligningDetector) -> dict[str, str]:
 def _tiling_entries(
     detector: AligningDetector, image_size: tuple[int, int], patch: int
 ) -> dict[str, str]:
-    """In which pieces a strip is looked at, and what of each is kept."""
+    """Where the tiles begin, and which rows and columns of each the heatmap keeps, in pixels."""
     if detector.mode == "whole":
         return {"mode": "whole"}
-    pieces = {"mode": "tiles", "tile_size": f"{patch} {patch}"}
+    tiling = {"mode": "tiles", "tile_size": f"{patch} {patch}"}
     for name, length in zip(("rows", "columns"), image_size):
-        pieces[f"tile_{name}"] = _numbers(calculate_positions(length, patch))
-        pieces[f"kept_{name}"] = _ranges(calculate_kept_ranges(length, patch))
-    return pieces
+        tiling[f"tile_{name}"] = _join_numbers(calculate_positions(length, patch))
+        tiling[f"kept_{name}"] = _join_ranges(calculate_kept_ranges(length, patch))
+    return tiling
 
 
-def _columns(graph: StripGraph, info: ModelInfo) -> dict[str, str]:
-    """What the numbers of the further outputs mean."""
+def _output_entries(graph: StripGraph, info: ModelInfo) -> dict[str, str]:
+    """The meaning of the columns of the outputs beside the heatmap and the score."""
     columns = {}
     if "detections" in graph.outputs:
         columns["detections"] = " ".join(DETECTION_COLUMNS)
@@ -138,37 +142,41 @@ def _columns(graph: StripGraph, info: ModelInfo) -> dict[str, str]:
     return columns
 
 
-def _thresholds(info: ModelInfo) -> dict[str, str]:
-    """The threshold on the heatmap for the rate of the training, and for each of RATES."""
+def _threshold_entries(info: ModelInfo) -> dict[str, str]:
+    """The thresholds on the heatmap for the training's target rate and for each of RATES."""
     rates = {"threshold": None} | {f"threshold_at_{rate:g}": rate for rate in RATES}
     if not info.calibration:
         return dict.fromkeys(rates, NO_THRESHOLD)
     return {name: repr(info.threshold(rate).value) for name, rate in rates.items()}
 
 
-def _numbers(values: list[int]) -> str:
+def _join_numbers(values: list[int]) -> str:
+    """Whole numbers with blanks between them."""
     return " ".join(map(str, values))
 
 
-def _ranges(ranges: list[tuple[int, int]]) -> str:
-    """As `start:stop`, the last one exclusive."""
+def _join_ranges(ranges: list[tuple[int, int]]) -> str:
+    """Ranges as `start:stop`, with `stop` excluded, with blanks between them."""
     return " ".join(f"{start}:{stop}" for start, stop in ranges)
 
 
 def write_entries(path: Path, entries: dict[str, str]) -> None:
-    """Replace all entries of an ONNX file."""
+    """Replace all metadata entries of the ONNX file at `path`."""
     model = onnx.load(path)
     onnx.helper.set_model_props(model, entries)
     onnx.save(model, path)
 
 
 def read_metadata(entries: dict[str, str]) -> ModelMetadata:
-    """Raises `UserError`, without the path, for entries that are absent, of a newer schema or not
-    usable.
+    """Parse and check the entries of an ONNX file.
+
+    Raises `UserError`, without the path, for entries that are missing or unusable, and for those of
+    a newer schema or of another tool.
     """
     if "schema_version" not in entries:
         raise UserError(
-            "found no schema_version in its metadata, expected a file of this suite's export_onnx_fullimage.py: export again"
+            "found no schema_version in its metadata, "
+            "expected a file of this suite's export_onnx_fullimage.py: export again"
         )
     version = entries["schema_version"]
     if not version.isdecimal():
@@ -177,13 +185,15 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
         )
     if int(version) > SCHEMA_VERSION:
         raise UserError(
-            f"found metadata of schema version {version}, expected {SCHEMA_VERSION} at most: a newer suite exported it"
+            f"found metadata of schema version {version}, expected {SCHEMA_VERSION} at most: "
+            "a newer suite exported it"
         )
     require_tool(entries.get("tool", STRIP_DETECTOR), STRIP_DETECTOR)
-    missing = [name for name in REQUIRED if name not in entries]
+    missing = [name for name in REQUIRED_ENTRIES if name not in entries]
     if missing:
         raise UserError(
-            f"found no {', '.join(missing)} in its metadata, expected a file of export_onnx_fullimage.py"
+            f"found no {', '.join(missing)} in its metadata, "
+            "expected a file of export_onnx_fullimage.py"
         )
     channels = {" ".join(CHANNEL_NAMES[:count]): count for count in INPUT_CHANNELS}
     for name, known in (
@@ -194,19 +204,21 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
     ):
         if entries[name] not in known:
             raise UserError(
-                f"found {name} {entries[name]!r} in its metadata, expected one of {', '.join(known)}"
+                f"found {name} {entries[name]!r} in its metadata, "
+                f"expected one of {', '.join(known)}"
             )
     info = ModelInfo(
         entries["image_type"],
-        _input_max(entries["input_max"]),
+        _parse_input_max(entries["input_max"]),
         entries["align"],
         training_dataset_path=entries["training_dataset_path"],
-        measured=_measured(entries),
+        measured=_parse_measured(entries),
     )
     return ModelMetadata(info, entries["input"], channels[entries["channels"]])
 
 
-def _input_max(text: str) -> float:
+def _parse_input_max(text: str) -> float:
+    """Parse the camera's largest value. Raises `UserError` unless it is finite and above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -216,8 +228,8 @@ def _input_max(text: str) -> float:
     return value
 
 
-def _measured(entries: dict[str, str]) -> dict[str, Any]:
-    """What was measured on held-out strips. Raises `UserError` when it is not readable."""
+def _parse_measured(entries: dict[str, str]) -> dict[str, Any]:
+    """Parse the values measured on held-out strips. Raises `UserError` for unusable ones."""
     try:
         measured = {name: json.loads(entries[name]) for name in MEASURED}
     except ValueError:
@@ -229,14 +241,16 @@ def _measured(entries: dict[str, str]) -> dict[str, Any]:
 
 
 def format_table(lines: dict[str, str]) -> str:
-    """Names and texts for people to read, one a line."""
+    """Lay out names and texts as two aligned columns, one pair per line."""
     width = max(map(len, lines), default=0) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())
 
 
 def shortened(entries: dict[str, str]) -> dict[str, str]:
-    """The entries, long ones cut short."""
+    """The entries, with those longer than SHOWN_CHARACTERS cut off."""
     return {
-        name: text if len(text) <= SHORTENED else f"{text[:SHORTENED]}... ({len(text)} characters)"
+        name: text
+        if len(text) <= SHOWN_CHARACTERS
+        else f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
         for name, text in entries.items()
     }

@@ -1,4 +1,4 @@
-"""An exported file as a predictor: strips in grey levels to heatmaps, in ONNX Runtime."""
+"""A predictor that runs an exported file in ONNX Runtime: strips in grey levels to heatmaps."""
 
 from pathlib import Path
 
@@ -12,16 +12,18 @@ from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
 from gaussian import MAX_GREY
 
 ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
-# on a GPU the first ones choose algorithms and capture the graph
+# calls before the timing is steady: on a GPU the first ones choose algorithms and capture the graph
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}
 
 
 class OnnxPredictor:
-    """A full-strip ONNX file in ONNX Runtime, called with up to `batch` strips at once; a
-    `BatchPredictor` of evaluate.py.
+    """Runs a full-strip ONNX file in ONNX Runtime, with up to `batch` strips per call.
 
-    Raises `UserError`, naming the file, for one that is missing or not of export_onnx_fullimage.py,
-    and for a device that does not compute it.
+    It is a `BatchPredictor` of evaluation/stream.py. `image_size` is the file's (height, width)
+    in pixels.
+
+    Raises `UserError`, naming the file, when the file is missing, when export_onnx_fullimage.py did
+    not write it, or when the device cannot compute it.
     """
 
     def __init__(self, path: Path, settings: SessionSettings = ANY_DEVICE):
@@ -45,43 +47,49 @@ class OnnxPredictor:
                 isinstance(length, int) for length in (height, width)
             ):
                 raise UserError(
-                    f"found inputs and outputs {signature}, expected a file of export_onnx_fullimage.py"
+                    f"found inputs and outputs {signature}, "
+                    "expected a file of export_onnx_fullimage.py"
                 )
             self._call = make_call(self.placed, self.batch)
         self.align, self.image_size = self.metadata.info.align, (height, width)
 
     def warm_up(self) -> None:
-        """Have done what only the first calls do: memory, the choice of algorithms, engines.
+        """Do the work of the first calls: allocate memory, choose algorithms, build engines.
 
         Raises `UserError` as `predict`.
         """
-        nothing = [self.prepare(np.zeros((3, *self.image_size), np.float32))] * self.batch
+        black_strips = [self.prepare(np.zeros((3, *self.image_size), np.float32))] * self.batch
         for _ in range(WARM_UP_CALLS[self.device]):
-            self.predict(nothing)
+            self.predict(black_strips)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels 0-255 to the heatmap (H, W), 0-1.
+
+        Raises `UserError` as `prepare` and `predict`.
+        """
         return self.predict([self.prepare(image)])[0]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """(3, H, W) grey levels to what the file takes.
+        """Convert (3, H, W) grey levels 0-255 to one input of the file, (C, H, W).
 
-        Raises `UserError` for a strip of another size.
+        Raises `UserError` for a strip of another size than the file's.
         """
         if image.shape[1:] != self.image_size:
             raise UserError(
-                f"found {image.shape[1:]} (height, width), expected the ONNX file's {self.image_size}"
+                f"found {image.shape[1:]} (height, width), "
+                f"expected the ONNX file's {self.image_size}"
             )
         return self.to_model_input(image[None])[0]
 
     def predict(self, prepared: list[np.ndarray]) -> np.ndarray:
-        """(n, H, W) heatmaps of n strips, no more than `batch`.
+        """The heatmaps (n, H, W), 0-1, of n prepared strips; n is at most `batch`.
 
         Raises `UserError` when ONNX Runtime cannot compute them.
         """
         return self._call(np.stack(prepared))
 
     def to_model_input(self, images: np.ndarray) -> np.ndarray:
-        """(B, 3, H, W) grey levels as the file takes them."""
+        """Convert (B, 3, H, W) grey levels 0-255 to the file's input (B, C, H, W)."""
         return to_model_input(
             images,
             self.metadata.input_kind,
@@ -93,8 +101,10 @@ class OnnxPredictor:
 def to_model_input(
     images: np.ndarray, input_kind: str, channels: int, input_max: float
 ) -> np.ndarray:
-    """(B, 3, H, W) grey levels as an ONNX file takes them: of a kind in export_module.INPUTS, and
-    with so many channels.
+    """Convert (B, 3, H, W) grey levels 0-255 to an ONNX file's input (B, `channels`, H, W).
+
+    `input_kind`, one of export_module.INPUTS, sets the type and the range of values. `input_max` is
+    the camera's largest value. A fourth channel is filled with zeros.
     """
     if channels > 3:
         images = np.concatenate([images, np.zeros_like(images[:, :1])], axis=1)

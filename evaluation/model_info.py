@@ -1,4 +1,4 @@
-"""What is known of a model, whatever it was read from: a checkpoint, an ONNX file, or a method."""
+"""The facts of a model, in the same form for a checkpoint, an ONNX file and a classical method."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -16,11 +16,11 @@ from evaluation.thresholds import (
 from ops.classical import SIGMAS
 from ops.tiling import PATCH_SIZES
 
-STRIP_DETECTOR = "strip detector"  # the tool of a file that names none
-KEPT_WITH_MODEL = "kept with the model"
+STRIP_DETECTOR = "strip detector"  # also the tool of a file without the entry `tool`
+KEPT_WITH_MODEL = "kept with the model"  # the printed origin of a model's own threshold
 
-# What a training measures on held-out strips, for threshold, drift warnings and baselines; and what
-# stands for it where nothing was measured.
+# What a training measures on held-out strips, for the threshold, the drift warnings and the
+# baselines. The values here stand for a training that measured nothing.
 UNMEASURED = {
     "target_false_alarms": DEFAULT_RATE,
     "calibration": None,
@@ -34,9 +34,9 @@ MEASURED = tuple(UNMEASURED)
 class ModelInfo:
     """The facts of a strip detector that scoring and export need.
 
-    `input_max` is the camera's largest value, `align` one of registration.ALIGN_MODES, `image_size`
-    (height, width) in pixels, None where any size will do. `measured` holds those of MEASURED that
-    are known.
+    `image_type` is one of tiling.PATCH_SIZES, `input_max` the camera's largest value, and `align`
+    one of registration.ALIGN_MODES. `image_size` is (height, width) in pixels; None means any size.
+    `measured` holds those values of MEASURED that are known.
     """
 
     image_type: str
@@ -54,7 +54,7 @@ class ModelInfo:
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """What thresholds.calibrate measured; None where no good strip was held out."""
+        """The result of thresholds.calibrate; None where no good strip was held out."""
         return self.measured.get("calibration")
 
     @property
@@ -63,12 +63,14 @@ class ModelInfo:
         return self.measured.get("target_false_alarms", DEFAULT_RATE)
 
     def with_measured(self, **measured: Any) -> "ModelInfo":
+        """A copy in which these values of MEASURED are set."""
         return replace(self, measured=self.measured | measured)
 
     def threshold(self, target: float | None = None, source: str = KEPT_WITH_MODEL) -> Threshold:
-        """The threshold for `target` false alarms per strip, None: `target_false_alarms`.
+        """The threshold for `target` false alarms per strip; None means `target_false_alarms`.
 
-        Without a calibration it is UNCALIBRATED. `source` says where the calibration is from.
+        Without a calibration the threshold is UNCALIBRATED. `source` is the printed origin of the
+        calibration. Raises `ValueError` for a `target` outside 0 to HIGHEST_RATE.
         """
         if not self.calibration:
             return Threshold(
@@ -79,13 +81,13 @@ class ModelInfo:
 
 
 def require_tool(found: object, expected: str) -> None:
-    """Raise `UserError`, without the path, when another tool made a model than reads it."""
+    """Raise `UserError`, without the path, unless the tool `expected` made the model."""
     if found != expected:
         raise UserError(f"found a model of the {found}, expected one of the {expected}")
 
 
 def check_measured(content: dict[str, Any]) -> None:
-    """Raise `UserError`, without the path, for an entry of MEASURED that cannot be used."""
+    """Raise `UserError`, without the path, for an unusable value of MEASURED in `content`."""
     checks = {
         "target_false_alarms": lambda value: (
             type(value) in (int, float) and 0 < value <= HIGHEST_RATE
@@ -107,5 +109,6 @@ def check_measured(content: dict[str, Any]) -> None:
 
 
 def _is_range(value: object) -> bool:
+    """Whether a value read from a file is a list of two finite floats in ascending order."""
     is_pair = isinstance(value, list) and [type(end) for end in value] == [float, float]
     return is_pair and -math.inf < value[0] <= value[1] < math.inf

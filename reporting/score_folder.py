@@ -1,5 +1,6 @@
-"""A folder scored as the commands do it: strips inspected, threshold set, everything written and
-the figures printed.
+"""Score a folder of strips, as the inference commands do.
+
+The strips are verified, the threshold is set, all files are written, and the metrics are printed.
 """
 
 import os
@@ -41,22 +42,25 @@ REPORT = "report.html"
 
 
 class PlacedPredictor(Protocol):
-    """A predictor that says on which device it computes, and what it does to the references first:
-    one of registration.MODES.
+    """A predictor that names its device and its alignment of the references.
+
+    `align` is one of registration.ALIGN_MODES.
     """
 
     device: torch.device | str
     align: str
 
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels 0-255 to the heatmap (H, W), 0-1."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings:
-    """How a folder is scored; the fields have the names of the flags of arguments.add_test_folder.
+    """How a folder is scored; the fields are named like the flags of arguments.add_test_folder.
 
-    `threshold` None means the one that is set on `good_path` or kept with the model, for
-    `target_false_alarms` (None: as trained).
+    `threshold` lies in 0-1. None means a threshold set on `good_path`, or else the model's own, for
+    `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels.
     """
 
     output_dir: Path
@@ -78,9 +82,10 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class Detector:
-    """What scores strips, and what is known of it.
+    """A predictor, and the facts that scoring needs.
 
-    Strips must be of the size that `info` has and at least as large as a `patch`.
+    Strips must have the size `info.image_size` and be at least as large as a `patch`.
+    `calibrated_on` is the printed origin of the threshold.
     """
 
     name: str
@@ -92,7 +97,7 @@ class Detector:
 
     @property
     def patch(self) -> int:
-        """Height and width of a tile; a classical detector has none, and takes any strip."""
+        """Height and width of a tile in pixels; 1 for a classical detector: it takes any strip."""
         return 1 if self.is_classical else self.info.patch
 
     def threshold(self, target: float | None = None) -> Threshold:
@@ -108,10 +113,12 @@ def classical(
     device: torch.device,
     needs_threshold: bool,
 ) -> Detector:
-    """The detector of a --method; where `folder` is a `test/` with a `valid/` beside it, set up on
-    those strips.
+    """Make the classical detector of --method.
 
-    Raises `UserError` when they cannot be used.
+    Where `folder` is a `test/` with a `valid/` beside it, the strips of `valid/` choose its sigma
+    and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value.
+
+    Raises `UserError` when those strips cannot be used.
     """
     beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
     valid = (
@@ -134,9 +141,9 @@ def classical(
 
 
 def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
-    """Score a folder by --method; returns the command's exit code.
+    """Score a folder with the classical detector of --method and return the exit code.
 
-    Raises `UserError` when no strip can be used.
+    Raises `UserError` without --test_path and as `score_folder`.
     """
     folder = settings.test_path
     if folder is None:
@@ -153,18 +160,19 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
 
 
 def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) -> int:
-    """Score a folder, write everything, print the figures and what could not be used.
+    """Score a folder, write all files, and print the metrics and the strips that failed.
 
-    Returns the command's exit code.
+    Returns the command's exit code: 1 when some strips could not be used, else 0.
 
-    Raises `UserError` when no strip can
-    be used.
+    Raises `UserError` when no strip can be used, when no threshold is known, or when the output
+    folder lies among the strips.
     """
     output_dir = settings.output_dir
-    for read in filter(None, (folder, settings.good_path)):
-        if read.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
+    for input_dir in filter(None, (folder, settings.good_path)):
+        if input_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
             raise UserError(
-                f"{output_dir}: found an output folder among the strips of {read}, expected one elsewhere"
+                f"{output_dir}: found an output folder among the strips of {input_dir}, "
+                "expected one elsewhere"
             )
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
     strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask)
@@ -173,13 +181,14 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     )
     if not verification.usable:
         raise UserError(
-            f"{folder}: none of {len(strips)} strips could be used; the first: {verification.problems[0]}"
+            f"{folder}: none of {len(strips)} strips could be used; "
+            f"the first: {verification.problems[0]}"
         )
-    # what does not fit one strip fits none
+    # raises now if the ignored regions do not fit: all strips have the same size
     ignored.of(verification.usable[0].path, verification.image_size)
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
-    # a rate is one of strips of that size
+    # false alarms are counted per strip, so the threshold holds for this size only
     detector = replace(detector, info=replace(detector.info, image_size=verification.image_size))
     threshold = choose_threshold(detector, settings, ignored)
     print(threshold.describe())
@@ -212,6 +221,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
 
 
 def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:
+    """Print metrics to stdout, warnings and errors to stderr, and then where the files are."""
     for line in describe_result(result):
         print(line)
     for warning in warnings:
@@ -220,7 +230,8 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
         print(f"error: {problem}", file=sys.stderr)
     print(result.times.describe(len(result.results)))
     print(
-        f"{len(result.results)} of {strips} strips scored: verdicts, detections, heatmaps and panels are in {output_dir}; "
+        f"{len(result.results)} of {strips} strips scored: "
+        f"verdicts, detections, heatmaps and panels are in {output_dir}; "
         f"next: open {output_dir / REPORT} in a browser"
     )
 
@@ -228,11 +239,11 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
 def choose_threshold(
     detector: Detector, settings: ScoringSettings, ignored: IgnoredRegions
 ) -> Threshold:
-    """The one that is given; else one set on the good strips that are given; else the one kept with
-    the model.
+    """The threshold of `settings`: given, else set on the good strips given, else the model's own.
 
-    A model that keeps none has UNCALIBRATED. Raises `UserError` for a classical detector, whose
-    heatmap says nothing by itself.
+    A network without a threshold of its own has UNCALIBRATED.
+
+    Raises `UserError` for a classical detector without a threshold, whose heatmap has no fixed scale.
     """
     if settings.threshold is not None:
         return Threshold(settings.threshold, "as given")
@@ -240,7 +251,8 @@ def choose_threshold(
         detector = calibrated(detector, settings.good_path, settings.img_format, ignored)
     elif detector.is_classical and not detector.info.calibration:
         raise UserError(
-            f"--method {settings.method}: found no threshold, expected --good_path FOLDER of good strips or --threshold"
+            f"--method {settings.method}: found no threshold, "
+            "expected --good_path FOLDER of good strips or --threshold"
         )
     return detector.threshold(settings.target_false_alarms)
 
@@ -252,8 +264,10 @@ def evaluate_with_baselines(
     output_dir: Path,
     pictures_per_kind: int | None = None,
 ) -> Evaluation:
-    """Beside the classical methods where it is known what is a defect: the question is whether the
-    detector is worth it.
+    """Evaluate the detector, and the classical baselines beside it where some strip has a mask.
+
+    The baselines show whether the detector is worth its cost. `pictures_per_kind` limits how many
+    strips of each kind get a picture; None means all.
     """
     has_truth = any(strip.mask for strip in strips)
     baselines = (
@@ -279,10 +293,11 @@ def write_everything(
     threshold: Threshold,
     settings: dict[str, Any],
 ) -> list[str]:
-    """All files but those of each strip; returns the warnings of strips that are unlike those that
-    were trained on.
+    """Write all files except those of single strips.
+
+    Returns the drift warnings: channels in which the strips differ from those of the training.
     """
-    statistics = [scored.statistics for scored in result.results]
+    statistics = [strip_result.statistics for strip_result in result.results]
     drift = drift_warnings(statistics, detector.info.measured.get("channel_ranges", {}))
     write_results(output_dir, result, threshold, drift)
     write_report(output_dir / REPORT, result, threshold, drift, settings)
@@ -290,7 +305,7 @@ def write_everything(
 
 
 def settings_shown(detector: Detector, folder: Path, settings: ScoringSettings) -> dict[str, str]:
-    """What the report says of how a folder was scored."""
+    """The settings that the report shows, as texts by name."""
     names = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
     values = {name: getattr(settings, name) for name in names}
     return {
@@ -303,10 +318,11 @@ def settings_shown(detector: Detector, folder: Path, settings: ScoringSettings) 
 
 
 def describe_result(result: Evaluation) -> list[str]:
-    """The figures; how many strips are OK and NG; and, where it is known what is a defect, what the
-    threshold finds and reports.
+    """Lines for the terminal: metrics, baselines and the numbers of OK and NG strips.
+
+    Where the defects are known, a last line gives the recall and the false alarms at the threshold.
     """
-    verdicts = [scored.verdict for scored in result.results]
+    verdicts = [strip_result.verdict for strip_result in result.results]
     lines = [*describe_figures(result.figures), *describe_baselines(result)]
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     measured = result.at_threshold()
@@ -317,7 +333,8 @@ def describe_result(result: Evaluation) -> list[str]:
             else f"{measured['recall']:.4f} of the true points found"
         )
         lines.append(
-            f"above the threshold: {recall}, {measured['false_alarms_per_strip']:.3g} false alarms per strip"
+            f"above the threshold: {recall}, "
+            f"{measured['false_alarms_per_strip']:.3g} false alarms per strip"
         )
     return lines
 
@@ -327,7 +344,9 @@ def calibrated(
 ) -> Detector:
     """The detector with a threshold set on the good strips of a folder.
 
-    Raises `UserError` when they cannot be used.
+    Prints a warning when these are the strips of the training.
+
+    Raises `UserError` when the folder has no good strips, or one of them cannot be used.
     """
     if (
         detector.info.training_dataset_path

@@ -1,4 +1,4 @@
-"""What another tool gets from the training loop: a task of a few lines is trained, stopped and resumed."""
+"""The training loop with the task of another tool: trained, stopped, resumed and refused."""
 
 from dataclasses import dataclass
 
@@ -27,8 +27,8 @@ class FitterSettings(LoopSettings):
     slope: float
 
 
-class Numbers:
-    """Points of a line: x and y, drawn from (epoch, index)."""
+class LineSamples:
+    """Points of a line, x and y, drawn from (epoch, index); sample `breaks_at` is not a number."""
 
     def __init__(self, slope: float, breaks_at: int | None = None):
         self.slope, self.breaks_at = slope, breaks_at
@@ -47,13 +47,13 @@ class Numbers:
 
 
 class FitTask(Task):
-    """Fits a line. Nothing in it is about strips."""
+    """Fits a line; it uses nothing of the strip detector."""
 
     tool, command = TOOL, "fit.py"
     metric, headlines, has_validation = f"{VALID}closeness", ("closeness",), True
 
     def __init__(self, settings: FitterSettings, breaks_at: int | None = None):
-        self.settings, self.samples = settings, Numbers(settings.slope, breaks_at)
+        self.settings, self.samples = settings, LineSamples(settings.slope, breaks_at)
 
     def make_network(self) -> nn.Module:
         return nn.Linear(1, 1)
@@ -73,7 +73,7 @@ class FitTask(Task):
         return "12 points", "a line", ""
 
 
-def settings_for(folder, **more):
+def settings_for(folder, **changes):
     values = {
         "checkpoint_path": folder,
         "bs": 4,
@@ -92,7 +92,7 @@ def settings_for(folder, **more):
         "sync_batch_norm": False,
         "slope": 2.0,
     }
-    return values | more
+    return values | changes
 
 
 def train(values, resumed=None, breaks_at=None, stop_after=None):
@@ -104,12 +104,12 @@ def train(values, resumed=None, breaks_at=None, stop_after=None):
     if stop_after is not None:
         take_step = training.take_step
 
-        def stop_in_time(batches):
+        def stop_after_step(batches):
             take_step(batches)
             if training.steps_done == stop_after:
                 raise Stopped(15)
 
-        training.take_step = stop_in_time
+        training.take_step = stop_after_step
     training.run()
     return training
 
@@ -121,13 +121,13 @@ def weights(path):
     }
 
 
-def test_a_task_of_its_own_is_trained_selected_and_written_down(tmp_path, capsys):
+def test_another_task_is_trained_selected_and_saved(tmp_path, capsys):
     training = train(settings_for(tmp_path))
     content = read_checkpoint(tmp_path / "fit.pth", TOOL)
     assert (content["tool"], content["slope"], content["epoch"]) == (TOOL, 2.0, 5)
-    figures = [entry["valid_closeness"] for entry in content["history"]]
+    closeness = [entry["valid_closeness"] for entry in content["history"]]
     assert (
-        figures[-1] > figures[0]
+        closeness[-1] > closeness[0]
         and read_checkpoint(tmp_path / "fit_best.pth", TOOL)["epoch"] == training.best_epoch
     )
     assert (
@@ -139,7 +139,7 @@ def test_a_task_of_its_own_is_trained_selected_and_written_down(tmp_path, capsys
     ) == 5
 
 
-def test_it_is_stopped_in_an_epoch_and_resumed_to_the_same_weights(tmp_path, capsys):
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights(tmp_path, capsys):
     train(settings_for(tmp_path / "whole"))
     with pytest.raises(Stopped):
         train(settings_for(tmp_path / "parts"), stop_after=7)
@@ -159,14 +159,14 @@ def test_it_is_stopped_in_an_epoch_and_resumed_to_the_same_weights(tmp_path, cap
         )
 
 
-def test_numbers_that_are_none_are_caught_with_where_they_are_from(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported_with_its_samples(tmp_path):
     with pytest.raises(UserError, match="the loss is not finite since step"):
         train(settings_for(tmp_path), breaks_at=5)
     kept = torch.load(tmp_path / f"fit{NOT_FINITE_SUFFIX}", weights_only=True)
     assert {"number": 5} in kept["patches"] and not (tmp_path / "fit.pth").exists()
 
 
-def test_the_commands_of_the_strip_detector_refuse_its_checkpoint_by_name(tmp_path):
+def test_the_strip_detectors_commands_refuse_a_checkpoint_of_another_tool(tmp_path):
     train(settings_for(tmp_path))
     best = tmp_path / "fit_best.pth"
     expected = f"{best}: found a model of the {TOOL}, expected one of the strip detector"

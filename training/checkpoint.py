@@ -1,5 +1,6 @@
-"""What a training leaves behind: written whole, read back without running anything that is in the
-file.
+"""Write and read checkpoints.
+
+A checkpoint is written atomically. Reading it never runs code from the file.
 """
 
 from pathlib import Path
@@ -22,10 +23,11 @@ from model import ARCHITECTURES, SegmentationNetwork
 from ops.registration import ALIGN_MODES
 from ops.tiling import PATCH_SIZES
 
-# by the name in a checkpoint
+# by the name that a checkpoint holds
 NETWORK_CLASSES = {network.__name__: network for network in ARCHITECTURES.values()}
-FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3), whatever the network
+FIRST_LAYER = "encoder.0.0.0.weight"  # (base_channels, planes, 3, 3) in every network
 REQUIRED_KEYS = ("model_state_dict", "img_height", "img_width", "image_type", "epoch", "seed")
+# of the keys that a file of only REQUIRED_KEYS leaves out
 DEFAULTS = {
     "tool": STRIP_DETECTOR,
     "network": SegmentationNetwork.__name__,
@@ -54,45 +56,45 @@ BEST_SUFFIX = "_best.pth"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write plain tensors, numbers, strings, lists and dicts.
+    """Write `content`: plain tensors, numbers, strings, lists and dicts.
 
-    Raises `UserError` where the file system refuses.
+    Raises `UserError` when the file system refuses, for example on a full disk.
     """
     with atomic_write(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
+        except RuntimeError as error:  # torch raises this on a full disk
             raise OSError(f"{one_line(error)}; is the disk full?") from None
 
 
 def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
-    """What is in a checkpoint of a tool, on the CPU. Nothing in it is run.
+    """Read a checkpoint that `tool` wrote, with its tensors on the CPU.
 
-    Raises `UserError`, without the path, for a file that is missing, is no checkpoint, or is of
-    another tool.
+    Raises `UserError`, without the path, for a file that is missing, is not a checkpoint, or was
+    written by another tool.
     """
     if not path.is_file():
         raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch and pickle raise whatever they ran into
+    except Exception:  # torch and pickle raise exceptions of many types
         raise UserError(
-            "found no readable checkpoint (or one that needs pickled code), expected one of trainer.py"
+            "found no readable checkpoint (or one that needs pickled code), "
+            "expected one of trainer.py"
         ) from None
     if not isinstance(content, dict):
-        raise UserError(
-            "found a file that holds no dictionary, expected a checkpoint of trainer.py"
-        )
+        raise UserError("found a file without a dictionary, expected a checkpoint of trainer.py")
     require_tool(content.get("tool", STRIP_DETECTOR), tool)
     return content
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a strip detector's checkpoint, with defaults for what a file of only the six
-    required keys leaves out.
+    """Read and check a strip detector's checkpoint.
 
-    Raises `UserError`, naming the file, for one that is missing, is no checkpoint, is of another
-    tool, or lacks a key.
+    DEFAULTS fill in the keys that a file of only the six REQUIRED_KEYS leaves out.
+
+    Raises `UserError`, naming the file, when it is missing, is not a checkpoint, was written by
+    another tool, lacks a required key or holds an unusable value.
     """
     with prefix_errors(path):
         content = read_checkpoint(path, STRIP_DETECTOR)
@@ -108,7 +110,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
         ):
             raise UserError(
-                "found a model_state_dict that does not hold tensors by name, expected a checkpoint of trainer.py"
+                "found a model_state_dict that does not hold tensors by name, "
+                "expected a checkpoint of trainer.py"
             )
         content = DEFAULTS | content
         wrong = [key for key, kinds in KEY_TYPES.items() if not isinstance(content[key], kinds)]
@@ -118,7 +121,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             )
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(
-                f"found image type {content['image_type']!r}, expected one of {', '.join(PATCH_SIZES)}"
+                f"found image type {content['image_type']!r}, "
+                f"expected one of {', '.join(PATCH_SIZES)}"
             )
         if content["align"] not in ALIGN_MODES:
             raise UserError(
@@ -133,7 +137,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def model_info(content: dict[str, Any]) -> ModelInfo:
-    """The facts of a loaded checkpoint."""
+    """The facts of a model from the content that `load_checkpoint` returns."""
     return ModelInfo(
         content["image_type"],
         content["input_max"],
@@ -146,22 +150,25 @@ def model_info(content: dict[str, Any]) -> ModelInfo:
 
 
 def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
-    """The network of a loaded checkpoint, ready for inference; its width is read from the weights
-    themselves.
+    """Build the network of a loaded checkpoint, in evaluation mode.
 
-    Raises `UserError`, naming `path` and the network found, when the weights are another network's.
+    The shape of the weights gives the network's width.
+
+    Raises `UserError`, naming `path`, when the network is unknown or the weights do not fit it.
     """
     weights = content["model_state_dict"]
     with prefix_errors(path):
         name = content["network"]
         if name not in NETWORK_CLASSES:
             raise UserError(
-                f"found weights of the network {name!r}, expected one of {', '.join(NETWORK_CLASSES)}"
+                f"found weights of the network {name!r}, "
+                f"expected one of {', '.join(NETWORK_CLASSES)}"
             )
         if FIRST_LAYER not in weights:
             first = next(iter(weights))
             raise UserError(
-                f"found weights of another network (they begin with {first!r}), expected those of {name}"
+                f"found weights of another network (they begin with {first!r}), "
+                f"expected those of {name}"
             )
         try:
             network = NETWORK_CLASSES[name](base_channels=len(weights[FIRST_LAYER]))
