@@ -354,7 +354,7 @@ def _cover(start: float, stop: float, length: int) -> np.ndarray:
 def _calculate_bounds(
     pattern: np.ndarray, stripes: tuple[Stripe, ...], amounts: Amounts, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The darkest and the brightest shot (H, W) of a level, with one sigma of noise (grey levels)."""
+    """The darkest and brightest shot (H, W) of a level, grey levels, with one sigma of noise."""
     strengths = np.array([stripe.strength for stripe in stripes])
     spread = amounts.offset + amounts.illumination + amounts.noise_sigma[1]
     bounds = []
