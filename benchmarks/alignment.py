@@ -1,13 +1,12 @@
-"""What aligning a 976x176 strip costs on the CPU, beside the networks: in ONNX Runtime and in
-PyTorch.
+"""Time of aligning a 976x176 strip on the CPU beside that of the networks.
 
     python -m benchmarks.alignment        # two minutes, most of them for exporting
 
-All are called in turn on as many threads (--threads), and the table shows medians. The networks
-take the strip as tiles, as in production; their weights are random.
+Both run in ONNX Runtime and in PyTorch. The benchmark calls all of them in turn on --threads
+threads, and the table shows medians. The networks take the strip as tiles, as in production; their
+weights are random.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -22,6 +21,8 @@ import onnxruntime
 import torch
 from torch import nn
 
+from benchmarks.command_line import make_parser
+from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range
 from deploy.onnx_export import write_graph
@@ -31,24 +32,23 @@ from ops.registration import ALIGN_MODES, Alignment
 from ops.tiling import PATCH_SIZES
 
 NETWORKS = ("unet", "difference")
-WARM_UPS = 2  # the first calls also find their memory
+WARM_UPS = 2  # calls of each model that are not timed: the first ones also allocate their memory
 
 
 class AlignedStrips(nn.Module):
-    """An alignment without its measures: one output, as an exported network has it."""
+    """An alignment whose only output is the strip: like an exported network, it has one output."""
 
     def __init__(self, mode: str):
         super().__init__()
         self.alignment = Alignment(mode)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W) with their references aligned, of the same shape."""
         return self.alignment(strips)[0]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--base_channels", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)
@@ -78,20 +78,22 @@ def main() -> None:
             {("onnx", name): call for name, call in onnx_calls.items()} | torch_calls,
             arguments.rounds,
         )
-    print(
-        "| | ONNX Runtime, ms | share of the unet's | PyTorch, ms | share of the unet's | nodes | loading the session, ms |"
+    print_header(
+        "",
+        *("ONNX Runtime, ms", "share of the unet's"),
+        *("PyTorch, ms", "share of the unet's"),
+        *("nodes", "loading the session, ms"),
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, graph in graphs.items():
-        figures = [
+        times = [
             f"{milliseconds[key]:.0f} | {milliseconds[key] / milliseconds[unet]:.0%}"
             for key, unet in ((("onnx", name), ("onnx", "`unet`")), (name, "`unet`"))
         ]
-        print(f"| {name} | {' | '.join(figures)} | {graph} |")
+        print_row(name, *times, graph)
 
 
 def make_models(base_channels: int) -> dict[str, nn.Module]:
-    """By their names in the table."""
+    """The alignments and the networks, by their names in the table."""
     networks = {f"`{name}`": ARCHITECTURES[name](base_channels=base_channels) for name in NETWORKS}
     models = {f"alignment, `{mode}`": AlignedStrips(mode) for mode in ALIGN_MODES[1:]}
     models |= {
@@ -102,7 +104,7 @@ def make_models(base_channels: int) -> dict[str, nn.Module]:
 
 
 def measure(calls: dict[object, Callable[[], object]], rounds: int) -> dict[object, float]:
-    """The median time of each in milliseconds."""
+    """Median milliseconds of each call, after WARM_UPS calls that are not timed."""
     milliseconds = defaultdict(list)
     for number in range(WARM_UPS + rounds):
         for key, call in calls.items():

@@ -1,17 +1,18 @@
-"""The C++ detector beside Python's ONNX Runtime and the bare call from C++: latencies, strips per
-second, what our code adds.
+"""Latency and throughput of the C++ detector beside ONNX Runtime called bare and from Python.
 
     python -m benchmarks.cpp                        # some minutes on two cores
     python -m benchmarks.cpp --model FILE.onnx
 
-Without --model: the 16-channel network on the whole strip, with random weights, which take as long
-as trained ones. All take turns, a few calls each, in an order that changes from round to round.
-What our code adds is the median over the rounds of our median less the bare one, with its bootstrap
-interval of 95 %; and, as that is lost in what the network's own time varies by, the same with a
-model that computes nothing. Several callers share one session whose calls have one thread each.
+Without --model the benchmark exports the 16-channel network on the whole strip, with random
+weights, which take as long as trained ones. The programs take turns, a few calls each, in an order
+that changes from round to round.
+
+The overhead of our code is the median over the rounds of our median less that of the bare call,
+with its bootstrap interval of 95 %. The time of the network itself varies by more than that, so the
+last line shows the same two calls for a model that computes nothing. Several callers share one
+session, and each of its calls uses one thread.
 """
 
-import argparse
 import subprocess
 import tempfile
 import time
@@ -27,21 +28,23 @@ import torch
 from tqdm import tqdm
 
 import export_onnx_fullimage as exporter
+from benchmarks.command_line import make_parser
+from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE
 from model import SegmentationNetwork
 from tests.cpp import build, write_plain_model
 from training.checkpoint import save_checkpoint
 
-BASE_CHANNELS = 16
-CALLS = 5  # of each turn
-CALLERS = (1, 2, 4, 8)
-REPLICATES = 2000  # of the bootstrap
-# milliseconds of each call, and of all of them together
-Turn = Callable[[], tuple[list[float], float]]
+BASE_CHANNELS = 16  # of the network that is exported without --model
+CALLS = 5  # calls in each turn
+CALLERS = (1, 2, 4, 8)  # threads that call one session at once
+REPLICATES = 2000  # resamplings of the bootstrap
+TurnTimes = tuple[list[float], float]  # milliseconds of each call, and of the whole turn
+Turn = Callable[[], TurnTimes]
 
 
 class CppProgram:
-    """deploy/cpp/checks/latency, which waits for its turns."""
+    """The program deploy/cpp/checks/latency, which waits for a line on stdin before each turn."""
 
     def __init__(self, folder: Path, model: Path, threads: int):
         command = [folder / "checks" / "latency", model, str(threads)]
@@ -49,18 +52,20 @@ class CppProgram:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def turn(self, told: str) -> tuple[list[float], float]:
-        print(told, file=self.process.stdin, flush=True)
+    def turn(self, request: str) -> TurnTimes:
+        """Send one line, e.g. `bare 5`, and read the times; latency.cpp lists the requests."""
+        print(request, file=self.process.stdin, flush=True)
         times = [float(word) for word in self.process.stdout.readline().split()]
-        return (times[:-1], times[-1]) if told.startswith("callers") else (times, sum(times))
+        return (times[:-1], times[-1]) if request.startswith("callers") else (times, sum(times))
 
     def close(self) -> None:
+        """Close the program's stdin and wait for its end."""
         self.process.stdin.close()
         self.process.wait()
 
 
 class PythonProgram:
-    """ONNX Runtime as Python calls it, in threads where there are several callers."""
+    """ONNX Runtime called from Python, from one thread for each caller."""
 
     def __init__(self, model: Path, threads: int):
         options = onnxruntime.SessionOptions()
@@ -76,34 +81,35 @@ class PythonProgram:
             else (255 * values).astype(np.uint8)
         }
 
-    def turn(self, callers: int, calls: int) -> tuple[list[float], float]:
+    def turn(self, callers: int, calls: int) -> TurnTimes:
+        """`calls` calls from each of `callers` threads at once."""
         started = time.perf_counter()
         with ThreadPoolExecutor(callers) as pool:
-            of_each = list(pool.map(lambda _: [self._call() for _ in range(calls)], range(callers)))
-        return list(chain.from_iterable(of_each)), 1000 * (time.perf_counter() - started)
+            times = list(pool.map(lambda _: [self._call() for _ in range(calls)], range(callers)))
+        return list(chain.from_iterable(times)), 1000 * (time.perf_counter() - started)
 
     def _call(self) -> float:
+        """Milliseconds of one call."""
         started = time.perf_counter()
         self.session.run(["output"], self.feed)
         return 1000 * (time.perf_counter() - started)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--model", type=Path, help="an ONNX file for the CPU; its values may be 0-1 or bytes"
+        "--model", type=Path, help="ONNX file for the CPU; its input may be values 0-1 or bytes"
     )
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     folder = build("checks")
-    with tempfile.TemporaryDirectory() as place:
-        model = arguments.model or export_model(Path(place))
+    with tempfile.TemporaryDirectory() as temporary:
+        model = arguments.model or export_model(Path(temporary))
         measure(folder, model, arguments.rounds)
 
 
 def export_model(folder: Path) -> Path:
+    """Export a network with random weights into `folder`; returns the path of the ONNX file."""
     torch.manual_seed(0)
     weights = SegmentationNetwork(base_channels=BASE_CHANNELS).state_dict()
     facts = {
@@ -114,18 +120,12 @@ def export_model(folder: Path) -> Path:
         "seed": 0,
     }
     save_checkpoint(folder / "random_best.pth", {"model_state_dict": weights} | facts)
-    words = [
-        "--checkpoint_path",
-        folder / "random_best.pth",
-        "--output_path",
-        folder,
-        "--mode",
-        "whole",
-    ]
-    return exporter.export(exporter.parse_args([str(word) for word in words]))
+    paths = ["--checkpoint_path", str(folder / "random_best.pth"), "--output_path", str(folder)]
+    return exporter.export(exporter.parse_args([*paths, "--mode", "whole"]))
 
 
 def measure(folder: Path, model: Path, rounds: int) -> None:
+    """Time the programs built in `folder` with a model, and print the table and the overhead."""
     cpp, python = CppProgram(folder, model, 0), PythonProgram(model, 0)
     turns: dict[str, Turn] = {
         "bare call from C++": lambda: cpp.turn(f"bare {CALLS}"),
@@ -145,25 +145,24 @@ def measure(folder: Path, model: Path, rounds: int) -> None:
         )
     several = take_turns(turns, max(rounds // 4, 3), "several callers")
     cpp.close()
-    print("| one strip a call, CPU | p50, ms | p99, ms | strips/s |\n| --- | --- | --- | --- |")
+    print_header("one strip a call, CPU", "p50, ms", "p99, ms", "strips/s")
     for name, taken in (single | several).items():
         times = np.concatenate([times for times, _ in taken])
         strips_per_second = 1000 * len(times) / sum(elapsed for _, elapsed in taken)
-        print(
-            f"| {name} | {np.median(times):.2f} | {np.percentile(times, 99):.2f} | {strips_per_second:.1f} |"
-        )
-    print(overhead(single["strip_detector"], single["bare call from C++"]))
-    print(own_time(folder, rounds))
+        median, high = f"{np.median(times):.2f}", f"{np.percentile(times, 99):.2f}"
+        print_row(name, median, high, f"{strips_per_second:.1f}")
+    print(describe_overhead(single["strip_detector"], single["bare call from C++"]))
+    print(measure_trivial_model(folder, rounds))
 
 
-def own_time(folder: Path, rounds: int) -> str:
-    """What our code takes by itself: checks of the input and the heatmap, and the search for
-    detections where there are none.
+def measure_trivial_model(folder: Path, rounds: int) -> str:
+    """Time a model that computes nothing, so that the time of our own code can be seen.
+
+    That code checks the input and the heatmap and searches for detections, of which there are none.
     """
-    with tempfile.TemporaryDirectory() as place:
-        cpp = CppProgram(
-            folder, write_plain_model(Path(place) / "plain.onnx", STRIP_SIZE, gain=0.4), 1
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        model = write_plain_model(Path(temporary) / "plain.onnx", STRIP_SIZE, gain=0.4)
+        cpp = CppProgram(folder, model, 1)
         turns: dict[str, Turn] = {
             name: lambda name=name: cpp.turn(f"{name} {CALLS}") for name in ("bare", "ours")
         }
@@ -173,10 +172,11 @@ def own_time(folder: Path, rounds: int) -> str:
     return f"of a model that computes nothing, a bare call takes {bare:.2f} ms, ours {ours:.2f} ms"
 
 
-def take_turns(
-    turns: dict[str, Turn], rounds: int, label: str
-) -> dict[str, list[tuple[list[float], float]]]:
-    """What each turn of each took, after one that does not count."""
+def take_turns(turns: dict[str, Turn], rounds: int, label: str) -> dict[str, list[TurnTimes]]:
+    """The times of each program's turns, in an order drawn anew in each of `rounds` rounds.
+
+    The first turn of each program is a warm-up and is not returned.
+    """
     taken, generator = defaultdict(list), np.random.default_rng(0)
     for number in tqdm(range(rounds + 1), desc=label, disable=None):
         for name in generator.permutation(list(turns)):
@@ -186,13 +186,16 @@ def take_turns(
     return {name: taken[name] for name in turns}
 
 
-def overhead(ours: list[tuple[list[float], float]], bare: list[tuple[list[float], float]]) -> str:
-    """What our code adds to a bare call, in words."""
-    mine, theirs = (np.array([np.median(times) for times, _ in taken]) for taken in (ours, bare))
-    shares = 100 * (mine - theirs) / np.median(theirs)
+def describe_overhead(ours: list[TurnTimes], bare: list[TurnTimes]) -> str:
+    """One line with the share that our code adds to a bare call, and its interval of 95 %."""
+    our_medians, bare_medians = (
+        np.array([np.median(times) for times, _ in taken]) for taken in (ours, bare)
+    )
+    shares = 100 * (our_medians - bare_medians) / np.median(bare_medians)
     draws = np.random.default_rng(0).choice(shares, (REPLICATES, len(shares)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return f"strip_detector adds {np.median(shares):.2f} % to the bare call ({low:.2f} to {high:.2f} %)"
+    share = f"{np.median(shares):.2f} %"
+    return f"strip_detector adds {share} to the bare call ({low:.2f} to {high:.2f} %)"
 
 
 if __name__ == "__main__":

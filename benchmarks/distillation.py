@@ -1,83 +1,64 @@
-"""What a small network finds alone, and what it finds when a larger one has taught it (trainer.py
---teacher).
+"""Recall of small networks trained alone and taught by a larger one (trainer.py --teacher).
 
-    python -m benchmarks.distillation --teacher output/quality/aligned_seed42/RUN_best.pth --amp     # half an hour
+    # half an hour
+    python -m benchmarks.distillation --teacher output/quality/aligned_seed42/RUN_best.pth --amp
 
-Students learn the demo strips for 12 epochs, alone and taught, from the same first weights and the
-same samples. All are scored on 70 strips of the quality suite's kind (benchmarks/suite.py) with a
-seed of their own, ten of each level. Finished trainings are kept in --output, and unfinished ones
-go on: interrupt it at will; with --runs 0 it shows what is there. Figures are recalls at so many
-false alarms per strip, with intervals at 95 %: over strips, not over what another training would
-have given.
+Students learn the demo strips for 12 epochs, alone and taught, from the same initial weights and
+the same samples. Teacher and students are scored on 70 strips like those of the quality suite
+(benchmarks/suite.py), ten of each level, drawn with another seed.
+
+The benchmark may be interrupted at any time: finished trainings stay in --output, and the next call
+resumes an unfinished one. With --runs 0 it only shows the finished ones. The table shows recall at
+two rates of false alarms per strip. The intervals of 95 % cover the choice of strips, not the
+spread between trainings.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from benchmarks.quality import is_finished
-from benchmarks.quality_scores import RATES, pool, score_strip, with_interval
+from benchmarks.command_line import add_training_flags, make_parser
+from benchmarks.detectors import load_predictor
+from benchmarks.quality_scores import RATES, format_estimates, pool, score_strip
 from benchmarks.suite import LEVELS, make_suite_strip
-from benchmarks.trainings import INTERRUPTED, ROOT, demo_strips, train
-from evaluation.predictors import TorchPredictor
-from ops.tiling import PATCH_SIZES
-from training.checkpoint import build_network, load_checkpoint
+from benchmarks.tables import print_header, print_row
+from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, train
+from common.device import choose_device
 
 SETTINGS = (
-    "--recipe",
-    "robust",
-    "--align",
-    "full",
-    "--bs",
-    16,
-    "--num_defects_range",
-    4,
-    10,
-    "--epochs",
-    12,
+    *("--recipe", "robust", "--align", "full", "--bs", 16),
+    *("--num_defects_range", 4, 10, "--epochs", 12),
 )
 STUDENTS = (("difference", 8), ("mobile", 8))  # --arch, --base_channels
-STRIPS_SEED = 77_002  # nothing was chosen on these strips
-NUMBERS = range(10)  # strips of a level: ten have as many defects as any other ten
+STRIPS_SEED = 77_002  # of strips on which nothing was chosen
+NUMBERS = range(10)  # strips of a level: any ten in sequence contain equally many defects
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--teacher",
         type=Path,
         required=True,
         help="checkpoint of a network trained with --align full",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=ROOT / "output" / "distillation",
-        help="folder for strips and trainings",
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    parser.add_argument("--amp", action="store_true", help="train in bfloat16")
-    parser.add_argument(
-        "--runs", type=int, default=1000, help="at most so many trainings this time"
-    )
+    add_training_flags(parser, "distillation", "strips and trainings")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of the trainings")
     arguments = parser.parse_args()
     try:
-        rows = {name: [best for best in runs if best] for name, runs in students(arguments).items()}
-        print_table({"the teacher": [arguments.teacher]} | rows)
+        print_table({"the teacher": [arguments.teacher]} | train_students(arguments))
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 
 
-def students(arguments: argparse.Namespace) -> dict[str, list[Path | None]]:
-    """The best checkpoints of each student by its name in the table, one for each seed; None for
-    those not trained yet.
+def train_students(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """The best checkpoints of each student's finished trainings, by its name in the table.
+
+    Starts at most --runs trainings for those that are not finished.
     """
     folder, rows, runs_left = arguments.output.absolute(), {}, arguments.runs
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,45 +70,30 @@ def students(arguments: argparse.Namespace) -> dict[str, list[Path | None]]:
                 run = folder / f"{arch}{base_channels}{suffix}_seed{seed}"
                 if not is_finished(run) and runs_left > 0:
                     runs_left -= 1
-                    flags = [
-                        "--arch",
-                        arch,
-                        "--base_channels",
-                        base_channels,
-                        "--seed",
-                        seed,
-                        *more,
-                    ]
-                    amp = ["--amp"] if arguments.amp else []
-                    train(
-                        run,
-                        demo_strips(folder, ("train",)),
-                        [*SETTINGS, *flags, *amp],
-                        log=folder / f"{run.name}.log",
-                    )
-                runs.append(next(run.glob("*_best.pth")) if is_finished(run) else None)
+                    flags = [*SETTINGS, "--arch", arch, "--base_channels", base_channels]
+                    flags += ["--seed", seed, *more, *(["--amp"] if arguments.amp else [])]
+                    strips = find_demo_strips(folder, ("train",))
+                    train(run, strips, flags, log=folder / f"{run.name}.log")
+                if is_finished(run):
+                    runs.append(next(run.glob("*_best.pth")))
             rows[f"`{arch}`, {base_channels} channels, {way}"] = runs
     return rows
 
 
 def print_table(rows: dict[str, list[Path]]) -> None:
-    print("| network | seeds | " + " | ".join(f"recall at {rate:g}" for rate in RATES) + " |")
-    print(f"|{' --- |' * (2 + len(RATES))}")
+    """Score the checkpoints of each row and print its mean recalls."""
+    print_header("network", "seeds", *(f"recall at {rate:g}" for rate in RATES))
     for name, checkpoints in rows.items():
-        tables = [recalls(path) for path in checkpoints]
+        tables = [measure_recall(path) for path in checkpoints]
         cells = [
-            with_interval([table[rate] for table in tables]) if tables else "" for rate in RATES
+            format_estimates([table[rate] for table in tables]) if tables else "" for rate in RATES
         ]
-        print(f"| {name} | {len(tables)} | {' | '.join(cells)} |")
+        print_row(name, len(tables), *cells)
 
 
-def recalls(path: Path) -> dict[float, tuple[float, float, float]]:
-    """For each rate the recall with its interval."""
-    content = load_checkpoint(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor = TorchPredictor(
-        build_network(content, path), PATCH_SIZES[content["image_type"]], device, content["align"]
-    )
+def measure_recall(path: Path) -> dict[float, tuple[float, float, float]]:
+    """Recall of a checkpoint, 0-1, with the ends of its interval, for each of RATES."""
+    predictor = load_predictor(path, choose_device(None))
     jobs = [(level, number) for level in LEVELS for number in NUMBERS]
     bar = tqdm(jobs, desc=path.parent.name, unit="strip", disable=None)
     return pool(

@@ -1,19 +1,24 @@
-"""Every kind of exported file beside each other: size, nodes, load time, latency, strips per
-second, memory, parity, recall.
+"""Size, speed, memory, parity and recall of every kind of exported file.
 
-    python -m benchmarks.export                              # times alone, with random weights: ten minutes on two cores
-    python -m benchmarks.export --quality output/quality     # and what networks there find, of quality.py and distillation.py
+    # speed only, with random weights: ten minutes on two cores
+    python -m benchmarks.export
+    # and the recall of networks that quality.py and distillation.py have trained
+    python -m benchmarks.export --quality output/quality
 
-The first row is the straightforward way to export tiles: a copy of a 64-channel network for each of
-the 18. Loads and calls of all files are measured in turn, a call after one that does not count; the
-table shows medians. Memory is the most that a process of its own has needed after three calls,
-above what it has with ONNX Runtime imported (Linux). The difference is that to PyTorch's heatmap of
-the same weights, in float32 where a file has fewer bits. Recall is that of the quality suite at 0.1
-false alarms per strip, by the file itself; a network that nobody trained has none. On the CPU;
-where there is a GPU, there, too. The last line is the whole table as one JSON object.
+The first row is the straightforward way to export tiles: one copy of a 64-channel network for each
+of the 18 tiles. The other columns mean:
+
+- load and batch: medians; all files take turns, and each timed call follows an untimed one.
+- memory: the peak of a separate process after three calls, less what ONNX Runtime needs once it is
+  imported. It needs Linux.
+- difference: to PyTorch's heatmap with the same weights, in float32 whatever the file's precision.
+- recall: of the file itself on the quality suite, at 0.1 false alarms per strip. A network that is
+  not trained has none.
+
+All is measured on the CPU, and the times on a GPU as well where there is one. The last line is the
+whole table as one JSON object.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -32,8 +37,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.quality_scores import pool, score_strip, with_interval
+from benchmarks.command_line import make_parser
+from benchmarks.quality_scores import format_estimates, pool, score_strip
 from benchmarks.suite import LEVELS, STRIP_COUNT, make_suite_strip
+from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range
 from deploy.onnx_export import quiet_exporters, write_graph
@@ -50,12 +57,13 @@ from ops.classical import METHODS, classical_detector
 from ops.tiling import calculate_kept_ranges, tile_positions
 from training.checkpoint import build_network, load_checkpoint
 
-PATCH, OPSET = 128, 18
-BATCHES = (1, 8)
-ROUNDS_OF_MANY = 3  # with all of BATCHES; the other rounds are of one strip
-CALIBRATION_STRIPS = 16
-# pixels, as benchmarks/quality.py chooses them
+PATCH, OPSET = 128, 18  # pixels; of the exported graphs
+BATCHES = (1, 8)  # strips per call
+ROUNDS_OF_MANY = 3  # rounds with all of BATCHES; the other rounds call with one strip
+CALIBRATION_STRIPS = 16  # for the ranges of int8
+# sigma in pixels, as benchmarks/quality.py chooses it
 GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}
+# a program that prints by how many kB three calls raise the peak of its memory
 MEMORY = """
 import re, sys
 import numpy as np, onnxruntime
@@ -71,14 +79,12 @@ print(kilobytes() - before)
 
 @dataclass(frozen=True)
 class Row:
-    """A file: of an architecture or a classical method, with the weights of a run of
-    benchmarks/quality.py, if any.
-    """
+    """An exported file, of an architecture or of a classical method."""
 
     name: str
     architecture: str = "unet"
     base_channels: int = 64
-    run: str | None = None
+    run: str | None = None  # of benchmarks/quality.py, whose weights the file has; None: random
     mode: str = "tiles"
     precision: str = "fp32"
     align: str = "none"
@@ -141,12 +147,13 @@ ROWS = (
     ),
     *(Row(f"{method}, no network", method) for method in METHODS),
 )
-REFERENCE = ROWS[0].name  # that others are so many times as fast as
+REFERENCE = ROWS[0].name  # the row that "times as fast" refers to
 
 
 class Unrolled(nn.Module):
-    """One call of the network per tile, written out: the straightforward way to export tiles, kept
-    apart from ours on purpose.
+    """The straightforward way to export tiles: one call of the network for each tile, written out.
+
+    It shares no code with our export of tiles.
     """
 
     def __init__(self, network: SegmentationNetwork):
@@ -154,6 +161,7 @@ class Unrolled(nn.Module):
         self.patch_network = SegmentationNetworkONNX(network)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W), 0-1, to the network's outputs (B, 3, H, W)."""
         rows, columns = (calculate_kept_ranges(length, PATCH) for length in STRIP_SIZE)
         positions = tile_positions(STRIP_SIZE, PATCH)
         stitched_rows = []
@@ -168,9 +176,7 @@ class Unrolled(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "--quality", type=Path, help="folder of benchmarks/quality.py: RUN_seed42/*_best.pth"
     )
@@ -178,7 +184,7 @@ def main() -> None:
         "--strips", type=int, default=STRIP_COUNT, help="of each level of the suite, for the recall"
     )
     parser.add_argument("--rounds", type=int, default=9, help="timed calls with one strip")
-    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this text")
     arguments = parser.parse_args()
     strips = to_unit_range(
         np.stack([make_strip(np.random.default_rng(number)) for number in range(max(BATCHES))])
@@ -191,29 +197,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table, paths = {}, {}
         for row in tqdm(wanted, desc="exporting", disable=None):
-            best = trained(row, arguments.quality)
-            detector = detector_of(row, best)
+            best = find_checkpoint(row, arguments.quality)
+            detector = make_detector(row, best)
             paths[row.name] = Path(folder) / f"{len(paths)}.onnx"
             write(row, detector, paths[row.name])
-            table[row.name] = facts_of(paths[row.name], detector, strips[:1])
+            table[row.name] = measure_file(paths[row.name], detector, strips[:1])
             if best or row.architecture in METHODS:
-                table[row.name] |= recall_of(paths[row.name], arguments.strips)
+                table[row.name] |= measure_recall(paths[row.name], arguments.strips)
         for provider in ("CPU", "CUDA") if torch.cuda.is_available() else ("CPU",):
             measure_times(paths, table, strips, arguments.rounds, provider)
     print_table(table)
     print(json.dumps(table))
 
 
-def trained(row: Row, quality: Path | None) -> Path | None:
-    """The best checkpoint of a row's run, None where there is none."""
+def find_checkpoint(row: Row, quality: Path | None) -> Path | None:
+    """The best checkpoint of a row's run in a folder of benchmarks/quality.py, or None."""
     found = (
         sorted((quality / f"{row.run}_seed42").glob("*_best.pth")) if quality and row.run else []
     )
     return found[0] if found else None
 
 
-def detector_of(row: Row, best: Path | None) -> nn.Module:
-    """What a row exports, with trained weights or random ones."""
+def make_detector(row: Row, best: Path | None) -> nn.Module:
+    """The module of a row, with the weights of a checkpoint or random ones."""
     if row.architecture in METHODS:
         return classical_detector(row.architecture, GAUSSIANS[row.architecture]).eval()
     if best:
@@ -222,7 +228,7 @@ def detector_of(row: Row, best: Path | None) -> nn.Module:
         torch.manual_seed(0)
         network = ARCHITECTURES[row.architecture](base_channels=row.base_channels)
         with torch.no_grad():
-            # batch norm statistics that are not the initial ones
+            # move the batch norm statistics away from their initial values
             network(torch.rand(4, 3, PATCH, PATCH))
     if row.unrolled:
         return Unrolled(network).eval()
@@ -232,6 +238,7 @@ def detector_of(row: Row, best: Path | None) -> nn.Module:
 
 
 def write(row: Row, detector: nn.Module, path: Path) -> None:
+    """Export a detector in the precision of its row."""
     exported = in_half_precision(detector) if row.precision == "fp16" else detector
     with quiet_exporters():
         write_graph(exported.eval(), torch.zeros(2, 3, *STRIP_SIZE), OPSET, path)
@@ -243,8 +250,9 @@ def write(row: Row, detector: nn.Module, path: Path) -> None:
         quantize(path, path, strips)
 
 
-def facts_of(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, Any]:
-    answer = open_session(path).run(["output"], {"input": strip})[0][:, :1]
+def measure_file(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, Any]:
+    """Size and memory in MB, nodes, and the largest difference to the detector's heatmap."""
+    heatmap = open_session(path).run(["output"], {"input": strip})[0][:, :1]
     with torch.inference_mode():
         expected = detector(torch.from_numpy(strip))[:, :1].numpy()
     memory = subprocess.run(
@@ -254,13 +262,14 @@ def facts_of(path: Path, detector: nn.Module, strip: np.ndarray) -> dict[str, An
         "file_mb": path.stat().st_size / 1e6,
         "nodes": sum(node.op_type != "Constant" for node in onnx.load(path).graph.node),
         "memory_mb": int(memory.stdout) / 1024,
-        "difference": float(np.abs(answer - expected).max()),
+        "difference": float(np.abs(heatmap - expected).max()),
     }
 
 
-def recall_of(path: Path, count: int) -> dict[str, Any]:
-    """Recall at 0.1 false alarms per strip on the first shots of the quality suite, with its
-    interval.
+def measure_recall(path: Path, count: int) -> dict[str, Any]:
+    """Recall at 0.1 false alarms per strip, with the ends of its interval.
+
+    Scores the first shots of `count` strips of each level of the quality suite.
     """
     session = place_session(path, SessionSettings()).session
 
@@ -268,18 +277,19 @@ def recall_of(path: Path, count: int) -> dict[str, Any]:
         return session.run(["output"], {"input": to_unit_range(image)[None]})[0][0, 0]
 
     jobs = [(level, number) for level in LEVELS for number in range(count)]
-    scored = [
+    images = [
         score_strip(predictor, make_suite_strip(*job, 0))
         for job in tqdm(jobs, desc="recall", disable=None, leave=False)
     ]
-    return {"recall": list(pool(scored).table()[0]["recall"][0.1])}
+    return {"recall": list(pool(images).table()[0]["recall"][0.1])}
 
 
 def measure_times(
     paths: dict[str, Path], table: dict[str, dict], strips: np.ndarray, rounds: int, provider: str
 ) -> None:
-    """Adds load time and latencies: every round visits all files, and only one is open at a time,
-    as some take gigabytes.
+    """Add load time, latencies and strips per second to the rows of the table.
+
+    Every round visits all files. Only one of them is open at a time, as some take gigabytes.
     """
     settings = SessionSettings(provider.lower(), batch=None)
     suffix = "" if provider == "CPU" else "_cuda"
@@ -293,7 +303,8 @@ def measure_times(
             times[name]["load_ms"].append(time.perf_counter() - started)
             for batch in BATCHES if number < ROUNDS_OF_MANY else BATCHES[:1]:
                 feed = {"input": strips[:batch]}
-                # finds its memory, and has it in the processor's caches, as on a line
+                # An untimed call allocates the memory and fills the processor's caches, as in
+                # steady operation.
                 session.run(["output"], feed)
                 started = time.perf_counter()
                 session.run(["output"], feed)
@@ -307,14 +318,15 @@ def measure_times(
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:
-    titles = "| one 976x176 strip, CPU | file, MB | nodes | load, ms | batch 1, ms | batch 8, ms | strips/s | times as fast "
-    titles += "| memory, MB | difference | recall at 0.1 |"
-    print(titles)
-    print("|" + " --- |" * (titles.count("|") - 1))
+    """Print the measurements on the CPU, and below them a line for each file timed on CUDA."""
+    print_header(
+        *("one 976x176 strip, CPU", "file, MB", "nodes", "load, ms", "batch 1, ms", "batch 8, ms"),
+        *("strips/s", "times as fast", "memory, MB", "difference", "recall at 0.1"),
+    )
     slowest = table.get(REFERENCE, {}).get("batch1_ms")
     for name, row in table.items():
         speed = f"{slowest / row['batch1_ms']:.1f}" if slowest else "-"
-        recall = with_interval([tuple(row["recall"])]) if "recall" in row else "-"
+        recall = format_estimates([tuple(row["recall"])]) if "recall" in row else "-"
         cells = [
             f"{row['file_mb']:.1f}",
             row["nodes"],
@@ -327,11 +339,12 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
             speed,
             f"{row['memory_mb']:,.0f}",
         ]
-        print(f"| {name} | {' | '.join(map(str, cells))} | {row['difference']:.1e} | {recall} |")
+        print_row(name, *cells, f"{row['difference']:.1e}", recall)
     for name, row in table.items():
         if "batch1_ms_cuda" in row:
-            times = f"{row['batch1_ms_cuda']:.2f} ms alone, {row['strips_per_second_cuda']:,.0f} strips/s at best"
-            print(f"on CUDA, {name}: {times}")
+            alone = f"{row['batch1_ms_cuda']:.2f} ms alone"
+            throughput = f"{row['strips_per_second_cuda']:,.0f} strips/s at best"
+            print(f"on CUDA, {name}: {alone}, {throughput}")
 
 
 if __name__ == "__main__":

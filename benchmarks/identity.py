@@ -1,12 +1,17 @@
-"""Whether this code computes, bit for bit, what the code of an earlier commit computes.
+"""Compare this code's results with those of an earlier commit, bit for bit.
 
     python -m benchmarks.identity --base HEAD~20      # two to four minutes on two cores
 
-Both sides run the same commands on the same files, in processes of one thread: demo strips, seeded
-trainings of both recipes, a run that the earlier code began and each side finishes, heatmaps and
-tables of the earlier code's checkpoints, exported graphs, and the earlier code's ONNX files in ONNX
-Runtime. The table has a row for each; the exit code is 1 where one differs. The names of a graph's
-nodes and values do not count. What the earlier side left is kept in --output and used again.
+Both sides run the same commands on the same files, in processes of one thread:
+
+- demo strips and seeded trainings of both recipes
+- a run that the earlier code began and each side finishes
+- heatmaps and tables of the earlier code's checkpoints
+- exported graphs, whose nodes and values may have other names
+- the earlier code's ONNX files in ONNX Runtime
+
+The table has a row for each result, and the exit code is 1 where one differs. --output keeps the
+files of the earlier side, and later calls use them again.
 """
 
 import argparse
@@ -27,7 +32,7 @@ import tifffile
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-# (height, width) of the small strips: 2 x 2 tiles of 128, no multiple of anything
+# (height, width) of the small strips in pixels: 2 x 2 tiles of 128, and no multiple of any stride
 SIZE = (200, 150)
 COUNTS = {"train": (3, 0), "valid": (2, 2), "test": (2, 2)}  # good and defective strips
 KIND = "bright_spots"
@@ -60,12 +65,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base", required=True, help="the earlier commit, in git's words")
+    parser.add_argument("--base", required=True, help="the earlier commit, as git names it")
     parser.add_argument(
         "--output",
         type=Path,
         default=ROOT / "output" / "identity",
-        help="folder for what the commands leave",
+        help="folder for the files of both sides",
     )
     arguments = parser.parse_args()
     commit = git("rev-parse", "--verify", f"{arguments.base}^{{commit}}")
@@ -93,7 +98,7 @@ def main() -> int:
 
 
 def git(*words: str) -> str:
-    """What git prints. Ends the process where git fails, after its own words."""
+    """The output of a git command. Exits with git's exit code where git fails."""
     done = subprocess.run(["git", "-C", str(ROOT), *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
@@ -101,7 +106,7 @@ def git(*words: str) -> str:
 
 
 def make_strips(code: Path, folder: Path) -> None:
-    """The demo strips of some code, and a small data set cut from them."""
+    """Make demo strips with the code in a folder, and crop a small data set from them."""
     command(code, "prepare_dataset.py", "demo", "--output", folder / "demo")
     for split, (good, defective) in COUNTS.items():
         for kind, count in (("good", good), (KIND, defective)):
@@ -118,12 +123,14 @@ def make_strips(code: Path, folder: Path) -> None:
 
 
 def crop(source: Path, output: Path) -> None:
+    """Write the upper left SIZE of a strip."""
     output.parent.mkdir(parents=True, exist_ok=True)
     pixels = tifffile.imread(source)[:, : SIZE[0], : SIZE[1]]
     tifffile.imwrite(output, pixels, photometric="minisblack", planarconfig="separate")
 
 
 def crop_mask(source: Path, output: Path) -> None:
+    """Write the upper left SIZE of a mask."""
     import cv2
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,15 +139,14 @@ def crop_mask(source: Path, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """The commands of one tree of code; they write in `folder` and read what the earlier side left
-    in `base`.
-    """
+    """The commands of one version of the code."""
 
-    code: Path
-    folder: Path
-    base: Path
+    code: Path  # folder of the repository
+    folder: Path  # that the commands write into
+    base: Path  # folder of the earlier side's files, which the commands read
 
     def run(self) -> None:
+        """Run all commands in their order."""
         strips = self.base / "strips" / "small"
         good = ("--training_dataset_path", strips / "train" / "good")
         for name, flags in TRAININGS.items():
@@ -199,12 +205,13 @@ class Side:
             )
 
     def finish(self, name: str) -> None:
-        """Go on with a run of the earlier side for one more epoch, in a copy of its folder."""
+        """Resume a copy of a run of the earlier side for one more epoch."""
         folder = self.folder / "resumed" / name
         shutil.copytree(self.base / "trainings" / name, folder)
         command(self.code, "trainer.py", "--resume", folder, "--epochs", 3)
 
     def score(self, name: str, script: str, *flags: object) -> None:
+        """Score the small test strips into the folder of a name."""
         test = self.base / "strips" / "small" / "test"
         command(
             self.code,
@@ -217,11 +224,12 @@ class Side:
         )
 
     def best(self, name: str) -> Path:
+        """The best checkpoint of a run of the earlier side."""
         return next((self.base / "trainings" / name).glob("*_best.pth"))
 
 
 def command(code: Path, script: str, *words: object) -> None:
-    """A command of some code. Ends the process, after its output, where it fails."""
+    """Run a script of the code in a folder. Exits with the script's output where it fails."""
     print(f"{code.name}: {script} {' '.join(map(str, words))}", file=sys.stderr)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
@@ -234,19 +242,20 @@ def command(code: Path, script: str, *words: object) -> None:
     )
     if done.returncode:
         sys.exit(
-            f"{done.stdout.decode()}error: {script} of {code} ended with exit code {done.returncode}"
+            f"{done.stdout.decode()}"
+            f"error: {script} of {code} ended with exit code {done.returncode}"
         )
 
 
 def names_in(side: Path) -> set[str]:
-    """What is compared: the folders two levels down."""
+    """The names of the compared folders, which lie two levels down, and `exported`."""
     return {str(path.relative_to(side)) for path in side.glob("*/*") if path.is_dir()} | {
         "exported"
     }
 
 
 def differences(base: Path, now: Path) -> tuple[int, list[str]]:
-    """How many files of either side are compared, and which of them differ or are on one side only."""
+    """The number of compared files, and those that differ or exist on one side only."""
     found = {
         path.relative_to(side)
         for side in (base, now)
@@ -264,15 +273,20 @@ def differences(base: Path, now: Path) -> tuple[int, list[str]]:
 
 
 def of(path: Path) -> str:
+    """The fingerprint of a file's results."""
     return FINGERPRINTS[path.suffix](path)
 
 
 def of_bytes(path: Path) -> str:
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def of_checkpoint(path: Path) -> str:
-    """Weights, optimizer, history and what was measured; not what says where and when it ran."""
+    """The fingerprint of a checkpoint's weights, optimizer, history and measurements.
+
+    Entries that say where and when the training ran do not count.
+    """
     content = torch.load(path, weights_only=True)
     kept = (
         "model_state_dict",
@@ -304,8 +318,9 @@ def _add(digest: "hashlib._Hash", value: object) -> None:
 
 
 def of_graph(path: Path) -> str:
-    """Operators, attributes, wiring and weights in their order, and the metadata; nodes and values
-    by number, not by name.
+    """The fingerprint of a graph's operators, attributes, edges and weights, and of its metadata.
+
+    Nodes and values count by their number, not by their name.
     """
     model = onnx.load(path)
     digest = hashlib.sha256(str(model.opset_import[0].version).encode())
@@ -334,7 +349,8 @@ def of_graph(path: Path) -> str:
     return digest.hexdigest()
 
 
-ADDED_ENTRIES = ("schema_version", "tool")  # that later code writes anew or otherwise, by intention
+# metadata that later code adds or changes on purpose
+ADDED_ENTRIES = ("schema_version", "tool")
 FINGERPRINTS: dict[str, Callable[[Path], str]] = {
     ".tiff": lambda path: hashlib.sha256(
         np.ascontiguousarray(tifffile.imread(path)).tobytes()

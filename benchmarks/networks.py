@@ -1,13 +1,11 @@
-"""The networks of --arch beside each other, as exported files on the CPU: weights, file size,
-latency of one 976x176 strip.
+"""Weights, file size and latency of the networks of --arch, exported for the CPU.
 
     python -m benchmarks.networks        # a minute on two cores
 
-Latencies are those of open ONNX Runtime sessions, measured in turn; the table shows medians. The
-weights are random.
+The latency is that of one 976x176 strip in an open ONNX Runtime session. All sessions are called in
+turn, and the table shows medians. The weights are random.
 """
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command_line import make_parser
+from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range
 from deploy.onnx_export import write_graph
@@ -26,9 +26,7 @@ from ops.tiling import PATCH_SIZES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--base_channels", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -48,11 +46,9 @@ def main() -> None:
                 sessions[name, base_channels] = open_session(path)
     calls = {key: partial(session.run, None, {"input": strip}) for key, session in sessions.items()}
     seconds = interleaved(calls, arguments.rounds, "calling")
-    print(
-        "| --arch | base channels | weights, millions | file, MB | one strip, ms |\n| --- | --- | --- | --- | --- |"
-    )
+    print_header("--arch", "base channels", "weights, millions", "file, MB", "one strip, ms")
     for (name, base_channels), row in rows.items():
-        print(f"| {name} | {base_channels} | {row} | {seconds[name, base_channels] * 1000:,.0f} |")
+        print_row(name, base_channels, row, f"{seconds[name, base_channels] * 1000:,.0f}")
 
 
 if __name__ == "__main__":

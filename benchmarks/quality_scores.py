@@ -1,33 +1,37 @@
-"""What the quality benchmark counts and prints: detections of a strip or a board as plain values,
-and tables made of these.
-"""
+"""The scores that the quality benchmark keeps for each strip and board, and their tables."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.detectors import Predictor
 from benchmarks.suite import LEVELS, SuiteStrip
+from benchmarks.tables import print_header, print_row
 from evaluation.detections import Peaks, find_peaks
 from evaluation.matching import MatchResult, TrueDefect, match, match_strip
 from evaluation.metrics import FrocMetrics
 from prepare_dataset import read_grey
 
-RATES, FAINT = (0.1, 1.0), "contrast up to 25 grey levels"
-LEAST_CONTRAST = 15.0  # grey levels: of the columns "from 15"
+RATES = (0.1, 1.0)  # false alarms per strip
+FAINT = "contrast up to 25 grey levels"  # a group of FrocMetrics.table
+LEAST_CONTRAST = 15.0  # grey levels, of the defects in the columns "from 15"
 COLUMNS = ("recall at 0.1", "recall at 1", "from 15, at 0.1", "from 15, at 1", "faint, at 1")
 COLUMNS += ("distractors reported", "missing features reported")
 COLUMNS += ("verdict flips", "point flips")
-NOT_FOUND = -1000.0  # below every score
-Z = 1.96  # of an interval at 95 %
+NOT_FOUND = -1000.0  # stands for the score of a missing detection; every real score is higher
+Z = 1.96  # standard deviations of a normal distribution within which 95 % of it lie
 
-Predictor = Callable[[np.ndarray], np.ndarray]
-Scored = dict[str, object]  # one strip or board, as `score_strip` and `score_board` give it
-Figure = tuple[float, float, float]  # with the ends of its interval
+ImageScores = dict[str, object]  # of one strip or board, from `score_strip` or `score_board`
+Estimate = tuple[float, float, float]  # a share 0-1, and the ends of its interval of 95 %
 
 
-def score_strip(predictor: Predictor, strip: SuiteStrip) -> Scored:
-    """All that the figures need of one shot, as plain values."""
+def score_strip(predictor: Predictor, strip: SuiteStrip) -> ImageScores:
+    """The scores of a detector on one shot, in types that JSON can hold.
+
+    `scores` has one entry for each detection, `truth` the number of the defect that it found or a
+    negative number, and `truths` the contrast and place of each defect. `distractors` and `missing`
+    have the score of the detection on each such point, or NOT_FOUND.
+    """
     peaks = find_peaks(predictor(strip.image))
     truths = [
         TrueDefect(
@@ -38,8 +42,8 @@ def score_strip(predictor: Predictor, strip: SuiteStrip) -> Scored:
     ]
     outcome = match_strip(peaks, truths)
     others = {
-        name: [TrueDefect(point.center) for point in strip.points if is_of(point)]
-        for name, is_of in OTHERS.items()
+        name: [TrueDefect(point.center) for point in strip.points if is_member(point)]
+        for name, is_member in OTHERS.items()
     }
     return {
         "level": strip.level,
@@ -48,17 +52,17 @@ def score_strip(predictor: Predictor, strip: SuiteStrip) -> Scored:
         "scores": outcome.scores.tolist(),
         "truth": outcome.truth.tolist(),
         "truths": [(truth.contrast, truth.place) for truth in outcome.truths],
-    } | {name: best_scores(peaks, these) for name, these in others.items()}
+    } | {name: best_scores(peaks, points) for name, points in others.items()}
 
 
-OTHERS = {
+OTHERS = {  # points that are no defects: their name in the scores to whether a point is one
     "distractors": lambda point: point.presence not in ("T", "R12"),
     "missing": lambda point: point.presence == "R12",
 }
 
 
 def best_scores(peaks: Peaks, truths: list[TrueDefect]) -> list[float]:
-    """For each point the score of the detection that is on it, NOT_FOUND where there is none."""
+    """For each point the score of the detection on it, or NOT_FOUND."""
     found = match(peaks.points, truths).tolist()
     return [
         float(peaks.scores[found.index(number)]) if number in found else NOT_FOUND
@@ -66,23 +70,23 @@ def best_scores(peaks: Peaks, truths: list[TrueDefect]) -> list[float]:
     ]
 
 
-def score_board(predictor: Predictor, template_path: Path) -> Scored:
-    """A board against its template as both references; every annotated box is a defect."""
+def score_board(predictor: Predictor, template_path: Path) -> ImageScores:
+    """The scores of a detector on a board of DeepPCB, with `scores`, `truth` and `truths`.
+
+    The board's template serves as both references, and every annotated box is a defect.
+    """
     name = template_path.name.removesuffix("_temp.jpg")
-    board, template = (
-        read_grey(template_path.with_name(f"{name}_test.jpg")),
-        read_grey(template_path),
-    )
+    board = read_grey(template_path.with_name(f"{name}_test.jpg"))
+    template = read_grey(template_path)
     annotation = template_path.parent.with_name(f"{template_path.parent.name}_not") / f"{name}.txt"
     boxes = [
         tuple(map(int, line.split()[:4]))
         for line in annotation.read_text().splitlines()
         if line.strip()
     ]
-    truths = [truth_of_box(*box) for box in boxes]
-    outcome = match_strip(
-        find_peaks(predictor(np.stack([board, template, template]).astype(np.float32))), truths
-    )
+    truths = [defect_in_box(*box) for box in boxes]
+    strip = np.stack([board, template, template]).astype(np.float32)
+    outcome = match_strip(find_peaks(predictor(strip)), truths)
     return {
         "scores": outcome.scores.tolist(),
         "truth": outcome.truth.tolist(),
@@ -90,63 +94,66 @@ def score_board(predictor: Predictor, template_path: Path) -> Scored:
     }
 
 
-def truth_of_box(left: int, top: int, right: int, bottom: int) -> TrueDefect:
+def defect_in_box(left: int, top: int, right: int, bottom: int) -> TrueDefect:
+    """The true defect of a box in pixels; `right` and `bottom` are the first ones beyond it."""
     return TrueDefect(
         ((top + bottom - 1) / 2, (left + right - 1) / 2), box=(top, left, bottom, right)
     )
 
 
-def pool(scored: list[Scored]) -> FrocMetrics:
-    figures = FrocMetrics()
-    for strip in scored:
+def pool(images: list[ImageScores]) -> FrocMetrics:
+    """The metrics of several strips or boards with one threshold for all."""
+    metrics = FrocMetrics()
+    for strip in images:
         truths = tuple(
             TrueDefect((0, 0), contrast=contrast, place=place)
             for contrast, place in strip["truths"]
         )
-        figures.update(
+        metrics.update(
             MatchResult(np.array(strip["scores"]), np.array(strip["truth"], dtype=np.int64), truths)
         )
-    return figures
+    return metrics
 
 
-def print_suite_tables(rows: dict[str, list[list[Scored]]]) -> None:
-    first = next(iter(rows.values()))[0]
-    figures = pool([strip for strip in first if strip["shot"] == 0])
-    distractors = sum(len(strip["distractors"]) for strip in first if strip["shot"] == 0)
-    print(
-        f"suite: {figures.strips} strips with {figures.truths} defects and {distractors} distractors; one threshold for all"
-    )
-    print(f"| detector | {' | '.join(COLUMNS)} |\n|{' --- |' * (1 + len(COLUMNS))}")
-    for name, scorings in rows.items():
-        columns = [suite_columns(scored) for scored in scorings]
-        seeds = f" ({len(columns)} seeds)" if len(columns) > 1 else ""
-        print(
-            f"| {name}{seeds} | {' | '.join(with_interval(list(column)) for column in zip(*columns))} |"
-        )
+def print_suite_tables(rows: dict[str, list[list[ImageScores]]]) -> None:
+    """Print the tables of the suite. `rows` has the scores of each seed, by the detector's name."""
+    shots = first_shots(next(iter(rows.values()))[0])
+    metrics = pool(shots)
+    distractors = sum(len(strip["distractors"]) for strip in shots)
+    counts = f"{metrics.strips} strips with {metrics.truths} defects and {distractors} distractors"
+    print(f"suite: {counts}; one threshold for all")
+    print_header("detector", *COLUMNS)
+    for name, seeds in rows.items():
+        columns = [calculate_columns(images) for images in seeds]
+        suffix = f" ({len(columns)} seeds)" if len(columns) > 1 else ""
+        print_row(f"{name}{suffix}", *(format_estimates(list(column)) for column in zip(*columns)))
     for rate in RATES:
         for which, text in enumerate(
             ("the one threshold for all levels", "a threshold of its own for each level")
         ):
             print(f"\nrecall at {rate:g} false alarms per strip, with {text}")
-            print(f"| detector | {' | '.join(LEVELS)} |\n|{' --- |' * (1 + len(LEVELS))}")
-            for name, scorings in rows.items():
-                cells = [level_figures(scored, rate)[which] for scored in scorings]
-                print(
-                    f"| {name} | {' | '.join(with_interval(list(cell)) for cell in zip(*cells))} |"
-                )
+            print_header("detector", *LEVELS)
+            for name, seeds in rows.items():
+                cells = [recall_by_level(images, rate)[which] for images in seeds]
+                print_row(name, *(format_estimates(list(cell)) for cell in zip(*cells)))
 
 
-def suite_columns(scored: list[Scored]) -> list[Figure]:
-    """COLUMNS of one detector, each with its interval."""
-    first = [strip for strip in scored if strip["shot"] == 0]
-    figures = pool(first)
-    table = {row["group"]: row["recall"] for row in figures.table()}
-    limit = figures.limit(RATES[0])
+def first_shots(images: list[ImageScores]) -> list[ImageScores]:
+    """The first shot of every strip: the recalls count each part once."""
+    return [strip for strip in images if strip["shot"] == 0]
+
+
+def calculate_columns(images: list[ImageScores]) -> list[Estimate]:
+    """The values of COLUMNS for one detector."""
+    first = first_shots(images)
+    metrics = pool(first)
+    table = {row["group"]: row["recall"] for row in metrics.table()}
+    limit = metrics.limit(RATES[0])
     reported = [
         share_above([score for strip in first for score in strip[name]], limit) for name in OTHERS
     ]
     stronger = [
-        share_above(scores_of_truths(first, LEAST_CONTRAST), figures.limit(rate)) for rate in RATES
+        share_above(defect_scores(first, LEAST_CONTRAST), metrics.limit(rate)) for rate in RATES
     ]
     return [
         table["all"][0.1],
@@ -154,16 +161,18 @@ def suite_columns(scored: list[Scored]) -> list[Figure]:
         *stronger,
         table[FAINT][1.0],
         *reported,
-        *flips(scored, limit),
+        *count_flips(images, limit),
     ]
 
 
-def flips(scored: list[Scored], limit: float) -> list[Figure]:
-    """The share of strips whose shots do not all have one verdict, and of defects that some shots
-    find and others do not.
+def count_flips(images: list[ImageScores], limit: float) -> list[Estimate]:
+    """How often the shots of one strip disagree at a threshold of `limit`.
+
+    The first share counts the strips whose shots differ in their verdict, the second one the
+    defects that some shots find and others miss.
     """
-    shots: dict[tuple[str, int], list[Scored]] = {}
-    for strip in scored:
+    shots: dict[tuple[str, int], list[ImageScores]] = {}
+    for strip in images:
         shots.setdefault((strip["level"], strip["number"]), []).append(strip)
     verdicts, points = [], []
     for strip_shots in shots.values():
@@ -184,23 +193,26 @@ def flips(scored: list[Scored], limit: float) -> list[Figure]:
     ]
 
 
-def level_figures(scored: list[Scored], rate: float) -> tuple[list[Figure], list[Figure]]:
-    """Recall of each level with the threshold of all levels together, and with its own."""
-    first = [strip for strip in scored if strip["shot"] == 0]
-    limit, shared, own = pool(first).limit(rate), [], []
+def recall_by_level(
+    images: list[ImageScores], rate: float
+) -> tuple[list[Estimate], list[Estimate]]:
+    """Recall of each level: with one threshold for all levels, and with one for each level."""
+    first = first_shots(images)
+    limit, with_shared, with_separate = pool(first).limit(rate), [], []
     for level in LEVELS:
-        of_level = [strip for strip in first if strip["level"] == level]
-        shared.append(share_above(scores_of_truths(of_level), limit))
-        own.append(pool(of_level).table()[0]["recall"][rate])
-    return shared, own
+        members = [strip for strip in first if strip["level"] == level]
+        with_shared.append(share_above(defect_scores(members), limit))
+        with_separate.append(pool(members).table()[0]["recall"][rate])
+    return with_shared, with_separate
 
 
-def scores_of_truths(scored: list[Scored], least_contrast: float = 0.0) -> list[float]:
-    """For each true defect of at least that contrast the score of the detection that found it,
-    NOT_FOUND where none did.
+def defect_scores(images: list[ImageScores], least_contrast: float = 0.0) -> list[float]:
+    """For each true defect the score of the detection that found it, or NOT_FOUND.
+
+    Leaves out defects with a contrast below `least_contrast` grey levels.
     """
     scores = []
-    for strip in scored:
+    for strip in images:
         best = dict(zip(strip["truth"], strip["scores"]))
         scores += [
             best.get(number, NOT_FOUND)
@@ -210,20 +222,19 @@ def scores_of_truths(scored: list[Scored], least_contrast: float = 0.0) -> list[
     return scores
 
 
-def share_above(values: list[float], limit: float) -> Figure:
-    """The share of values above a limit, with Wilson's interval at 95 % ("Probable inference",
-    1927).
+def share_above(values: list[float], limit: float) -> Estimate:
+    """The share of values above a limit, with Wilson's interval of 95 %.
+
+    Source: Wilson, "Probable inference", 1927.
     """
     count = len(values)
     share = sum(value > limit for value in values) / count
-    middle, reach = (
-        share + Z**2 / (2 * count),
-        Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2)),
-    )
-    return share, (middle - reach) / (1 + Z**2 / count), (middle + reach) / (1 + Z**2 / count)
+    middle = share + Z**2 / (2 * count)
+    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return share, (middle - half) / (1 + Z**2 / count), (middle + half) / (1 + Z**2 / count)
 
 
-def with_interval(values: list[Figure]) -> str:
-    """The mean of several runs' figures, and of the ends of their intervals."""
+def format_estimates(values: list[Estimate]) -> str:
+    """The mean of several runs' values, and the means of the ends of their intervals."""
     value, low, high = np.mean(values, axis=0)
     return f"{value:.3f} ({low:.3f} to {high:.3f})"

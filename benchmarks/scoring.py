@@ -1,13 +1,15 @@
-"""Memory and time of scoring many strips, and how far the pixel figures' histograms are from the
-exact figures.
+"""Memory and time of scoring many strips, and the error of the pixel metrics' histograms.
 
-    python -m benchmarks.scoring                       # 100, 1,000 and 10,000 strips of 976x176: 15 minutes on two cores
+    # 100, 1,000 and 10,000 strips of 976x176: 15 minutes on two cores
+    python -m benchmarks.scoring
     python -m benchmarks.scoring --strips 100 500      # two minutes
 
-Every strip is read from a TIFF file and goes through the evaluation of the inference commands:
-plain double detection, with many detections above a low threshold, all figures, verdicts, tables
+Every strip is read from a TIFF file and passes through the evaluation of the inference commands:
+plain double detection, with many detections above a low threshold, all metrics, verdicts, tables
 and the report. Only heatmaps and pictures of single strips are not written. Half of the strips have
-defects and masks. Each number of strips has a process of its own; memory is its peak.
+defects and masks. Each number of strips is scored in a separate process; memory is the peak of that
+process. The second table compares the pixel metrics, which histograms approximate, with
+scikit-learn's exact ones.
 """
 
 import argparse
@@ -17,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.command_line import make_parser
+from benchmarks.tables import print_header, print_row
 from data.demo_strips import make_strip
 from data.folder import StripFile, list_strips
 from data.labelled_strip import read_strip
@@ -37,16 +42,14 @@ from ops.classical import classical_detector
 from prepare_dataset import write_painted_strip, write_strip
 from reporting.score_folder import Detector, write_everything
 
-FILES = 20  # different strips; each is scored again and again under another name
-THRESHOLD = Threshold(0.08, "of the benchmark")
+FILES = 20  # different strips; each is scored several times under different names
+THRESHOLD = Threshold(0.08, "of the benchmark")  # low: each strip has many detections above it
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--strips", type=int, nargs="+", default=[100, 1000, 10000])
-    # the folder of strips, in the process of one number
+    # given to the process that scores one number of strips: the folder of strips
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -54,25 +57,19 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_strips(Path(folder))
-        print("| strips | peak memory, MB | ms a strip | report, MB |\n| --- | --- | --- | --- |")
+        print_header("strips", "peak memory, MB", "ms a strip", "report, MB")
         for count in arguments.strips:
-            words = [
-                sys.executable,
-                "-m",
-                "benchmarks.scoring",
-                "--one",
-                folder,
-                "--strips",
-                str(count),
-            ]
-            memory, milliseconds, report = json.loads(
-                subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout
+            command = [sys.executable, "-m", "benchmarks.scoring", "--one", folder]
+            done = subprocess.run(
+                [*command, "--strips", str(count)], check=True, stdout=subprocess.PIPE
             )
-            print(f"| {count:,} | {memory:,.0f} | {milliseconds:.0f} | {report:.1f} |", flush=True)
+            memory, milliseconds, report = json.loads(done.stdout)
+            print_row(f"{count:,}", f"{memory:,.0f}", f"{milliseconds:.0f}", f"{report:.1f}")
         print_errors(Path(folder))
 
 
 def make_strips(root: Path) -> None:
+    """Write FILES strips into `root`/test, every other one with defects and a mask."""
     for number in range(FILES):
         generator = np.random.default_rng(number)
         image = make_strip(generator)
@@ -83,7 +80,7 @@ def make_strips(root: Path) -> None:
 
 
 def score(root: Path, count: int) -> tuple[float, float, float]:
-    """Peak memory in MB, milliseconds a strip, and size of the report in MB."""
+    """Score `count` strips: peak memory in MB, milliseconds a strip, size of the report in MB."""
     device = torch.device("cpu")
     detector = Detector(
         "double detection",
@@ -93,8 +90,8 @@ def score(root: Path, count: int) -> tuple[float, float, float]:
         is_classical=True,
     )
     strips = [
-        renamed(strip, number)
-        for number, strip in zip(range(count), endless(list_strips(root / "test")))
+        with_number(strip, number)
+        for number, strip in zip(range(count), cycle(list_strips(root / "test")))
     ]
     started = time.perf_counter()
     result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), baselines={})
@@ -108,40 +105,32 @@ def score(root: Path, count: int) -> tuple[float, float, float]:
     )
 
 
-def endless(strips: list[StripFile]):
-    while True:
-        yield from strips
-
-
-def renamed(strip: StripFile, number: int) -> StripFile:
+def with_number(strip: StripFile, number: int) -> StripFile:
+    """The same file under a name that begins with a number, so that no name occurs twice."""
     relative = strip.relative.with_name(f"{number:05}_{strip.relative.name}")
     return StripFile(strip.path, relative, strip.kind, strip.mask)
 
 
 def print_errors(root: Path) -> None:
-    """The histograms' figures beside scikit-learn's of all pixels."""
+    """Print scikit-learn's pixel metrics, and how far those of the histograms are off."""
     detectors = make_baselines({}, torch.device("cpu"))
     strips = [read_strip(strip, 255) for strip in list_strips(root / "test")]
     labels = np.concatenate([mask.ravel() for _, mask in strips])
-    print(
-        "\n| heatmap | pixel AUROC | off by | pixel average precision | off by |\n| --- | --- | --- | --- | --- |"
-    )
+    print()
+    print_header("heatmap", "pixel AUROC", "off by", "pixel average precision", "off by")
     for name, detector in detectors.items():
         heatmaps = [np.minimum(detector(image), 1) for image, _ in strips]
         pixels = PixelMetrics()
         for heatmap, (_, mask) in zip(heatmaps, strips):
             pixels.update(heatmap, mask)
-        scores, figures = (
-            np.concatenate([heatmap.ravel() for heatmap in heatmaps]),
-            pixels.compute(),
-        )
-        cells = []
-        for figure, exact in (
+        scores = np.concatenate([heatmap.ravel() for heatmap in heatmaps])
+        metrics, cells = pixels.compute(), []
+        for metric, exact in (
             ("pixel_auroc", roc_auc_score(labels, scores)),
             ("pixel_average_precision", average_precision_score(labels, scores)),
         ):
-            cells += [f"{exact:.6f}", f"{abs(figures[figure] - exact):.1e}"]
-        print(f"| {name} | {' | '.join(cells)} |")
+            cells += [f"{exact:.6f}", f"{abs(metrics[metric] - exact):.1e}"]
+        print_row(name, *cells)
 
 
 if __name__ == "__main__":

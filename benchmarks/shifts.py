@@ -1,27 +1,28 @@
-"""False alarms against how far the references are shifted: without a network, with the classic
-recipe, and with references aligned.
+"""False alarms of each detector against the shift of the references.
 
-    python -m benchmarks.shifts --runs output/quality --seed 42      # after benchmarks/quality.py; ten minutes on two cores
+    # after benchmarks/quality.py; ten minutes on two cores
+    python -m benchmarks.shifts --runs output/quality --seed 42
 
-Good strips of the demo patterns, none of the suite or the training: once with each reference
-shifted by the same length in a direction of its own, once with a shift along y that wanders between
-plus and minus that length, and a third of it along x. Each detector's threshold gives one false
-alarm in ten strips where nothing is shifted. Draws docs/pictures/shifts.png, too.
+The strips are good ones with the demo patterns; none is in the suite or in the training. In the
+first table each reference is shifted by the same length in a random direction. In the second one
+the shift along y wanders between plus and minus that length, and that along x by a third of it.
+Each detector's threshold gives one false alarm in ten strips where nothing is shifted. The
+benchmark also draws docs/pictures/shifts.png.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from benchmarks.command_line import ROOT, make_parser
+from benchmarks.detectors import Predictor, classical_predictors, load_predictor
 from benchmarks.quality import NETWORKS
-from benchmarks.quality_scores import Predictor
 from benchmarks.suite import draw_wander, move_rows
-from benchmarks.trainings import ROOT
+from benchmarks.tables import print_header, print_row
+from common.device import choose_device
 from common.files import atomic_write
 from data.demo_strips import (
     STRIP_SIZE,
@@ -32,28 +33,27 @@ from data.demo_strips import (
     sample_to_sensor,
 )
 from evaluation.detections import find_peaks
-from evaluation.predictors import DetectorPredictor, TorchPredictor
-from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
-from ops.tiling import PATCH_SIZES
-from training.checkpoint import build_network, load_checkpoint
 
-SEED = 5_150_901  # of these strips alone
-LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # pixels
+SEED = 5_150_901  # of these strips; no training, suite or calibration uses it
+LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the shifts, pixels
 RATE = 0.1  # false alarms per strip where nothing is shifted
-SHARE_X = 1 / 3  # of a wandering shift: a line camera's speed moves rows, not columns
-FLOOR = 0.03  # false alarms per strip: what the picture shows of none
+# of a wandering shift, along x: an uneven speed of the strip moves rows, not columns
+SHARE_X = 1 / 3
+FLOOR = 0.03  # false alarms per strip at which the logarithmic picture shows a rate of zero
 PICTURE = ROOT / "docs" / "pictures" / "shifts.png"
 
-# (generator, length in pixels) to (H, 2): (y, x) for each row
+# from a generator and a length in pixels to the shift (y, x) of each row, (H, 2) in pixels
 Shift = Callable[[np.random.Generator, float], np.ndarray]
 
 
 def constant(generator: np.random.Generator, length: float) -> np.ndarray:
+    """The same shift for all rows, in a random direction."""
     angle = generator.uniform(0, 2 * np.pi)
     return np.tile([length * np.sin(angle), length * np.cos(angle)], (STRIP_SIZE[0], 1))
 
 
 def wandering(generator: np.random.Generator, length: float) -> np.ndarray:
+    """A smooth shift between plus and minus `length` along y, and SHARE_X of that along x."""
     along_y, along_x = (draw_wander(generator, STRIP_SIZE[0]) for _ in range(2))
     return length * np.stack([along_y, SHARE_X * along_x], axis=1)
 
@@ -62,14 +62,12 @@ SHIFTS: dict[str, Shift] = {"constant": constant, "wandering": wandering}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--runs", type=Path, required=True, help="the --output of benchmarks/quality.py"
+        "--runs", type=Path, required=True, help="folder that benchmarks/quality.py had as --output"
     )
     parser.add_argument("--seed", type=int, default=42, help="of the networks")
-    parser.add_argument("--strips", type=int, default=20)
+    parser.add_argument("--strips", type=int, default=20, help="for each length and kind of shift")
     arguments = parser.parse_args()
     detectors = dict(find_detectors(arguments.runs, arguments.seed))
     scores = {
@@ -77,7 +75,7 @@ def main() -> None:
         for kind, shift in SHIFTS.items()
         for length in LENGTHS
     }
-    limits = {name: limit_of(scores["constant", 0.0][name]) for name in detectors}
+    limits = {name: choose_limit(scores["constant", 0.0][name]) for name in detectors}
     rates = {
         (name, kind): [
             np.mean([(peaks > limits[name]).sum() for peaks in scores[kind, length][name]])
@@ -88,34 +86,27 @@ def main() -> None:
     }
     for kind in SHIFTS:
         print(f"false alarms per strip, {kind} shift in pixels")
-        print(
-            f"| detector | {' | '.join(f'{length:g}' for length in LENGTHS)} |\n|{' --- |' * (1 + len(LENGTHS))}"
-        )
+        print_header("detector", *(f"{length:g}" for length in LENGTHS))
         for name in detectors:
-            print(f"| {name} | {' | '.join(f'{rate:.3g}' for rate in rates[name, kind])} |")
+            print_row(name, *(f"{rate:.3g}" for rate in rates[name, kind]))
     draw(rates, list(detectors))
     print(f"the picture is in {PICTURE}")
 
 
 def find_detectors(runs: Path, seed: int) -> Iterator[tuple[str, Predictor]]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for method in METHODS:
-        sigma = choose_sigma(method, {})
-        yield (
-            baseline_name(method, sigma),
-            DetectorPredictor(classical_detector(method, sigma), device),
-        )
+    """The classical methods, and those NETWORKS whose runs lie in a folder, by their names."""
+    device = choose_device(None)
+    for name, predictor, _ in classical_predictors({}, device):
+        yield name, predictor
     for name, run, _, align in NETWORKS:
         for best in (runs / f"{run}_seed{seed}").glob("*_best.pth"):
-            content = load_checkpoint(best)
-            network = build_network(content, best)
-            yield name, TorchPredictor(network, PATCH_SIZES[content["image_type"]], device, align)
+            yield name, load_predictor(best, device, align)
 
 
 def score(
     detectors: dict[str, Predictor], shift: Shift, length: float, count: int
 ) -> dict[str, list[np.ndarray]]:
-    """For each detector the scores of what it detects on `count` good strips."""
+    """For each detector the scores of its detections on each of `count` good strips."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
     for number in tqdm(
         range(count),
@@ -131,8 +122,9 @@ def score(
 
 
 def make_shifted(number: int, shift: Shift, length: float) -> np.ndarray:
-    """Good strip `number`, (3, H, W) float32 grey levels: the same but for the shift, whatever its
-    length.
+    """Good strip `number`, (3, H, W) float32 in grey levels.
+
+    Only the shift of the references differs between lengths: pattern, exposure and noise are equal.
     """
     generator = np.random.default_rng((SEED, number))
     pattern = draw_pattern(generator, STRIP_SIZE)
@@ -147,14 +139,15 @@ def make_shifted(number: int, shift: Shift, length: float) -> np.ndarray:
     )
 
 
-def limit_of(scores: list[np.ndarray]) -> float:
-    """What a score must exceed so that at most RATE detections per strip do."""
+def choose_limit(scores: list[np.ndarray]) -> float:
+    """The lowest threshold that at most RATE detections per strip exceed."""
     ordered = np.sort(np.concatenate(scores))[::-1]
     allowed = int(RATE * len(scores))
     return float(ordered[allowed]) if len(ordered) > allowed else -np.inf
 
 
 def draw(rates: dict[tuple[str, str], list[float]], names: list[str]) -> None:
+    """Draw PICTURE: `rates` of false alarms for each of LENGTHS, by detector and kind of shift."""
     figure = Figure(figsize=(12, 5.5), layout="constrained")
     for axis, kind in zip(figure.subplots(1, 2, sharey=True), SHIFTS):
         for name in names:

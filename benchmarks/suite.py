@@ -1,16 +1,15 @@
-"""The strips of the quality suite: seven levels of what differs between the channels, with points
-of known place and contrast.
+"""The strips of the quality suite: seven levels of difference between the channels, known points.
 
-    python -m benchmarks.suite --output FILE.png     # one strip of each level, to look at
+    python -m benchmarks.suite --output FILE.png     # a picture with one strip of each level
 
-Patterns are those of the demo strips. A point is a Gaussian with a sub-pixel centre, added to what
-was lit and amplified, so that its contrast is in grey levels of the shot whatever the gain. One in
-Target only is a defect; every other one is a feature of the part, painted into each of its channels
-where that channel's shift has moved it. Several shots of a strip have the same pattern, stripes and
-points and nothing else in common. Seed, level, number and shot decide everything.
+Patterns are those of the demo strips. A point is a Gaussian with a sub-pixel centre. It is added
+after exposure and gain, so that its contrast is in grey levels of the shot whatever the gain. A
+point in Target only is a defect. Every other point is a feature of the part: it is painted into
+each of its channels, at the place to which that channel's shift moves it. The shots of a strip
+share pattern, stripes and points, and nothing else. Seed, level, number and shot determine a strip
+completely.
 """
 
-import argparse
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.command_line import make_parser
 from data.demo_strips import (
     ILLUMINATION_SPREAD,
     OFFSET_SPREAD,
@@ -45,12 +45,12 @@ from gaussian import (
 )
 from ops.tiling import PATCH_SIZES
 
-# of the suite alone: what is trained, chosen or calibrated has other seeds
+# of the suite only: trainings, choices and calibrations use other seeds
 SUITE_SEED = 604_171_983
 STRIP_COUNT = 20  # strips of a level, numbered from 0
 SHOT_COUNT = 3  # shots of a strip, numbered from 0
 
-CHANNELS = {  # presence to the channels that a point is in
+CHANNELS = {  # presence of a point to the channels that contain it
     "T": TARGET_ONLY,  # a defect
     "T1": WITH_REF1,
     "T2": WITH_REF2,
@@ -59,40 +59,40 @@ CHANNELS = {  # presence to the channels that a point is in
     "R2": (REF2,),
     "R12": (REF1, REF2),  # a missing feature
 }
-# how many points in Target only have strip 0, 1, ... of each ten
+# number of defects of strip 0, 1, ... of each ten strips
 DEFECTS = (0, 0, 0, 1, 1, 1, 18, 18, 18, 18)
-DISTRACTORS = ("T1", "T2", "T12", "R1", "R2") * 2  # of every strip
-MISSING_FEATURES = ("R12", "R12")  # of every strip of the suite; a good strip has none
+DISTRACTORS = ("T1", "T2", "T12", "R1", "R2") * 2  # in every strip
+MISSING_FEATURES = ("R12", "R12")  # in every strip of the suite; `make_good_strip` has none
 
-# grey levels, equally often, dark as often as bright where both fit
+# grey levels: equally often, and dark as often as bright where both fit
 CONTRASTS = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.0, 80.0)
 POINT_SIGMA = (0.7, 1.6)  # pixels, along y and along x
-# equally often, so half of the points lie in the interior
+# drawn equally often: half of the points lie in the interior
 PLACES = ("border", "seam", "interior", "interior")
 SMALLEST_DISTANCE = 12.0  # pixels between two centres
-MOST_TRIES = 5000  # to find a place for a point
+MOST_TRIES = 5000  # attempts to find a centre for a point
 
-SMALLEST_SHIFT = 0.3  # pixels, the length of a constant shift
-WANDER_WAVES = (250.0, 1000.0)  # rows, the wavelengths of a wandering shift
-WANDER_SHARE_X = (0.1, 0.4)  # of the largest wander: it is across the strip much less than along it
-STRIPE_COUNT = (2, 5)  # fewest and most of a strip
+SMALLEST_SHIFT = 0.3  # pixels: the least length of a constant shift
+WANDER_WAVES = (250.0, 1000.0)  # rows: the wavelengths of a wandering shift
+WANDER_SHARE_X = (0.1, 0.4)  # of the largest wander: strips wander far less across than along
+STRIPE_COUNT = (2, 5)  # fewest and most stripes of a strip
 STRIPE_WIDTH = (1.0, 3.0)  # pixels
 STRIPE_STRENGTH = (12.0, 30.0)  # grey levels, bright or dark
-STRIPE_FACTOR = (0.6, 1.4)  # what each channel makes of a stripe's strength
+STRIPE_FACTOR = (0.6, 1.4)  # by which each channel multiplies a stripe's strength
 
-PART, POINTS, SHOT = range(3)  # what a generator is for
+PART, POINTS, SHOT = range(3)  # purposes of a generator
 
 
 @dataclass(frozen=True)
 class Amounts:
     """How much the channels of a level differ."""
 
-    gain: float = 0.0  # each channel's gain is 1 +- this
+    gain: float = 0.0  # largest deviation of a channel's gain from 1
     offset: float = 0.0  # grey levels
     illumination: float = 0.0  # grey levels
     noise_sigma: tuple[float, float] = SENSOR_NOISE_SIGMA  # grey levels, drawn for each channel
-    shift: float = 0.0  # pixels in y and in x, the largest constant shift of a reference
-    wander: float = 0.0  # pixels, the largest shift that comes and goes along the strip
+    shift: float = 0.0  # pixels in y and in x: the largest constant shift of a reference
+    wander: float = 0.0  # pixels: the largest shift that varies along the strip
     striped: bool = False
 
 
@@ -111,11 +111,10 @@ LEVELS = tuple(AMOUNTS)
 
 @dataclass(frozen=True)
 class Point:
-    """A Gaussian point; centre and sigma (y, x) in pixels of Target, whole numbers in the middle of
-    a pixel.
+    """A Gaussian point, with centre and sigma (y, x) in pixels of Target.
 
-    The amplitude is that of the centre: where it lies between pixels the brightest of them shows
-    less, at the worst 60 %.
+    A whole number is the middle of a pixel. The amplitude is that at the centre: where the centre
+    lies between pixels, the brightest of them shows less, in the worst case 60 %.
     """
 
     center: tuple[float, float]
@@ -126,14 +125,15 @@ class Point:
 
     @property
     def contrast(self) -> float:
-        """Grey levels, positive."""
+        """The size of the amplitude in grey levels, positive."""
         return abs(self.amplitude)
 
 
 @dataclass(frozen=True)
 class SuiteStrip:
-    """One shot of one strip: image (3, H, W) float32, grey levels 0-255, and every point of it, in
-    whichever channel.
+    """One shot of one strip: image (3, H, W) float32, grey levels 0-255, and its points.
+
+    The points are those of all channels.
     """
 
     level: str
@@ -145,20 +145,18 @@ class SuiteStrip:
 
 @dataclass(frozen=True)
 class Stripe:
-    """A bright or dark line of the part: first and last (y, x) in pixels, may lie beyond the strip,
-    and strength in grey levels.
-    """
+    """A bright or dark line of the part."""
 
-    start: tuple[float, float]
+    start: tuple[float, float]  # (y, x) in pixels; may lie beyond the strip
     stop: tuple[float, float]
-    strength: float
+    strength: float  # grey levels, negative where the line is dark
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the shots of a strip have in common. The pattern is on the fine grid with its margin."""
+    """Everything that the shots of a strip share."""
 
-    pattern: np.ndarray
+    pattern: np.ndarray  # on the fine grid, with its margin
     stripes: tuple[Stripe, ...]
     points: tuple[Point, ...]
 
@@ -172,7 +170,7 @@ def make_suite_strip(
 ) -> SuiteStrip:
     """Shot `shot` of strip `number` of a level; `image_size` is (height, width).
 
-    Raises `ValueError` where the level is unknown or the points do not fit into so small a strip.
+    Raises `ValueError` where the level is unknown or the strip is too small for its points.
     """
     part = _make_part(level, number, seed, tuple(image_size), _presences(number))
     image = _shoot_part(part, level, _generator(level, number, seed, SHOT, shot), tuple(image_size))
@@ -182,10 +180,10 @@ def make_suite_strip(
 def make_good_strip(
     level: str, number: int, seed: int, image_size: tuple[int, int] = STRIP_SIZE
 ) -> np.ndarray:
-    """A strip (3, H, W) like those of a level, of another seed, with distractors alone: to choose
-    settings and thresholds on.
+    """A strip (3, H, W) like those of a level, with distractors only and another seed.
 
-    Raises `ValueError` for SUITE_SEED: nothing may be chosen on the suite's own parts.
+    Settings and thresholds may be chosen on such strips. Raises `ValueError` for SUITE_SEED, as
+    nothing may be chosen on the parts of the suite.
     """
     if seed == SUITE_SEED:
         raise ValueError(f"found seed {seed}, expected another one: it is the suite's own")
@@ -194,24 +192,25 @@ def make_good_strip(
 
 
 def _presences(number: int) -> tuple[str, ...]:
-    """One for each point of strip `number` of the suite."""
+    """The presence of each point of strip `number` of the suite."""
     return ("T",) * DEFECTS[number % len(DEFECTS)] + DISTRACTORS + MISSING_FEATURES
 
 
 def _generator(
     level: str, number: int, seed: int, purpose: int, shot: int = 0
 ) -> np.random.Generator:
-    """The suite's number goes first, whatever the seed: no other script's generators begin like
-    these.
+    """The generator of one purpose.
+
+    Its seed begins with SUITE_SEED whatever `seed` is, so that no other script has the same one.
     """
     return np.random.default_rng((SUITE_SEED, seed, LEVELS.index(level), number, purpose, shot))
 
 
-@lru_cache(maxsize=2)  # the shots of a strip mostly follow one another
+@lru_cache(maxsize=2)  # callers mostly make the shots of a strip in sequence
 def _make_part(
     level: str, number: int, seed: int, image_size: tuple[int, int], presences: tuple[str, ...]
 ) -> Part:
-    """The part with one point of each of `presences`. Its pattern is read-only: it is shared."""
+    """The part with a point for each of `presences`. Its pattern is shared and read-only."""
     generator = _generator(level, number, seed, PART)
     pattern = draw_pattern(generator, image_size)
     pattern.flags.writeable = False
@@ -227,7 +226,7 @@ def _make_part(
 def _shoot_part(
     part: Part, level: str, generator: np.random.Generator, image_size: tuple[int, int]
 ) -> np.ndarray:
-    """A shot (3, H, W) float32, grey levels 0-255; references are shifted, Target is not."""
+    """A shot (3, H, W) float32, grey levels 0-255, with shifted references."""
     amounts, channels = AMOUNTS[level], []
     for channel in (TARGET, REF1, REF2):
         shift = (
@@ -254,7 +253,7 @@ def _shoot_part(
 
 
 def _draw_shift(generator: np.random.Generator, amounts: Amounts, height: int) -> np.ndarray:
-    """How far each row of a reference is moved, (H, 2): (y, x) in pixels."""
+    """The shift (y, x) of each row of a reference, (H, 2) in pixels."""
     shift = np.zeros((height, 2))
     if amounts.shift:
         constant = np.zeros(2)
@@ -270,9 +269,7 @@ def _draw_shift(generator: np.random.Generator, amounts: Amounts, height: int) -
 
 
 def draw_wander(generator: np.random.Generator, height: int) -> np.ndarray:
-    """A smooth curve over the rows that goes from -1 to 1 or back, and mostly to and fro in
-    between.
-    """
+    """A smooth curve over the rows, (H,), whose lowest value is -1 and whose highest is 1."""
     wavelengths = np.exp(generator.uniform(*np.log(WANDER_WAVES), 3))
     phases = generator.uniform(0, 2 * np.pi, 3)
     curve = np.sin(2 * np.pi * np.arange(height)[:, None] / wavelengths + phases).sum(axis=1)
@@ -280,26 +277,26 @@ def draw_wander(generator: np.random.Generator, height: int) -> np.ndarray:
 
 
 def move_rows(pattern: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """A pattern on the fine grid, moved by `shift` (H, 2), (y, x) camera pixels for each camera
-    row, down and to the right.
+    """A pattern on the fine grid, moved down and to the right by `shift`.
+
+    `shift` is (H, 2): (y, x) in camera pixels for each camera row.
     """
     if not shift.any():
         return pattern
     height, width = pattern.shape
     rows = (np.arange(height) + 0.5) / OVERSAMPLING - 0.5 - PATTERN_MARGIN
     fine_shift = [np.interp(rows, np.arange(len(shift)), along) * OVERSAMPLING for along in shift.T]
-    from_y, from_x = (
-        (np.arange(height) - fine_shift[0])[:, None],
-        np.arange(width) - fine_shift[1][:, None],
-    )
+    from_y = (np.arange(height) - fine_shift[0])[:, None]
+    from_x = np.arange(width) - fine_shift[1][:, None]
     maps = from_x.astype(np.float32), np.broadcast_to(from_y, pattern.shape).astype(np.float32)
     return cv2.remap(pattern, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
 def _move_point(center: tuple[float, float], shift: np.ndarray) -> tuple[float, float]:
-    """Where a shift (H, 2) moves a point (y, x): the row that it arrives at decides how far."""
+    """The place (y, x) to which a shift (H, 2) moves a point: the row of arrival decides."""
     y = center[0]
-    # rows' shifts differ by a few hundredths of a pixel, so each round divides the error by fifty
+    # The shifts of adjacent rows differ by a few hundredths of a pixel, so each iteration divides
+    # the error by about fifty.
     for _ in range(4):
         move_y, move_x = (np.interp(y, np.arange(len(shift)), along) for along in shift.T)
         y = center[0] + move_y
@@ -309,15 +306,13 @@ def _move_point(center: tuple[float, float], shift: np.ndarray) -> tuple[float, 
 def _draw_stripes(
     generator: np.random.Generator, image_size: tuple[int, int]
 ) -> tuple[Stripe, ...]:
-    """Lines along or across the strip, half of them over the whole of it."""
+    """Lines along or across the strip; half of them span it completely."""
     stripes = []
     for _ in range(generator.integers(STRIPE_COUNT[0], STRIPE_COUNT[1] + 1)):
         along = int(generator.integers(2))
         length = image_size[along] * generator.uniform(0.3, 0.8)
-        first, line = (
-            generator.uniform(0, image_size[along] - length),
-            generator.uniform(0, image_size[1 - along]),
-        )
+        first = generator.uniform(0, image_size[along] - length)
+        line = generator.uniform(0, image_size[1 - along])
         spans = {
             1 - along: (line, line + generator.uniform(*STRIPE_WIDTH)),
             along: (first, first + length),
@@ -332,9 +327,7 @@ def _draw_stripes(
 def _add_stripes(
     pattern: np.ndarray, stripes: tuple[Stripe, ...], factors: np.ndarray
 ) -> np.ndarray:
-    """A copy of a pattern on the fine grid with the stripes in it, each one's strength times its
-    factor.
-    """
+    """A copy of a pattern on the fine grid with stripes; factors multiply their strengths."""
     pattern = pattern.copy()
     for stripe, factor in zip(stripes, factors):
         cover_y, cover_x = (_cover(*span) for span in zip(stripe.start, stripe.stop, pattern.shape))
@@ -349,8 +342,9 @@ def _add_stripes(
 
 
 def _cover(start: float, stop: float, length: int) -> np.ndarray:
-    """How much of each of `length` fine pixels lies between two places in camera pixels along one
-    axis, 0-1.
+    """The share 0-1 of each of `length` fine pixels between two places along one axis.
+
+    `start` and `stop` are in camera pixels.
     """
     pixels = np.arange(length)
     start, stop = ((value + 0.5 + PATTERN_MARGIN) * OVERSAMPLING for value in (start, stop))
@@ -360,9 +354,7 @@ def _cover(start: float, stop: float, length: int) -> np.ndarray:
 def _calculate_bounds(
     pattern: np.ndarray, stripes: tuple[Stripe, ...], amounts: Amounts, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The darkest and the brightest (H, W) that a shot of a level can be, in grey levels, with one
-    sigma of noise.
-    """
+    """The darkest and brightest shot (H, W) of a level, grey levels, with one sigma of noise."""
     strengths = np.array([stripe.strength for stripe in stripes])
     spread = amounts.offset + amounts.illumination + amounts.noise_sigma[1]
     bounds = []
@@ -379,14 +371,10 @@ def _draw_points(
     bounds: tuple[np.ndarray, np.ndarray],
     image_size: tuple[int, int],
 ) -> tuple[Point, ...]:
-    """One point of each of `presences`, far enough from one another, none of them clipped in any
-    shot.
-    """
+    """A point for each of `presences`, far enough from one another and clipped in no shot."""
     points: list[Point] = []
-    places, contrasts = (
-        _deal(generator, PLACES, len(presences)),
-        _deal(generator, CONTRASTS, len(presences)),
-    )
+    places = _deal(generator, PLACES, len(presences))
+    contrasts = _deal(generator, CONTRASTS, len(presences))
     for presence, place, contrast in zip(presences, places, contrasts):
         sigma = tuple(generator.uniform(*POINT_SIGMA, 2).tolist())
         amplitude = float(generator.choice([-1.0, 1.0]) * contrast)
@@ -398,7 +386,7 @@ def _draw_points(
 
 
 def _deal(generator: np.random.Generator, cards: tuple, count: int) -> list:
-    """`count` cards from one shuffled deck after another, so that every card comes equally often."""
+    """`count` cards from shuffled decks, one after another: every card comes equally often."""
     return [
         cards[number]
         for _ in range(-(-count // len(cards)))
@@ -414,8 +402,10 @@ def _find_center(
     bounds: tuple[np.ndarray, np.ndarray],
     image_size: tuple[int, int],
 ) -> tuple[tuple[float, float], float]:
-    """A centre (y, x) in such a place, far from `others`, and the amplitude, its sign changed where
-    only that one fits.
+    """A centre (y, x) in a place, far from the `others`, and the amplitude.
+
+    The amplitude changes its sign where only the opposite sign fits. Raises `ValueError` where no
+    centre is found in MOST_TRIES attempts.
     """
     for _ in range(MOST_TRIES):
         center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
@@ -427,16 +417,15 @@ def _find_center(
             if _fits(center, signed, bounds):
                 return center, signed
     raise ValueError(
-        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), expected a larger one"
+        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), "
+        "expected a larger one"
     )
 
 
 def _fits(
     center: tuple[float, float], amplitude: float, bounds: tuple[np.ndarray, np.ndarray]
 ) -> bool:
-    """Whether a peak is never clipped, on whichever pixel next to its centre (y, x) a shift puts
-    it.
-    """
+    """Whether no shot clips a peak, on whichever pixel beside its centre (y, x) it comes to lie."""
     pixels = tuple(slice(int(value), int(value) + 2) for value in center)
     darkest, brightest = bounds[0][pixels].min(), bounds[1][pixels].max()
     return bool(
@@ -445,23 +434,20 @@ def _fits(
 
 
 def _paint(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
-    """Add a point to a channel (H, W), in place, around a centre (y, x) that may lie beyond the
-    edge.
-    """
+    """Add a point to a channel (H, W) in place. Its centre (y, x) may lie beyond the edge."""
     paint_point(lit, center, point.sigma, point.amplitude)
 
 
 def draw_levels(number: int, rows: int, seed: int = SUITE_SEED) -> np.ndarray:
-    """A picture (h, w, 3) uint8 of the first rows of each level's strip: Target with its defects
-    ringed, and |T-R1| four times.
+    """A picture (h, w, 3) uint8 of the first rows of each level's strip.
+
+    It shows Target with rings around the defects, and |T-R1| multiplied by four.
     """
     panels = []
     for level in LEVELS:
         strip = make_suite_strip(level, number, 0, seed, STRIP_SIZE)
-        target, difference = (
-            strip.image[TARGET, :rows],
-            np.abs(strip.image[TARGET] - strip.image[REF1])[:rows],
-        )
+        target = strip.image[TARGET, :rows]
+        difference = np.abs(strip.image[TARGET] - strip.image[REF1])[:rows]
         for name, plane in ((level, target), ("|T-R1| x4", 4 * difference)):
             panel = cv2.cvtColor(np.clip(plane, 0, MAX_GREY).astype(np.uint8), cv2.COLOR_GRAY2BGR)
             panel = cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
@@ -485,9 +471,7 @@ def draw_levels(number: int, rows: int, seed: int = SUITE_SEED) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="PNG file")
     parser.add_argument("--number", type=int, default=6, help="which strip of each level")
     parser.add_argument("--rows", type=int, default=300, help="how many of its rows")

@@ -1,12 +1,15 @@
-"""This trainer beside a plain training loop: patches per second, where the time goes, and memory
-with many workers.
+"""Speed and memory of this trainer beside a plain training loop.
 
-    python -m benchmarks.training            # two CPU cores: 4 minutes. Where there is a GPU its rows come first: 3 minutes more
+    # two CPU cores: 4 minutes; with a GPU, whose rows come first, 3 minutes more
+    python -m benchmarks.training
 
-The plain loop is written the straightforward way: float32, channels first, the mask turned into
-classes on the CPU in every step, and the loss read back with .item(). Both train the same network
-on the same strips; rounds are interleaved, medians shown. Memory is each process's proportional
-share (PSS) at its peak, so that shared pages count once; it needs Linux.
+The first table shows patches per second and the time of each phase of a step. The plain loop is
+written in the straightforward way: float32, channels first, the mask turned into classes on the CPU
+in every step, and the loss read back with .item(). Both train the same network on the same strips.
+They take turns in each round, and the table shows medians.
+
+The second table shows memory with many workers: the peak of each process's proportional share
+(PSS), which counts shared pages once. It needs Linux.
 """
 
 import argparse
@@ -28,6 +31,8 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from benchmarks.command_line import make_parser
+from benchmarks.tables import print_header, print_row
 from common.distributed import ProcessGroup
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.folder import StripFile
@@ -40,11 +45,11 @@ from training.run_folder import RunFolder
 from training.strip_settings import TrainingSettings
 from training.strip_task import StripTask, training_patches
 
-ALPHA, GAMMA = 0.75, 2.0
-WARM_UPS = 3  # steps
+ALPHA, GAMMA = 0.75, 2.0  # of the plain loop's focal loss
+WARM_UPS = 3  # steps of each loop that are not timed
 PHASES = ("data", "forward", "backward", "step")
-WORKERS_SHOWN = 8
-SAMPLING = 0.02  # seconds between two looks at the memory
+WORKERS_SHOWN = 8  # in the table of memory
+SAMPLING = 0.02  # seconds between two measurements of the memory
 
 
 class OurLoop:
@@ -53,29 +58,30 @@ class OurLoop:
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         settings = TrainingSettings.from_values(vars(arguments))
         choose_algorithms(settings)
-        task, folder = (
-            StripTask(settings, dataset, device),
-            RunFolder(settings.checkpoint_path, "benchmark"),
-        )
+        task = StripTask(settings, dataset, device)
+        folder = RunFolder(settings.checkpoint_path, "benchmark")
         self.training = Training(task, settings, ProcessGroup(device), folder)
         self.network, self.optimizer = self.training.network, self.training.optimizer
         self.patches = task.samples
 
     def batches(self) -> Iterator:
+        """The batches of each optimizer step, epoch after epoch without end."""
         epoch = 0
         while True:
             yield from self.training.loader.steps(epoch, 0)
             epoch += 1
 
     def step(self, batches: list[dict[str, torch.Tensor]]) -> None:
+        """Take one optimizer step."""
         self.training.take_step(batches)
 
     def close(self) -> None:
+        """Stop the loader's workers."""
         self.training.loader.close()
 
 
 class PlainLoop:
-    """The straightforward loop, kept apart from ours on purpose."""
+    """The straightforward loop. It shares the samples with ours, but no training code."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         self.device = device
@@ -88,10 +94,12 @@ class PlainLoop:
         self.network.train()
 
     def batches(self) -> Iterator:
+        """The loader's batches, epoch after epoch without end."""
         while True:
             yield from self.loader
 
     def step(self, batch: dict[str, torch.Tensor]) -> float:
+        """Take one optimizer step; returns the loss."""
         images = batch["three_channel_input"].to(self.device)
         classes = (
             functional.one_hot(batch["target_mask"].cpu().long().squeeze(1), 2)
@@ -112,11 +120,11 @@ class PlainLoop:
         return loss.item()
 
     def close(self) -> None:
-        pass
+        """Nothing to stop: the loader's workers end with it."""
 
 
 class CachedInEachProcess:
-    """Decoded strips kept by whoever decoded them: what a cache inside a worker process amounts to."""
+    """A cache of decoded strips in each process that decodes them, as a plain loader keeps it."""
 
     def __init__(self, paths: list[Path]):
         self.open = lru_cache(len(paths))(lambda number: open_channels(paths[number]))
@@ -126,9 +134,9 @@ class CachedInEachProcess:
 
 
 class Stopwatch:
-    """Adds up how long each phase of a step takes.
+    """Adds up the time of each phase of a step.
 
-    On a GPU it waits for each phase to end, so the whole takes longer.
+    On a GPU it waits for the end of each phase, which makes the whole step slower.
     """
 
     def __init__(self, loop: OurLoop | PlainLoop, device: torch.device):
@@ -137,6 +145,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a phase."""
         synchronize(self.device)
         started = time.perf_counter()
         yield
@@ -144,6 +153,8 @@ class Stopwatch:
         self.seconds[name] += time.perf_counter() - started
 
     def around(self, name: str, function: Callable) -> Callable:
+        """`function`, with the time of each call added to a phase."""
+
         def timed(*arguments, **options):
             with self.phase(name):
                 return function(*arguments, **options)
@@ -151,8 +162,9 @@ class Stopwatch:
         return timed
 
     def run(self, batches: Iterator, steps: int) -> dict[str, float]:
-        """Milliseconds a step of each phase; what is left of the step, above all the loss, is
-        `rest`.
+        """Milliseconds a step of each phase and of `rest`, which is above all the loss.
+
+        Replaces `torch.Tensor.backward` and methods of the loop during the call.
         """
         originals = self.loop.network.forward, self.loop.optimizer.step, torch.Tensor.backward
         self.loop.network.forward = self.around("forward", originals[0])
@@ -174,6 +186,7 @@ class Stopwatch:
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for the work of a GPU; does nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -181,6 +194,7 @@ def synchronize(device: torch.device) -> None:
 def patches_per_second(
     loop: OurLoop | PlainLoop, batches: Iterator, steps: int, device: torch.device, batch_size: int
 ) -> float:
+    """The speed of a loop over so many steps."""
     synchronize(device)
     started = time.perf_counter()
     for _ in range(steps):
@@ -190,6 +204,7 @@ def patches_per_second(
 
 
 def make_dataset(folder: Path, count: int, compression: str | None = None) -> Dataset:
+    """`count` demo strips as TIFF files in a folder, all of them for training."""
     strips = []
     for number in range(count):
         path = folder / f"{number}.tiff"
@@ -201,7 +216,8 @@ def make_dataset(folder: Path, count: int, compression: str | None = None) -> Da
     return Dataset(STRIP_SIZE, strips, [], [])
 
 
-def settings(folder: Path, *flags: object) -> argparse.Namespace:
+def make_arguments(folder: Path, *flags: object) -> argparse.Namespace:
+    """The arguments of trainer.py with a folder for strips and run, and further flags."""
     return parse_args(
         ["--training_dataset_path", str(folder), "--checkpoint_path", str(folder), *map(str, flags)]
     )
@@ -215,7 +231,7 @@ def compare_speed(
     steps: int,
     rounds: int,
 ) -> None:
-    """Print a row for each loop."""
+    """Time the loops in turn and print a row for each."""
     folder = dataset.train[0].path.parent
     flags = (
         "--base_channels",
@@ -226,10 +242,10 @@ def compare_speed(
         4 if device.type == "cuda" else 0,
     )
     loops: dict[str, OurLoop | PlainLoop] = {
-        "plain loop": PlainLoop(settings(folder, *flags), dataset, device)
+        "plain loop": PlainLoop(make_arguments(folder, *flags), dataset, device)
     }
     for name, more in {"this trainer": (), "this trainer, --amp": ("--amp",)}.items():
-        loops[name] = OurLoop(settings(folder, *flags, *more), dataset, device)
+        loops[name] = OurLoop(make_arguments(folder, *flags, *more), dataset, device)
     sources = {name: loop.batches() for name, loop in loops.items()}
     speeds: dict[str, list[float]] = defaultdict(list)
     for name, loop in loops.items():
@@ -241,29 +257,29 @@ def compare_speed(
     for name, loop in loops.items():
         phases = Stopwatch(loop, device).run(sources[name], steps)
         speed = statistics.median(speeds[name])
-        times = " | ".join(f"{milliseconds:,.1f}" for milliseconds in phases.values())
+        times = (f"{milliseconds:,.1f}" for milliseconds in phases.values())
         where = (
             torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else f"CPU, {torch.get_num_threads()} threads"
         )
-        print(
-            f"| {where} | {base_channels} | {batch_size} | {name} | {speed:,.1f} | {speed / plain:.2f} | {times} |",
-            flush=True,
-        )
+        speeds_shown = f"{speed:,.1f}", f"{speed / plain:.2f}"
+        print_row(where, base_channels, batch_size, name, *speeds_shown, *times)
         loop.close()
 
 
 def train_and_load(kind: str, strips: int, workers: int, ready: multiprocessing.Event) -> None:
-    """In a process of its own: some steps, and then epochs of loading, until every worker has met
-    every strip.
+    """Train some steps and then load samples until every worker has read every strip.
+
+    Runs in a separate process, whose memory is measured from outside. Sets `ready` once the
+    workers start.
     """
-    # more workers than cores, on purpose
+    # there are more workers than cores on purpose
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), strips, "zlib")
         kept = 0 if kind == "each worker" else strips
-        arguments = settings(
+        arguments = make_arguments(
             Path(folder), "--base_channels", 16, "--num_workers", workers, "--cache_size", kept
         )
         loop = OurLoop(arguments, dataset, torch.device("cpu"))
@@ -279,12 +295,11 @@ def train_and_load(kind: str, strips: int, workers: int, ready: multiprocessing.
 
 
 def compare_memory(strips: int) -> None:
-    """Print a row for each way to keep decoded strips."""
+    """Measure the memory with each cache of decoded strips and print a row for each."""
     decoded = strips * 3 * STRIP_SIZE[0] * STRIP_SIZE[1] * 4 / 1e6
-    print(
-        f"\n| {strips} compressed strips, {decoded:,.0f} MB decoded | workers | main process, MB | workers together, MB |"
-    )
-    print("| --- | --- | --- | --- |")
+    title = f"{strips} compressed strips, {decoded:,.0f} MB decoded"
+    print()
+    print_header(title, "workers", "main process, MB", "workers together, MB")
     for kind, workers in (
         ("memory shared by all", 0),
         ("memory shared by all", WORKERS_SHOWN),
@@ -300,14 +315,12 @@ def compare_memory(strips: int) -> None:
             peak_main = max(peak_main, proportional_memory(process.pid))
             peak_workers = max(peak_workers, sum(map(proportional_memory, children(process.pid))))
             time.sleep(SAMPLING)
-        print(
-            f"| kept in {kind} | {workers} | {peak_main / 1e6:,.0f} | {peak_workers / 1e6:,.0f} |",
-            flush=True,
-        )
+        memory = f"{peak_main / 1e6:,.0f}", f"{peak_workers / 1e6:,.0f}"
+        print_row(f"kept in {kind}", workers, *memory)
 
 
 def proportional_memory(pid: int) -> int:
-    """Bytes; 0 for a process that has ended."""
+    """The proportional set size (PSS) of a process in bytes; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -316,6 +329,7 @@ def proportional_memory(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
+    """The ids of a process's children; none once it has ended."""
     try:
         return [
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -325,38 +339,22 @@ def children(pid: int) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--strips", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--base_channels", type=int, default=16, help="on the CPU; on a GPU 64")
     arguments = parser.parse_args()
-    print(
-        f"| device | base channels | batch | | patches/s | times plain | {' | '.join(f'{p}, ms' for p in (*PHASES, 'rest'))} |"
-    )
-    print(f"|{' --- |' * 11}", flush=True)
+    phases = (f"{phase}, ms" for phase in (*PHASES, "rest"))
+    print_header("device", "base channels", "batch", "", "patches/s", "times plain", *phases)
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), arguments.strips)
         if torch.cuda.is_available():
             for batch_size in (16, 64):
-                compare_speed(
-                    dataset,
-                    torch.device("cuda", 0),
-                    64,
-                    batch_size,
-                    5 * arguments.steps,
-                    arguments.rounds,
-                )
-        compare_speed(
-            dataset,
-            torch.device("cpu"),
-            arguments.base_channels,
-            16,
-            arguments.steps,
-            arguments.rounds,
-        )
+                device, steps = torch.device("cuda", 0), 5 * arguments.steps
+                compare_speed(dataset, device, 64, batch_size, steps, arguments.rounds)
+        device, base_channels = torch.device("cpu"), arguments.base_channels
+        compare_speed(dataset, device, base_channels, 16, arguments.steps, arguments.rounds)
     if sys.platform == "linux":
         compare_memory(3 * arguments.strips)
 

@@ -1,25 +1,25 @@
-"""The trainings that a benchmark starts: what is finished stays, and what was interrupted goes on
-where it was.
-"""
+"""The trainings of a benchmark: finished ones are kept, interrupted ones are resumed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.command_line import ROOT
+
 INTERRUPTED = (
-    "interrupted: what is finished is kept, and the training at hand goes on the next time"
+    "interrupted: finished work is kept, and the next call resumes the training that was running"
 )
 
 
-def demo_strips(folder: Path, parts: tuple[str, ...]) -> Path:
-    """The demo strips to train on, made in `folder` and linked with some of their `parts`, but
-    without a valid/.
+def find_demo_strips(folder: Path, parts: tuple[str, ...]) -> Path:
+    """The folder of demo strips to train on; makes them in `folder` where they are missing.
 
-    Then a tenth of them is set aside, six strips instead of sixty, and validation is quick.
+    Only `parts` of the demo data set are linked beside it, never valid/. The trainer then sets a
+    tenth of the training strips aside, six instead of sixty, and validation is quick.
     """
     if not (folder / "demo").exists():
-        command(ROOT / "prepare_dataset.py", "demo", "--output", folder / "demo")
+        run_script(ROOT / "prepare_dataset.py", "demo", "--output", folder / "demo")
     (folder / "strips").mkdir(exist_ok=True)
     for part in parts:
         link = folder / "strips" / part
@@ -29,32 +29,43 @@ def demo_strips(folder: Path, parts: tuple[str, ...]) -> Path:
 
 
 def train(run: Path, strips: Path, flags: list[object], log: Path | None = None) -> None:
-    """One training in the folder `run` to its end, from where it was; what it prints goes into
-    `log`, if given.
+    """Train to the end in the folder `run`; resumes the run that is there, if any.
+
+    The trainer's output goes into `log`, if given.
     """
     if list(run.glob("BgRemoval_*.pth")):
         words = ["--resume", run]
     else:
         words = ["--training_dataset_path", strips, "--checkpoint_path", run, *flags]
-    command(ROOT / "trainer.py", *words, log=log)
+    run_script(ROOT / "trainer.py", *words, log=log)
 
 
-def command(*words: object, log: Path | None = None) -> None:
-    """A script of the repository.
+def is_finished(run: Path) -> bool:
+    """Whether the run in a folder has trained all of its epochs."""
+    arguments = list(run.glob("*_arguments.json"))
+    history = list(run.glob("*_metrics.jsonl"))
+    return (
+        bool(arguments and history)
+        and len(history[0].read_text().splitlines())
+        == json.loads(arguments[0].read_text())["epochs"]
+    )
 
-    Ends the process with one line when it fails; lets it save what it has on Ctrl-C.
+
+def run_script(*words: object, log: Path | None = None) -> None:
+    """Run a script of the repository with Python.
+
+    Exits with one line when the script fails. On Ctrl-C the script saves its state first.
     """
     output = log.open("a") if log else None
     process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=output)
     try:
         process.wait()
     except KeyboardInterrupt:
-        process.wait()  # the terminal has told it, too
+        process.wait()  # the terminal has sent the signal to the script as well
         raise
     finally:
         if output:
             output.close()
     if process.returncode:
-        sys.exit(
-            f"error: {words[0]} ended with exit code {process.returncode}{f': see {log}' if log else ''}"
-        )
+        details = f": see {log}" if log else ""
+        sys.exit(f"error: {words[0]} ended with exit code {process.returncode}{details}")

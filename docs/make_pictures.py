@@ -1,6 +1,8 @@
-"""Draw the pictures of the documents, after `bash train.sh`. That of the report needs Chromium.
+"""Draw the pictures of the documents from a run of `bash train.sh`.
 
-python -m docs.make_pictures --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
+    python -m docs.make_pictures --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
+
+The picture of the report needs Chromium.
 """
 
 import argparse
@@ -33,16 +35,18 @@ from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
-PATCH = PATCH_SIZES["strip"]
+PATCH = PATCH_SIZES["strip"]  # pixels
 EXAMPLE = "strip_031"  # a defective demo test strip
-EXAMPLE_ROWS = slice(110, 410)
+EXAMPLE_ROWS = slice(110, 410)  # of it that panels.jpg shows
 
 
 def save_jpg(name: str, picture: np.ndarray) -> None:
+    """Write a picture, (H, W) or (H, W, 3) in OpenCV's channel order, 0-255, into PICTURES."""
     cv2.imwrite(str(PICTURES / name), picture.astype(np.uint8), JPEG_QUALITY)
 
 
 def draw_panels(run: Path, dataset: Path) -> None:
+    """The panels of one test strip, as the inference commands draw them."""
     path = Path(f"{run}{BEST_SUFFIX}")
     content = load_checkpoint(path)
     predictor = TorchPredictor(
@@ -68,6 +72,7 @@ def draw_panels(run: Path, dataset: Path) -> None:
 
 
 def draw_demo_strips() -> None:
+    """The upper parts of eight demo strips, side by side."""
     strips = [make_strip(np.random.default_rng((1, number)))[0, :500] for number in range(8)]
     save_jpg(
         "demo.jpg", np.concatenate([np.pad(strip, ((0, 0), (0, 8))) for strip in strips], axis=1)
@@ -75,11 +80,13 @@ def draw_demo_strips() -> None:
 
 
 def draw_samples(run: Path) -> None:
+    """The upper third of the run's picture of training samples."""
     picture = cv2.imread(f"{run}_samples.png")
     save_jpg("samples.jpg", picture[: picture.shape[0] // 3])  # two rows of six
 
 
 def draw_recipes(dataset: Path) -> None:
+    """Training samples of each recipe."""
     strips = sorted((dataset / "train" / "good").iterdir())
     for name, recipe in RECIPES.items():
         picture = pictures.draw_samples(
@@ -89,6 +96,7 @@ def draw_recipes(dataset: Path) -> None:
 
 
 def draw_tiling() -> None:
+    """The tiles of a strip, and the seams between the parts that the tiles contribute."""
     height, width = STRIP_SIZE
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     axes = figure.subplots()
@@ -112,15 +120,14 @@ def draw_tiling() -> None:
     axes.set(
         xlabel="y, along the strip (px)",
         ylabel="x (px)",
-        title="tiles (white), two of them filled, and the seams between what each one keeps (dashed)",
+        title="tiles (white), two of them filled, "
+        "and the seams between what each one keeps (dashed)",
     )
     figure.savefig(PICTURES / "tiling.png", dpi=90)
 
 
 def draw_report(run: Path) -> None:
-    """The upper part of the report on the test strips, three quarters as large as a browser shows
-    it.
-    """
+    """The upper part of the report on the test strips, at three quarters of its size."""
     page = Path(f"{run}_test").absolute() / REPORT
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder) / "report.png"
@@ -149,7 +156,7 @@ def main() -> None:
     parser.add_argument(
         "--run",
         type=Path,
-        help="path of a run without its endings; default: the newest in checkpoints/",
+        help="path of a run's files without their endings; default: the newest in checkpoints/",
     )
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset" / "demo")
     arguments = parser.parse_args()

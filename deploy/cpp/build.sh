@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Build the C++ detector and its program: bash deploy/cpp/build.sh [PRESET] [CMAKE ARGUMENT...]
 #
-# PRESET is one of CMakePresets.json (default: release). ONNX Runtime is that of ONNXRUNTIME_ROOT (a folder with include/ and lib/),
-# else the system's, else the library of the Python wheel with headers of Debian's package. What is missing is installed where that
-# can be done (as root, with apt-get), else named. The release is installed into build/strip_detector, a folder that can be copied.
+# PRESET is one of CMakePresets.json (default: release). The build uses the ONNX Runtime of
+# ONNXRUNTIME_ROOT (a folder with include/ and lib/), else the system's, else the library of the
+# Python wheel with headers of Debian's package. As root with apt-get, the script installs missing
+# tools; otherwise it names them. The release is installed into build/strip_detector, a folder that
+# can be copied anywhere.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case ${1:-} in -h | --help)
@@ -17,7 +19,7 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
     shift
 fi
 header=onnxruntime_cxx_api.h
-newer_suite=trixie # of Debian: the first one with headers; a newer library serves older headers
+newer_suite=trixie # Debian's first release with headers, which a newer library can serve
 
 say() { echo "build.sh: $*"; }
 fail() {
@@ -34,48 +36,59 @@ require_tools() {
     command -v make >/dev/null || command -v ninja >/dev/null || missing+=(make)
     has_tiff || missing+=(libtiff-dev)
     if [ ${#missing[@]} = 0 ]; then return; fi
-    can_install || fail "found no ${missing[*]}, expected them to be installed (apt-get install ${missing[*]})"
+    can_install ||
+        fail "found no ${missing[*]}, expected them to be installed" \
+            "(apt-get install ${missing[*]})"
     say "installing ${missing[*]}"
     apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${missing[@]}" >/dev/null
+    DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The folder of the Python wheel's libraries; empty without one.
+# Prints the folder of the Python wheel's libraries; nothing where there is no wheel.
 wheel_folder() {
     local candidate python="$here/../../.venv/bin/python"
+    local program='from importlib.util import find_spec
+print(find_spec("onnxruntime").submodule_search_locations[0] + "/capi")'
     for candidate in "$python" python3; do
-        "$candidate" -c 'from importlib.util import find_spec as f; print(f("onnxruntime").submodule_search_locations[0] + "/capi")' \
-            2>/dev/null && return
+        "$candidate" -c "$program" 2>/dev/null && return
     done
 }
 
-# fetch_headers FOLDER: into FOLDER/include, from a newer suite of the archive that this system was installed from. Nothing is installed.
+# fetch_headers FOLDER: unpacks the headers into FOLDER/include, from a newer suite of the archive
+# that this system was installed from. Installs nothing.
 fetch_headers() {
     local folder=$1 uri keys=/usr/share/keyrings/debian-archive-keyring.gpg apt
+    local wanted="expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
     if [ -e "$folder/include/$header" ]; then return; fi
-    command -v apt-get >/dev/null || fail "found no headers of ONNX Runtime, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
-    uri=$(apt-get indextargets --format '$(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    command -v apt-get >/dev/null || fail "found no headers of ONNX Runtime, $wanted"
+    uri=$(apt-get indextargets --format '$(COMPONENT) $(REPO_URI)' 'Created-By: Packages' \
+        2>/dev/null |
         awk '$1 == "main" && $2 ~ /debian\/$/ { print $2; exit }')
-    [ -n "$uri" ] || fail "found no Debian archive among apt's sources, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
+    [ -n "$uri" ] || fail "found no Debian archive among apt's sources, $wanted"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
     echo "deb [signed-by=$keys] $uri $newer_suite main" >"$work/sources.list"
-    apt=(apt-get -qq -o "Dir::State=$work" -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache"
-        -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=- -o APT::Sandbox::User=)
+    apt=(apt-get -qq -o "Dir::State=$work" -o "Dir::State::Lists=$work/lists"
+        -o "Dir::Cache=$work/cache" -o "Dir::Etc::SourceList=$work/sources.list"
+        -o Dir::Etc::SourceParts=- -o APT::Sandbox::User=)
     say "fetching the headers of ONNX Runtime from $newer_suite's libonnxruntime-dev"
-    (cd "$work" && "${apt[@]}" update && "${apt[@]}" download libonnxruntime-dev && dpkg-deb -x libonnxruntime-dev_*.deb unpacked) ||
-        fail "found no libonnxruntime-dev to fetch, expected ONNXRUNTIME_ROOT=FOLDER with include/$header"
+    (cd "$work" && "${apt[@]}" update && "${apt[@]}" download libonnxruntime-dev &&
+        dpkg-deb -x libonnxruntime-dev_*.deb unpacked) ||
+        fail "found no libonnxruntime-dev to fetch, $wanted"
     rm -rf "$folder/include"
     mv "$work/unpacked/usr/include/onnxruntime" "$folder/include"
 }
 
-# A folder as ONNX Runtime's releases have it: the wheel's libraries, under the names that a linker looks for, and headers.
+# Makes a folder like an unpacked release of ONNX Runtime: the wheel's libraries, under the names
+# that a linker looks for, and headers.
 lay_out_wheel() {
     local folder="$here/build/onnxruntime" capi library
     capi=$(wheel_folder) || true
     library=$(compgen -G "$capi/libonnxruntime.so.*" | head -n 1) ||
-        fail "found no ONNX Runtime, expected ONNXRUNTIME_ROOT=FOLDER, a system package or the Python wheel (pip install onnxruntime)"
+        fail "found no ONNX Runtime, expected ONNXRUNTIME_ROOT=FOLDER, a system package or the" \
+            "Python wheel (pip install onnxruntime)"
     mkdir -p "$folder"
     fetch_headers "$folder"
     rm -rf "$folder/lib"
@@ -88,17 +101,21 @@ lay_out_wheel() {
 
 require_tools
 if [ -n "${ONNXRUNTIME_ROOT:-}" ]; then
-    root=$(realpath -e "$ONNXRUNTIME_ROOT") || fail "found no folder $ONNXRUNTIME_ROOT, expected one with include/ and lib/"
+    root=$(realpath -e "$ONNXRUNTIME_ROOT") ||
+        fail "found no folder $ONNXRUNTIME_ROOT, expected one with include/ and lib/"
     say "ONNX Runtime: $root"
     set -- "-DONNXRuntime_ROOT=$root" "$@"
-elif [ -n "$(find /usr/include/onnxruntime* /usr/local/include/onnxruntime* -name "$header" 2>/dev/null)" ]; then
+elif [ -n "$(find /usr/include/onnxruntime* /usr/local/include/onnxruntime* -name "$header" \
+    2>/dev/null)" ]; then
     say "ONNX Runtime: the system's"
     set -- -DONNXRuntime_ROOT= "$@"
 else
     lay_out_wheel
 fi
 cd "$here"
-cmake --preset "$preset" --log-level=WARNING -U ONNXRuntime_LIBRARY -U ONNXRuntime_INCLUDE_DIR "$@" # of an earlier build another one may be remembered
+# -U: the cache of an earlier build may name another ONNX Runtime
+cmake --preset "$preset" --log-level=WARNING \
+    -U ONNXRuntime_LIBRARY -U ONNXRuntime_INCLUDE_DIR "$@"
 cmake --build --preset "$preset" --parallel "$(nproc)"
 if [ "$preset" != release ]; then
     say "built in $here/build/$preset"
@@ -106,4 +123,5 @@ if [ "$preset" != release ]; then
 fi
 rm -rf build/strip_detector
 cmake --install build/release --prefix build/strip_detector >/dev/null
-say "installed in $here/build/strip_detector; next: deploy/cpp/build/strip_detector/bin/strip_detect MODEL.onnx STRIP.tiff"
+say "installed in $here/build/strip_detector;" \
+    "next: deploy/cpp/build/strip_detector/bin/strip_detect MODEL.onnx STRIP.tiff"

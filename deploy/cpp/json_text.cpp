@@ -6,12 +6,18 @@
 namespace strips {
 namespace {
 
-// How many bytes the UTF-8 character that begins at `place` has; 0 where none does.
+// Number of bytes of the UTF-8 character that begins at `place`; 0 where none begins there.
 std::size_t character_length(const std::string& text, std::size_t place) {
     const auto byte = static_cast<unsigned char>(text[place]);
-    const std::size_t length = byte < 0x80 ? 1 : byte < 0xC2 ? 0 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : byte < 0xF5 ? 4 : 0;
+    const std::size_t length = byte < 0x80   ? 1
+                               : byte < 0xC2 ? 0
+                               : byte < 0xE0 ? 2
+                               : byte < 0xF0 ? 3
+                               : byte < 0xF5 ? 4
+                                             : 0;
     if (place + length > text.size()) return 0;
-    if (length > 2) {  // too long a form, half of a UTF-16 pair, or beyond the last character
+    if (length >
+        2) {  // overlong forms, halves of UTF-16 pairs, and values beyond the last character
         const auto second = static_cast<unsigned char>(text[place + 1]);
         if ((byte == 0xE0 && second < 0xA0) || (byte == 0xED && second > 0x9F)) return 0;
         if ((byte == 0xF0 && second < 0x90) || (byte == 0xF4 && second > 0x8F)) return 0;
@@ -24,12 +30,14 @@ std::size_t character_length(const std::string& text, std::size_t place) {
 
 template <typename Number>
 std::string shortest(Number value) {
-    if (!std::isfinite(value)) return "null";  // which JSON has no number for
+    if (!std::isfinite(value)) return "null";  // JSON has no such number
     char text[32];
     return std::string(text, std::to_chars(text, text + sizeof(text), value).ptr);
 }
 
-std::string member(const std::string& name, const std::string& json) { return json_of(name) + ": " + json; }
+std::string member(const std::string& name, const std::string& json) {
+    return json_of(name) + ": " + json;
+}
 
 }  // namespace
 
@@ -56,14 +64,16 @@ std::string json_of(float value) { return shortest(value); }
 std::string json_of(double value) { return shortest(value); }
 
 std::string json_of(const Detection& found) {
-    return "{" + member("y", std::to_string(found.y)) + ", " + member("x", std::to_string(found.x)) + ", " +
-           member("peak", json_of(found.peak)) + ", " + member("score", json_of(found.score)) + "}";
+    return "{" + member("y", std::to_string(found.y)) + ", " +
+           member("x", std::to_string(found.x)) + ", " + member("peak", json_of(found.peak)) +
+           ", " + member("score", json_of(found.score)) + "}";
 }
 
 std::string json_of(const ReferenceAlignment& found) {
-    return "{" + member("shift_y", json_of(found.shift_y)) + ", " + member("shift_x", json_of(found.shift_x)) + ", " +
-           member("wander", json_of(found.wander)) + ", " + member("gain", json_of(found.gain)) + ", " +
-           member("remainder", json_of(found.remainder)) + "}";
+    return "{" + member("shift_y", json_of(found.shift_y)) + ", " +
+           member("shift_x", json_of(found.shift_x)) + ", " +
+           member("wander", json_of(found.wander)) + ", " + member("gain", json_of(found.gain)) +
+           ", " + member("remainder", json_of(found.remainder)) + "}";
 }
 
 }  // namespace strips

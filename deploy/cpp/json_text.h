@@ -1,4 +1,4 @@
-// What the command-line program prints for other programs.
+// JSON, which the command-line program prints for other programs.
 #pragma once
 
 #include <string>
@@ -8,9 +8,9 @@
 
 namespace strips {
 
-// Bytes that are no UTF-8 become JSON's replacement character.
+// Bytes that are not UTF-8 become the replacement character.
 std::string json_of(const std::string& text);
-// The shortest text that reads back as the same number.
+// The shortest text that reads back as the same number; null where it is not finite.
 std::string json_of(float value);
 std::string json_of(double value);
 std::string json_of(const Detection& detection);

@@ -8,26 +8,35 @@
 namespace strips {
 namespace {
 
-constexpr char kTool[] = "strip detector";
-constexpr int kLongestSide = 1 << 20;  // pixels,
-constexpr long long kMostPixels = 1 << 28;  // and of a strip: what is larger is no image, and no product of sizes overflows
-constexpr double kLeast = 1e-30, kMost = 1e30;  // of a camera's range: what is made of it in float32 is finite, and not 0
+constexpr char kTool[] = "strip detector";  // whose files this detector reads
+// Limits of a strip, above any real image: below them no product of sizes overflows.
+constexpr int kLongestSide = 1 << 20;       // pixels
+constexpr long long kMostPixels = 1 << 28;  // height x width
+// Limits of a camera's range: between them its float32 factors are finite and not 0.
+constexpr double kLeast = 1e-30, kMost = 1e30;
 
 const std::string& entry(const ModelFacts& facts, const std::string& name) {
     const auto found = facts.entries.find(name);
     if (found == facts.entries.end()) {
-        throw Error("found no " + name + " in the model's metadata, expected a file of export_onnx_fullimage.py: export again");
+        throw Error(
+            "found no " + name +
+            " in the model's metadata, expected a file of export_onnx_fullimage.py: export again");
     }
     return found->second;
 }
 
 Error refused(const std::string& name, const std::string& text, const std::string& expected) {
     std::string shown = text.substr(0, 100);
-    for (char& character : shown) character = character >= ' ' && character <= '~' ? character : '?';  // one line, in any encoding
-    return Error("found " + name + " '" + shown + "' in the model's metadata, expected " + expected);
+    // keep the text on one line and readable in any encoding
+    for (char& character : shown) {
+        character = character >= ' ' && character <= '~' ? character : '?';
+    }
+    return Error("found " + name + " '" + shown + "' in the model's metadata, expected " +
+                 expected);
 }
 
-// All of `text` as values with blanks between them, whatever the decimal sign of the process's locale; false where it is not that.
+// Parses the whole of `text` as values separated by blanks, whatever the locale's decimal sign.
+// Returns false where the text is anything else.
 template <typename Value, typename... More>
 bool parse(const std::string& text, Value& first, More&... more) {
     std::istringstream stream(text);
@@ -42,9 +51,12 @@ bool parse(const std::string& text, Value& first, More&... more) {
 void read_schema(const ModelFacts& facts) {
     const std::string& text = entry(facts, "schema_version");
     int version = 0;
-    if (!parse(text, version) || version < 1) throw refused("schema_version", text, "a whole number from 1 on");
+    if (!parse(text, version) || version < 1) {
+        throw refused("schema_version", text, "a whole number from 1 on");
+    }
     if (version > kNewestSchema) {
-        throw refused("schema_version", text, std::to_string(kNewestSchema) + " at most: a newer suite exported it");
+        throw refused("schema_version", text,
+                      std::to_string(kNewestSchema) + " at most: a newer suite exported it");
     }
 }
 
@@ -57,7 +69,9 @@ void read_tool(const ModelFacts& facts) {
 double positive(const ModelFacts& facts, const std::string& name) {
     const std::string& text = entry(facts, name);
     double value = 0;
-    if (!parse(text, value) || !(value >= kLeast && value <= kMost)) throw refused(name, text, "a number from 1e-30 to 1e30");
+    if (!parse(text, value) || !(value >= kLeast && value <= kMost)) {
+        throw refused(name, text, "a number from 1e-30 to 1e30");
+    }
     return value;
 }
 
@@ -84,7 +98,8 @@ void read_input(ModelFacts& facts) {
 void read_size(ModelFacts& facts) {
     const std::string& text = entry(facts, "image_size");
     const bool is_whole = parse(text, facts.height, facts.width);
-    if (!is_whole || facts.height < 1 || facts.width < 1 || facts.height > kLongestSide || facts.width > kLongestSide ||
+    if (!is_whole || facts.height < 1 || facts.width < 1 || facts.height > kLongestSide ||
+        facts.width > kLongestSide ||
         static_cast<long long>(facts.height) * facts.width > kMostPixels) {
         throw refused("image_size", text, "height and width in pixels");
     }
@@ -94,13 +109,17 @@ void read_threshold(ModelFacts& facts) {
     const std::string& text = entry(facts, "threshold");
     if (text == "none") return;
     double value = 0;
-    if (!parse(text, value) || !std::isfinite(static_cast<float>(value))) throw refused("threshold", text, "a number, or none");
+    if (!parse(text, value) || !std::isfinite(static_cast<float>(value))) {
+        throw refused("threshold", text, "a number, or none");
+    }
     facts.threshold = static_cast<float>(value);
 }
 
 void read_outputs(ModelFacts& facts) {
     std::istringstream names(entry(facts, "outputs"));
-    for (std::string name; names >> name;) facts.has_alignment = facts.has_alignment || name == "alignment";
+    for (std::string name; names >> name;) {
+        facts.has_alignment = facts.has_alignment || name == "alignment";
+    }
     if (!facts.has_alignment) return;
     const std::string& columns = entry(facts, "alignment");
     if (columns != "shift_y shift_x wander gain remainder") {

@@ -9,17 +9,20 @@ namespace {
 
 constexpr int kNeighbourhood = 3;  // pixels
 constexpr std::size_t kMostPerStrip = 1000;
-constexpr double kLogitRange = 18.0;  // float32 tells probabilities apart up to about 1 - 6e-8, a logit of 16.6
-constexpr double kTieBreak = 1e-6;    // of the mean margin around a peak, in its score
+// float32 resolves probabilities up to about 1 - 6e-8, a logit of 16.6
+constexpr double kLogitRange = 18.0;
+constexpr double kTieBreak = 1e-6;  // weight of the mean margin around a peak in its score
 
 double logit_margin(float probability) {
-    const double p = probability > 0 ? std::min(probability, 1.0f) : 0;  // NaN, too: the order of what is found must be one
+    // NaN becomes 0 as well: the detections need a strict order
+    const double p = probability > 0 ? std::min(probability, 1.0f) : 0;
     return std::clamp(std::log(p) - std::log1p(-p), -kLogitRange, kLogitRange);
 }
 
 bool is_highest(const float* heatmap, int height, int width, int y, int x) {
     const float value = heatmap[static_cast<std::size_t>(y) * width + x];
-    const int bottom = std::min(y + kNeighbourhood, height - 1), right = std::min(x + kNeighbourhood, width - 1);
+    const int bottom = std::min(y + kNeighbourhood, height - 1),
+              right = std::min(x + kNeighbourhood, width - 1);
     for (int row = std::max(y - kNeighbourhood, 0); row <= bottom; ++row) {
         const float* pixels = heatmap + static_cast<std::size_t>(row) * width;
         for (int column = std::max(x - kNeighbourhood, 0); column <= right; ++column) {
@@ -29,12 +32,14 @@ bool is_highest(const float* heatmap, int height, int width, int y, int x) {
     return true;
 }
 
-// Of the 3x3 pixels around; beyond the border the nearest pixel.
+// The mean over the 3x3 pixels around; beyond the border the nearest pixel counts.
 double mean_margin(const float* heatmap, int height, int width, int y, int x) {
     double sum = 0;
     for (int dy = -1; dy <= 1; ++dy) {
         const std::size_t row = std::clamp(y + dy, 0, height - 1);
-        for (int dx = -1; dx <= 1; ++dx) sum += logit_margin(heatmap[row * width + std::clamp(x + dx, 0, width - 1)]);
+        for (int dx = -1; dx <= 1; ++dx) {
+            sum += logit_margin(heatmap[row * width + std::clamp(x + dx, 0, width - 1)]);
+        }
     }
     return sum / 9;
 }
@@ -46,7 +51,8 @@ bool is_stronger(const Detection& one, const Detection& other) {
 
 }  // namespace
 
-void PeakFinder::find(const float* heatmap, int height, int width, float threshold, std::vector<Detection>& found) {
+void PeakFinder::find(const float* heatmap, int height, int width, float threshold,
+                      std::vector<Detection>& found) {
     found.clear();
     collect(heatmap, height, width, threshold);
     join_plateaus();
@@ -55,7 +61,9 @@ void PeakFinder::find(const float* heatmap, int height, int width, float thresho
         const auto [y, x, plateau] = candidates_[number];
         if (plateaus_[plateau].center != number) continue;
         const float peak = heatmap[static_cast<std::size_t>(y) * width + x];
-        found.push_back({y, x, peak, logit_margin(peak) + kTieBreak * mean_margin(heatmap, height, width, y, x)});
+        found.push_back(
+            {y, x, peak,
+             logit_margin(peak) + kTieBreak * mean_margin(heatmap, height, width, y, x)});
     }
     std::sort(found.begin(), found.end(), is_stronger);
     if (found.size() > kMostPerStrip) found.resize(kMostPerStrip);
@@ -74,18 +82,22 @@ void PeakFinder::collect(const float* heatmap, int height, int width, float thre
     }
 }
 
-// Two candidates within reach of each other are equally high: they are of one plateau. Each is held against those in reach alone:
-// the time does not grow with the width of a plateau.
+// Joins candidates within kNeighbourhood of each other: such candidates are equally high and belong
+// to one plateau. Each is compared with those within reach only, so that the time does not grow
+// with the width of a plateau.
 void PeakFinder::join_plateaus() {
     const int height = static_cast<int>(rows_.size()) - 1;
     for (int y = 0; y < height; ++y) {
         for (int row = std::max(y - kNeighbourhood, 0); row <= y; ++row) {
-            std::size_t first = rows_[row];  // of that row, and not too far to the left
+            std::size_t first = rows_[row];  // the first candidate of that row within reach
             for (std::size_t number = rows_[y]; number < rows_[y + 1]; ++number) {
                 const int x = candidates_[number].x;
                 const std::size_t end = std::min(rows_[row + 1], number);
                 while (first < end && candidates_[first].x < x - kNeighbourhood) ++first;
-                for (std::size_t other = first; other < end && candidates_[other].x <= x + kNeighbourhood; ++other) join(other, number);
+                for (std::size_t other = first;
+                     other < end && candidates_[other].x <= x + kNeighbourhood; ++other) {
+                    join(other, number);
+                }
             }
         }
     }
@@ -99,13 +111,14 @@ void PeakFinder::join(std::size_t earlier, std::size_t later) {
 
 std::size_t PeakFinder::first_of_plateau(std::size_t number) {
     while (candidates_[number].plateau != number) {
-        candidates_[number].plateau = candidates_[candidates_[number].plateau].plateau;  // shorter for the next one
+        // halve the path, which shortens later searches
+        candidates_[number].plateau = candidates_[candidates_[number].plateau].plateau;
         number = candidates_[number].plateau;
     }
     return number;
 }
 
-// The most central pixel stands for a plateau, the first one of several.
+// Chooses the most central pixel of each plateau, the first one of several.
 void PeakFinder::choose_centers() {
     plateaus_.assign(candidates_.size(), {0, 0, 0, 0, std::numeric_limits<double>::infinity()});
     for (std::size_t number = 0; number < candidates_.size(); ++number) {
@@ -119,7 +132,8 @@ void PeakFinder::choose_centers() {
     for (std::size_t number = 0; number < candidates_.size(); ++number) {
         const Candidate& here = candidates_[number];
         Plateau& plateau = plateaus_[here.plateau];
-        const double dy = here.y - plateau.y / plateau.count, dx = here.x - plateau.x / plateau.count;
+        const double dy = here.y - plateau.y / plateau.count,
+                     dx = here.x - plateau.x / plateau.count;
         if (dy * dy + dx * dx >= plateau.distance) continue;
         plateau.distance = dy * dy + dx * dx;
         plateau.center = number;

@@ -19,7 +19,7 @@ namespace {
 
 thread_local std::string last_error;
 
-// Nothing may leave C functions as an exception: `work` is done, or `failed` returned and the reason kept.
+// Runs `work`. No exception may leave a C function: one is kept as text, and `failed` is returned.
 template <typename Result, typename Work>
 Result guarded(Result failed, const Work& work) noexcept {
     try {
@@ -29,7 +29,7 @@ Result guarded(Result failed, const Work& work) noexcept {
         try {
             last_error = error.what();
         } catch (...) {
-            last_error = "out of memory";  // short enough to need none
+            last_error = "out of memory";  // short enough to need no allocation
         }
     } catch (...) {
         last_error = "unknown";
@@ -37,6 +37,7 @@ Result guarded(Result failed, const Work& work) noexcept {
     return failed;
 }
 
+// The object of a pointer. Throws Error for NULL, naming what was expected.
 template <typename Pointer>
 Pointer& given(Pointer* pointer, const char* what) {
     if (!pointer) throw strips::Error(std::string("found a null pointer, expected ") + what);
@@ -48,7 +49,9 @@ strips::Device device_of(int number) {
         case STRIP_DEVICE_AUTOMATIC: return strips::Device::automatic;
         case STRIP_DEVICE_CPU: return strips::Device::cpu;
         case STRIP_DEVICE_CUDA: return strips::Device::cuda;
-        default: throw strips::Error("found device " + std::to_string(number) + ", expected one of STRIP_DEVICE_...");
+        default:
+            throw strips::Error("found device " + std::to_string(number) +
+                                ", expected one of STRIP_DEVICE_...");
     }
 }
 
@@ -56,7 +59,9 @@ strips::PixelType pixel_type_of(int number) {
     switch (number) {
         case STRIP_FLOAT32: return strips::PixelType::float32;
         case STRIP_UINT8: return strips::PixelType::uint8;
-        default: throw strips::Error("found pixel type " + std::to_string(number) + ", expected STRIP_FLOAT32 or STRIP_UINT8");
+        default:
+            throw strips::Error("found pixel type " + std::to_string(number) +
+                                ", expected STRIP_FLOAT32 or STRIP_UINT8");
     }
 }
 
@@ -71,11 +76,13 @@ const char* strip_runtime_version(void) {
     });
 }
 
-strip_detector* strip_detector_new(const char* model_path, int device, int threads, float threshold) {
+strip_detector* strip_detector_new(const char* model_path, int device, int threads,
+                                   float threshold) {
     return guarded<strip_detector*>(nullptr, [&] {
         strips::Options options{device_of(device), threads, std::nullopt};
         if (!std::isnan(threshold)) options.threshold = threshold;
-        return new strip_detector{strips::StripDetector(std::filesystem::u8path(&given(model_path, "a model's path")), options)};
+        return new strip_detector{strips::StripDetector(
+            std::filesystem::u8path(&given(model_path, "a model's path")), options)};
     });
 }
 
@@ -85,14 +92,15 @@ int strip_detector_facts(const strip_detector* detector, strip_facts* facts) {
     return guarded(-1, [&] {
         const strips::StripDetector& opened = given(detector, "a detector").detector;
         const strips::ModelFacts& known = opened.facts();
-        given(facts, "memory for the facts") = {known.channels,
-                                                known.height,
-                                                known.width,
-                                                known.pixel_type == strips::PixelType::float32 ? STRIP_FLOAT32 : STRIP_UINT8,
-                                                known.largest_value,
-                                                opened.threshold(),
-                                                opened.device() == strips::Device::cpu ? STRIP_DEVICE_CPU : STRIP_DEVICE_CUDA,
-                                                known.has_alignment};
+        given(facts, "memory for the facts") = {
+            known.channels,
+            known.height,
+            known.width,
+            known.pixel_type == strips::PixelType::float32 ? STRIP_FLOAT32 : STRIP_UINT8,
+            known.largest_value,
+            opened.threshold(),
+            opened.device() == strips::Device::cpu ? STRIP_DEVICE_CPU : STRIP_DEVICE_CUDA,
+            known.has_alignment};
         return 0;
     });
 }
@@ -101,7 +109,9 @@ const char* strip_detector_entry(const strip_detector* detector, const char* nam
     return guarded<const char*>(nullptr, [&] {
         const auto& entries = given(detector, "a detector").detector.facts().entries;
         const auto found = entries.find(&given(name, "an entry's name"));
-        if (found == entries.end()) throw strips::Error(std::string("found no ") + name + " in the model's metadata");
+        if (found == entries.end()) {
+            throw strips::Error(std::string("found no ") + name + " in the model's metadata");
+        }
         return found->second.c_str();
     });
 }
@@ -112,30 +122,37 @@ strip_results* strip_results_new(void) {
 
 void strip_results_delete(strip_results* results) { delete results; }
 
-int strip_detector_detect(const strip_detector* detector, const void* pixels, int pixel_type, size_t count, int channels, int height,
-                          int width, strip_results* results) {
+int strip_detector_detect(const strip_detector* detector, const void* pixels, int pixel_type,
+                          size_t count, int channels, int height, int width,
+                          strip_results* results) {
     return guarded(-1, [&] {
         strips::Results& found = given(results, "results").results;
-        found.clear();  // what an earlier call found is not to be taken for what this one does
-        const strips::Strips strips{pixels, pixel_type_of(pixel_type), count, channels, height, width};
+        found.clear();  // results of an earlier call must not be mistaken for those of this one
+        const strips::Strips strips{pixels, pixel_type_of(pixel_type), count, channels, height,
+                                    width};
         given(detector, "a detector").detector.detect(strips, found);
         return 0;
     });
 }
 
 const float* strip_results_heatmap(const strip_results* results, size_t strip) {
-    return guarded<const float*>(nullptr, [&] { return given(results, "results").results.heatmap(strip); });
+    return guarded<const float*>(nullptr,
+                                 [&] { return given(results, "results").results.heatmap(strip); });
 }
 
 int strip_results_count(const strip_results* results, size_t strip) {
-    return guarded(-1, [&] { return static_cast<int>(given(results, "results").results.detections(strip).size()); });
+    return guarded(-1, [&] {
+        return static_cast<int>(given(results, "results").results.detections(strip).size());
+    });
 }
 
-int strip_results_detection(const strip_results* results, size_t strip, size_t number, strip_detection* detection) {
+int strip_results_detection(const strip_results* results, size_t strip, size_t number,
+                            strip_detection* detection) {
     return guarded(-1, [&] {
         const auto& detections = given(results, "results").results.detections(strip);
         if (number >= detections.size()) {
-            throw strips::Error("found no detection " + std::to_string(number) + ", expected one of " + std::to_string(detections.size()));
+            throw strips::Error("found no detection " + std::to_string(number) +
+                                ", expected one of " + std::to_string(detections.size()));
         }
         const strips::Detection& found = detections[number];
         given(detection, "memory for a detection") = {found.y, found.x, found.peak, found.score};
@@ -143,10 +160,13 @@ int strip_results_detection(const strip_results* results, size_t strip, size_t n
     });
 }
 
-int strip_results_alignment(const strip_results* results, size_t strip, size_t reference, strip_alignment* alignment) {
+int strip_results_alignment(const strip_results* results, size_t strip, size_t reference,
+                            strip_alignment* alignment) {
     return guarded(-1, [&] {
-        const strips::ReferenceAlignment found = given(results, "results").results.alignment(strip, reference);
-        given(alignment, "memory for an alignment") = {found.shift_y, found.shift_x, found.wander, found.gain, found.remainder};
+        const strips::ReferenceAlignment found =
+            given(results, "results").results.alignment(strip, reference);
+        given(alignment, "memory for an alignment") = {found.shift_y, found.shift_x, found.wander,
+                                                       found.gain, found.remainder};
         return 0;
     });
 }

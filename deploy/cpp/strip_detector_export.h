@@ -1,4 +1,5 @@
-// Which names the library shows to others. STRIP_DETECTOR_STATIC: it is linked in; STRIP_DETECTOR_BUILDING: it is being built.
+// Which symbols the library exports. STRIP_DETECTOR_STATIC: it is a static library;
+// STRIP_DETECTOR_BUILDING: the library itself is being compiled.
 #ifndef STRIP_DETECTOR_EXPORT_H
 #define STRIP_DETECTOR_EXPORT_H
 

@@ -1,7 +1,8 @@
-// allocations MODEL: what a call allocates with `new`, beyond what ONNX Runtime itself does in a bare call. Expected: nothing.
+// allocations MODEL: compares the allocations with `new` in our calls with those in bare calls of
+// ONNX Runtime. Our code is expected to make none.
 //
-// The count is of this whole process: ONNX Runtime's own are in both numbers, and once in a while it has one more or less. One that
-// we made in every call would be kCalls more.
+// Both counts cover the whole process and include ONNX Runtime's own allocations, which vary by one
+// now and then. One allocation in each of our calls would add kCalls.
 #include <atomic>
 #include <cstdlib>
 #include <iostream>
@@ -32,14 +33,15 @@ void* operator new(std::size_t size) {
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
-int main(int count_of_words, char** words) {
-    if (count_of_words != 2) return 2;
+int main(int word_count, char** words) {
+    if (word_count != 2) return 2;
     const strips::StripDetector detector(words[1], {strips::Device::cpu, 1, std::nullopt});
     BareCall bare(words[1], 1, detector.facts());
     const RandomStrip strip(detector.facts(), 0);
     strips::Results results;
-    const long of_bare = count([&] { bare(strip); }), of_ours = count([&] { detector.detect(strip.one(), results); });
-    std::cout << kCalls << " calls: " << of_ours << " allocations, " << of_bare << " of a bare call, " << results.detections(0).size()
-              << " detections\n";
-    return of_ours - of_bare < kCalls / 2 ? EXIT_SUCCESS : EXIT_FAILURE;
+    const long in_bare = count([&] { bare(strip); });
+    const long in_ours = count([&] { detector.detect(strip.one(), results); });
+    std::cout << kCalls << " calls: " << in_ours << " allocations, " << in_bare
+              << " of a bare call, " << results.detections(0).size() << " detections\n";
+    return in_ours - in_bare < kCalls / 2 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -1,9 +1,11 @@
-// latency MODEL THREADS: times calls as it is told on its input, a line each, and answers with a line of milliseconds.
+// latency MODEL THREADS: reads one request per line and answers each with a line of milliseconds.
 //
-//     bare N          N calls of ONNX Runtime alone          ours N          the same of our library
-//     callers T N     T threads that call one detector N times each: the times of all calls, and last what all of it took
+//     bare N          N calls of ONNX Runtime without our library
+//     ours N          N calls of our library
+//     callers T N     T threads that call one detector N times each: the times of all calls, then
+//                     the time of the whole request
 //
-// benchmarks/cpp.py takes turns with it. THREADS are those of a call; 0: one per core.
+// benchmarks/cpp.py sends the requests. THREADS are the CPU threads of a call; 0: one per core.
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -19,7 +21,8 @@ template <typename Work>
 double milliseconds_of(const Work& work) {
     const auto started = std::chrono::steady_clock::now();
     work();
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started)
+        .count();
 }
 
 void print(const std::vector<double>& milliseconds) {
@@ -38,29 +41,35 @@ int main(int count, char** words) {
     strips::Results results;
     bare(strip);
     for (std::string line; std::getline(std::cin, line);) {
-        std::istringstream told(line);
+        std::istringstream request(line);
         std::string what;
         int callers = 1, calls = 0;
-        told >> what;
-        if (what == "callers") told >> callers;
-        told >> calls;
+        request >> what;
+        if (what == "callers") request >> callers;
+        request >> calls;
         std::vector<double> times;
         if (what == "callers") {
-            std::vector<std::vector<double>> of_each(callers);
-            const auto work = [&](std::vector<double>& mine) {
-                strips::Results own;
-                for (int call = 0; call < calls; ++call) mine.push_back(milliseconds_of([&] { detector.detect(strip.one(), own); }));
+            std::vector<std::vector<double>> caller_times(callers);
+            const auto work = [&](std::vector<double>& measured) {
+                strips::Results caller_results;
+                for (int call = 0; call < calls; ++call) {
+                    measured.push_back(
+                        milliseconds_of([&] { detector.detect(strip.one(), caller_results); }));
+                }
             };
-            const double all = milliseconds_of([&] {
+            const double elapsed = milliseconds_of([&] {
                 std::vector<std::thread> running;
-                for (auto& mine : of_each) running.emplace_back(work, std::ref(mine));
+                for (auto& measured : caller_times) running.emplace_back(work, std::ref(measured));
                 for (auto& thread : running) thread.join();
             });
-            for (const auto& mine : of_each) times.insert(times.end(), mine.begin(), mine.end());
-            times.push_back(all);
+            for (const auto& measured : caller_times) {
+                times.insert(times.end(), measured.begin(), measured.end());
+            }
+            times.push_back(elapsed);
         } else {
             for (int call = 0; call < calls; ++call) {
-                times.push_back(milliseconds_of([&] { what == "bare" ? bare(strip) : detector.detect(strip.one(), results); }));
+                times.push_back(milliseconds_of(
+                    [&] { what == "bare" ? bare(strip) : detector.detect(strip.one(), results); }));
             }
         }
         print(times);

@@ -1,4 +1,4 @@
-// Strips of noise for the checks, the same ones for the same number.
+// Strips of noise for the checks. The same number always gives the same strip.
 #pragma once
 
 #include <algorithm>
@@ -8,15 +8,17 @@
 
 #include "strip_detector.h"
 
-// Planes as a model takes them, in memory of their own.
+// A strip in the type and range of a model's input. It owns its memory.
 class RandomStrip {
 public:
     RandomStrip(const strips::ModelFacts& facts, unsigned number) : facts_(facts) {
-        const std::size_t values = static_cast<std::size_t>(facts.channels) * facts.height * facts.width;
+        const std::size_t values =
+            static_cast<std::size_t>(facts.channels) * facts.height * facts.width;
         std::mt19937 generator(number);
         if (facts.pixel_type == strips::PixelType::uint8) {
             bytes_.resize(values);
-            std::generate(bytes_.begin(), bytes_.end(), [&] { return static_cast<std::uint8_t>(generator()); });
+            std::generate(bytes_.begin(), bytes_.end(),
+                          [&] { return static_cast<std::uint8_t>(generator()); });
         } else {
             floats_.resize(values);
             std::uniform_real_distribution<float> spread(0, facts.largest_value);
@@ -24,9 +26,13 @@ public:
         }
     }
 
-    const void* pixels() const { return bytes_.empty() ? static_cast<const void*>(floats_.data()) : bytes_.data(); }
+    const void* pixels() const {
+        return bytes_.empty() ? static_cast<const void*>(floats_.data()) : bytes_.data();
+    }
     std::size_t bytes() const { return bytes_.size() + floats_.size() * sizeof(float); }
-    strips::Strips one() const { return {pixels(), facts_.pixel_type, 1, facts_.channels, facts_.height, facts_.width}; }
+    strips::Strips one() const {
+        return {pixels(), facts_.pixel_type, 1, facts_.channels, facts_.height, facts_.width};
+    }
 
 private:
     strips::ModelFacts facts_;

@@ -1,4 +1,5 @@
-// What must hold for every input: a fuzz target ends where it does not, and libFuzzer keeps the input.
+// A condition that must hold for every input. Where it does not, the fuzz target aborts and
+// libFuzzer keeps the input.
 #pragma once
 
 #include <cstdio>

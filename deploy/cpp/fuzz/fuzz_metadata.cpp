@@ -1,5 +1,6 @@
-// Any text as the metadata of a model, `name=value` on each line: its facts are usable or refused with an Error and nothing else.
-// And each value as JSON: one string, of valid UTF-8.
+// Takes any text as the metadata of a model, `name=value` on each line. read_facts must return
+// usable facts or throw an Error and nothing else. Each value as JSON must be one string of valid
+// UTF-8.
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -28,19 +29,23 @@ void expect_facts(const std::map<std::string, std::string>& entries) {
         expect(facts.entries == entries, "all entries are kept");
         expect(facts.height > 0 && facts.width > 0, "a strip has pixels");
         expect(facts.channels == 3 || facts.channels == 4, "a strip has 3 or 4 planes");
-        expect(std::isfinite(facts.input_max) && facts.input_max > 0, "the camera's largest value is one");
-        expect(std::isfinite(facts.largest_value) && facts.largest_value > 0, "the input's largest value is one");
-        expect(std::isfinite(static_cast<float>(255 / facts.input_max)), "what makes grey levels of a pixel is finite");
+        expect(std::isfinite(facts.input_max) && facts.input_max > 0,
+               "the camera's largest value is one");
+        expect(std::isfinite(facts.largest_value) && facts.largest_value > 0,
+               "the input's largest value is one");
+        expect(std::isfinite(static_cast<float>(255 / facts.input_max)),
+               "what makes grey levels of a pixel is finite");
         expect(!facts.threshold || std::isfinite(*facts.threshold), "a threshold is finite");
-        expect((facts.pixel_type == strips::PixelType::uint8) == (facts.input == "uint8"), "the pixel type is that of the input");
+        expect((facts.pixel_type == strips::PixelType::uint8) == (facts.input == "uint8"),
+               "the pixel type is that of the input");
     } catch (const strips::Error&) {
     }
 }
 
-// The bytes that Unicode's table of well-formed byte sequences allows after `first`: how many, and between which the second lies.
+// The bytes that Unicode's table of well-formed byte sequences allows after a first byte.
 struct Sequence {
-    int more;
-    unsigned lowest, highest;
+    int more;                  // their number; -1 where no character begins with the first byte
+    unsigned lowest, highest;  // limits of the second byte
 };
 
 Sequence sequence_of(unsigned first) {
@@ -55,10 +60,14 @@ Sequence sequence_of(unsigned first) {
 bool is_utf8(const std::string& text) {
     for (std::size_t place = 0; place < text.size();) {
         const Sequence sequence = sequence_of(static_cast<unsigned char>(text[place++]));
-        if (sequence.more < 0 || text.size() - place < static_cast<std::size_t>(sequence.more)) return false;
+        if (sequence.more < 0 || text.size() - place < static_cast<std::size_t>(sequence.more)) {
+            return false;
+        }
         for (int next = 0; next < sequence.more; ++next, ++place) {
             const unsigned byte = static_cast<unsigned char>(text[place]);
-            if (byte < (next ? 0x80 : sequence.lowest) || byte > (next ? 0xBF : sequence.highest)) return false;
+            if (byte < (next ? 0x80 : sequence.lowest) || byte > (next ? 0xBF : sequence.highest)) {
+                return false;
+            }
         }
     }
     return true;

@@ -1,6 +1,6 @@
-"""Inputs for the fuzz targets to begin with: python deploy/cpp/fuzz/make_seeds.py FOLDER.
+"""Write the initial inputs of the fuzz targets: python deploy/cpp/fuzz/make_seeds.py FOLDER.
 
-The same ones in every run.
+Every run writes the same files.
 """
 
 import argparse
@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-HEIGHT, WIDTH = 16, 8  # of fuzz_tiff.cpp
-SMALL = ((5, 4), (3, 3))
+HEIGHT, WIDTH = 16, 8  # pixels, as in fuzz_tiff.cpp
+SMALL = ((5, 4), (3, 3))  # (height, width) whose sides can be mistaken for channels
 PIXEL_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
 COMPRESSIONS = ("lzw", "deflate", "packbits")
-LARGEST = 2**32 - 1
-LIES = {  # values of tags that a broken or hostile file may have
+LARGEST = 2**32 - 1  # value of a tag
+LIES = {  # values that tags of a broken or hostile file may have
     "NewSubfileType": (1, 2, 4),
     "ImageWidth": (0, 3, 9, 65536, LARGEST),
     "ImageLength": (0, 1, 17, 65536, LARGEST),
@@ -49,6 +49,7 @@ LIES = {  # values of tags that a broken or hostile file may have
     "TileOffsets": (0, 8, LARGEST),
     "TileByteCounts": (0, 1, 2**30, LARGEST),
 }
+# tags that are changed together
 PAIRS = (("TileWidth", "TileLength"), ("ImageWidth", "ImageLength"))
 METADATA = {
     "schema_version": "2",
@@ -69,7 +70,7 @@ METADATA = {
     "threshold": "0.7314",
     "calibration": '{"false_alarms": [0.1, 1.0], "thresholds": [0.73, 0.5]}',
 }
-CHANGES = {  # of METADATA
+CHANGES = {  # name of a file to its changes of METADATA
     "full": {},
     "raw": {"input": "raw", "input_max": "4095", "input_range": "0 4095"},
     "uint8": {"input": "uint8", "channels": "Target Ref1 Ref2 ignored", "input_max": "255"},
@@ -88,6 +89,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def write_tiffs(folder: Path) -> None:
+    """Write TIFF files of every pixel type and layout, and broken ones."""
     random = np.random.default_rng(0)
 
     def write(name: str, pixels: np.ndarray, **options: object) -> None:
@@ -167,8 +169,9 @@ def write_tiffs(folder: Path) -> None:
 
 
 def write_lies(folder: Path) -> None:
-    """Whole files, in each of which a tag has another value or its list another length, or the
-    pages make a ring.
+    """Write files with one or two wrong tags, or with pages that form a ring.
+
+    The wrong part of a tag is its value or its count.
     """
     for base in (
         "strips_uint8_3",
@@ -181,10 +184,9 @@ def write_lies(folder: Path) -> None:
         with tifffile.TiffFile(path) as tiff:
             order = tiff.byteorder
             tags = {tag.name: tag for tag in tiff.pages[0].tags}
-            first, last = (
-                tiff.pages[0].offset,
-                tiff.pages[-1].offset + 2 + 12 * len(tiff.pages[-1].tags),
-            )
+            first_page = tiff.pages[0].offset
+            # behind the tags of the last page lies the offset of the next one
+            link = tiff.pages[-1].offset + 2 + 12 * len(tiff.pages[-1].tags)
         lies = [((name,), value, "value") for name in tags for value in LIES.get(name, ())]
         lies += [((name,), count, "count") for name in tags for count in (0, 2, LARGEST)]
         lies += [
@@ -198,17 +200,19 @@ def write_lies(folder: Path) -> None:
             for tag in (tags[name] for name in names):
                 form = "H" if kind == "value" and tag.dtype == 3 else "I"
                 piece = struct.pack(order + form, value & (0xFFFF if form == "H" else LARGEST))
-                changed = _changed(changed, tag.offset + (8 if kind == "value" else 4), piece)
+                changed = _replace(changed, tag.offset + (8 if kind == "value" else 4), piece)
             (folder / f"lie_{base}_{'_'.join(names)}_{kind}_{value}.tiff").write_bytes(changed)
-        ring = _changed(path.read_bytes(), last, struct.pack(order + "I", first))
+        ring = _replace(path.read_bytes(), link, struct.pack(order + "I", first_page))
         (folder / f"ring_{base}.tiff").write_bytes(ring)
 
 
-def _changed(whole: bytes, place: int, piece: bytes) -> bytes:
+def _replace(whole: bytes, place: int, piece: bytes) -> bytes:
+    """A copy of some bytes with others from an offset on."""
     return whole[:place] + piece + whole[place + len(piece) :]
 
 
 def write_metadata(folder: Path) -> None:
+    """Write METADATA with each of CHANGES, and a file that is not UTF-8."""
     for name, changes in CHANGES.items():
         lines = "".join(f"{entry}={value}\n" for entry, value in {**METADATA, **changes}.items())
         (folder / f"{name}.txt").write_text(lines, encoding="utf-8", newline="\n")
@@ -216,7 +220,7 @@ def write_metadata(folder: Path) -> None:
 
 
 def write_peaks(folder: Path) -> None:
-    """The form that fuzz_peaks.cpp reads."""
+    """Write heatmaps in the form that fuzz_peaks.cpp reads."""
     random = np.random.default_rng(0)
     size = bytes([HEIGHT - 1, WIDTH - 1, 2])
     for name, highest in (("probabilities", 6), ("anything", 16)):
