@@ -174,8 +174,8 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     - Target
     - the consistent difference from both references
     - the consistent difference in units of the noise around the pixel
-    - how far Target lies outside all values that the references have within a pixel; an edge that is
-      displaced a little hardly shows there
+    - how far Target lies outside all values that the references have within a pixel; an edge that
+      is displaced a little hardly shows there
     - the difference on which both references agree
     - the likelihood of a point in noise, for each of EVIDENCE_SIGMAS; the head reads these again
 

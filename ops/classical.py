@@ -54,7 +54,7 @@ class ClassicalDetector(AligningDetector):
 
 
 class DoubleDetection(ClassicalDetector):
-    """min(|T - R1|, |T - R2|), of differences smoothed by a Gaussian of `sigma` pixels (0: none)."""
+    """min(|T - R1|, |T - R2|), of differences smoothed by a Gaussian of `sigma` pixels, if any."""
 
     label = "double detection"
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 # Binomial weights; with fewer, aliasing would change an estimated shift by up to 0.1 px.
 HALVING = (1, 5, 10, 10, 5, 1)
-# Weights of a sixth-order derivative. With half the difference of a pixel's neighbours instead, the
-# steps on lines three pixels apart would be twice too long.
+# Weights of a first derivative, accurate to the sixth order. With half the difference of a pixel's
+# neighbours instead, the steps on lines three pixels apart would be twice too long.
 DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
 BLOCK = 4  # pixels along each side of a block that is averaged
 ENLARGED_ROWS = 4  # rows of blocks that `enlarge` computes in one product

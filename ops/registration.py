@@ -183,10 +183,11 @@ class PyramidLevel:
     def refine(
         self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None
     ) -> torch.Tensor:
-        """Improve a shift (B, 2, 2, h, columns), in this level's pixels, by rounds of least squares.
+        """Improve a shift (B, 2, 2, h, columns), in pixels of this level, by least squares.
 
-        Rows are weighted by a Gaussian of `sigma` rows. With None, all rows count equally, and the
-        shift is (B, 2, 2, 1, 1). `moved` are the references after the given shift.
+        It takes `rounds` steps. Rows are weighted by a Gaussian of `sigma` rows. With None, all
+        rows count equally, and the shift is (B, 2, 2, 1, 1). `moved` are the references after the
+        given shift.
         """
 
         def pool_rows(sums: torch.Tensor) -> torch.Tensor:

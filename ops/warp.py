@@ -49,7 +49,10 @@ class Warper:
             self._cut_frames()
 
     def warp(self, shift: torch.Tensor) -> torch.Tensor:
-        """Return the images moved back by (y, x) in pixels: a shift (B, C, 2, H or 1, columns or 1)."""
+        """Return the images moved back by a shift.
+
+        The shift is (B, C, 2, H or 1, columns or 1), (y, x) in pixels.
+        """
         return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
 
     def _cut_frames(self) -> None:
