@@ -71,7 +71,7 @@ class PixelMetrics:
         self.regions = sum(other.regions for other in others)
 
     def compute(self) -> dict[str, float | None]:
-        """Return `pixel_auroc`, `pixel_average_precision` and `pixel_aupro_` for each of AUPRO_LIMITS.
+        """Return `pixel_auroc`, `pixel_average_precision` and the `pixel_aupro_` of AUPRO_LIMITS.
 
         Each is 0-1, or None without background or defect pixels.
         """
