@@ -229,6 +229,7 @@ class SegmentationNetworkONNX(nn.Module):
         return 1 / (1 + torch.exp(background - defect))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w), values 0-1, to (B, 3, h, w) = [defect probability 0-1, 0, 0]."""
         return with_two_zero_channels(self.defect_probability(patches))
 
 
@@ -262,6 +263,7 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0]."""
         return with_two_zero_channels(self.detect_with_alignment(strips)[0])
 
 

@@ -148,7 +148,8 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
         if not any(words in str(error) for words in LOST):
             raise
         processes.abort(
-            f"another process of this training has ended ({one_line(error, 120)}); --resume goes on"
+            f"another process of this training has ended ({one_line(error, 120)}); "
+            "--resume continues it"
         )
     finally:
         distributed.destroy_process_group(to_destroy)

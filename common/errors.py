@@ -114,7 +114,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         if error.errno != errno.ENOSPC:
             raise
         print(
-            f"error: {error.filename or 'what is printed'}: cannot be written ({error.strerror})",
+            f"error: {error.filename or 'standard output'}: cannot be written ({error.strerror})",
             file=sys.stderr,
         )
         return 1

@@ -69,7 +69,7 @@ class PointSettings:
     beyond_border: float = 1.0
     # distance between two points, in sigmas of the larger one, so that neither hides the other
     clearance: float = 3.0
-    tries: int = 3  # attempts to place a point with that distance, before it is left out
+    tries: int = 3  # attempts to place a point at such a distance; then it is left out
     mask_level: float = 0.2  # of the unit profile: higher pixels are marked, and the nearest one
     # grey levels by which a defect must change Target to be marked: a saturated pattern hides it
     visible_change: float = 3.0

@@ -46,7 +46,7 @@ class Dataset:
     def describe(self) -> str:
         """Return one line with the number of strips of each split and their size."""
         aside = (
-            "set aside from them, each as it is and painted, for want of a valid/"
+            "set aside from them because there is no valid/, each unpainted and painted"
             if self.is_valid_set_aside
             else "to validate"
         )

@@ -21,8 +21,8 @@ STATISTICS = (
     *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS for kind in OF_EACH_CHANNEL),
     *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS[1:] for kind in OF_EACH_REFERENCE),
 )
-# Added to the width of a range before its margins are computed, because strips that happen to be
-# alike give a range of no width; in the units below.
+# Added to the width of a range before its margins are computed, in the units below: strips that
+# happen to be alike give a range without width.
 ALLOWANCES = {
     "mean": 10.0,
     "spread": 10.0,
@@ -36,7 +36,7 @@ ALLOWANCES |= {"shift_y": 0.5, "shift_x": 0.5, "wander": 0.5, "gain": 0.1, "rema
 UNITS = {"contrast": "", "gain": "", "shift_y": " px", "shift_x": " px", "wander": " px"}
 MAY_BE_NEGATIVE = ("difference", "shift_y", "shift_x")
 RANGE_MARGIN = 0.25  # share of a range's width on either side, for many strips
-MARGIN_OF_FEW = 5.0  # added to it for n strips, divided by n - 1
+MARGIN_OF_FEW = 5.0  # for n strips, this divided by n - 1 is added to RANGE_MARGIN
 OUTSIDE_SHARE = 0.1  # share of a folder's strips; more of them outside give a warning
 
 DIFFERENCE_ORDER = 6

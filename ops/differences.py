@@ -53,9 +53,8 @@ def point_likelihood(differences: torch.Tensor, noise: torch.Tensor, sigma: floa
     (B, 1, H, W), from `local_noise`.
     """
     smooth = blur(differences, gaussian_window(sigma, FILTER_REACH))
-    noise_gain = 1 / (
-        2 * math.sqrt(math.pi) * sigma
-    )  # share of white noise that the Gaussian leaves
+    # share of white noise that the Gaussian leaves
+    noise_gain = 1 / (2 * math.sqrt(math.pi) * sigma)
     return torch.log1p((consistent_difference(smooth) / (noise_gain * noise)) ** 2)
 
 
