@@ -1,4 +1,4 @@
-"""Patches of strips to training samples by a recipe, and the batches that a process trains on."""
+"""Training samples that a recipe makes of patches, and the batches of one process."""
 
 import math
 import signal
@@ -18,21 +18,22 @@ from data.recipes import Synthesis
 from data.strip_cache import OpenStrips
 from ops.tiling import tile_positions
 
-SAMPLES_SHOWN = 6
-WORKERS_ON_GPU = 4
-# seconds for which a loader process outlives SIGTERM: its training may still need batches to come
-# to an end
+SAMPLES_SHOWN = 6  # painted samples that a run shows
+WORKERS_ON_GPU = 4  # loader processes, unless `num_workers` is given
+# Seconds for which a loader process survives SIGTERM: the training may need more batches before it
+# stops.
 GRACE = 30
 Batch = dict[str, torch.Tensor]
 
 
 class StripPatches(Dataset):
-    """Training samples: every tile of every strip once per epoch, as a recipe makes them of it.
+    """Training samples: every tile of every strip once per epoch, changed by a recipe.
 
-    A sample is asked for by (epoch, index), or by an index alone for epoch 0, and depends on
-    nothing but (seed, epoch, index): it is the same from any worker, and another one in every
-    epoch. It is `{"three_channel_input": (3, h, w) float32 0-1, "target_mask": (1, h, w) float32
-    {0, 1}}`. Strips must have been inspected; they are not checked again.
+    A sample's key is (epoch, index), or an index alone for epoch 0. The sample depends on nothing
+    but (seed, epoch, index): every worker makes the same one, and every epoch another one. It is
+    `{"three_channel_input": (3, h, w) float32 0-1, "target_mask": (1, h, w) float32 {0, 1}}`. The
+    strips must have been verified; they are not checked again. Raises `UserError` if a strip cannot
+    be read.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class StripPatches(Dataset):
         }
 
     def origin(self, index: int) -> dict[str, Any]:
-        """The strip that a patch is cut from, and where in it, y and x, the patch begins."""
+        """Return the strip that a patch is cut from, and the pixel (y, x) where it begins."""
         strip, (y, x) = self._locate(index)
         return {"file": str(self.paths[strip]), "y": y, "x": x}
 
@@ -76,8 +77,9 @@ class StripPatches(Dataset):
         return strip, self.positions[tile]
 
     def _crop(self, index: int) -> np.ndarray:
-        """The patch as a new array of grey levels (3, h, w): cropped first, so that only its own
-        pixels are ever read.
+        """Return the patch as a new array of grey levels (3, h, w).
+
+        It is cropped before it is converted, so that only its own pixels are read.
         """
         strip, (y, x) = self._locate(index)
         with prefix_errors(self.paths[strip]):
@@ -86,13 +88,13 @@ class StripPatches(Dataset):
 
 
 class EpochBatches(Sampler):
-    """The batches of an epoch: all indices of a data set in an order drawn from (seed, epoch), each
-    as (epoch, index).
+    """The batches of an epoch, each a list of (epoch, index), in an order drawn from (seed, epoch).
 
-    With `processes` each takes its part of every batch, of `batch_size` indices; `rank` says which.
-    All parts are equally long: where the last batch cannot be divided, its first indices come
-    twice. Iteration begins with batch `first`, where a resumed epoch goes on. The index carries the
-    epoch because workers that outlive an epoch never hear of an attribute set on the data set.
+    With several `processes`, each takes its part of every batch, `batch_size` indices; `rank` says
+    which part. All parts have the same length: if the last batch cannot be divided evenly, its
+    first indices come twice. Iteration begins with batch `first`, where a resumed epoch continues.
+    The index carries the epoch because workers that live longer than an epoch do not see an
+    attribute set on the data set.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
@@ -112,28 +114,32 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = self._order(self.epoch)
         for number in range(self.first, len(self)):
-            together = order[self._places(number)]
-            share = math.ceil(len(together) / self.processes)
-            even = np.resize(together, share * self.processes)
+            indices = order[self._batch_slice(number)]
+            share = math.ceil(len(indices) / self.processes)
+            padded = np.resize(indices, share * self.processes)
             yield [
                 (self.epoch, index)
-                for index in even[self.rank * share : (self.rank + 1) * share].tolist()
+                for index in padded[self.rank * share : (self.rank + 1) * share].tolist()
             ]
 
     def of_all_processes(self, epoch: int, number: int) -> list[int]:
-        """The indices of one batch, of all processes together."""
-        return self._order(epoch)[self._places(number)].tolist()
+        """Return the indices of one batch over all processes."""
+        return self._order(epoch)[self._batch_slice(number)].tolist()
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)
 
-    def _places(self, number: int) -> slice:
+    def _batch_slice(self, number: int) -> slice:
         size = self.batch_size * self.processes
         return slice(number * size, (number + 1) * size)
 
 
 def painted_samples(patches: StripPatches) -> list[dict[str, np.ndarray]]:
-    """The first few painted samples of the first epoch, spread over the strips."""
+    """Return the first SAMPLES_SHOWN painted samples of epoch 0, spread over the strips.
+
+    Each is a sample of `StripPatches` as NumPy arrays. Without a painted one, it is the first
+    sample.
+    """
     step = max(1, len(patches) // (4 * SAMPLES_SHOWN))
     samples = (patches[index] for index in range(0, len(patches), step))
     painted = [sample for sample in samples if sample["target_mask"].any()][:SAMPLES_SHOWN]
@@ -144,11 +150,11 @@ def painted_samples(patches: StripPatches) -> list[dict[str, np.ndarray]]:
 
 
 class TrainingLoader:
-    """This process's batches of an epoch, from any of its steps on: made by worker processes,
-    pinned for a GPU.
+    """This process's batches of an epoch, from any step on.
 
-    `samples` are asked for by (epoch, index); `accumulate` batches are one step. `num_workers`
-    None: some on a GPU, none on the CPU.
+    Worker processes make them, and pin them for a GPU. `samples` take keys (epoch, index);
+    `accumulate` batches make one step. `num_workers` None means WORKERS_ON_GPU on a GPU and none on
+    the CPU.
     """
 
     def __init__(
@@ -171,7 +177,7 @@ class TrainingLoader:
             num_workers=workers,
             pin_memory=on_gpu,
             persistent_workers=workers > 0,
-            # they share the decoded strips
+            # forked workers share the decoded strips
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             worker_init_fn=_outlive_signals,
         )
@@ -181,22 +187,21 @@ class TrainingLoader:
         return -(-len(self.batches) // self.accumulate)
 
     def close(self) -> None:
-        """End the worker processes, which otherwise go on until the end of this one."""
-        if self.loader._iterator is not None:  # torch has no public name for it
+        """End the worker processes, which otherwise run until this process ends."""
+        if self.loader._iterator is not None:  # torch has no public way to end the workers
             self.loader._iterator._shutdown_workers()
 
     def indices_of_step(self, epoch: int, step: int) -> list[int]:
-        """The indices of the samples that all processes together have in one step."""
+        """Return the indices of the samples that all processes together use in one step."""
         batches = range(
             step * self.accumulate, min((step + 1) * self.accumulate, len(self.batches))
         )
         return [index for batch in batches for index in self.batches.of_all_processes(epoch, batch)]
 
     def steps(self, epoch: int, first: int) -> Iterator[list[Batch]]:
-        """For each step of an epoch from `first` on, the batches whose gradients are added up in
-        it.
+        """Yield the batches of each step of an epoch from `first` on; their gradients are summed.
 
-        Raises `UserError` when a strip can no longer be read.
+        Raises `UserError` if a strip can no longer be read.
         """
         self.batches.epoch, self.batches.first = epoch, first * self.accumulate
         group = []
@@ -212,8 +217,9 @@ class TrainingLoader:
 
 
 def _outlive_signals(worker: int) -> None:
-    """Ctrl-C and SIGTERM may reach a whole process group at once: the workers leave the answer to
-    the training.
+    """Ignore Ctrl-C, and survive SIGTERM for GRACE seconds: the training decides when workers end.
+
+    Both signals may reach a whole process group at once.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
@@ -221,8 +227,9 @@ def _outlive_signals(worker: int) -> None:
 
 
 class _ErrorsAsValues(Dataset):
-    """Samples, or the `UserError` that came up: raised in a worker process it would come with that
-    process's traceback.
+    """Samples, or the `UserError` that a sample raised.
+
+    An error raised in a worker process would arrive with that process's traceback in its text.
     """
 
     def __init__(self, samples: Dataset):
@@ -236,7 +243,7 @@ class _ErrorsAsValues(Dataset):
 
 
 def _collate(samples: list[dict[str, torch.Tensor] | UserError]) -> Batch | UserError:
-    """A batch, or the first error among its samples."""
+    """Return a batch, or the first error among its samples."""
     return next(
         (sample for sample in samples if isinstance(sample, UserError)), None
     ) or default_collate(samples)

@@ -1,10 +1,9 @@
-"""What a synthetic point looks like and how it is painted: with its centre anywhere, and as the
-classic recipe does it.
+"""Synthetic points: their shape, and how the classic recipe paints them.
 
-A defect of the classic recipe is a small Gaussian, centred on a pixel and zero outside its window
-of 3x3 or 3x5 pixels, added to the grey levels and clipped. Target gets all of them. One or two are
-in Target only: these are the defects to be found. Every other one is also in Ref1, in Ref2 or in
-both, and so is background.
+A defect of the classic recipe is a small Gaussian. It is centred on a pixel, zero outside its
+window of 3x3 or 3x5 pixels, added to the grey levels, and clipped. Every point is in Target. One or
+two are in Target only: these are the defects to be found. Every other one is also in Ref1, in Ref2
+or in both, and so is background.
 """
 
 from collections.abc import Sequence
@@ -21,24 +20,26 @@ TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (
     (TARGET, REF1, REF2),
 )
 
-# (height, width) in pixels, sigma (y, x) in pixels; half of the defects each
+# (height, width) and sigma (y, x), in pixels; each shape is half of the defects
 SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))
 AMPLITUDES = (-80.0, -60.0, 60.0, 80.0)  # grey levels of 255, equally often
-PAINTED_SHARE = 0.5  # of the training patches; the others stay as they are
+PAINTED_SHARE = 0.5  # of the training patches; nothing is painted into the others
 # fewest and most defects painted into a whole strip, for a test or a comparison
 STRIP_DEFECTS_RANGE = (4, 10)
-MAX_TARGET_ONLY = 2
+MAX_TARGET_ONLY = 2  # defects in one patch or strip
 MASK_LEVEL = 0.1  # of the unit Gaussian; the whole window of both shapes lies above it
 MAX_GREY = 255.0  # largest grey level; painting clips to 0..MAX_GREY
-# sigmas around its centre in which a sub-pixel point is painted: beyond it is less than 4
-# millionths of its peak
+# A sub-pixel point is painted within so many sigmas of its centre: beyond, it is less than 4
+# millionths of its peak.
 PAINTED_SIGMAS = 5.0
 
 
 @dataclass(frozen=True)
 class Defect:
-    """A point defect: centre (y, x) in pixels, size (height, width) in pixels, sigma (y, x) in
-    pixels, amplitude in grey levels.
+    """A point defect of the classic recipe, centred on a pixel.
+
+    Centre (y, x), size (height, width) and sigma (y, x) are in pixels, the amplitude in grey
+    levels.
     """
 
     center: tuple[int, int]
@@ -49,7 +50,10 @@ class Defect:
 
 @lru_cache(maxsize=64)
 def unit_gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
-    """The Gaussian's window, float32 of `size`, 1.0 in the middle. Read-only: it is shared."""
+    """Return the Gaussian's window, float32 of `size`, 1.0 in the middle.
+
+    It is read-only because it is cached.
+    """
     y, x = (np.arange(length) - length // 2 for length in size)
     window = np.exp(-0.5 * ((y[:, None] / sigma[0]) ** 2 + (x[None, :] / sigma[1]) ** 2)).astype(
         np.float32
@@ -59,12 +63,12 @@ def unit_gaussian(size: tuple[int, int], sigma: tuple[float, float]) -> np.ndarr
 
 
 def paint(image: np.ndarray, defect: Defect) -> None:
-    """Add a defect to a grey image (H, W), in place, clipped to 0..255; float32 or uint8 (rounded).
+    """Add a defect to a grey image (H, W), in place, clipped to 0-255; float32 or uint8 (rounded).
 
-    The centre may lie anywhere in the image; what reaches beyond the border is cut off.
+    The centre may be any pixel of the image; the part beyond the border is cut off.
     """
     target, window = _overlap(image, defect)
-    # np.clip takes three times as long
+    # np.clip would take three times as long
     painted = np.minimum(np.maximum(target + defect.amplitude * window, 0.0), MAX_GREY)
     target[...] = painted if image.dtype.kind == "f" else np.rint(painted)
 
@@ -78,11 +82,10 @@ def mark(mask: np.ndarray, defect: Defect) -> None:
 def paint_point(
     image: np.ndarray, center: tuple[float, float], sigma: tuple[float, float], amplitude: float
 ) -> None:
-    """Add a Gaussian point to a grey image (H, W) of floats, in place and not clipped, in grey
-    levels.
+    """Add a Gaussian point to a grey image (H, W) of floats, in place, without clipping.
 
-    The centre (y, x) lies anywhere, whole numbers in the middle of a pixel; sigma (y, x) is in
-    pixels.
+    The centre (y, x) is in pixels and may lie anywhere; whole numbers are the middles of pixels.
+    Sigma (y, x) is in pixels, the amplitude in grey levels.
     """
     ((place, profile),) = point_profiles([center], [sigma], [False], image)
     image[place] += amplitude * profile
@@ -94,12 +97,12 @@ def point_profiles(
     flat: Sequence[bool],
     image: np.ndarray,
 ) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """For each point which part of an image (H, W) it reaches, and its unit profile there, 1.0 in
-    its centre, of the image's type.
+    """Return, for each point, the part of an image (H, W) that it covers, and its profile there.
 
-    Centres and sigmas are (y, x) in pixels. A flat point is a soft-edged ellipse, level to about a
-    sigma and gone at two: exp(-(r^2/2)^3), r in sigmas. All are calculated together, which for a
-    few small ones is twice as fast.
+    A profile is 1.0 at its centre and has the image's type. Centres and sigmas are (y, x) in
+    pixels. A flat point is an ellipse with a soft edge, level up to about one sigma and zero at
+    about two: exp(-(r^2/2)^3), r in sigmas. All points are computed together, which takes half the
+    time for a few small ones.
     """
     (rows, squares_y), (columns, squares_x) = map(
         _squares_along, zip(*centers), zip(*sigmas), image.shape
@@ -111,7 +114,7 @@ def point_profiles(
     for number, (place, is_flat) in enumerate(zip(zip(rows, columns), flat)):
         if is_flat:
             half = (squares_y[number, place[0], None] + squares_x[number, place[1]]) / 2
-            # a power of 3 takes ten times as long
+            # `half**3` would take ten times as long
             profile = np.exp(-half * half * half).astype(image.dtype)
         else:
             profile = profiles_y[number, place[0], None] * profiles_x[number, place[1]]
@@ -120,8 +123,9 @@ def point_profiles(
 
 
 def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> Defect:
-    """A defect of random shape and amplitude anywhere in an image of `image_size` (height, width),
-    border pixels included.
+    """Draw a defect of random shape and amplitude.
+
+    Its centre is any pixel of an image of `image_size` (height, width), border pixels included.
     """
     height, width = image_size
     size, sigma = SHAPES[generator.integers(len(SHAPES))]
@@ -132,16 +136,17 @@ def draw_defect(generator: np.random.Generator, image_size: tuple[int, int]) -> 
 
 
 def allocate_channels(generator: np.random.Generator, count: int) -> list[tuple[int, ...]]:
-    """For each of `count` defects the channels that it is painted into, the target-only ones first.
+    """Return the channels of each of `count` defects, the target-only ones first.
 
-    One or two are target-only, but fewer than half of all; the rest is shared out evenly to Ref1,
-    Ref2 and both, the remainder to Ref1 first and then to Ref2. Seven defects may give 2
-    target-only, 2 with Ref1, 2 with Ref2, 1 with both. Raises `ValueError` below three defects,
-    where there is no such allocation.
+    One or two defects are target-only, but fewer than half of all. The rest is divided evenly among
+    Ref1, Ref2 and both; of a remainder, Ref1 gets the first and Ref2 the second. Seven defects may
+    give 2 target-only, 2 with Ref1, 2 with Ref2, 1 with both. Raises `ValueError` below three
+    defects, where there is no such allocation.
     """
     if count < 3:
         raise ValueError(
-            f"found {count} defects, expected at least 3: fewer than half of them are target-only, and at least one"
+            f"found {count} defects, expected at least 3: fewer than half of them are target-only, "
+            "and at least one"
         )
     target_only = int(generator.integers(1, min(MAX_TARGET_ONLY, (count - 1) // 2) + 1))
     share, remainder = divmod(count - target_only, 3)
@@ -161,14 +166,13 @@ def paint_defects(
     count_range: tuple[int, int],
     shifts: Sequence[tuple[float, float]] | None = None,
 ) -> list[tuple[Defect, tuple[int, ...]]]:
-    """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask (H,
-    W), both in place.
+    """Paint a random number of defects into (C, H, W) and mark the target-only ones in the mask.
 
-    The image holds grey levels 0-255, Target, Ref1 and Ref2 first; `count_range` is (fewest, most),
-    both possible. Where it is known by how many pixels (y, x) each channel shows the part off its
-    place in Target, `shifts` says so, and a shared point, which belongs to the part, goes with it:
-    at its own place in each channel, and whole instead of cut to its window. Returns every defect
-    with the channels that it is in.
+    Both change in place. The image holds grey levels 0-255 and begins with Target, Ref1 and Ref2;
+    the mask is (H, W). `count_range` is (fewest, most), both included. `shifts` says by how many
+    pixels (y, x) each channel shows the part away from its place in Target, if that is known. A
+    shared point belongs to the part, so it moves with it: it is painted at its own place in each
+    channel, without a window. Returns every defect with its channels.
     """
     count = int(generator.integers(count_range[0], count_range[1] + 1))
     painted = [
@@ -189,9 +193,7 @@ def paint_defects(
 
 
 def _overlap(image: np.ndarray, defect: Defect) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the image under the defect's window, as a view, and the part of the window over
-    the image.
-    """
+    """Return a view of the image under the defect's window, and the matching part of the window."""
     image_y, window_y = _overlap_along(defect.center[0], defect.size[0], image.shape[0])
     image_x, window_x = _overlap_along(defect.center[1], defect.size[1], image.shape[1])
     return image[image_y, image_x], unit_gaussian(defect.size, defect.sigma)[window_y, window_x]
@@ -206,8 +208,9 @@ def _overlap_along(center: int, size: int, length: int) -> tuple[slice, slice]:
 def _squares_along(
     centers: tuple[float, ...], sigmas: tuple[float, ...], length: int
 ) -> tuple[list[slice], np.ndarray]:
-    """For each point the pixels along one axis within PAINTED_SIGMAS, and every pixel's squared
-    distance, both in sigmas.
+    """Return each point's slice of pixels within PAINTED_SIGMAS along an axis, and distances.
+
+    The distances, (points, length), are those of all pixels, in sigmas and squared.
     """
     center, sigma = np.array(centers), np.array(sigmas)
     first = np.minimum(np.maximum(np.floor(center - PAINTED_SIGMAS * sigma) + 1, 0), length).astype(

@@ -1,11 +1,12 @@
-"""The segmentation network and the two wrappers that turn it into what is exported.
+"""The segmentation network, and the two modules that wrap it for export.
 
-SegmentationNetwork                   (B, 3, h, w) 0-1  ->  logits (B, 2, h, w)
-  SegmentationNetworkONNX             one patch:   softmax, (B, 3, h, w) = [defect probability, 0, 0]
-    SegmentationNetworkONNXFullImage  whole strip: aligned, tiles, the same copy of the net for all of them, stitched
+SegmentationNetwork                 (B, 3, h, w), 0-1  ->  logits (B, 2, h, w)
+  SegmentationNetworkONNX           a patch: softmax, (B, 3, h, w) = [defect probability, 0, 0]
+    SegmentationNetworkONNXFullImage  a strip: references aligned, cut into tiles that go through
+                                    one copy of the network, stitched
 
-PyTorch inference runs the last one as it is, and deploy/export_module.py exports it, so it and the
-ONNX file cannot disagree about tiles.
+PyTorch inference runs the last module, and deploy/export_module.py exports the same one, so PyTorch
+and the ONNX file cannot disagree about tiles.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,13 @@ from ops.differences import (
 )
 from ops.tiling import Tiling, WholeImage
 
-# (in_channels, out_channels) to a layer that keeps height and width
+# (in_channels, out_channels) to layers that keep height and width
 Convolution = Callable[[int, int], nn.Sequential]
-# a difference of 32 grey levels is as large as a channel's whole range: small ones matter
+# Scales a difference of 32 grey levels to 1, the whole range of a channel: small ones matter.
 DIFFERENCE_SCALE = 8.0
-EXPORT_MODES = ("tiles", "whole")  # of a strip: cut into tiles as in training, or in one piece
-EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels: of the filters for points from one to four pixels across
-# planes that the difference network makes of three channels
+EXPORT_MODES = ("tiles", "whole")  # a strip is cut into tiles as in training, or taken in one piece
+EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels, of the filters for points from one to four pixels across
+# input planes that the difference network computes from the three channels
 DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)
 
 
@@ -44,12 +45,11 @@ def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def separable_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution of each channel by itself => 1x1 convolution across them => batch norm =>
-    ReLU.
+    """3x3 convolution of each channel => 1x1 convolution across channels => batch norm => ReLU.
 
-    About a ninth of the multiplications of `convolution`. After Howard et al., "MobileNets", 2017
-    (arXiv:1704.04861), without the batch norm and ReLU in between, which cost much of what a small
-    network finds.
+    It has about a ninth of the multiplications of `convolution`. After Howard et al., "MobileNets",
+    2017 (arXiv:1704.04861), but without the batch norm and ReLU in between, which lower the
+    detection rate of a small network considerably.
     """
     return nn.Sequential(
         nn.Conv2d(
@@ -64,15 +64,16 @@ def separable_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
 def double_convolution(
     in_channels: int, out_channels: int, convolution: Convolution
 ) -> nn.Sequential:
-    """convolution * 2."""
+    """Two of the given convolutions, one after the other."""
     return nn.Sequential(
         convolution(in_channels, out_channels), convolution(out_channels, out_channels)
     )
 
 
 class DecoderStage(nn.Module):
-    """Bilinear x2 => convolution => concatenate the encoder's features of that size => double
-    convolution.
+    """Upsample x2 => convolution => concatenate the encoder's features => double convolution.
+
+    The upsampling is bilinear; the encoder's features have the upsampled size.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class DecoderStage(nn.Module):
         self.merge = double_convolution(out_channels + skip_channels, out_channels, convolution)
 
     def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        # align_corners=False: with True the sampling points, and so the answer, would depend on the
+        """(B, in_channels, h, w) and (B, skip_channels, 2h, 2w) to (B, out_channels, 2h, 2w)."""
+        # align_corners=False: with True the sampling points, and so the result, would depend on the
         # patch size.
         larger = functional.interpolate(
             features, scale_factor=2, mode="bilinear", align_corners=False
@@ -101,9 +103,9 @@ class SegmentationNetwork(nn.Module):
 
     encoder_widths = (1, 2, 4, 8, 8, 8)  # times base_channels
     decoder_widths = (8, 4, 2, 1, 1)
-    # of every level but the first, which has the full resolution
+    # the convolution of every level but the first, which has the full resolution
     lower_convolution: Convolution = staticmethod(convolution)
-    head_features = 0  # how many of the last features the head reads besides what is decoded
+    head_features = 0  # so many of the last input planes go to the head, besides the decoder's
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
         super().__init__()
@@ -126,20 +128,19 @@ class SegmentationNetwork(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Of which height and width must be multiples: each level but the first has half the size
-        of the one before.
-        """
+        """The number of which height and width are multiples: each level halves the size."""
         return 2 ** (len(self.encoder_widths) - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, in_channels, h, w), values 0-1, to logits (B, out_channels, h, w)."""
         return self.segment(self.features(images))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the first layer reads, (B, planes, h, w): the channels themselves."""
+        """Return the first layer's input planes, (B, planes, h, w): here the images themselves."""
         return images
 
     def segment(self, features: torch.Tensor) -> torch.Tensor:
-        """Features to logits."""
+        """Input planes (B, planes, h, w) to logits (B, out_channels, h, w)."""
         levels = [self.encoder[0](features)]
         for block in self.encoder[1:]:
             levels.append(block(self.pool(levels[-1])))
@@ -147,34 +148,40 @@ class SegmentationNetwork(nn.Module):
         for stage in self.decoder:
             decoded = stage(decoded, levels.pop())
         if self.head_features:
-            # else bfloat16 would be joined as float32
-            read_again = features[:, -self.head_features :].to(decoded.dtype)
-            decoded = torch.cat([decoded, read_again], dim=1)
+            # without the cast, `cat` would turn bfloat16 into float32
+            head_planes = features[:, -self.head_features :].to(decoded.dtype)
+            decoded = torch.cat([decoded, head_planes], dim=1)
         return self.head(decoded)
 
 
 class MobileSegmentationNetwork(SegmentationNetwork):
-    """The same UNet, depthwise-separable below the first level, for lines without a GPU: same
-    inputs and outputs.
+    """The same UNet, depthwise-separable below the first level, for lines without a GPU.
 
-    The first level stays whole: at full resolution a separable convolution gains little time on a
-    CPU, and there the three channels are compared pixel by pixel.
+    Inputs and outputs are the same. The first level keeps full convolutions: at full resolution a
+    separable one saves little time on a CPU, and this level compares the three channels pixel by
+    pixel.
     """
 
     lower_convolution: Convolution = staticmethod(separable_convolution)
 
 
 class DifferenceSegmentationNetwork(SegmentationNetwork):
-    """A UNet of four levels that is told what it is to find: same inputs and outputs, height and
-    width multiples of 8.
+    """A UNet of four levels whose input planes are differences of Target from its references.
 
-    Its first layer reads Target, the consistent difference from both references, that in units of
-    the noise around it, how far Target is outside all that the references have within a pixel (an
-    edge that lies a little differently hardly is), the difference to which both references agree,
-    and how much speaks for a point in noise, which its head reads once more: what a filter can tell
-    it need not learn. It never sees how Target differs from one reference alone: a network that
-    does takes strong points for defects that one reference shares. A defect of three pixels needs
-    no more levels: at the fourth a pixel sees 68 of the strip's.
+    Inputs and outputs are the same; height and width are multiples of 8. What a filter can compute,
+    the network need not learn. The input planes are:
+
+    - Target
+    - the consistent difference from both references
+    - the consistent difference in units of the noise around the pixel
+    - how far Target lies outside all values that the references have within a pixel; an edge that
+      is displaced a little hardly shows there
+    - the difference on which both references agree
+    - the likelihood of a point in noise, for each of EVIDENCE_SIGMAS; the head reads these again
+
+    The network never sees how Target differs from one reference alone. A network that does takes
+    strong points for defects although one reference shares them. A defect of three pixels needs no
+    more than four levels: at the fourth, a pixel sees 68 pixels of the strip.
     """
 
     encoder_widths = (1, 2, 4, 8)
@@ -185,7 +192,7 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
         super().__init__(DIFFERENCE_FEATURES, out_channels, base_channels)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """DIFFERENCE_FEATURES planes of three channels."""
+        """Return DIFFERENCE_FEATURES planes of three channels (B, 3, h, w), values 0-1."""
         differences = images[:, :1] - images[:, 1:3]
         consistent, noise = consistent_difference(differences), local_noise(differences)
         strong = DIFFERENCE_SCALE * torch.cat(
@@ -215,22 +222,23 @@ class SegmentationNetworkONNX(nn.Module):
     def defect_probability(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) to (B, 1, h, w): the second of the softmax's two channels.
 
-        Written out: ONNX Runtime's Softmax across planes takes ten times as long, and its Sigmoid
-        loses digits close to 1.
+        The formula is explicit because ONNX Runtime's Softmax across planes takes ten times as
+        long, and its Sigmoid loses digits close to 1.
         """
         background, defect = self.network(patches).split(1, dim=1)
         return 1 / (1 + torch.exp(background - defect))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w), values 0-1, to (B, 3, h, w) = [defect probability 0-1, 0, 0]."""
         return with_two_zero_channels(self.defect_probability(patches))
 
 
 class SegmentationNetworkONNXFullImage(AligningDetector):
     """Whole strip: (B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0].
 
-    References are aligned first, if `align` says so, and all tiles of all strips go through one
-    copy of the network as one batch; in mode "whole" each strip goes through it in one piece.
-    `image_size` is (height, width).
+    First, the references are aligned as `align` says. In mode "tiles", all tiles of all strips then
+    go through one copy of the network as one batch. In mode "whole", each strip goes through it in
+    one piece. `image_size` is (height, width).
     """
 
     def __init__(
@@ -251,9 +259,11 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         )
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0]."""
         return with_two_zero_channels(self.detect_with_alignment(strips)[0])
 
 

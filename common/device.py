@@ -8,9 +8,10 @@ from common.errors import UserError
 
 
 def choose_device(gpu_id: int | None) -> torch.device:
-    """-1: the CPU; a number: that GPU; None: the first GPU where there is one, else the CPU.
+    """Return the CPU for -1, the GPU of that number otherwise.
 
-    Raises `UserError` for a GPU that is not there.
+    None means the first GPU, or the CPU if there is no GPU. Raises `UserError` if the GPU does not
+    exist.
     """
     if gpu_id is None:
         gpu_id = 0 if torch.cuda.is_available() else -1
@@ -18,11 +19,12 @@ def choose_device(gpu_id: int | None) -> torch.device:
         return torch.device("cpu")
     if not 0 <= gpu_id < torch.cuda.device_count():
         raise UserError(
-            f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, expected that one (-1 is the CPU)"
+            f"--gpu_id {gpu_id}: found {torch.cuda.device_count()} CUDA devices, "
+            "expected that one (-1 is the CPU)"
         )
     return torch.device("cuda", gpu_id)
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Convolutions on a GPU without TF32, which would move heatmaps by about 1e-3."""
+    """Run convolutions on a GPU without TF32, which would change heatmaps by about 1e-3."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

@@ -1,6 +1,6 @@
-"""The processes that train together: this one alone, or as many as torchrun started.
+"""The processes that train together: this one alone, or all that torchrun started.
 
-And the device that each computes on.
+Each process computes on a device of its own.
 """
 
 import os
@@ -18,43 +18,47 @@ from common.device import choose_device
 from common.errors import UserError, one_line
 
 Result = TypeVar("Result")
-# for the first process, which checks all strips and writes the files while the others wait
+# Timeout of the control group: the others wait while the main process checks all strips and writes
+# the files.
 LONGEST_WAIT = timedelta(days=1)
 FAILED = "failed"
-# what is said when another process is gone
+# Parts of the error texts of gloo and NCCL that mean that another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among `count`, and the device that it computes on.
+    """This process among `count` processes, and the device that it computes on.
 
-    Process 0 alone prints and writes files.
+    Process 0 is the main process. It alone prints and writes files.
     """
 
     device: torch.device
     rank: int = 0
     count: int = 1
-    # for what the processes tell each other; gradients have a group of their own
+    # The gloo group for Python values; gradients use the default group.
     control: distributed.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the main process, of rank 0."""
         return self.rank == 0
 
     @property
     def hides_progress(self) -> bool | None:
-        """For `disable` of a progress bar: only the first process draws any, and that only on a
-        terminal (None).
+        """The value for `disable` of a progress bar.
+
+        The main process draws bars, and only on a terminal (None). The other processes draw none
+        (True).
         """
         return None if self.is_main else True
 
     def share(self, items: list) -> list:
-        """This process's part of a list; the parts may differ by one in length."""
+        """Return this process's part of a list; the lengths of the parts differ by one at most."""
         return items[self.rank :: self.count]
 
     def gather(self, value: Any) -> list[Any]:
-        """Everybody's value, on every process. All of them must call it."""
+        """Return the values of all processes, by rank, on every process; all must call it."""
         if self.count == 1:
             return [value]
         values = [None] * self.count
@@ -62,8 +66,9 @@ class ProcessGroup:
         return values
 
     def max_over_ranks(self, number: int) -> int:
-        """The largest of everybody's numbers, on every process; quicker than `gather`, and without
-        waiting for a GPU.
+        """Return the largest number of all processes, on every process; all must call it.
+
+        It is quicker than `gather`, and does not wait for a GPU.
         """
         if self.count == 1:
             return number
@@ -72,32 +77,32 @@ class ProcessGroup:
         return int(tensor)
 
     def broadcast_from_main(self, tensors: list[torch.Tensor]) -> None:
-        """Overwrite tensors on the processes' devices with those of the first process."""
+        """Overwrite tensors on each process's device with the main process's; all must call it."""
         if self.count > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
     def run_on_main(self, function: Callable[[], Result]) -> Result:
-        """What `function` gives on the first process, on every process.
+        """Call `function` on the main process and return its result on every process.
 
-        If it fails there, the others end without a word.
+        If it fails there, the other processes exit quietly.
         """
         if self.count == 1:
             return function()
-        answer = [FAILED, None]
+        outcome = [FAILED, None]
         try:
             if self.is_main:
-                answer = ["done", function()]
+                outcome = ["done", function()]
         finally:
-            distributed.broadcast_object_list(answer, src=0, group=self.control)
-        if answer[0] == FAILED:
+            distributed.broadcast_object_list(outcome, src=0, group=self.control)
+        if outcome[0] == FAILED:
             self.exit_quietly()
-        return answer[1]
+        return outcome[1]
 
     def abort(self, text: str) -> None:
-        """End all processes with a `UserError`, which the first one alone raises.
+        """End all processes, all of which must call it.
 
-        All of them must call it.
+        The main process raises a `UserError`, the others exit.
         """
         if self.is_main:
             raise UserError(text)
@@ -105,9 +110,9 @@ class ProcessGroup:
 
     @staticmethod
     def exit_quietly() -> None:
-        """End this process without a word: the first one says why.
+        """Exit with code 0: the main process reports the error.
 
-        Not as a failure, or torchrun would interrupt it at that.
+        A failure here would make torchrun end the main process before it has done so.
         """
         sys.exit(0)
 
@@ -117,10 +122,9 @@ SINGLE_PROCESS = ProcessGroup(torch.device("cpu"))
 
 @contextmanager
 def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
-    """The processes that torchrun started, joined for the block; without torchrun this process
-    alone.
+    """Join the processes that torchrun started, for the block; without torchrun, this one alone.
 
-    Raises `UserError` for a GPU that is not there, and when another process is lost.
+    Raises `UserError` if the GPU does not exist, and when another process is lost.
     """
     if not distributed.is_torchelastic_launched():
         device = choose_device(gpu_id)
@@ -128,32 +132,35 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
             torch.cuda.set_device(device)
         yield ProcessGroup(device)
         return
-    device = _device_of_its_own(gpu_id)
+    device = _device_of_this_process(gpu_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     control = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     processes = ProcessGroup(device, distributed.get_rank(), distributed.get_world_size(), control)
-    # all groups; but NCCL's waits for the others, so not after a failure
-    left = control if device.type == "cuda" else None
+    # What to destroy: None means all groups. After a failure NCCL's group would wait for the other
+    # processes, so only the control group is destroyed then.
+    to_destroy = control if device.type == "cuda" else None
     try:
         yield processes
-        left = None
+        to_destroy = None
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
         processes.abort(
-            f"another process of this training has ended ({one_line(error, 120)}); --resume goes on"
+            f"another process of this training has ended ({one_line(error, 120)}); "
+            "--resume continues it"
         )
     finally:
-        distributed.destroy_process_group(left)
+        distributed.destroy_process_group(to_destroy)
 
 
-def _device_of_its_own(gpu_id: int | None) -> torch.device:
+def _device_of_this_process(gpu_id: int | None) -> torch.device:
     if gpu_id is None and not torch.cuda.is_available():
         gpu_id = -1
     if gpu_id not in (None, -1):
         raise UserError(
-            f"--gpu_id {gpu_id}: found several processes, expected every GPU (choose with CUDA_VISIBLE_DEVICES) or -1"
+            f"--gpu_id {gpu_id}: found several processes, "
+            "expected every GPU (choose with CUDA_VISIBLE_DEVICES) or -1"
         )
     return choose_device(int(os.environ["LOCAL_RANK"]) if gpu_id is None else -1)

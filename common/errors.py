@@ -1,5 +1,6 @@
-"""The one error that a user is meant to see, and how a command ends: with a line, an exit code, and
-nothing half-written.
+"""The error that a user sees, and how a command ends.
+
+It ends with one line, an exit code, and no half-written file.
 """
 
 import errno
@@ -16,35 +17,38 @@ STOPPED = "interrupted: every file that has its final name is whole"
 
 
 class UserError(Exception):
-    """Something about the input is wrong.
+    """The input is wrong.
 
-    The text is one line for each bad file: which one, what was found, what was expected.
+    The text has one line for each bad file: its name, what was found, what was expected.
     """
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or a lost terminal (SIGHUP); holds the signal's number.
+    """Ctrl-C, SIGTERM or a lost terminal (SIGHUP); its argument is the signal's number.
 
-    Whatever is open is cleaned up on its way out.
+    Open files are cleaned up while it is raised through the command.
     """
 
 
 @dataclass
 class DeferredSignal:
-    """The number of the signal that arrived while signals were held, 0 for none."""
+    """The number of the signal that arrived while signals were deferred, 0 for none."""
 
     number: int = 0
 
 
-_held: DeferredSignal | None = None  # while signals are held
-# the last signal's number: Python swallows what is raised in the middle of its own housekeeping
+_held: DeferredSignal | None = None  # not None while signals are deferred
+# The last signal's number, kept because Python swallows an exception that a signal handler raises
+# while a finalizer runs.
 _received = 0
 
 
 @contextmanager
 def defer_signals() -> Iterator[DeferredSignal]:
-    """Ctrl-C and SIGTERM wait until the end of the (outermost) block: what is inside happens whole
-    or not at all.
+    """Defer Ctrl-C and SIGTERM until the end of the outermost block.
+
+    So the block is carried out completely or not at all. Raises `Stopped` at its end if a signal
+    arrived.
     """
     global _held
     if _held is not None:
@@ -60,8 +64,9 @@ def defer_signals() -> Iterator[DeferredSignal]:
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
-    """A library's error text on one line; the end of a long one, where most libraries put the
-    reason.
+    """Return a library's error text on one line, at most `longest` characters of its end.
+
+    Most libraries put the reason at the end.
     """
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"... {text[-longest:]}"
@@ -69,7 +74,7 @@ def one_line(error: Exception, longest: int = 200) -> str:
 
 @contextmanager
 def prefix_errors(what: Path | str) -> Iterator[None]:
-    """Puts the name of a file (or flag) in front of every `UserError` raised inside."""
+    """Put the name of a file (or flag) in front of every `UserError` that the block raises."""
     try:
         yield
     except UserError as error:
@@ -77,13 +82,15 @@ def prefix_errors(what: Path | str) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code: 0 or what it returned, 1 after a `UserError`, 128 +
-    its number after a signal.
+    """Run a command and return its exit code.
+
+    It is what the command returned, 0 for None; 1 after a `UserError`; 128 + its number after a
+    signal.
     """
     global _received
     _received = 0
     numbers = [signal.SIGINT, signal.SIGTERM]
-    # which is how nohup works
+    # nohup ignores SIGHUP: that must stay so.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, _stop) for number in numbers}
@@ -96,18 +103,18 @@ def run_command(command: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Stopped as stopped:
-        # it ends already: nothing may disturb that
+        # The command is ending: no further signal may interrupt it.
         handlers = dict.fromkeys(handlers, signal.SIG_IGN)
         print(STOPPED, file=sys.stderr)
         return 128 + stopped.args[0]
-    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+    except BrokenPipeError:  # the reader of our output has ended: nothing can be printed any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(
-            f"error: {error.filename or 'what is printed'}: cannot be written ({error.strerror})",
+            f"error: {error.filename or 'standard output'}: cannot be written ({error.strerror})",
             file=sys.stderr,
         )
         return 1
@@ -117,7 +124,7 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 def install_exception_hook() -> None:
-    """Ctrl-C while a command is still importing, which takes seconds, prints one line.
+    """Print one line on Ctrl-C while a command is still importing, which takes seconds.
 
     `run_command` takes over from there.
     """

@@ -1,6 +1,6 @@
-"""Writing so that nothing is lost: under a temporary name first, then renamed.
+"""Atomic writes: under a temporary name first, then renamed.
 
-What has its final name is whole.
+So a file or folder that has its final name is complete.
 """
 
 import hashlib
@@ -15,10 +15,9 @@ from common.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; what was written there replaces `path` at the end, or
-    is removed after an error.
+    """Give a temporary path beside `path`; the file written there replaces `path` at the end.
 
-    Makes the folder. Raises `UserError` where the file system refuses.
+    After an error it is removed. Makes the folder. Raises `UserError` if the file system refuses.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -36,16 +35,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`, which becomes `path` at the end, or is removed after
-    an error.
+    """Give a temporary folder beside `path`, which becomes `path` at the end.
 
-    Raises `UserError` when `path` exists and is not an empty folder, or where the file system
-    refuses.
+    After an error it is removed. Raises `UserError` if `path` exists and is not an empty folder, or
+    if the file system refuses.
     """
     path = path.absolute()  # "." has no name to put a suffix on
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
-            f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, expected a new folder"
+            f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, "
+            "expected a new folder"
         )
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -60,7 +59,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def refused_by_system(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses about writing `path` into a `UserError`."""
+    """Turn an error of the file system while the block writes `path` into a `UserError`."""
     try:
         yield
     except (OSError, UnicodeError) as error:
@@ -68,16 +67,17 @@ def refused_by_system(path: Path) -> Iterator[None]:
 
 
 def _explain(error: OSError, path: Path, temporary: Path) -> UserError:
-    """The error of the file that it is about: `path`, unless another one could not be read while it
-    was being written.
+    """Return the `UserError` that names the right file.
+
+    That is `path`, unless another file could not be read while `path` was being written.
     """
-    own = {
+    written_places = {
         place
         for written in (path.absolute(), temporary.absolute())
         for place in (written, *written.parents)
     }
     culprit = Path(error.filename).absolute() if error.filename else temporary.absolute()
-    if culprit not in own and temporary.absolute() not in culprit.parents:
+    if culprit not in written_places and temporary.absolute() not in culprit.parents:
         return UserError(f"{error.filename}: cannot be read ({error.strerror})")
     return _cannot_be_written(path, error)
 
@@ -87,7 +87,7 @@ def _cannot_be_written(path: Path, error: OSError | UnicodeError) -> UserError:
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 of what is in the files, one after the other, in hexadecimal."""
+    """Return the SHA-256 of the files' contents, one after the other, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

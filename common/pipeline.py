@@ -1,5 +1,6 @@
-"""The stages that a strip goes through: overlapped in threads, in order, never many at a time, and
-timed apart.
+"""The stages of processing a strip: run in parallel threads, and timed one by one.
+
+Results keep the order of the strips, and only a few strips are in memory at a time.
 """
 
 import threading
@@ -15,22 +16,20 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 STAGES = ("loading", "preprocessing", "inference", "post-processing", "writing")
-READERS, WRITERS = 2, 2  # threads beside the one that computes
+READERS, WRITERS = 2, 2  # threads, besides the one that computes
 _adding = threading.Lock()
 
 
 @dataclass
 class StageTimes:
-    """Seconds that strips spent in each of STAGES, in whatever thread, and `elapsed` on the clock
-    for all of them.
-    """
+    """Seconds that strips spent in each of STAGES, summed over threads, and the time `elapsed`."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     elapsed: float = 0.0
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes to a stage."""
+        """Add the seconds that the block takes to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -40,7 +39,7 @@ class StageTimes:
 
     @contextmanager
     def of_all(self) -> Iterator[None]:
-        """Adds the time that the block takes to `elapsed`."""
+        """Add the seconds that the block takes to `elapsed`."""
         started = time.perf_counter()
         try:
             yield
@@ -48,23 +47,25 @@ class StageTimes:
             self.elapsed += time.perf_counter() - started
 
     def merge(self, others: "list[StageTimes]") -> None:
-        """Become the times of `others`, which ran beside each other."""
+        """Become the times of `others`, which ran in parallel."""
         self.seconds = {stage: sum(other.seconds[stage] for other in others) for stage in STAGES}
         self.elapsed = max(other.elapsed for other in others)
 
     def describe(self, strips: int) -> str:
-        """One line of so many strips, at least one."""
+        """Return a line with strips per second and milliseconds by stage, for `strips` > 0."""
         parts = ", ".join(
             f"{1000 * seconds / strips:.1f} {stage}" for stage, seconds in self.seconds.items()
         )
-        return f"{strips / self.elapsed:.3g} strips per second; of each, in ms, beside each other: {parts}"
+        return (
+            f"{strips / self.elapsed:.3g} strips per second; "
+            f"ms per strip, in overlapping stages: {parts}"
+        )
 
 
 class Backlog:
-    """Work that is done in a pool's threads while the caller goes on; `most` may wait or be under
-    way at a time.
+    """Work for a pool's threads; at most `most` pieces wait or run at a time.
 
-    What it raises comes out of a later `add` or of `finish`.
+    An exception of a piece of work is raised by a later `add` or by `finish`.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, most: int):
@@ -72,23 +73,23 @@ class Backlog:
         self._waiting: deque[Future] = deque()
 
     def add(self, work: Callable[..., None], *values: Any) -> None:
-        """Have work(*values) done; waits for the oldest when there is too much."""
+        """Submit work(*values); while there are `most` pieces, wait for the oldest first."""
         while len(self._waiting) >= self.most:
             self._waiting.popleft().result()
         self._waiting.append(self.pool.submit(work, *values))
 
     def finish(self) -> None:
-        """Wait until all is done."""
+        """Wait until all work is done."""
         while self._waiting:
             self._waiting.popleft().result()
 
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads.
+    """A pool of `count` threads.
 
-    When the block ends, what has not begun is dropped; what has begun ends first: its files become
-    whole.
+    At the end of the block, work that has not begun is dropped. Work that has begun is finished, so
+    that its files become complete.
     """
     pool = ThreadPoolExecutor(count)
     try:
@@ -100,8 +101,9 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Result]:
-    """What `work` gives for each item, in the items' order; `most` of them are done ahead, in a
-    pool's threads.
+    """Yield `work(item)` for each item, in the items' order.
+
+    A pool's threads work up to `most` items ahead.
     """
     waiting: deque[Future] = deque()
     for item in items:
@@ -113,6 +115,6 @@ def in_order(
 
 
 def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items, `size` at a time; the last group may be smaller."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     return iter(lambda: list(islice(rest, size)), [])

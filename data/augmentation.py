@@ -1,8 +1,8 @@
-"""What differs between the channels of good strips: place by a fraction of a pixel, light, noise
-and stripes.
+"""Differences between the channels of good strips: sub-pixel shifts, light, noise and stripes.
 
-Everything is done to a patch (3, h, w) float32 in grey levels, in place and not clipped. Pure NumPy
-and OpenCV; the amounts are settings, and every number is drawn from the generator that is given.
+All functions change a patch (3, h, w) float32 in grey levels, in place, without clipping. They use
+NumPy and OpenCV only. The amounts are settings, and every random number comes from the generator
+that is given.
 """
 
 import math
@@ -14,68 +14,70 @@ import numpy as np
 
 from gaussian import REF1, REF2, WITH_BOTH, WITH_REF1, WITH_REF2
 
-# standard normals, drawn once: fresh ones take longer than all the rest of a sample, more would
-# leave the cache
+# Standard normals, drawn once: drawing new ones takes longer than all the rest of a sample, and a
+# larger bank would exceed the processor's cache.
 BANK_SIZE = 2**18
 BANK_SEED = 20
-CUBIC = -0.5  # of the interpolating cubic: Keys's, which has the smallest error
-# sigma of (a - b) between neighbours of the difference of two channels, of the noise of each
+CUBIC = -0.5  # parameter of the interpolating cubic: that of Keys, which has the smallest error
+# A pixel of the difference of two channels differs from its neighbour by this many sigmas of the
+# noise of each channel.
 NEIGHBOUR_DIFFERENCE_GAIN = 2.0
-MAD_TO_SIGMA = 1.4826  # of a normal distribution: sigma per median absolute deviation
-NOISE_ROWS = 16  # every sixteenth row says enough of a patch's noise
+MAD_TO_SIGMA = 1.4826  # sigma per median absolute deviation, of a normal distribution
+NOISE_ROWS = 16  # every sixteenth row is enough to measure a patch's noise
 
-FLIPS = (None, 0, 1, -1)  # as OpenCV says it: not at all, in y, in x, in both
+FLIPS = (None, 0, 1, -1)  # OpenCV's codes: no flip, in y, in x, in both
 
-# besides all channels: never Target alone, which would be a defect,
+# Channels of a stripe that is not in all of them: never Target alone, which would be a defect, and
+# never both references without Target, which would be a missing feature.
 STRIPE_PRESENCES = ((REF1,), (REF2,), WITH_REF1, WITH_REF2)
-# and never both references without Target, which is a missing feature
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
     """How much the channels of a good patch may differ.
 
-    The severity of a patch, 0-1, multiplies what says so.
+    The severity of a patch, 0-1, multiplies the amounts that say so.
     """
 
-    # pixels in y and x, times severity; a reference that was registered is still off by this much
+    # pixels in y and x, times severity; the error that remains after registration
     shift: float = 0.3
-    # of the patches: edges that were etched or binarised lie where no registration can follow
+    # share of the patches; no registration can follow edges displaced by etching or binarising
     wobble_share: float = 0.2
-    # pixels in y and x, times severity; the largest local displacement, of both references alike
+    # pixels in y and x, times severity; the largest local displacement, the same in both references
     wobble: float = 1.5
     # pixels over which neighbours are displaced together
     wobble_cell: tuple[float, float] = (16.0, 48.0)
-    gain: float = 0.12  # 1 +- this, times severity: lamps and cameras that are matched badly
+    gain: float = 0.12  # 1 +- this, times severity: badly matched lamps and cameras
     offset: float = 8.0  # grey levels, times severity
     # grey levels, times severity; one slow wave along y and a slope across x
     illumination: float = 6.0
-    # of the wave, in a patch: slow against any point
+    # periods of the wave in a patch: much slower than any point
     illumination_periods: tuple[float, float] = (0.1, 1.0)
-    # grey levels, uniform up to this times a severity of its own; comes on top of the strip's own
-    # noise
+    # grey levels, uniform up to this, times a severity of its own; added to the strip's own noise
     noise: float = 5.0
-    noise_factor: tuple[float, float] = (0.6, 1.4)  # each channel's own, of the patch's noise
-    # of the patches: enough to learn them, and few enough to learn bare patterns
+    noise_factor: tuple[float, float] = (0.6, 1.4)  # times the patch's noise, for each channel
+    # share of the patches: enough to learn stripes, few enough to learn bare patterns
     stripe_share: float = 0.3
     stripe_count: tuple[int, int] = (1, 3)  # fewest and most in a patch that has any
-    # pixels: as narrow as points, so that only their length tells
+    # pixels: as narrow as points, so that only the length distinguishes them
     stripe_width: tuple[float, float] = (1.0, 3.0)
     # grey levels of either sign: as faint and as strong as points
     stripe_strength: tuple[float, float] = (8.0, 40.0)
-    # each channel's own: a stripe is seldom equally bright in two shots
+    # times the strength, for each channel: a stripe is seldom equally bright in two shots
     stripe_factor: tuple[float, float] = (0.4, 1.6)
-    # of the stripes are in all channels, the rest in a reference, with or without Target
+    # share of the stripes that are in all channels; the rest is in a reference, with or without
+    # Target
     stripe_everywhere: float = 0.7
-    # of the stripes run along y or x, as rolling and cutting leave them; the rest anyhow
+    # share of the stripes along y or x, as rolling and cutting leave them; the rest has any angle
     stripe_straight: float = 0.8
-    stripe_whole: float = 0.5  # of the stripes cross the whole patch; the rest are parts of
-    stripe_length: tuple[float, float] = (20.0, 100.0)  # pixels: longer than any point
+    stripe_whole: float = 0.5  # share of the stripes that cross the whole patch
+    stripe_length: tuple[float, float] = (20.0, 100.0)  # pixels, of the others: longer than points
 
 
 def shuffle_channels(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A copy of a patch with the roles of its channels dealt anew, flipped in y and in x half of
-    the time each.
+    """Return a copy of a patch with its channels permuted, and flipped in y and in x at random.
+
+    The probability of each flip is one half.
     """
     flip = FLIPS[generator.integers(len(FLIPS))]
     shuffled = image.take(generator.permutation(len(image)), axis=0)
@@ -87,9 +89,7 @@ def shuffle_channels(image: np.ndarray, generator: np.random.Generator) -> np.nd
 def augment(
     image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator
 ) -> None:
-    """Make three shots of a good patch (3, h, w) out of three that are alike: stripes, then place,
-    light and noise of each.
-    """
+    """Make a good patch (3, h, w) look like three shots: stripes, then shift, light and noise."""
     severity = generator.random()
     if generator.random() < amounts.stripe_share:
         add_stripes(image, amounts, generator)
@@ -101,7 +101,7 @@ def augment(
 def add_stripes(
     image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator
 ) -> None:
-    """Bright or dark lines of the part, of another strength in each channel that has them."""
+    """Add bright or dark lines of the part, with another strength in each channel that has them."""
     count = generator.integers(amounts.stripe_count[0], amounts.stripe_count[1] + 1)
     for chances in generator.random((count, 14)).tolist():
         which, where, sign, strength = chances[:4]
@@ -123,8 +123,9 @@ def displace(
     severity: float,
     generator: np.random.Generator,
 ) -> None:
-    """Move each reference against Target, and sometimes parts of both, by cubic interpolation; the
-    border is repeated.
+    """Move each reference against Target, and in some patches parts of both.
+
+    The interpolation is cubic, and border pixels are repeated outwards. `severity` is 0-1.
     """
     shifts = generator.uniform(-amounts.shift, amounts.shift, (2, 2)) * severity
     for channel, shift in zip((REF1, REF2), shifts):
@@ -134,9 +135,9 @@ def displace(
 
 
 def shift_plane(plane: np.ndarray, shift: np.ndarray) -> None:
-    """Move a plane (h, w) in place by `shift` (y, x), within a pixel: down and to the right.
+    """Move a plane (h, w) in place by `shift` (y, x), at most a pixel: down and to the right.
 
-    The border is repeated.
+    Border pixels are repeated outwards.
     """
     kernel_y, kernel_x = map(_cubic_kernel, shift.tolist())
     cv2.sepFilter2D(plane, -1, kernel_x, kernel_y, plane, borderType=cv2.BORDER_REPLICATE)
@@ -150,8 +151,8 @@ def elastic_displacement(
 ) -> None:
     """Move parts of both references (2, h, w) in place by one smooth displacement.
 
-    What one of them alone does not share with Target is no defect anyway; what neither does,
-    because Target's edges lie elsewhere, looks like one.
+    A difference from one reference alone is no defect in any case. A difference from both, which
+    arises where Target's edges are displaced, looks like one.
     """
     size, cell = references.shape[1:], generator.uniform(*amounts.wobble_cell)
     nodes = [max(2, round(length / cell)) for length in size]
@@ -170,8 +171,9 @@ def jitter_illumination(
     severity: float,
     generator: np.random.Generator,
 ) -> None:
-    """Give each channel its own gain, offset and slow illumination, a sum of a wave along y and a
-    slope across x.
+    """Give each channel its own gain, offset and slow illumination.
+
+    The illumination is the sum of a wave along y and a slope across x. `severity` is 0-1.
     """
     count, height, width = image.shape
     gain, offset, slope = generator.uniform(-1, 1, (3, count, 1)) * severity
@@ -193,9 +195,9 @@ def jitter_illumination(
 def add_noise(
     image: np.ndarray, amounts: AugmentationSettings, generator: np.random.Generator
 ) -> None:
-    """Normal noise, of its own sigma in each channel.
+    """Add normal noise, with another sigma in each channel.
 
-    A quiet camera may be out of place, so the severity is its own.
+    It has its own severity, because a camera with little noise may be badly registered.
     """
     sigma = generator.uniform(0, amounts.noise) * generator.random()
     sigmas = sigma * generator.uniform(*amounts.noise_factor, len(image))
@@ -205,10 +207,10 @@ def add_noise(
 
 
 def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
-    """Sigma in grey levels of the noise in each of two channels (h, w), from neighbours in x of
-    their difference.
+    """Return sigma in grey levels of the noise of two channels (h, w), taken as equal in both.
 
-    Pattern, gain and light cancel there mostly, and the median does not see edges and points.
+    It is measured from neighbours in x of the channels' difference. There, pattern, gain and light
+    mostly cancel, and the median ignores edges and points.
     """
     difference = one[::NOISE_ROWS] - other[::NOISE_ROWS]
     steps = np.abs(difference[:, 1:] - difference[:, :-1]).ravel()
@@ -219,8 +221,9 @@ def measure_noise(one: np.ndarray, other: np.ndarray) -> float:
 def _draw_stripe(
     size: tuple[int, int], amounts: AugmentationSettings, chances: list[float]
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Which part of a patch (h, w) a stripe may cover, and how much of each pixel there, float32
-    0-1, from seven numbers 0-1.
+    """Return the part of a patch (h, w) that a stripe may cover, and its share of each pixel there.
+
+    The shares are float32, 0-1. `chances` are seven random numbers, 0-1.
     """
     straight, whole, turn, width, length, *middle = chances
     angle = math.pi / 2 * (turn < 0.5) if straight < amounts.stripe_straight else math.pi * turn
@@ -247,7 +250,7 @@ def _draw_stripe(
 
 @lru_cache(maxsize=4)
 def _grid(size: tuple[int, int]) -> np.ndarray:
-    """The place (x, y) of every pixel: (h, w, 2) float32. Read-only: it is shared."""
+    """Return the place (x, y) of every pixel: (h, w, 2) float32, read-only because it is shared."""
     grid = np.stack(
         np.meshgrid(*(np.arange(length, dtype=np.float32) for length in size[::-1])), axis=2
     )
@@ -257,9 +260,9 @@ def _grid(size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _bank(longest: int) -> np.ndarray:
-    """BANK_SIZE standard normals, float32, the first `longest` once more at the end.
+    """Return BANK_SIZE standard normals, float32, with the first `longest` repeated at the end.
 
-    Read-only: they are shared.
+    They are read-only because they are shared.
     """
     normals = np.random.default_rng(BANK_SEED).standard_normal(BANK_SIZE, dtype=np.float32)
     bank = np.concatenate([normals, normals[:longest]])
@@ -268,17 +271,17 @@ def _bank(longest: int) -> np.ndarray:
 
 
 def lerp(bounds: tuple[float, float], share: float | np.ndarray) -> float | np.ndarray:
-    """What lies at a share, 0-1, of the way from one bound to the other."""
+    """Interpolate linearly between the bounds; `share`, 0-1, is 0 at the first bound."""
     return bounds[0] + share * (bounds[1] - bounds[0])
 
 
 def _cubic_kernel(shift: float) -> np.ndarray:
-    """Five weights, float32, that move a row of pixels by `shift`, within a pixel, towards its end."""
+    """Return five weights, float32, that move a row towards its end by `shift`, at most a pixel."""
     return np.array([_cubic(abs(tap + shift)) for tap in range(-2, 3)], np.float32)
 
 
 def _cubic(distance: float) -> float:
-    """The weight of a pixel at a distance in pixels."""
+    """Return the weight of a pixel at a distance in pixels."""
     if distance <= 1:
         return ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
     return CUBIC * (((distance - 5) * distance + 8) * distance - 4) if distance < 2 else 0.0

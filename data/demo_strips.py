@@ -1,10 +1,9 @@
-"""Procedural strips that stand in for a line camera's: conductor patterns on a substrate, shot
-three times.
+"""Procedural strips, as from a line camera: conductor patterns on a substrate, in three shots.
 
-A pattern (lines, mesh, vias or routing, in one to three sections along the strip) is drawn three
-times finer than the camera sees it, with rough edges and grain that belong to the part. Each
-channel is then a shot of it with its own sub-pixel shift, gain, offset, slow illumination and
-noise. The amounts are fixed, so that figures can be compared over time.
+A pattern consists of lines, mesh, vias or routing, in one to three sections along the strip. It is
+drawn three times finer than the camera's pixels, with rough edges and with grain of the material.
+Each channel is a shot of it with its own sub-pixel shift, gain, offset, slow illumination and
+noise. The amounts are constant, so that metrics can be compared over time.
 """
 
 from collections.abc import Callable
@@ -20,15 +19,16 @@ ILLUMINATION_SPREAD = 5.0  # grey levels; one slow wave along the strip and a sl
 SENSOR_NOISE_SIGMA = (1.5, 3.0)  # grey levels, drawn for each channel
 REFERENCE_SHIFT = 0.4  # pixels in y and x, each reference against Target
 OVERSAMPLING = 3  # fine pixels per camera pixel along each axis
-PATTERN_MARGIN = 4  # camera pixels drawn beyond the strip on every side, for the shifts
+PATTERN_MARGIN = 4  # camera pixels drawn beyond the strip on every side, as room for the shifts
 
 _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a fine pixel
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What one channel's shot makes of the part: gain (a factor), offset and illumination (H, W) in
-    grey levels, and noise.
+    """How one channel shows the part: gain (a factor), illumination (H, W), offset and noise.
+
+    All but the gain are in grey levels.
     """
 
     gain: float
@@ -40,8 +40,9 @@ class Exposure:
 def make_strip(
     generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE
 ) -> np.ndarray:
-    """A good strip (3, H, W) float32, grey levels 0-255: Target, Ref1 and Ref2 are three shots of
-    one pattern.
+    """Draw a good strip (3, H, W) float32, grey levels 0-255.
+
+    Target, Ref1 and Ref2 are three shots of one pattern.
     """
     return make_strip_and_shifts(generator, image_size)[0]
 
@@ -49,8 +50,9 @@ def make_strip(
 def make_strip_and_shifts(
     generator: np.random.Generator, image_size: tuple[int, int] = STRIP_SIZE
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """A strip of `make_strip`, and by how many pixels (y, x) each channel shows the pattern off its
-    place in Target.
+    """Draw a strip as `make_strip` does, and return each channel's shift as well.
+
+    A shift (y, x) is in pixels, from a feature's place in Target to its place in the channel.
     """
     pattern = draw_pattern(generator, image_size)
     shifts = [(0.0, 0.0), *generator.uniform(-REFERENCE_SHIFT, REFERENCE_SHIFT, (2, 2))]
@@ -60,9 +62,7 @@ def make_strip_and_shifts(
 
 
 def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """What the part looks like: grey levels, float32, on the fine grid with PATTERN_MARGIN around
-    it.
-    """
+    """Draw the part: grey levels, float32, on the fine grid with PATTERN_MARGIN around it."""
     height, width = ((length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in image_size)
     conductor = np.zeros((height, width), np.uint8)
     for top, bottom in _sections(generator, height):
@@ -94,8 +94,9 @@ def render_channel(
     image_size: tuple[int, int],
     shift: tuple[float, float],
 ) -> np.ndarray:
-    """One channel (H, W), grey levels 0-255: the pattern moved by `shift` (y, x) pixels, lit,
-    amplified and with noise.
+    """Render one channel (H, W), grey levels 0-255, of the pattern moved by `shift` (y, x) pixels.
+
+    Gain, offset, illumination and noise are drawn at random.
     """
     exposure = draw_exposure(generator, image_size)
     return add_sensor_noise(
@@ -106,7 +107,7 @@ def render_channel(
 
 
 def shift_pattern(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
-    """A pattern on the fine grid, moved by `shift` (y, x) camera pixels: down and to the right."""
+    """Move a pattern on the fine grid by `shift` (y, x) camera pixels: down and to the right."""
     matrix = np.float32([[1, 0, shift[1] * OVERSAMPLING], [0, 1, shift[0] * OVERSAMPLING]])
     return cv2.warpAffine(
         pattern, matrix, pattern.shape[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
@@ -114,8 +115,9 @@ def shift_pattern(pattern: np.ndarray, shift: tuple[float, float]) -> np.ndarray
 
 
 def sample_to_sensor(pattern: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """What falls on the camera's pixels, (H, W) float32 grey levels, of a pattern on the fine grid
-    with its margin.
+    """Average a pattern on the fine grid over the camera's pixels: (H, W) float32 grey levels.
+
+    The margin is cut off.
     """
     margin = PATTERN_MARGIN * OVERSAMPLING
     return cv2.resize(
@@ -131,9 +133,7 @@ def draw_exposure(
     illumination_spread: float = ILLUMINATION_SPREAD,
     noise_sigma: tuple[float, float] = SENSOR_NOISE_SIGMA,
 ) -> Exposure:
-    """A random exposure within the given amounts, which are those of the constants of the same
-    names.
-    """
+    """Draw a random exposure within the given amounts, those of the constants of the same names."""
     height, width = image_size
     wave = np.sin(
         2 * np.pi * (np.arange(height) / height * generator.uniform(0.3, 1.5) + generator.uniform())
@@ -149,15 +149,15 @@ def draw_exposure(
     )
 
 
-def apply_exposure(seen: np.ndarray, exposure: Exposure) -> np.ndarray:
-    """What the camera sees (H, W), lit and amplified: float64 grey levels, not clipped yet."""
-    return exposure.gain * seen + exposure.offset + exposure.illumination
+def apply_exposure(sampled: np.ndarray, exposure: Exposure) -> np.ndarray:
+    """Apply gain, offset and illumination to (H, W): float64 grey levels, not clipped yet."""
+    return exposure.gain * sampled + exposure.offset + exposure.illumination
 
 
 def add_sensor_noise(
     lit: np.ndarray, exposure: Exposure, generator: np.random.Generator
 ) -> np.ndarray:
-    """What was lit (H, W), with the camera's noise, as float32 grey levels 0-255."""
+    """Add the camera's noise to (H, W): float32 grey levels, clipped to 0-255."""
     return np.clip(lit + generator.normal(0, exposure.noise_sigma, lit.shape), 0, 255).astype(
         np.float32
     )
@@ -171,7 +171,7 @@ def _sections(generator: np.random.Generator, height: int) -> list[tuple[int, in
 
 
 def _lines(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Parallel tracks, straight or at a slight angle, over the whole section."""
+    """Draw parallel tracks, straight or at a slight angle, over the whole section."""
     angle = generator.choice([0.0, 90.0, 45.0, generator.uniform(-12, 12)])
     _parallel(
         canvas,
@@ -183,7 +183,7 @@ def _lines(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _mesh(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Two sets of thin wires that cross."""
+    """Draw two sets of thin wires that cross."""
     pitch, duty, angle = (
         generator.uniform(11, 26),
         generator.uniform(0.18, 0.35),
@@ -194,7 +194,7 @@ def _mesh(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _vias(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Annular pads on a grid, square or staggered, some rows joined by tracks."""
+    """Draw annular pads on a grid, square or staggered, some rows joined by tracks."""
     pitch = generator.uniform(16, 30)
     radius, hole = pitch * generator.uniform(0.25, 0.38), generator.uniform(0.3, 0.6)
     stagger = generator.choice([0.0, 0.5])
@@ -211,7 +211,7 @@ def _vias(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Bundles of tracks that run down the section with 45 degree jogs, and pads where tracks end."""
+    """Draw bundles of tracks down the section, with 45 degree jogs and pads at the tracks' ends."""
     height, width = (length / OVERSAMPLING for length in canvas.shape)
     x = generator.uniform(-4, 8)
     while x < width + 4:
@@ -232,9 +232,7 @@ def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _jogging_path(generator: np.random.Generator, height: float) -> list[tuple[float, float]]:
-    """PointSettings (y, x offset) from above the section to below it, straight down or at 45
-    degrees.
-    """
+    """Return points (y, x offset) from above the section to below it, straight or at 45 degrees."""
     y, x, path = -10.0, 0.0, [(-10.0, 0.0)]
     while y < height + 10:
         y += generator.uniform(25, 140)
@@ -255,7 +253,10 @@ _FAMILIES: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (
 
 
 def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase: float) -> None:
-    """Lines at `angle` degrees from vertical, `pitch` camera pixels apart, `duty` of it covered."""
+    """Draw lines at `angle` degrees from vertical, `pitch` camera pixels apart.
+
+    The lines cover the share `duty` of the area.
+    """
     height, width = (length / OVERSAMPLING for length in canvas.shape)
     across = np.array([np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))])  # (y, x)
     along = np.array([across[1], -across[0]])
@@ -267,7 +268,7 @@ def _parallel(canvas: np.ndarray, angle: float, pitch: float, duty: float, phase
 
 
 def _polyline(canvas: np.ndarray, points: list[tuple[float, float]], width: float) -> None:
-    """A track through points (y, x), all in camera pixels."""
+    """Draw a track through points (y, x), all in camera pixels."""
     corners = np.array([_fixed_point(point) for point in points], np.int32)
     cv2.polylines(
         canvas,
@@ -281,7 +282,7 @@ def _polyline(canvas: np.ndarray, points: list[tuple[float, float]], width: floa
 
 
 def _disc(canvas: np.ndarray, center: tuple[float, float], radius: float, value: int) -> None:
-    """A filled circle at (y, x), all in camera pixels."""
+    """Draw a filled circle at (y, x), all in camera pixels."""
     fixed_radius = round(radius * OVERSAMPLING * 2**_SUBPIXEL_BITS)
     cv2.circle(
         canvas, _fixed_point(center), fixed_radius, value, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS
@@ -295,8 +296,9 @@ def _fixed_point(point: tuple[float, float]) -> tuple[int, int]:
 
 
 def _roughen(generator: np.random.Generator, conductor: np.ndarray) -> np.ndarray:
-    """Edges as etching leaves them: every point moved by a fraction of a camera pixel, neighbours
-    together.
+    """Roughen edges as etching does: displace points by fractions of a camera pixel.
+
+    Neighbouring points are displaced alike.
     """
     y, x = np.indices(conductor.shape, dtype=np.float32)
     amount = generator.uniform(0.1, 0.3) * OVERSAMPLING
@@ -312,8 +314,9 @@ def _roughen(generator: np.random.Generator, conductor: np.ndarray) -> np.ndarra
 def _grain(
     generator: np.random.Generator, shape: tuple[int, int], sigma: float, stretch: float
 ) -> np.ndarray:
-    """Texture of the material: fine grain, longer along the strip by `stretch` (rolling marks), and
-    slow mottling; grey levels.
+    """Return the material's texture in grey levels: fine grain and slow mottling.
+
+    The grain is longer along the strip by `stretch`, as rolling marks are.
     """
     fine = _smooth_noise(generator, shape, 0.7 * OVERSAMPLING * stretch, 0.7 * OVERSAMPLING)
     mottling = _smooth_noise(generator, shape, 12 * OVERSAMPLING, 8 * OVERSAMPLING)
@@ -323,8 +326,9 @@ def _grain(
 def _smooth_noise(
     generator: np.random.Generator, shape: tuple[int, int], sigma_y: float, sigma_x: float
 ) -> np.ndarray:
-    """Gaussian noise of unit variance, float32, smooth over the given sigmas in fine pixels (drawn
-    coarser where it is slow).
+    """Return Gaussian noise of unit variance, float32, smoothed by the given sigmas in fine pixels.
+
+    Smoother noise is drawn on a coarser grid.
     """
     step = max(1, int(min(sigma_y, sigma_x) / 2))
     small = tuple(-(-length // step) for length in shape)

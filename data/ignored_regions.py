@@ -1,6 +1,4 @@
-"""What does not count on a strip: known sensor defects, marked regions, and the strip's own fourth
-channel.
-"""
+"""Pixels of a strip that do not count: sensor defects, masked regions, the strip's mask channel."""
 
 import csv
 import re
@@ -11,18 +9,18 @@ import numpy as np
 from common.errors import UserError, prefix_errors
 from data.image_files import Channels, load_mask, open_channels
 
-DEAD_PIXEL_REACH = 2  # pixels: so far around a dead pixel a detector answers to it
+DEAD_PIXEL_REACH = 2  # pixels around a dead pixel in which a detector reacts to it
 DEAD_PIXEL_COLUMNS = ("y", "x")
 WHOLE_NUMBER = re.compile("[0-9]{1,9}")
 
 
 class IgnoredRegions:
-    """The pixels of a strip that are neither a detection nor counted in a figure.
+    """The pixels of a strip that give no detection and do not count in a metric.
 
-    `dead_pixels` is a CSV file with columns y and x; without a y all of column x is dead, as it is
-    with a line camera. `ignore_mask` is an image of the strips' size, not 0 where nothing counts.
-    `mask_channel` is the number of a channel of the strips themselves, not 0 where nothing counts.
-    Raises `UserError` for a file that is not like that.
+    `dead_pixels` is a CSV file with columns y and x; without a y, all of column x is dead, as with
+    a line camera. `ignore_mask` is an image of the strips' size, and `mask_channel` the number of a
+    channel of the strips themselves; pixels that are not 0 there do not count. Raises `UserError`
+    for an invalid file.
     """
 
     def __init__(
@@ -33,14 +31,13 @@ class IgnoredRegions:
     ):
         self.dead_path, self.mask_path, self.mask_channel = dead_pixels, ignore_mask, mask_channel
         self.dead_pixels = read_dead_pixels(dead_pixels) if dead_pixels else []
-        self._common: np.ndarray | None = None  # of the size of the strips so far
+        self._common: np.ndarray | None = None  # what all strips share, in the size of the last one
 
     def of(self, path: Path, image_size: tuple[int, int]) -> np.ndarray | None:
-        """(H, W) bool for the strip in `path`, of `image_size` (height, width); None where
-        everything counts.
+        """Return (H, W) bool for the strip in `path`, of `image_size` (height, width).
 
-        Raises `UserError` when the mask or a dead pixel does not fit the strip, or the strip has no
-        such channel.
+        It is None where everything counts. Raises `UserError` if the mask or a dead pixel does not
+        fit the strip, or if the strip has no such channel.
         """
         if not self.dead_pixels and not self.mask_path and self.mask_channel is None:
             return None
@@ -52,7 +49,8 @@ class IgnoredRegions:
             channels = open_channels(path, Channels.STRIP_WITH_MASK)
             if len(channels) <= self.mask_channel:
                 raise UserError(
-                    f"found {len(channels)} channels, expected channel {self.mask_channel} of --mask_channel"
+                    f"found {len(channels)} channels, "
+                    f"expected channel {self.mask_channel} of --mask_channel"
                 )
             return self._common | (channels[self.mask_channel] != 0)
 
@@ -65,7 +63,8 @@ class IgnoredRegions:
         for y, x in self.dead_pixels:
             if x >= image_size[1] or (y is not None and y >= image_size[0]):
                 raise UserError(
-                    f"{self.dead_path}: found a pixel at y {y}, x {x}, expected one inside {image_size}"
+                    f"{self.dead_path}: found a pixel at y {y}, x {x}, "
+                    f"expected one inside {image_size}"
                 )
             rows = (
                 slice(None)
@@ -77,9 +76,9 @@ class IgnoredRegions:
 
 
 def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
-    """(y, x) of each row of a CSV file; y is None for a whole column.
+    """Return (y, x) of each row of a CSV file; y is None for a whole column.
 
-    Raises `UserError`, naming the line, for another content.
+    Raises `UserError` with the line's number if the content is invalid.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -98,6 +97,7 @@ def _dead_pixel(row: dict[str, str | None], place: str) -> tuple[int | None, int
     y, x = ((row[name] or "").strip() for name in DEAD_PIXEL_COLUMNS)
     if not (WHOLE_NUMBER.fullmatch(x) and (WHOLE_NUMBER.fullmatch(y) or not y)):
         raise UserError(
-            f"{place}: found y {y!r} and x {x!r}, expected whole numbers from 0 on (no y: the whole column)"
+            f"{place}: found y {y!r} and x {x!r}, "
+            "expected whole numbers from 0 on (no y: the whole column)"
         )
     return (int(y) if y else None), int(x)

@@ -1,6 +1,4 @@
-"""A strip with what is known of its defects: from its mask, from what is painted into it, or from
-its kind.
-"""
+"""A strip and its true defects, known from its mask, from painting, or from its kind."""
 
 import numpy as np
 
@@ -10,8 +8,10 @@ from data.recipes import paint_strip
 
 
 def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
-    """The strip, (3, H, W) grey levels 0-255, and its mask, (H, W) bool; None where it is not known
-    what is a defect.
+    """Return a strip (3, H, W), grey levels 0-255, and its mask (H, W) bool.
+
+    The mask is None where it is not known what is a defect. Raises `UserError` for a file that
+    cannot be used.
     """
     image = load_image(strip.path, input_max)
     if strip.mask:

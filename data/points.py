@@ -1,6 +1,4 @@
-"""The points of the robust recipe: where they lie, which channels have them, and how they are
-painted and marked.
-"""
+"""The points of the robust recipe: where they lie, in which channels, how they are painted."""
 
 import math
 from dataclasses import dataclass
@@ -21,66 +19,71 @@ from gaussian import (
     point_profiles,
 )
 
-# equally often. Never both references without
+# Channels of background points, equally often. Never both references without Target: that would be
+# a missing feature, which looks like a defect of the other sign.
 BACKGROUND_PRESENCES = (WITH_REF1, WITH_REF2, WITH_BOTH, (REF1,), (REF2,))
 
 
 @dataclass(frozen=True)
 class PointSettings:
-    """What points the robust recipe paints. Ranges are uniform, or log-uniform where it says so."""
+    """The points that the robust recipe paints; ranges are uniform unless marked log-uniform."""
 
-    # of the patches: a network that is right on bare patterns learns little from more of them
+    # share of the patches; once a network is right on bare patterns, more of them teach it little
     painted_share: float = 0.9
-    # of the points are in Target only: fewer than half, so that a point alone says nothing
+    # share of the points that are in Target only: fewer than half, so that a point as such is not
+    # evidence of a defect
     defect_share: float = 0.4
-    # of the defects also show faintly in a reference or both: ghosts, and defects that repeat
-    # weakly
+    # share of the defects that also show faintly in one or both references: ghosts, and defects
+    # that repeat weakly
     leak_share: float = 0.3
-    # of the contrast in Target: up to its end it still counts as a defect
+    # share of the contrast in Target; up to the upper end the point still counts as a defect
     leak: tuple[float, float] = (0.05, 0.3)
-    # grey levels of either sign, log-uniform: faint ones are the hard ones
+    # grey levels of either sign, log-uniform: faint points are the hard ones
     contrast: tuple[float, float] = (5.0, 100.0)
-    # of the points have a contrast that goes by the patch's noise: what can just be seen there
+    # share of the points whose contrast depends on the patch's noise, and is just visible in it
     noise_share: float = 0.3
     noise_contrast: tuple[float, float] = (2.5, 8.0)  # sigmas of that noise, log-uniform
-    # sigmas of the noise after a filter of the point's own shape: fainter ones look like noise
+    # sigmas of the noise after a filter of the point's own shape: fainter points look like noise
     least_visibility: float = 4.0
-    # grey levels: on a patch without noise, too, there is nothing to be learnt from less
+    # grey levels: a fainter point teaches nothing, even on a patch without noise
     smallest_contrast: float = 4.0
     # pixels, log-uniform: from one pixel to about four across
     sigma: tuple[float, float] = (0.6, 1.8)
-    large_share: float = 0.1  # of the points are larger: marks on binary boards
-    # pixels, log-uniform; nothing is longer than its end, elongated or not
+    large_share: float = 0.1  # share of the points that are larger: marks on binary boards
+    # pixels, log-uniform; the upper end limits the sigma of elongated points too
     large_sigma: tuple[float, float] = (1.8, 5.0)
     # grey levels, log-uniform: such marks are as black and white as the board
     large_contrast: tuple[float, float] = (20.0, 255.0)
     elongation: tuple[float, float] = (1.0, 2.5)  # log-uniform, along y or x: scratches and smears
-    flat_share: float = 0.15  # of the points are level inside and have a soft edge
-    large_flat_share: float = 0.5  # and of the large ones
-    # each channel's own, of a background point's contrast
+    flat_share: float = 0.15  # share of the points that are level inside and have a soft edge
+    large_flat_share: float = 0.5  # the same share of the large points
+    # times a background point's contrast, for each channel
     shared_factor: tuple[float, float] = (0.85, 1.15)
-    # of Target's contrast is in each reference that shares a point, or nobody could tell
+    # share of Target's contrast that a reference has at least where it shares a point: with less,
+    # defect and background could not be told apart
     shared_least: float = 0.8
     # pixels in y and x by which a point lies elsewhere in a reference: dust does not move with the
     # part
     jitter: float = 0.4
-    # pixels outside the patch where a centre may still lie: tiles cut points
+    # pixels outside the patch where a centre may still lie, because tiles cut points
     beyond_border: float = 1.0
-    # sigmas of the larger of two points between their centres, so that neither hides the other
+    # distance between two points, in sigmas of the larger one, so that neither hides the other
     clearance: float = 3.0
-    tries: int = 3  # to place a point so, before it is left out
-    mask_level: float = 0.2  # of the unit profile: what is marked, besides the nearest pixel
-    # grey levels that a defect must change Target by to be marked: a saturated pattern hides it
+    tries: int = 3  # attempts to place a point at such a distance; then it is left out
+    mask_level: float = 0.2  # of the unit profile: higher pixels are marked, and the nearest one
+    # grey levels by which a defect must change Target to be marked: a saturated pattern hides it
     visible_change: float = 3.0
-    # of its contrast that must be left after clipping, unless what is left is clearly visible
+    # share of its contrast that clipping must leave, unless the rest is clearly visible
     visible_share: float = 0.5
-    # grey levels that, left after clipping, are seen through nearly any noise, whatever share
+    # grey levels that, left after clipping, are visible in nearly any noise, whatever their share
     clearly_visible: float = 20.0
 
 
 class SpreadPoint(NamedTuple):
-    """One point with its centre (y, x) and its amplitude in grey levels in each channel, 0 where it
-    is not; sigma in pixels.
+    """A point with its centre (y, x) and its amplitude in each channel.
+
+    Centres and sigma are in pixels. An amplitude is in grey levels, 0 where the channel lacks the
+    point.
     """
 
     presence: tuple[int, ...]
@@ -97,10 +100,10 @@ def draw_points(
     image_size: tuple[int, int],
     noise: float,
 ) -> list[SpreadPoint]:
-    """Up to `count` points in a patch of `image_size` (height, width) whose noise has a sigma of
-    `noise` grey levels.
+    """Draw at most `count` points in a patch (height, width) whose noise has a sigma of `noise`.
 
-    They lie apart. One that finds no room is left out.
+    `noise` is in grey levels. Points keep a distance from each other. A point without room is left
+    out.
     """
     chances = generator.random((18, count))
     is_large = chances[3] < amounts.large_share
@@ -132,10 +135,9 @@ def draw_points(
 def paint_points(
     image: np.ndarray, mask: np.ndarray, points: list[SpreadPoint], amounts: PointSettings
 ) -> None:
-    """Add points to a patch (3, h, w), in place and not clipped, and mark the defects in its mask
-    (h, w).
+    """Add points to a patch (3, h, w), in place without clipping, and mark defects in its mask.
 
-    A defect of which clipping to 0-255 leaves too little is not marked.
+    The mask is (h, w). A defect is not marked if clipping to 0-255 would leave too little of it.
     """
     shown = [
         (point, channel) for point in points for channel in WITH_BOTH if point.amplitudes[channel]
@@ -144,7 +146,8 @@ def paint_points(
     sigmas, flat = [point.sigma for point, _ in shown], [point.is_flat for point, _ in shown]
     profiles = point_profiles(centers, sigmas, flat, mask) if shown else []
     for (point, channel), (place, profile) in zip(shown, profiles):
-        under = image[channel, *place]  # not image[...] +=, which copies it back onto itself
+        # a view, because `image[...] +=` would copy the result back onto itself
+        under = image[channel, *place]
         under += point.amplitudes[channel] * profile
     for (point, channel), (place, profile) in zip(shown, profiles):
         if point.presence != TARGET_ONLY or channel != TARGET:
@@ -162,8 +165,9 @@ def paint_points(
 
 
 def _is_visible(painted: float, added: float, amounts: PointSettings) -> bool:
-    """Whether clipping leaves enough of what was added to a pixel, whose grey level it is
-    afterwards.
+    """Return whether clipping leaves enough of the grey levels `added` to a pixel.
+
+    `painted` is the pixel's grey level afterwards.
     """
     change = abs(_clip(painted) - _clip(painted - added))
     return change >= max(
@@ -182,17 +186,18 @@ def _contrasts(
     sigmas: np.ndarray,
     noise: float,
 ) -> list[float]:
-    """Grey levels of either sign for points of `sigmas` (count, 2), from three random numbers 0-1
-    for each.
+    """Return grey levels of either sign for points of `sigmas` (count, 2).
+
+    `chances` are three random numbers, 0-1, for each.
     """
     by_level, by_noise = (
-        _log_between(amounts.contrast, chances[0]),
-        noise * _log_between(amounts.noise_contrast, chances[0]),
+        _log_interpolate(amounts.contrast, chances[0]),
+        noise * _log_interpolate(amounts.noise_contrast, chances[0]),
     )
     contrasts = np.where(
         chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level
     )
-    contrasts = np.where(is_large, _log_between(amounts.large_contrast, chances[0]), contrasts)
+    contrasts = np.where(is_large, _log_interpolate(amounts.large_contrast, chances[0]), contrasts)
     contrasts = np.maximum(
         contrasts, amounts.least_visibility * noise / np.sqrt(np.pi * sigmas.prod(axis=1))
     )
@@ -200,13 +205,15 @@ def _contrasts(
 
 
 def _sigmas(chances: np.ndarray, amounts: PointSettings, is_large: np.ndarray) -> np.ndarray:
-    """(count, 2): (y, x) in pixels, from three random numbers 0-1 for each point."""
+    """Return (count, 2): (y, x) in pixels, from three random numbers 0-1 for each point."""
     short = np.where(
         is_large,
-        _log_between(amounts.large_sigma, chances[0]),
-        _log_between(amounts.sigma, chances[0]),
+        _log_interpolate(amounts.large_sigma, chances[0]),
+        _log_interpolate(amounts.sigma, chances[0]),
     )
-    long = np.minimum(short * _log_between(amounts.elongation, chances[1]), amounts.large_sigma[1])
+    long = np.minimum(
+        short * _log_interpolate(amounts.elongation, chances[1]), amounts.large_sigma[1]
+    )
     along_y = chances[2] < 0.5
     return np.stack([np.where(along_y, long, short), np.where(along_y, short, long)], axis=1)
 
@@ -217,8 +224,9 @@ def _draw_centers(
     sigmas: list[float],
     image_size: tuple[int, int],
 ) -> list[tuple[float, float] | None]:
-    """A centre (y, x) for each point, by its larger sigma: apart from those before, or None where
-    there is no room.
+    """Return a centre (y, x) for each point, by its larger sigma, or None where there is no room.
+
+    Each is apart from those before it.
     """
     reach = np.array(image_size) + 2 * amounts.beyond_border
     tried = generator.random((len(sigmas), amounts.tries, 2)) * reach - amounts.beyond_border - 0.5
@@ -241,10 +249,10 @@ def _draw_centers(
 def _assign_channels(
     chances: list[float], amounts: PointSettings
 ) -> tuple[tuple[int, ...], list[float]]:
-    """Which channels a point counts as being in, and how much of its contrast each channel has:
-    little where a defect leaks.
+    """Return the channels that a point counts as being in, and its factor in each channel.
 
-    `chances` are six random numbers, 0-1.
+    A factor multiplies the contrast. A defect that leaks has small factors in references. `chances`
+    are six random numbers, 0-1.
     """
     kind, where, leaks, *shares = chances
     if kind < amounts.defect_share:
@@ -264,5 +272,5 @@ def _assign_channels(
     ]
 
 
-def _log_between(bounds: tuple[float, float], share: np.ndarray) -> np.ndarray:
+def _log_interpolate(bounds: tuple[float, float], share: np.ndarray) -> np.ndarray:
     return bounds[0] * (bounds[1] / bounds[0]) ** share

@@ -1,10 +1,11 @@
-"""The two recipes by name: how a training sample is made of a good patch.
+"""The two recipes by name: how a good patch becomes a training sample.
 
 A recipe is called with a patch (3, h, w) float32, grey levels 0-255, and its empty mask (h, w)
-float32. It changes both in place with numbers from the generator that is given, so a sample follows
-from its seed alone. The classic one paints strong defects into half of the patches. The robust one
-first makes the channels differ as those of good strips do, then paints points of any size and
-contrast into any of them; a defect is still what is in Target and in neither reference.
+float32. It changes both in place. All random numbers come from the generator that is given, so a
+sample depends on its seed alone. The classic recipe paints strong defects into half of the patches.
+The robust recipe first makes the channels differ as those of good strips do, then paints points of
+any size and contrast into any of them. A defect is still a point that is in Target and in neither
+reference.
 """
 
 from collections.abc import Callable
@@ -26,31 +27,29 @@ from gaussian import (
 
 Synthesis = Callable[[np.ndarray, np.ndarray, np.random.Generator], None]
 
-# Target: that is a missing feature, which looks like a defect of the other sign
-
 
 @dataclass(frozen=True)
 class ClassicRecipe:
-    """Half of the patches as they are, the others with (fewest, most) of the classic recipe's
-    defects.
-    """
+    """The classic recipe's defects, (fewest, most), in half of the patches."""
 
     num_defects_range: tuple[int, int]
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> None:
+        """Change a patch (3, h, w) and its mask (h, w) in place."""
         if generator.random() < PAINTED_SHARE:
             paint_defects(image, mask, generator, self.num_defects_range)
 
 
 @dataclass(frozen=True)
 class RobustRecipe:
-    """AugmentationSettings in every patch, and (fewest, most) points in most of them."""
+    """Augmentation in every patch, and (fewest, most) points in most of them."""
 
     num_defects_range: tuple[int, int]
     nuisances: AugmentationSettings = field(default_factory=AugmentationSettings)
     points: PointSettings = field(default_factory=PointSettings)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> None:
+        """Change a patch (3, h, w) and its mask (h, w) in place."""
         patch = shuffle_channels(image, generator)
         augment(patch, self.nuisances, generator)
         if generator.random() < self.points.painted_share:
@@ -68,28 +67,28 @@ class RobustRecipe:
 
 
 CLASSIC, ROBUST = "classic", "robust"
-# fewest and one more than most points of a whole strip: some fifteen defects
+# (fewest, one more than most) points of a whole strip: about fifteen defects
 ROBUST_STRIP_RANGE = (30, 50)
 RECIPES: dict[str, Callable[[tuple[int, int]], Synthesis]] = {
     CLASSIC: ClassicRecipe,
     ROBUST: RobustRecipe,
 }
-# what trainer.py's other flags are with a recipe, unless they are given
+# Values of trainer.py's other flags with a recipe, unless they are given.
 RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     CLASSIC: {},
     ROBUST: {
-        # a rising gamma turns from the faint points, of which there are many here
+        # a rising gamma down-weights faint points, which dominate this recipe
         "gamma_schedule": "constant",
-        "lr": 0.002,  # at its largest: the cycle ends at 0
+        "lr": 0.002,  # the cycle's maximum; it ends at 0
         "lr_schedule": "one_cycle",
     },
 }
 
 
 def settings_of_recipe(name: str) -> dict[str, Any]:
-    """Every amount of a recipe as plain values.
+    """Return every amount of a recipe as plain values, by name.
 
-    The classic one has none: its constants have always been what they are.
+    The classic recipe has none, because its constants never change.
     """
     recipe = RECIPES[name]((0, 0))
     if not isinstance(recipe, RobustRecipe):
@@ -104,9 +103,10 @@ def settings_of_recipe(name: str) -> dict[str, Any]:
 def paint_strip(
     recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator
 ) -> None:
-    """Paint a recipe's defects and background points, and nothing else, into a whole strip (3, H,
-    W), grey levels 0-255, and mark the defects in its mask (H, W) float32, both in place: to
-    validate on.
+    """Paint a recipe's defects and background points, and nothing else, into a whole strip.
+
+    It is for validation. The strip (3, H, W), grey levels 0-255, and its mask (H, W) float32, in
+    which the defects are marked, change in place.
     """
     if recipe == CLASSIC:
         paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)

@@ -1,5 +1,6 @@
-"""The strips of a training with their references aligned: once each, as files that every process
-and every epoch reads.
+"""Copies of the training strips with aligned references.
+
+They are files that are made once and that all processes read in every epoch.
 """
 
 from functools import partial
@@ -18,15 +19,13 @@ from data.verify import VerifiedFiles
 from gaussian import MAX_GREY
 from ops.registration import Alignment
 
-KNOWN = ".aligned_strips.json"
-# of ops/: the modules that decide what an aligned strip is
+KNOWN = ".aligned_strips.json"  # beside the copies: which file each was made of
+# Modules of ops/ that determine an aligned strip; a change of one makes all copies anew.
 ALIGNED_BY = ("registration.py", "warp.py", "filters.py")
 
 
 class StripAligner:
-    """What `Alignment` makes of one strip, in grey levels: for training, and to know how far strips
-    were off.
-    """
+    """Aligns one strip in grey levels, for training and to measure how far strips were off."""
 
     def __init__(self, mode: str, device: torch.device):
         self.alignment = Alignment(mode).to(device)
@@ -34,8 +33,9 @@ class StripAligner:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(3, H, W) grey levels to the same, which may leave 0-255 where the references were
-        matched, and (2, MEASURES).
+        """(3, H, W) grey levels to an aligned strip of that shape, and measures (2, MEASURES).
+
+        Values may leave 0-255 where the references were matched.
         """
         with full_precision():
             strips, measures = self.alignment(to_batch(image, self.device))
@@ -45,11 +45,11 @@ class StripAligner:
 def aligned_copies(
     strips: list[StripFile], mode: str, input_max: float, folder: Path, device: torch.device
 ) -> list[Path]:
-    """For each strip a TIFF in `folder`, float32 grey levels: uncompressed, so that patches are
-    read and processes share it.
+    """Write a TIFF in `folder` for each strip, and return the paths in the strips' order.
 
-    Those that are there already, made of the same file by the same code, stay. Raises `UserError`
-    where a strip can no longer be read or the file system refuses.
+    The files hold float32 grey levels, uncompressed, so that patches can be read alone and
+    processes share the memory. Existing files that the same code made of the same strip stay.
+    Raises `UserError` if a strip can no longer be read or the file system refuses.
     """
     aligner = StripAligner(mode, device)
     code = file_hash(*(Path(__file__).parents[1] / "ops" / name for name in ALIGNED_BY))
@@ -72,7 +72,7 @@ def aligned_copies(
 
 
 def _write_copy(strip: StripFile, copy: Path, aligner: StripAligner, input_max: float) -> list:
-    """Returns no facts."""
+    """Write the aligned strip to `copy` and return no facts."""
     image, _ = aligner(load_image(strip.path, input_max))
     with atomic_write(copy) as temporary:
         tifffile.imwrite(temporary, image, photometric="minisblack", planarconfig="separate")

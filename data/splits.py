@@ -1,4 +1,4 @@
-"""The strips of a run, all checked before it begins: those to train on, to validate on and to test."""
+"""The strips to train on, to validate on and to test, all checked before a run begins."""
 
 import hashlib
 import time
@@ -11,30 +11,32 @@ from common.errors import UserError
 from data.folder import GOOD, StripFile, list_strips, split_beside
 from data.verify import VerifiedFiles, verify_strips
 
-# beside the checkpoints: what the last check found, so that the next start is fast
+# Beside the checkpoints: the results of the last check, so that the next start is fast.
 CHECKED = ".checked_strips.json"
-SHARE = 10  # one strip in so many
-# of its own, so that runs with different seeds validate on the same pictures
+SHARE = 10  # one strip in so many is set aside
+# Not the run's seed, so that runs with different seeds validate on the same pictures.
 HELD_OUT_SEED = 20_000
-PAINTED = "painted"  # the kind of a set-aside strip with defects
+PAINTED = "painted"  # the kind of a set-aside strip with painted defects
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The strips of a run, all usable and of one size (height, width); no `valid` or `test` where
-    there are none.
+    """The strips of a run, all usable and of one size (height, width).
+
+    `valid` and `test` are empty where there are no such strips.
     """
 
     image_size: tuple[int, int]
     train: list[StripFile]
     valid: list[StripFile]
     test: list[StripFile]
-    is_valid_set_aside: bool = False  # from the good strips, for want of a valid/
-    copies: list[Path] | None = None  # of the strips to train on, with their references aligned
+    is_valid_set_aside: bool = False  # `valid` comes from the good strips: there is no valid/
+    copies: list[Path] | None = None  # the strips to train on with aligned references, as files
 
     def strips_hash(self) -> str:
-        """SHA-256 over size and names of the strips to train and validate on: whether a run goes on
-        with the same ones.
+        """Return the SHA-256 of the size and the names of the strips to train and validate on.
+
+        A run that is resumed must have the same ones.
         """
         names = [strip.relative.as_posix() for strip in (*self.train, *self.valid)]
         return hashlib.sha256(
@@ -42,15 +44,16 @@ class Dataset:
         ).hexdigest()
 
     def describe(self) -> str:
+        """Return one line with the number of strips of each split and their size."""
         aside = (
-            "set aside from them, each as it is and painted, for want of a valid/"
+            "set aside from them because there is no valid/, each unpainted and painted"
             if self.is_valid_set_aside
             else "to validate"
         )
         validation = len(self.valid) // 2 if self.is_valid_set_aside else len(self.valid)
         return (
-            f"strips: {len(self.train)} good ones to train on, {validation} {aside}, {len(self.test)} to test, "
-            f"of {self.image_size} (height, width)"
+            f"strips: {len(self.train)} good ones to train on, {validation} {aside}, "
+            f"{len(self.test)} to test, of {self.image_size} (height, width)"
         )
 
 
@@ -63,11 +66,10 @@ def find_dataset(
     recipe: str,
     use_masks: bool = True,
 ) -> Dataset:
-    """The strips to train, validate and test on, every one inspected; what is known of them is kept
-    in the folder `notes`.
+    """Return the strips to train, validate and test on, after verifying every one.
 
-    Without validation strips some are set aside, and painted by `recipe`. Raises a `UserError` that
-    names all bad files.
+    The results of the check are kept in the folder `notes`. Without validation strips, some are set
+    aside and painted by `recipe`. Raises a `UserError` that names all bad files.
     """
     started = time.perf_counter()
     groups, size, problems = {}, None, []
@@ -92,7 +94,8 @@ def find_dataset(
     seconds = time.perf_counter() - started
     unchanged = len(good_files.unchanged)
     print(
-        f"checked {count} strips and their masks in {seconds:.1f} s; {unchanged} files unchanged since the last check"
+        f"checked {count} strips and their masks in {seconds:.1f} s; "
+        f"{unchanged} files unchanged since the last check"
     )
     if groups["valid"]:
         return Dataset(size, **groups)
@@ -101,10 +104,10 @@ def find_dataset(
 
 
 def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], list[StripFile]]:
-    """The strips to train on, and the strips to validate on: each of these twice, good and painted.
+    """Return the strips to train on, and the strips to validate on, each twice: good and painted.
 
-    A tenth is set aside, at least one, but never the only one. Which ones, and what is painted into
-    them, depends on nothing but the list of strips and the recipe, whose points they are.
+    One tenth is set aside, at least one strip, but never the only one. Which ones, and what is
+    painted into them, depends only on the list of strips and on the recipe, which paints them.
     """
     if len(strips) < 2:
         return strips, []

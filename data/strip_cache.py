@@ -1,5 +1,6 @@
-"""The strips of a data set, opened when they are first asked for: memory-mapped, or decoded once
-for all worker processes.
+"""The strips of a data set, opened on first use.
+
+They are memory-mapped, or decoded once for all worker processes.
 """
 
 import mmap
@@ -13,16 +14,17 @@ import numpy as np
 from common.errors import prefix_errors
 from data.image_files import open_channels
 
-# memory-mapped strips; each holds a file open, and many systems allow a process 1024 of them
+# Memory-mapped strips that stay open. Each needs an open file, of which many systems allow a
+# process 1024.
 MAPS_KEPT = 256
 
 
 class OpenStrips:
-    """The strips of a data set by their number, opened when they are first asked for.
+    """The strips of a data set by their number, opened on first use.
 
-    A memory-mapped strip costs no memory of its own, whatever the number of worker processes;
-    MAPS_KEPT of them stay open. Of strips that have to be decoded the first `decoded_kept` of the
-    data set stay in memory, once for all worker processes.
+    A memory-mapped strip needs no memory of its own, whatever the number of worker processes;
+    MAPS_KEPT of them stay open. If strips have to be decoded, the first `decoded_kept` of the data
+    set stay in memory, once for all worker processes.
     """
 
     def __init__(self, paths: list[Path], decoded_kept: int):
@@ -33,12 +35,13 @@ class OpenStrips:
         )
 
     def __getitem__(self, number: int) -> np.ndarray:
+        """Return the strip's channels (3, H, W) as stored; raises `UserError` if unreadable."""
         if number in self._mapped:
             self._mapped.move_to_end(number)
             return self._mapped[number]
-        kept = self._decoded[number] if self._decoded else None
-        if kept is not None:
-            return kept
+        decoded = self._decoded[number] if self._decoded else None
+        if decoded is not None:
+            return decoded
         channels = open_channels(self.paths[number])
         if isinstance(channels, np.memmap):
             self._keep_mapped(number, channels)
@@ -52,29 +55,28 @@ class OpenStrips:
             self._mapped.popitem(last=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a process that is not forked opens its own
+        # a process that is not forked opens the strips itself
         return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}
 
 
 class SharedStrips:
-    """Memory for `count` decoded strips like the one in `example`, shared with every process that
-    is forked from this one.
+    """Memory for `count` decoded strips like `example`, shared with all processes forked later.
 
-    It is taken from the system as it fills. Strips are drawn at random, so keeping the first ones
-    serves as well as keeping the last ones used, and no process ever has to make room. Where the
-    first strip needs no decoding, nothing is kept at all.
+    The system provides the memory as it fills. Strips are drawn at random, so keeping the first
+    ones serves as well as keeping the most recent ones, and no process has to replace any. If the
+    first strip needs no decoding, nothing is kept. Raises `UserError` if `example` cannot be read.
     """
 
     def __init__(self, count: int, example: Path):
         with prefix_errors(example):
             channels = open_channels(example)
         if isinstance(channels, np.memmap):
-            count = 0  # the data set needs no decoding
+            count = 0  # a data set of memory-mapped strips needs no decoding
         self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(
             count, *channels.shape
         )
         self._is_filled = self._shared(count, np.dtype(bool))
-        # who sees a strip marked as filled must also see its pixels
+        # orders the writes: a process that sees a strip marked as filled also sees its pixels
         self._lock = multiprocessing.Lock()
 
     @staticmethod
@@ -84,6 +86,7 @@ class SharedStrips:
         )
 
     def __getitem__(self, number: int) -> np.ndarray | None:
+        """Return the strip's channels (3, H, W), or None if it is not kept."""
         if number >= len(self._pixels):
             return None
         with self._lock:
@@ -91,6 +94,7 @@ class SharedStrips:
         return self._pixels[number] if is_filled else None
 
     def keep(self, number: int, channels: np.ndarray) -> None:
+        """Store a strip's channels, unless it is beyond `count` or unlike `example`."""
         if number >= len(self._pixels) or (channels.shape, channels.dtype) != (
             self._pixels.shape[1:],
             self._pixels.dtype,

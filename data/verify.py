@@ -1,6 +1,4 @@
-"""Every strip of a data set looked at once, before the work begins: what can be used, and what is
-wrong with the rest.
-"""
+"""A check of every strip before the work begins: which can be used, and what is wrong."""
 
 import json
 from collections import Counter
@@ -19,13 +17,14 @@ from data.image_files import load_image, load_mask
 from gaussian import MAX_GREY
 from ops.tiling import tile_positions
 
-RANGE_ROUNDING = 1e-6  # of a value that went from the camera's range to grey levels and back
+RANGE_ROUNDING = 1e-6  # error of a value converted from the camera's range to grey levels and back
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The strips that can be used, all of `image_size` (height, width; None without any), and a
-    line about every other one.
+    """The usable strips, all of `image_size` (height, width), and a line about every other one.
+
+    `image_size` is None without usable strips.
     """
 
     image_size: tuple[int, int] | None
@@ -34,11 +33,11 @@ class Verification:
 
 
 class VerifiedFiles:
-    """What is known of files that were read without a problem: valid while path, size and time of
-    change stay the same.
+    """Facts about files that were read without a problem.
 
-    `unchanged` are the files, masks included, that were not read again. What is known is in the
-    JSON file `path` (None: only in memory); one that cannot be read is begun anew.
+    They are valid while path, size and modification time stay the same. `unchanged` are the files,
+    masks included, that were not read again. The facts are kept in the JSON file `path` (None: in
+    memory only). If it cannot be read, it is begun anew.
     """
 
     def __init__(self, path: Path | None = None):
@@ -51,15 +50,18 @@ class VerifiedFiles:
                 self._facts = content if isinstance(content, dict) else {}
 
     def facts(self, path: Path, asked: str, count: int, read: Callable[[], list]) -> list:
-        """The `count` facts that `read` says about the file, from memory where it was asked the
-        same of the same file before.
+        """Return the `count` facts that `read` reports about a file.
+
+        They come from memory if the same was `asked` of the unchanged file before. Raises
+        `UserError` if the file cannot be read.
         """
         with prefix_errors(path):
             try:
                 status = path.stat()
             except OSError as error:
                 raise UserError(
-                    f"found no readable image ({error.strerror}), expected a whole TIFF, PNG or JPG file"
+                    f"found no readable image ({error.strerror}), "
+                    "expected a whole TIFF, PNG or JPG file"
                 ) from None
         state = [status.st_size, status.st_mtime_ns, asked]
         before = self._facts.get(str(path))
@@ -71,7 +73,7 @@ class VerifiedFiles:
         return facts
 
     def save(self) -> None:
-        """Write `path` anew. Raises `UserError` where the file system refuses."""
+        """Write `path` anew. Raises `UserError` if the file system refuses."""
         with atomic_write(self.path) as temporary:
             temporary.write_text(json.dumps(self._facts))
 
@@ -83,13 +85,17 @@ def verify_strips(
     image_size: tuple[int, int] | None = None,
     good_files: VerifiedFiles | None = None,
 ) -> Verification:
-    """Load every strip and its mask, in parallel, without keeping them; not those that `good_files`
-    knows, which learns the others.
+    """Load every strip and its mask once, in parallel, without keeping them.
 
-    A strip is a problem when it or its mask cannot be read or is out of range, when it is smaller
-    than a patch, of another size than `image_size` (None: than most), or shares its name but for
-    the suffix with another one, and when it is defective and lacks a mask while others have one.
-    Raises `UserError` when no value in all usable strips exceeds 1 though `input_max` does.
+    Strips that `good_files` knows are skipped, and it learns the others. These are problems:
+
+    - a strip or its mask cannot be read or is out of range
+    - a strip is smaller than a patch
+    - its size is not `image_size` (None: the size of most strips)
+    - another strip has the same name but for the suffix
+    - a defective strip has no mask although others have one
+
+    Raises `UserError` if no value of all usable strips exceeds 1 although `input_max` does.
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_mask = any(strip.mask for strip in strips)
@@ -99,7 +105,7 @@ def verify_strips(
         image = load_image(path, input_max)
         return [*image.shape[1:], float(image.max())]
 
-    def inspect(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
+    def verify_strip(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
         try:
             height, width, highest = good_files.facts(
                 strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path)
@@ -108,11 +114,13 @@ def verify_strips(
                 tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
                     raise UserError(
-                        "found another image of that name, expected names that differ without their suffix"
+                        "found another image of that name, "
+                        "expected names that differ without their suffix"
                     )
                 if needs_mask and strip.is_defective and not strip.mask:
                     raise UserError(
-                        f"found no mask {strip.path.stem}_mask, expected one as other defective strips have"
+                        f"found no mask {strip.path.stem}_mask, "
+                        "expected one as other defective strips have"
                     )
             if strip.mask:
                 good_files.facts(
@@ -126,10 +134,9 @@ def verify_strips(
         return (height, width), highest
 
     with ThreadPoolExecutor() as pool:
-        looking = pool.map(inspect, strips)
-        answers = list(
+        outcomes = list(
             tqdm(
-                looking,
+                pool.map(verify_strip, strips),
                 total=len(strips),
                 desc="checking strips",
                 unit="strip",
@@ -137,11 +144,11 @@ def verify_strips(
                 leave=False,
             )
         )
-    problems = [str(answer) for answer in answers if isinstance(answer, UserError)]
+    problems = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     facts = [
-        (strip, *answer)
-        for strip, answer in zip(strips, answers)
-        if not isinstance(answer, UserError)
+        (strip, *outcome)
+        for strip, outcome in zip(strips, outcomes)
+        if not isinstance(outcome, UserError)
     ]
     sizes = Counter(size for _, size, _ in facts)
     expected = image_size or (sizes.most_common(1)[0][0] if sizes else None)
@@ -163,6 +170,7 @@ def verify_strips(
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:
     if highest <= 1 + RANGE_ROUNDING and input_max > 1:
         raise UserError(
-            f"{folder}: found no value above {highest:g} in the whole data set, expected 0 to {input_max:g}: "
+            f"{folder}: found no value above {highest:g} in the whole data set, "
+            f"expected 0 to {input_max:g}: "
             "data of the range 0 to 1 need a training with --input_max 1"
         )

@@ -1,5 +1,6 @@
-"""What is measured on held-out strips and kept with a model: its threshold, its baselines, and what
-its strips were like.
+"""Measurements on held-out strips that are kept with a model.
+
+They are its threshold, its baselines' sigmas, and the statistics of its strips.
 """
 
 from typing import Any
@@ -22,8 +23,8 @@ from evaluation.stream import BatchPredictor, Predictor, iter_predictions
 from evaluation.thresholds import Calibration, calibrate
 from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
 
-MOST_STRIPS = 200  # whose channels are measured
-MOST_STRIPS_TO_CHOOSE_BY = 40  # each is scored by a dozen detectors
+MOST_STRIPS = 200  # strips whose channels are measured
+MOST_STRIPS_TO_CHOOSE_BY = 40  # strips to choose sigmas by: a dozen detectors score each
 
 
 def calibrate_on(
@@ -32,11 +33,11 @@ def calibrate_on(
     input_max: float,
     ignored: IgnoredRegions,
 ) -> Calibration:
-    """The strongest detections on good strips, which are read as they are.
+    """Return the calibration from a predictor's strongest detections on good strips.
 
-    Raises `UserError` for a strip that cannot be used.
+    The strips are read without painting. Raises `UserError` for a strip that cannot be used.
     """
-    answers = iter_predictions(
+    predictions = iter_predictions(
         predictor,
         good,
         lambda strip: (load_image(strip.path, input_max), None),
@@ -44,29 +45,28 @@ def calibrate_on(
         StageTimes(),
     )
     heights = []
-    for answer in tqdm(
-        answers, "setting the threshold", len(good), unit="strip", disable=None, leave=False
+    for prediction in tqdm(
+        predictions, "setting the threshold", len(good), unit="strip", disable=None, leave=False
     ):
-        if isinstance(answer, UserError):
-            raise answer
-        heights.append(find_peaks(answer.heatmap).heights)
+        if isinstance(prediction, UserError):
+            raise prediction
+        heights.append(find_peaks(prediction.heatmap).heights)
     return calibrate(heights)
 
 
 def good_strips(strips: list[StripFile]) -> list[StripFile]:
-    """Those that are known to have no defect."""
+    """Return the strips that are known to have no defect."""
     return [strip for strip in strips if strip.kind == GOOD]
 
 
 def best_sigmas(
     strips: list[StripFile], input_max: float, device: torch.device
 ) -> dict[str, float]:
-    """For each classical method the Gaussian, in pixels, with which it finds most on validation
-    strips.
+    """Return, for each classical method, the best Gaussian on validation strips, in pixels.
 
-    Most is the mean of its recalls at 0.1 and 1 false alarm per strip and, where they are level,
-    its pixel average precision. Without a known true defect there is nothing to choose by, and
-    nothing is.
+    The best one has the highest mean of the recalls at 0.1 and 1 false alarm per strip, then the
+    highest pixel average precision. Without a true defect nothing can be chosen, and the result is
+    empty.
     """
     sample = _evenly_spaced(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
@@ -78,17 +78,18 @@ def best_sigmas(
         if len(baselines) == 1 or not sample:
             continue
         first = next(iter(baselines.values()))
-        scored = evaluate(
+        evaluation = evaluate(
             first, sample, input_max, f"choosing a Gaussian for {method}", baselines=baselines
         )
-        if scored.board.points.truths:
-            sigmas[method] = max(baselines, key=lambda sigma: _worth(scored, sigma))
+        if evaluation.board.points.truths:
+            sigmas[method] = max(baselines, key=lambda sigma: _quality(evaluation, sigma))
     return sigmas
 
 
 def channel_measure(align: str, device: torch.device) -> Measure:
-    """What is measured of a strip's channels: `channel_statistics`, and where its references are
-    aligned, how far they were off.
+    """Return the function that measures a strip's channels.
+
+    It gives `channel_statistics` and, where references are aligned, `alignment_statistics`.
     """
     if align == "none":
         return channel_statistics
@@ -99,20 +100,21 @@ def channel_measure(align: str, device: torch.device) -> Measure:
 def channel_ranges(
     strips: list[StripFile], input_max: float, measure: Measure
 ) -> dict[str, list[float]]:
-    """What the channels of the strips to train on are like, from at most MOST_STRIPS of them."""
-    reading = tqdm(
+    """Return the range of each statistic, from at most MOST_STRIPS of the strips to train on."""
+    progress = tqdm(
         _evenly_spaced(strips, MOST_STRIPS),
         desc="measuring the channels",
         unit="strip",
         disable=None,
         leave=False,
     )
-    return training_ranges([measure(load_image(strip.path, input_max)) for strip in reading])
+    return training_ranges([measure(load_image(strip.path, input_max)) for strip in progress])
 
 
 def make_baselines(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
-    """The classical methods by what a table calls them, each with its own Gaussian of `sigmas` or
-    the default.
+    """Return the classical methods by their names in tables.
+
+    Each has its own Gaussian of `sigmas`, in pixels, or the default.
     """
     chosen = {method: choose_sigma(method, sigmas) for method in METHODS}
     return {
@@ -128,8 +130,9 @@ def measure(
     input_max: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Everything of the kind that a checkpoint keeps; no calibration where no good strip was held
-    out.
+    """Return all measurements that a checkpoint keeps.
+
+    The calibration is None where no good strip was held out.
     """
     good = good_strips(valid)
     return {
@@ -142,12 +145,12 @@ def measure(
 
 
 def _evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
-    """At most so many, spread over all."""
+    """Return at most `most` strips, spread over all."""
     return strips[:: -(-len(strips) // most)] if strips else []
 
 
-def _worth(scored: Evaluation, sigma: float) -> tuple[float, float]:
-    figures = scored.baselines[sigma].compute()
-    return figures["point_recall_at_0.1"] + figures["point_recall_at_1"], figures[
+def _quality(evaluation: Evaluation, sigma: float) -> tuple[float, float]:
+    metrics = evaluation.baselines[sigma].compute()
+    return metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"], metrics[
         "pixel_average_precision"
     ]

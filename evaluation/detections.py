@@ -1,11 +1,10 @@
-"""From a heatmap to detections: where they are, how they are ranked, how large they are and how
-they differ from the references.
+"""Detections in a heatmap: position, rank, size, and contrast to the references.
 
 A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is
-higher, and a plateau is one detection. It is ranked by its score: the logit margin ln(p / (1 - p))
-of its peak p, plus a millionth of the mean margin of the 3x3 pixels around. So the order is that of
-the peaks, and peaks that float32 cannot tell apart, as where a softmax saturates at 1, are ordered
-by how much stands around them (as are any that differ by less than 2e-5 of a logit).
+higher. A plateau is one detection. Its rank is its score: the logit margin ln(p / (1 - p)) of its
+peak p, plus a millionth of the mean margin of the 3x3 pixels around it. So the order is that of the
+peaks. Peaks that float32 cannot distinguish, as where a softmax saturates at 1, are ordered by the
+pixels around them (as are any that differ by less than 2e-5 of a logit).
 """
 
 from collections.abc import Sequence
@@ -16,22 +15,24 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 NEIGHBOURHOOD = 3  # pixels
-# strongest local maxima that are looked at: memory is bounded whatever a heatmap is like
+# strongest local maxima that are kept: memory is bounded for any heatmap
 MOST_PER_STRIP = 1000
-LOGIT_RANGE = 18.0  # float32 tells probabilities apart up to about 1 - 6e-8, a logit of 16.6
-TIE_BREAK = 1e-6  # of the mean margin around a peak, in its score
+LOGIT_RANGE = 18.0  # float32 resolves probabilities up to about 1 - 6e-8, a logit of 16.6
+TIE_BREAK = 1e-6  # weight of the mean margin around a peak, in its score
 POLARITIES = ("both", "bright", "dark")
-# pixels: half sizes of the window of a contrast and of the surroundings that it is measured against
+# Half sizes in pixels: of the window whose contrast is measured, and of its surroundings.
 INNER, OUTER = 1, 7
-GUARD = 3  # pixels around a detection that belong to neither
+GUARD = 3  # half size in pixels of the area around a detection that is not surroundings
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Local maxima, strongest first: points (N, 2) whole (y, x), heights (N,) on the heatmap 0-1,
-    scores (N,) as above.
+    """Local maxima, strongest first.
+
+    `points` (N, 2) are whole (y, x) in pixels, `heights` (N,) the heatmap's values 0-1, and
+    `scores` (N,) the ranks described above.
     """
 
     points: np.ndarray
@@ -41,11 +42,11 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Detection:
-    """A local maximum above the threshold, with the pixels above it that are connected to it and
-    closer to no other one.
+    """A local maximum above the threshold, with its share of the pixels above the threshold.
 
-    `box` is (top, left, bottom, right), the last two exclusive; contrasts are Target minus
-    reference in grey levels.
+    These are the pixels that are connected to it and closer to no other maximum. `area` is in
+    pixels, `peak` 0-1. `box` is (top, left, bottom, right), the last two exclusive. Contrasts are
+    Target minus reference in grey levels.
     """
 
     y: int
@@ -59,18 +60,30 @@ class Detection:
 
     @property
     def is_bright(self) -> bool:
+        """Whether Target is brighter than its references on average."""
         return self.contrast_ref1 + self.contrast_ref2 > 0
 
 
 class PackedDetections(Sequence):
-    """Detections in a hundred bytes each: of thousands of strips all are kept, and where a detector
-    fails a strip has hundreds.
+    """Detections in a hundred bytes each.
+
+    All detections of thousands of strips are kept, and where a detector fails, a strip has
+    hundreds.
     """
 
     def __init__(self, detections: Sequence[Detection] = ()):
         rows = [
-            (d.y, d.x, d.score, d.peak, d.area, *d.box, d.contrast_ref1, d.contrast_ref2)
-            for d in detections
+            (
+                detection.y,
+                detection.x,
+                detection.score,
+                detection.peak,
+                detection.area,
+                *detection.box,
+                detection.contrast_ref1,
+                detection.contrast_ref2,
+            )
+            for detection in detections
         ]
         self._rows = np.array(rows, dtype=np.float64).reshape(len(rows), 11)
 
@@ -86,17 +99,15 @@ class PackedDetections(Sequence):
 
 
 def logit_margin(probability: np.ndarray) -> np.ndarray:
-    """ln(p / (1 - p)), float64, of probabilities 0-1; cut off at -LOGIT_RANGE and LOGIT_RANGE."""
+    """ln(p / (1 - p)), float64, of probabilities 0-1, clipped to -LOGIT_RANGE to LOGIT_RANGE."""
     probability = np.asarray(probability, dtype=np.float64)
-    with np.errstate(divide="ignore"):  # 0 and 1 are infinitely far out
+    with np.errstate(divide="ignore"):  # the margins of 0 and 1 are infinite
         margin = np.log(probability) - np.log1p(-probability)
     return np.clip(margin, -LOGIT_RANGE, LOGIT_RANGE)
 
 
 def find_peaks(heatmap: np.ndarray, floor: float = 0.0) -> Peaks:
-    """The local maxima above `floor` of a heatmap (H, W) float32 0-1, at most MOST_PER_STRIP of
-    them.
-    """
+    """Return at most MOST_PER_STRIP local maxima above `floor` of a heatmap (H, W) float32 0-1."""
     size = 2 * NEIGHBOURHOOD + 1
     highest = cv2.dilate(heatmap, np.ones((size, size), np.uint8))
     points = _one_per_plateau((heatmap == highest) & (heatmap > floor))
@@ -115,11 +126,11 @@ def detect(
     min_area: int = 1,
     polarity: str = "both",
 ) -> list[Detection]:
-    """The detections above `threshold` in a heatmap (H, W) float32 0-1 of an image (3, H, W),
-    strongest first.
+    """Return the detections above `threshold`, strongest first.
 
-    Those of fewer than `min_area` pixels, or of the other polarity (`bright`: Target brighter than
-    the references), are left out.
+    The heatmap is (H, W) float32 0-1, the image (3, H, W) in grey levels. Detections of fewer than
+    `min_area` pixels, or of the other polarity (`bright`: Target brighter than the references), are
+    left out.
     """
     peaks = find_peaks(heatmap, threshold)
     if not len(peaks.points):
@@ -139,10 +150,10 @@ def detect(
 
 
 def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Target minus Ref1 and minus Ref2 at whole points (N, 2), in grey levels: (N, 2).
+    """Return Target minus Ref1 and minus Ref2 at whole points (N, 2), in grey levels: (N, 2).
 
-    The mean of the 3x3 pixels, less the median of the surroundings, which is what gain and
-    illumination leave between the channels.
+    It is the mean of the 3x3 pixels, minus the median of the surroundings, which is the difference
+    that gain and illumination leave between the channels.
     """
     window = np.arange(-OUTER, OUTER + 1)
     distance = np.maximum(np.abs(window)[:, None], np.abs(window)[None, :])
@@ -155,13 +166,14 @@ def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _one_per_plateau(is_highest: np.ndarray) -> np.ndarray:
-    """Of local maxima (H, W) that stand within NEIGHBOURHOOD of each other, and so are equally
-    high, the most central: (N, 2).
+    """Reduce each plateau of local maxima (H, W) to its most central pixel: (N, 2).
+
+    Local maxima within NEIGHBOURHOOD of each other have the same height, so they form a plateau.
     """
     ys, xs = np.nonzero(is_highest)
     if len(ys) == 0:
         return np.zeros((0, 2), dtype=np.int64)
-    # two dilated by one pixel touch when they are up to three apart
+    # Dilated by one pixel, two maxima touch if they are at most three pixels apart.
     reach = np.ones((3, 3), np.uint8)
     count, labels = cv2.connectedComponents(cv2.dilate(is_highest.astype(np.uint8), reach))
     label = labels[ys, xs]
@@ -180,8 +192,9 @@ def _one_per_plateau(is_highest: np.ndarray) -> np.ndarray:
 
 
 def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
-    """The (2 * reach + 1)² pixels around each point, (N, size, size); beyond the border the nearest
-    pixel.
+    """Return the (2 * reach + 1)² pixels around each point, (N, size, size).
+
+    Border pixels are repeated outwards.
     """
     along = np.arange(-reach, reach + 1)
     ys = np.clip(points[:, :1] + along, 0, plane.shape[0] - 1)
@@ -190,15 +203,16 @@ def _windows(plane: np.ndarray, points: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _extents(is_above: np.ndarray, points: np.ndarray) -> list[tuple[int, Box]]:
-    """Area and box of each point's share of the pixels above the threshold: those of its component
-    that are nearest to it.
+    """Return the area and the box of each point's pixels above the threshold.
+
+    A point owns the pixels of its connected component that are closer to it than to other points.
     """
     _, labels = cv2.connectedComponents(is_above.astype(np.uint8))
     pixels = np.argwhere(is_above)
     pixel_labels, point_labels = labels[is_above], labels[points[:, 0], points[:, 1]]
     order = np.argsort(pixel_labels, kind="stable")
     pixels, pixel_labels = pixels[order], pixel_labels[order]
-    # of a component that has no peak of its own, a higher one being near, nobody is
+    # -1: unowned, such as a component whose maximum was suppressed by a higher neighbour
     owner = np.full(len(pixels), -1)
     for label in np.unique(point_labels):
         owners = np.flatnonzero(point_labels == label)

@@ -1,9 +1,9 @@
-"""Whether strips look like the training strips: brightness, contrast, noise and registration of
-their channels, in numbers.
+"""Drift: whether strips look like the training strips, in statistics of their channels.
 
-A network answers any strip, also one taken under another lamp, through a dirty lens or with a
-reference that has moved. What the training strips were like is kept as a range of each statistic; a
-folder of strips that lies outside one is worth a warning.
+The statistics measure brightness, contrast, noise and registration. A network gives a heatmap for
+any strip, also for one taken under another lamp, through a dirty lens or with a displaced
+reference. A range of each statistic over the training strips is kept with the model. A folder of
+strips outside a range gives a warning.
 """
 
 import math
@@ -21,8 +21,8 @@ STATISTICS = (
     *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS for kind in OF_EACH_CHANNEL),
     *(f"{channel}_{kind}" for channel in STATISTICS_CHANNELS[1:] for kind in OF_EACH_REFERENCE),
 )
-# What is added to the width of a range before its margins are taken: strips that happen to be alike
-# leave one of no width.
+# Added to the width of a range before its margins are computed, in the units below: strips that
+# happen to be alike give a range without width.
 ALLOWANCES = {
     "mean": 10.0,
     "spread": 10.0,
@@ -32,36 +32,35 @@ ALLOWANCES = {
     "residual": 2.0,
 }
 ALLOWANCES |= {"shift_y": 0.5, "shift_x": 0.5, "wander": 0.5, "gain": 0.1, "remainder": 2.0}
-# of all others: grey levels
+# All other statistics are in grey levels.
 UNITS = {"contrast": "", "gain": "", "shift_y": " px", "shift_x": " px", "wander": " px"}
 MAY_BE_NEGATIVE = ("difference", "shift_y", "shift_x")
-RANGE_MARGIN = 0.25  # of a range's width, on either side, where it is of many strips
-MARGIN_OF_FEW = 5.0  # more, divided by their number less one
-OUTSIDE_SHARE = 0.1  # of a folder's strips; a warning when more lie outside
+RANGE_MARGIN = 0.25  # share of a range's width on either side, for many strips
+MARGIN_OF_FEW = 5.0  # for n strips, this divided by n - 1 is added to RANGE_MARGIN
+OUTSIDE_SHARE = 0.1  # share of a folder's strips; more of them outside give a warning
 
 DIFFERENCE_ORDER = 6
-# of white noise's sigma, by differences in y and in x
+# Factor by which differences in y and in x multiply the sigma of white noise.
 HIGH_ORDER_GAIN = math.comb(2 * DIFFERENCE_ORDER, DIFFERENCE_ORDER)
-MAD_TO_SIGMA = 1.4826  # of a normal distribution: sigma per median absolute deviation
-# pixels: edges are the mean over the smaller box less the mean over the larger one
+MAD_TO_SIGMA = 1.4826  # sigma per median absolute deviation, of a normal distribution
+# Pixels: edges are the mean over the smaller box minus the mean over the larger one.
 FINE_BOX, COARSE_BOX = 3, 15
-# of the edges, per variance of white noise in the pixels
+# Variance of the edges per variance of white noise in the pixels.
 EDGE_NOISE_VARIANCE = 1 / FINE_BOX**2 - 1 / COARSE_BOX**2
 
 
 def channel_statistics(image: np.ndarray) -> dict[str, float]:
-    """(3, H, W) grey levels 0-255, of at least 7 x 7 pixels, to a finite number for each of
-    STATISTICS.
+    """Return a finite number for each of STATISTICS, from channels (3, H, W) in grey levels 0-255.
 
-    Of each channel: its mean, its spread (standard deviation) and its noise (sigma). Of each
-    reference: the difference of its mean from Target's, its contrast (its spread divided by
-    Target's; 0 where Target is constant) and its registration residual. The contrast has no unit,
-    all others are in grey levels.
+    The image has at least 7 x 7 pixels. Each channel has a mean, a spread (standard deviation) and
+    a noise (sigma). Each reference has the difference of its mean from Target's, a contrast (its
+    spread divided by Target's; 0 where Target is constant) and a registration residual. The
+    contrast has no unit; all others are in grey levels.
     """
-    # of a file with the channels last, which would take three times as long
+    # a view of an image with the channels last would take three times as long
     channels = np.ascontiguousarray(image)
     means, spreads = (
-        figure(channels, axis=(1, 2), dtype=np.float64).tolist() for figure in (np.mean, np.std)
+        reduce(channels, axis=(1, 2), dtype=np.float64).tolist() for reduce in (np.mean, np.std)
     )
     noises = [noise_sigma(channel) for channel in channels]
     differences = [mean - means[0] for mean in means[1:]]
@@ -74,8 +73,9 @@ def channel_statistics(image: np.ndarray) -> dict[str, float]:
 
 
 def alignment_statistics(measures: np.ndarray) -> dict[str, float]:
-    """What `Alignment` measured of a strip's references, (2, MEASURES), by name; the remainder in
-    grey levels.
+    """Return by name what `Alignment` measured of a strip's references, (2, MEASURES).
+
+    The remainder is converted to grey levels.
     """
     in_units = measures * np.where(np.array(MEASURES) == "remainder", MAX_GREY, 1)
     names = [f"{channel}_{measure}" for channel in STATISTICS_CHANNELS[1:] for measure in MEASURES]
@@ -83,16 +83,18 @@ def alignment_statistics(measures: np.ndarray) -> dict[str, float]:
 
 
 def noise_sigma(channel: np.ndarray) -> float:
-    """The sigma of the noise in (H, W), in its grey levels.
+    """Return the sigma of the noise in (H, W), in its grey levels.
 
-    Immerkaer 1996, "Fast noise variance estimation", with sixth differences instead of second ones,
-    which leave less of a pattern, and with the median absolute deviation instead of the mean
-    (Donoho and Johnstone 1994, "Ideal spatial adaptation by wavelet shrinkage"), which edges and
-    defects hardly move. On more than nine of ten demo patterns a sigma of 1.5 to 3 is found within
-    15 %, mostly 1 to 5 % too high, but one of 1.5 under lines 3 pixels wide at 45 degrees 45 % too
-    high: such lines, and grain as fine as a pixel, count as noise. What neighbouring pixels share
-    does not: noise of a JPG file or of a resampled image is found too low, stripes are not seen,
-    and neither is noise where most pixels are clipped.
+    The method is that of Immerkaer 1996, "Fast noise variance estimation", with two changes. It
+    takes sixth differences instead of second ones, because they suppress a pattern better. It takes
+    the median absolute deviation instead of the mean (Donoho and Johnstone 1994, "Ideal spatial
+    adaptation by wavelet shrinkage"), because edges and defects hardly change it.
+
+    On more than nine of ten demo patterns, a sigma of 1.5 to 3 is measured within 15 %, mostly 1 to
+    5 % too high. Under lines 3 pixels wide at 45 degrees, a sigma of 1.5 is measured 45 % too high:
+    such lines, and grain as fine as a pixel, count as noise. Noise that neighbouring pixels share
+    does not count: that of a JPG file or of a resampled image is measured too low, and stripes are
+    not measured. Neither is noise where most pixels are clipped.
     """
     differences = np.diff(
         np.diff(channel, DIFFERENCE_ORDER, axis=0)[::2], DIFFERENCE_ORDER, axis=1
@@ -101,14 +103,16 @@ def noise_sigma(channel: np.ndarray) -> float:
 
 
 def registration_residuals(channels: np.ndarray, noises: list[float]) -> list[float]:
-    """What is left of Target's edges after each reference's, matched in gain and offset, were taken
-    away: rms in grey levels.
+    """Return each reference's residual: rms of the edges that differ from Target's, in grey levels.
 
-    Of channels (C, H, W), Target first, and the sigma of the noise in each, whose part is taken
-    off. It grows in proportion to a shift of the reference, up to about one pixel, and with any
-    other difference in the pattern. Gain and offset of the reference do not matter; Target's gain
-    multiplies it. A constant Target leaves 0. An unrelated pattern leaves the rms of Target's edges
-    times the square root of two, and so does a constant reference.
+    The channels are (C, H, W), Target first. A reference's edges are matched to Target's in gain
+    and offset and subtracted. `noises` is the sigma of the noise in each channel, whose
+    contribution is removed.
+
+    The residual is proportional to the shift of a reference, up to about one pixel, and grows with
+    any other difference of the pattern. It does not depend on a reference's gain and offset;
+    Target's gain multiplies it. For a constant Target it is 0. For an unrelated pattern, or a
+    constant reference, it is the rms of Target's edges times the square root of two.
     """
     edges = [
         cv2.blur(channel, (FINE_BOX, FINE_BOX)) - cv2.blur(channel, (COARSE_BOX, COARSE_BOX))
@@ -126,15 +130,14 @@ def registration_residuals(channels: np.ndarray, noises: list[float]) -> list[fl
 
 
 def training_ranges(statistics: list[dict[str, float]]) -> dict[str, list[float]]:
-    """The statistics of at least one training strip to `{name: [lowest, highest]}`, what strips of
-    the same kind may have.
+    """Return `{name: [lowest, highest]}` from the statistics of at least one training strip.
 
-    From the smallest to the largest value, with a margin on either side. On average 2 / (n + 1) of
-    the strips of the same kind lie outside the smallest and the largest value of n (Wilks 1941,
-    "Determination of sample sizes for setting tolerance limits"), so the margin is the wider the
-    fewer they are: a third of the width for 60 strips, one and a quarter of it for 6. On demo
-    strips fewer than 1 folder in 100 is reported for nothing with 2 or more training strips, and 1
-    in 20 with a single one.
+    A range extends from the smallest to the largest value, with a margin on either side, so that
+    strips of the same kind lie inside. On average, 2 / (n + 1) of such strips lie outside the
+    smallest and the largest value of n (Wilks 1941, "Determination of sample sizes for setting
+    tolerance limits"). So the margin is wider for fewer strips: a third of the width for 60, one
+    and a quarter of it for 6. On demo strips, fewer than 1 folder in 100 gives a false warning with
+    2 or more training strips, and 1 in 20 with a single one.
     """
     margin = RANGE_MARGIN + MARGIN_OF_FEW / max(len(statistics) - 1, 1)
     return {
@@ -143,13 +146,12 @@ def training_ranges(statistics: list[dict[str, float]]) -> dict[str, list[float]
 
 
 def drift_warnings(statistics: list[dict[str, float]], ranges: dict[str, list[float]]) -> list[str]:
-    """One sentence for each statistic in which a folder of strips lies outside the training strips'
-    range.
+    """Return a sentence for each statistic in which a folder of strips has left its training range.
 
-    That is where its median does, or where more than a tenth of its strips do, and at least two: a
-    change that is smaller than the difference from strip to strip carries only some of them out,
-    while one strip of several that is out may be a bad one, which is what the network is there for.
-    No strips, no warnings; a statistic without a range is passed over.
+    It has if its median is outside, or more than a tenth of its strips and at least two. A change
+    that is smaller than the variation between strips moves only some of them out. A single strip
+    outside may be a bad one, which the network is there to find. Without strips there are no
+    warnings; a statistic without a range is skipped.
     """
     if not statistics:
         return []
@@ -167,11 +169,10 @@ def _mean_product(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _residual(target: float, reference: float, covariance: float) -> float:
-    """From the variances of the edges and their covariance; the gain is the ratio of their standard
-    deviations.
+    """Return the residual from the variances of the edges and their covariance.
 
-    The gain of a least squares fit would fall as the reference moves away, and hide a part of the
-    residual.
+    The gain is the ratio of the standard deviations. The gain of a least squares fit would fall as
+    the reference moves away, and hide a part of the residual.
     """
     product = target * reference
     correlation = min(covariance / math.sqrt(product), 1.0) if product else 0.0
@@ -187,7 +188,7 @@ def _range(name: str, values: list[float], margin: float) -> list[float]:
 
 
 def _statistic_kind(name: str) -> str:
-    """What is measured, without the channel that it is measured of."""
+    """Return what is measured: the name without the channel."""
     return name.partition("_")[2]
 
 
@@ -198,6 +199,8 @@ def _sentence(name: str, values: np.ndarray, lowest: float, highest: float) -> s
         return None
     unit = UNITS.get(_statistic_kind(name), " grey levels")
     return (
-        f"{name}: found {median:.3g}{unit} in the median strip, and {outside} of {len(values)} strips outside; "
-        f"expected {lowest:.3g} to {highest:.3g}{unit}, the range of the training strips with a margin"
+        f"{name}: found {median:.3g}{unit} in the median strip, "
+        f"and {outside} of {len(values)} strips outside; "
+        f"expected {lowest:.3g} to {highest:.3g}{unit}, "
+        "the range of the training strips with a margin"
     )

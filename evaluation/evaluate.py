@@ -1,6 +1,6 @@
-"""A predictor run over strips: detections, verdicts and figures.
+"""Evaluation of a predictor on strips: detections, verdicts and metrics.
 
-Both inference scripts and the trainer are thin around it.
+Both inference scripts and the trainer call it.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from evaluation.stream import (
 )
 from evaluation.worst_cases import WorstCases
 
-# called with the how manieth of its kind the strip is, counted from 1
+# called with the strip's number among the strips of its kind, counted from 1
 OnStrip = Callable[[StripResult, Prediction, int], None]
 
 
@@ -43,75 +43,76 @@ def evaluate(
     baselines: dict[str, Predictor] | None = None,
     on_strip: OnStrip | None = None,
 ) -> Evaluation:
-    """Score every strip by its heatmap's maximum.
+    """Evaluate a predictor on every strip.
 
-    What is wrong with one strip ends up in `problems`; the others go on.
-
-    `baselines` are scored beside the predictor, for their figures alone. `on_strip` is called for
-    each strip in a thread, such as to write files. With several `processes` each scores its share,
-    and all of them get the whole result. Of a strip only its detections are kept.
+    A strip that cannot be used adds a line to `problems`, and the others go on. `baselines` are
+    evaluated as well, for their metrics alone. `on_strip` is called in a thread for each strip, for
+    instance to write files. With several `processes`, each evaluates its share, and all get the
+    whole result. Only the detections of a strip are kept in memory.
     """
-    rules, baselines, seen = rules or Rules(), baselines or {}, Counter()
+    rules, baselines, kinds = rules or Rules(), baselines or {}, Counter()
     result = Evaluation(baselines={name: MetricSet() for name in baselines})
     share, load = processes.share(strips), partial(read_strip, input_max=input_max)
-    answers = iter_predictions(predictor, share, load, rules.ignored, result.times)
+    predictions = iter_predictions(predictor, share, load, rules.ignored, result.times)
     progress = tqdm(
-        answers, label, len(share), unit="strip", disable=processes.hides_progress, leave=False
+        predictions, label, len(share), unit="strip", disable=processes.hides_progress, leave=False
     )
     with result.times.of_all(), threads(WRITERS) as writers:
         writing = Backlog(writers, 2 * WRITERS)
-        for answer in progress:
-            if isinstance(answer, UserError):
-                result.problems.append(str(answer))
+        for prediction in progress:
+            if isinstance(prediction, UserError):
+                result.problems.append(str(prediction))
                 continue
             with result.times.of("post-processing"):
                 try:
-                    scored = _score(result, answer, rules, baselines, use_masks)
+                    strip_result = _add_strip(result, prediction, rules, baselines, use_masks)
                 except UserError as error:
                     result.problems.append(str(error))
                     continue
-            seen[answer.strip.kind] += 1
+            kind = prediction.strip.kind
+            kinds[kind] += 1
             if on_strip:
-                writing.add(_timed(on_strip, result.times), scored, answer, seen[answer.strip.kind])
+                writing.add(_timed(on_strip, result.times), strip_result, prediction, kinds[kind])
         writing.finish()
     return _gather(result, processes)
 
 
 def _timed(on_strip: OnStrip, times: StageTimes) -> OnStrip:
-    """The same callback, whose time counts as writing."""
+    """Return a callback that counts the time of `on_strip` as writing."""
 
-    def call(result: StripResult, answer: Prediction, number: int) -> None:
+    def call(result: StripResult, prediction: Prediction, number: int) -> None:
         with times.of("writing"):
-            on_strip(result, answer, number)
+            on_strip(result, prediction, number)
 
     return call
 
 
-def _score(
+def _add_strip(
     result: Evaluation,
-    answer: Prediction,
+    prediction: Prediction,
     rules: Rules,
     baselines: dict[str, Predictor],
     use_masks: bool,
 ) -> StripResult:
-    """Enter a strip into the result.
+    """Add a strip to the result.
 
-    Raises `UserError`, and enters nothing, for a baseline that cannot answer.
+    Raises `UserError`, and adds nothing, if a baseline fails.
     """
-    strip, image, heatmap = answer.strip, answer.image, answer.heatmap
+    strip, image, heatmap = prediction.strip, prediction.image, prediction.heatmap
+    mask, ignored = prediction.mask, prediction.ignored
     baseline_heatmaps = {
-        name: checked_heatmap(strip, image, baseline, answer.ignored)
+        name: checked_heatmap(strip, image, baseline, ignored)
         for name, baseline in baselines.items()
     }
-    known = use_masks and answer.mask is not None
-    truth = _ground_truth(image, answer.mask, answer.ignored, rules.patch) if known else None
+    is_known = use_masks and mask is not None
+    truth = _ground_truth(image, mask, ignored, rules.patch) if is_known else None
     result.board.update(strip, heatmap, truth, rules.match_radius)
     for name, baseline_heatmap in baseline_heatmaps.items():
         result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
-    scored = _apply_rules(strip, image, heatmap, truth, rules)
-    result.results.append(scored)
-    _keep_worst_cases(result.gallery, scored, image, heatmap, truth)
-    return scored
+    strip_result = _apply_rules(strip, image, heatmap, truth, rules)
+    result.results.append(strip_result)
+    _keep_worst_cases(result.gallery, strip_result, image, heatmap, truth)
+    return strip_result
 
 
 def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
@@ -119,11 +120,11 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     if len(parts) == 1:
         return result
     whole = Evaluation(baselines={name: MetricSet() for name in result.baselines})
-    whole.results = [scored for part in parts for scored in part.results]
+    whole.results = [strip_result for part in parts for strip_result in part.results]
     whole.problems = [problem for part in parts for problem in part.problems]
     whole.board.merge([part.board for part in parts])
-    for name, board in whole.baselines.items():
-        board.merge([part.baselines[name] for part in parts])
+    for name, metrics in whole.baselines.items():
+        metrics.merge([part.baselines[name] for part in parts])
     whole.gallery.merge([part.gallery for part in parts])
     whole.times.merge([part.times for part in parts])
     return whole
@@ -162,7 +163,7 @@ def _apply_rules(
 
 
 def _keep_worst_cases(
-    gallery: WorstCases,
+    worst_cases: WorstCases,
     result: StripResult,
     image: np.ndarray,
     heatmap: np.ndarray,
@@ -173,7 +174,7 @@ def _keep_worst_cases(
     file = result.strip.relative.as_posix()
     for number, true_defect in enumerate(truth.truths):
         if not (result.found == number).any():
-            gallery.add_miss(file, true_defect, image, heatmap)
+            worst_cases.add_miss(file, true_defect, image, heatmap)
     for detection, number in zip(result.detections, result.found):
         if number == FALSE_ALARM:
-            gallery.add_false_alarm(file, detection, image, heatmap)
+            worst_cases.add_false_alarm(file, detection, image, heatmap)

@@ -1,6 +1,4 @@
-"""What is true of a strip, and which detection found which truth: one to one, the strongest
-detection first.
-"""
+"""True defects of a strip, and their matches with detections: one to one, the strongest first."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,19 +10,20 @@ from evaluation.detections import Peaks, contrasts_at
 from ops.tiling import calculate_kept_ranges
 
 MATCH_RADIUS = 3.0  # pixels
-# pixels from the strip's edge, and from where stitching passes from one tile to the next
+# Pixels from the strip's edge, and from a seam, where stitching passes from one tile to the next.
 BORDER, SEAM = 5, 3
+# In the place of a true defect's index: a detection that finds none, and one that does not count.
 FALSE_ALARM, IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class TrueDefect:
-    """A true defect: centre (y, x), area in pixels, contrast in grey levels (0: none against both
-    references), and place.
+    """A true defect: centre (y, x), area in pixels, contrast in grey levels, and region.
 
-    One that does not `count` is neither a hit when it is found nor a miss when it is not. `box`
-    (top, left, bottom, right, the last two exclusive) is set where all that is known is a box
-    around it: a detection anywhere in it has found it.
+    The contrast is 0 if the defect has none against one reference. `counts` is False for a defect
+    that is neither a hit when it is found nor a miss when it is not. `box`
+    (top, left, bottom, right, the last two exclusive) is set if only a box around the defect is
+    known: a detection anywhere in it finds the defect.
     """
 
     center: tuple[float, float]
@@ -37,10 +36,10 @@ class TrueDefect:
 
 @dataclass(frozen=True)
 class MatchResult:
-    """One strip's detections, strongest first, and truths, as far as they count.
+    """The detections and true defects of one strip that count, strongest detection first.
 
-    `scores` (N,) float64 rank the detections; `truth` (N,) says which of `truths` each has found,
-    or FALSE_ALARM. Detections that do not matter are left out.
+    `scores` (N,) float64 rank the detections. `truth` (N,) is the index in `truths` of the defect
+    that each has found, or FALSE_ALARM. Ignored detections are left out.
     """
 
     scores: np.ndarray
@@ -51,11 +50,10 @@ class MatchResult:
 def defects_in_mask(
     mask: np.ndarray, image: np.ndarray, patch: int | None = None
 ) -> tuple[list[TrueDefect], np.ndarray]:
-    """The connected regions of a mask (H, W) bool as truths, and the number of each pixel's truth,
-    (H, W), -1 where there is none.
+    """Return the connected regions of a mask (H, W) bool as true defects, and their labels (H, W).
 
-    A truth's contrast is that of Target against the reference to which it has less, 0 when the two
-    differ in sign.
+    A label is the index of the pixel's defect, -1 where there is none. A defect's contrast is that
+    of Target to the reference from which it differs less, 0 if the two differ in sign.
     """
     count, labels, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count == 1:
@@ -72,17 +70,18 @@ def defects_in_mask(
 
 
 def agreed_contrast(contrasts: np.ndarray) -> np.ndarray:
-    """What both references agree on: of contrasts (N, 2) the smaller magnitude (N,), or 0 where
-    they differ in sign.
+    """Of contrasts (N, 2), return the one with the smaller magnitude, (N,) and without sign.
+
+    It is 0 where the contrasts differ in sign.
     """
     agree = contrasts[:, 0] * contrasts[:, 1] > 0
     return np.where(agree, np.abs(contrasts).min(axis=1), 0.0)
 
 
 def region_of(center: tuple[float, float], image_size: tuple[int, int], patch: int | None) -> str:
-    """`border`, `seam` or `interior`: where a point (y, x) lies in an image (height, width).
+    """Return `border`, `seam` or `interior`: where a point (y, x) lies in an image (height, width).
 
-    No patch size, no seams.
+    Without a patch size there are no seams.
     """
     if any(min(at + 0.5, length - 0.5 - at) <= BORDER for at, length in zip(center, image_size)):
         return "border"
@@ -97,9 +96,7 @@ def region_of(center: tuple[float, float], image_size: tuple[int, int], patch: i
 
 @lru_cache
 def _seams(length: int, patch: int) -> tuple[float, ...]:
-    """Along one axis: where stitching passes from one tile to the next, half a pixel before the
-    first one of the later tile.
-    """
+    """Return the seams along an axis: half a pixel before the first pixel of each kept range."""
     return tuple(start - 0.5 for start, _ in calculate_kept_ranges(length, patch)[1:])
 
 
@@ -109,13 +106,13 @@ def match(
     labels: np.ndarray | None = None,
     radius: float = MATCH_RADIUS,
 ) -> np.ndarray:
-    """For each detection of a strip, points (N, 2) strongest first, the number of the truth that it
-    has found: (N,).
+    """Return the number of the true defect that each detection of a strip has found: (N,).
 
-    A detection may find a truth whose centre is within `radius` pixels, or on whose own pixels
-    (`labels`, of `defects_in_mask`) or in whose box it lies; in the order given each takes the
-    nearest one that nobody has taken. One that may only find truths that are taken, or that do not
-    count, is IGNORED: neither a hit nor a false alarm. Every other one is a FALSE_ALARM.
+    Detections are whole points (N, 2), strongest first. A detection may find a defect if it lies
+    within `radius` pixels of the defect's centre, on its pixels (`labels`, from `defects_in_mask`)
+    or in its box. In the order given, each takes the nearest free defect. A detection that may only
+    find defects that are taken or do not count is IGNORED: neither a hit nor a false alarm. Every
+    other one is a FALSE_ALARM.
     """
     if not (truths and len(points)):
         return np.full(len(points), FALSE_ALARM)
@@ -130,23 +127,25 @@ def match_strip(
     labels: np.ndarray | None = None,
     radius: float = MATCH_RADIUS,
 ) -> MatchResult:
-    """What a strip adds to the figures: all of its detections `match`ed to its truths."""
+    """Match all detections of a strip with its true defects, as `match`, for the metrics."""
     found = match(peaks.points, truths, labels, radius)
-    # the number of each among those that count
+    # each defect's index among those that count
     counted = np.cumsum([truth.counts for truth in truths]) - 1
     renumbered = np.array(
         [number if number < 0 else counted[number] for number in found.tolist()], dtype=np.int64
     )
-    matters = found != IGNORED
+    is_counted = found != IGNORED
     return MatchResult(
-        peaks.scores[matters], renumbered[matters], tuple(truth for truth in truths if truth.counts)
+        peaks.scores[is_counted],
+        renumbered[is_counted],
+        tuple(truth for truth in truths if truth.counts),
     )
 
 
 def _distances(
     points: np.ndarray, truths: list[TrueDefect], labels: np.ndarray | None, radius: float
 ) -> np.ndarray:
-    """Pixels from each detection to each truth that it may find, infinite where it may not: (N, M)."""
+    """Return pixels from each detection to each defect that it may find, else infinity: (N, M)."""
     centers = np.array([truth.center for truth in truths])
     distance = np.linalg.norm(points[:, None] - centers[None], axis=2)
     may_find = distance <= radius

@@ -1,6 +1,6 @@
-"""Figures from a stream of heatmaps: pure numbers, no files.
+"""Metrics from a stream of heatmaps: numbers only, no files.
 
-What is kept of a strip is a few kilobytes at most.
+A strip adds a few kilobytes at most.
 """
 
 import cv2
@@ -10,47 +10,46 @@ from evaluation.detections import LOGIT_RANGE, logit_margin
 from evaluation.matching import FALSE_ALARM, MatchResult
 from evaluation.thresholds import bound_on_share
 
-BINS = 65536  # of 5.5e-4 of a logit each
+BINS = 65536  # each is 5.5e-4 of a logit wide
 AUPRO_LIMITS = (0.3, 0.05)  # false positive rates up to which the per-region overlap is averaged
 FALSE_ALARM_RATES = (0.1, 1.0, 10.0)  # per strip
-# where there is room for a few
+# The metrics that are shown where there is room for a few only.
 HEADLINES = ("image_auroc", "pixel_average_precision", "point_recall_at_0.1", "point_recall_at_1")
-REPLICATES = 500  # of a bootstrap
+REPLICATES = 500  # samples of the bootstrap
 BOOTSTRAP_SEED = 4_000
-INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-CONTRAST_LIMITS = (25, 50)  # grey levels, of the bands that recall is split into
-AREA_LIMITS = (9, 25)  # pixels: 3x3 and 5x5
+INTERVAL = (2.5, 97.5)  # percentiles: 95 % confidence
+CONTRAST_LIMITS = (25, 50)  # grey levels: limits of the bands that recall is reported for
+AREA_LIMITS = (9, 25)  # pixels, 3x3 and 5x5: limits of the bands that recall is reported for
 
-Recall = tuple[float, float, float]  # with the ends of its interval
+Recall = tuple[float, float, float]  # (value, low, high) with the ends of its interval
 
 
 class PixelMetrics:
-    """Pixel AUROC, average precision and per-region overlap from histograms of background, defect
-    and region pixels.
+    """Pixel AUROC, average precision and per-region overlap, from histograms of pixels.
 
-    Bins are equally wide in the logit of the probability, so they are fine where probabilities
-    crowd, close to 0 and to 1. Pixels of one bin count as ties, exactly as scikit-learn counts
-    equal scores: that is the only error, and at most the share of pairs of a background and a
-    defect pixel that are less than 5.5e-4 of a logit apart (or both beyond LOGIT_RANGE).
+    Bins have equal width in the logit of the probability, so they are narrow where probabilities
+    are close to 0 and to 1. Pixels of one bin count as ties, exactly as scikit-learn counts equal
+    scores. That is the only error. It is at most the share of pairs of a background and a defect
+    pixel that are less than 5.5e-4 of a logit apart (or both beyond LOGIT_RANGE).
     """
 
     def __init__(self) -> None:
         self.counts = np.zeros((2, BINS), dtype=np.int64)  # background, defect
-        # the same of the defect pixels, each as its share of its region
+        # defect pixels again, each weighted by 1 / area of its region
         self.overlap = np.zeros(BINS)
         self.regions = 0
 
     def update(
         self, heatmap: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None = None
     ) -> None:
-        """Count one strip: heatmap (H, W) of probabilities 0-1, mask (H, W) bool, but for the
-        `ignored` (H, W) bool.
+        """Count one strip: heatmap (H, W) of probabilities 0-1, mask (H, W) bool.
 
-        Raises `ValueError` for another value.
+        Pixels of `ignored` (H, W) bool do not count. Raises `ValueError` for a value outside 0-1.
         """
         if not (heatmap.min() >= 0 and heatmap.max() <= 1):
             raise ValueError(
-                f"found a heatmap from {heatmap.min():g} to {heatmap.max():g}, expected probabilities"
+                f"found a heatmap from {heatmap.min():g} to {heatmap.max():g}, "
+                "expected probabilities"
             )
         position = (logit_margin(heatmap) / LOGIT_RANGE + 1) * (BINS / 2)
         bins = np.minimum(position, BINS - 1).astype(np.int64)
@@ -72,22 +71,21 @@ class PixelMetrics:
         self.regions = sum(other.regions for other in others)
 
     def compute(self) -> dict[str, float | None]:
-        """`pixel_auroc`, `pixel_average_precision`, `pixel_aupro_0.3` and `pixel_aupro_0.05`, 0-1.
+        """Return `pixel_auroc`, `pixel_average_precision` and the `pixel_aupro_` of AUPRO_LIMITS.
 
-        None while one of the two kinds of pixel is missing.
+        Each is 0-1, or None without background or defect pixels.
         """
         labels, scores = np.repeat((0, 1), BINS), np.tile(np.arange(BINS), 2)
-        seen = self.counts.ravel() > 0
-        figures = _auroc_and_average_precision(
-            "pixel", labels[seen], scores[seen], self.counts.ravel()[seen]
+        is_filled = self.counts.ravel() > 0
+        metrics = _auroc_and_average_precision(
+            "pixel", labels[is_filled], scores[is_filled], self.counts.ravel()[is_filled]
         )
-        return figures | {
+        return metrics | {
             f"pixel_aupro_{limit}": self._per_region_overlap(limit) for limit in AUPRO_LIMITS
         }
 
     def _per_region_overlap(self, limit: float) -> float | None:
-        """Mean over the false positive rates up to `limit` of the mean share of a region that is
-        found.
+        """Average the mean found share of a region over false positive rates up to `limit`.
 
         After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, with the regions of
         all images pooled.
@@ -95,9 +93,9 @@ class PixelMetrics:
         background = self.counts[0].sum()
         if not (background and self.regions):
             return None
-        seen = np.flatnonzero(self.counts.any(axis=0))[::-1]
-        rate = np.concatenate([[0.0], np.cumsum(self.counts[0, seen]) / background])
-        overlap = np.concatenate([[0.0], np.cumsum(self.overlap[seen]) / self.regions])
+        filled = np.flatnonzero(self.counts.any(axis=0))[::-1]
+        rate = np.concatenate([[0.0], np.cumsum(self.counts[0, filled]) / background])
+        overlap = np.concatenate([[0.0], np.cumsum(self.overlap[filled]) / self.regions])
         inside = rate < limit
         rates = np.append(rate[inside], limit)
         return float(
@@ -106,27 +104,28 @@ class PixelMetrics:
 
 
 class FrocMetrics:
-    """Recall of true points against false alarms per strip (FROC), from the outcomes of strips
-    whose truth is known.
+    """Recall of true defects against false alarms per strip (FROC), of strips with known truth.
 
     After Bunch et al., "A free-response approach to the measurement and characterization of
-    radiographic-observer performance", 1978. At a rate of false alarms per strip counts what ranks
-    above the first false alarm that would exceed it: a detection that ranks level with that one is
-    not found, so ties cannot help. Intervals are percentiles of a bootstrap over whole strips,
-    which keeps together what one strip's pattern does to all of its detections, but never narrower
-    than that of so many independent truths (Clopper and Pearson, "The use of confidence or fiducial
-    limits", 1934): a bootstrap knows no doubt where all are found.
+    radiographic-observer performance", 1978. At a rate of false alarms per strip, the detections
+    count that rank above the first false alarm that would exceed the rate. A detection that ranks
+    equal to it does not count, so ties cannot help.
+
+    Intervals are percentiles of a bootstrap over whole strips, which keeps together the detections
+    that one strip's pattern affects. They are never narrower than the interval for as many
+    independent true defects (Clopper and Pearson, "The use of confidence or fiducial limits",
+    1934), because a bootstrap has no width where all are found.
     """
 
     def __init__(self) -> None:
         self.strips = 0
-        self._false_alarms: list[np.ndarray] = []  # the scores of a strip's
-        # a strip's: (M, 3) score (-inf: not found), contrast, area
+        self._false_alarms: list[np.ndarray] = []  # scores, one array for each strip
+        # for each strip (M, 3): score (-inf: not found), contrast, area
         self._truths: list[np.ndarray] = []
         self._places: list[str] = []
 
     def update(self, outcome: MatchResult) -> None:
-        """Count one strip, also one without truths: its detections are false alarms."""
+        """Count one strip; all detections of a strip without true defects are false alarms."""
         is_hit = outcome.truth != FALSE_ALARM
         self.strips += 1
         self._false_alarms.append(outcome.scores[~is_hit])
@@ -145,10 +144,14 @@ class FrocMetrics:
 
     @property
     def truths(self) -> int:
+        """The number of true defects."""
         return len(self._places)
 
     def compute(self) -> dict[str, float | None]:
-        """`point_recall_at_0.1` and so on for FALSE_ALARM_RATES, 0-1; None without truths."""
+        """Return `point_recall_at_0.1` and so on for FALSE_ALARM_RATES, 0-1.
+
+        Each is None without true defects.
+        """
         found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES} if self.truths else {}
         return {
             f"point_recall_at_{rate:g}": float(found[rate].mean()) if found else None
@@ -156,11 +159,10 @@ class FrocMetrics:
         }
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
-        """False alarms per strip, ascending from 0, and the recall that each allows; up to the
-        highest of FALSE_ALARM_RATES.
+        """Return false alarms per strip, ascending from 0, and the recall at each, 0-1.
 
-        The last point is what is found when there are no more false alarms, where these end sooner.
-        Empty without truths.
+        The curve ends at the highest of FALSE_ALARM_RATES. If there are fewer false alarms, its
+        last point is the recall at all of them. It is empty without true defects.
         """
         if not self.truths:
             return np.empty(0), np.empty(0)
@@ -171,8 +173,10 @@ class FrocMetrics:
         return np.arange(len(false_alarms)) / self.strips, recall
 
     def table(self) -> list[dict[str, object]]:
-        """Recall at each of FALSE_ALARM_RATES as (value, low, high) of all truths and of each band
-        of contrast, size and place.
+        """Return recall at each of FALSE_ALARM_RATES as (value, low, high), for each group.
+
+        The groups are all true defects and each band of contrast, size and region. A row is
+        `{"group": name, "truths": count, "recall": {rate: (value, low, high)}}`.
         """
         groups = self._groups()
         drawn = self._replicates(groups) if self.truths else {}
@@ -187,8 +191,9 @@ class FrocMetrics:
         return rows
 
     def limit(self, rate: float) -> float:
-        """The score that a detection must exceed to be found at `rate` false alarms per strip; -inf
-        where all are.
+        """Return the score that a detection must exceed to count at `rate` false alarms per strip.
+
+        It is -inf where all detections count.
         """
         false_alarms = np.sort(self._pooled_false_alarms())[::-1]
         allowed = int(rate * self.strips + 1e-9)
@@ -198,13 +203,14 @@ class FrocMetrics:
         return self._pooled_truths()[:, 0] > self.limit(rate)
 
     def _replicates(self, groups: dict[str, np.ndarray]) -> dict[str, dict[float, list[float]]]:
-        """Recalls of strips drawn with replacement, REPLICATES times."""
+        """Return the recalls of REPLICATES samples of strips, drawn with replacement."""
         false_alarms, truths = self._pooled_false_alarms(), self._pooled_truths()[:, 0]
         alarm_strip = np.repeat(np.arange(self.strips), list(map(len, self._false_alarms)))
         truth_strip = np.repeat(np.arange(self.strips), list(map(len, self._truths)))
         order = np.argsort(-false_alarms, kind="stable")
         false_alarms, alarm_strip = false_alarms[order], alarm_strip[order]
-        # but where many of these are on few strips that are not drawn
+        # So many false alarms nearly always suffice. If many of them lie on a few strips that are
+        # not drawn, all are counted.
         enough = int(4 * FALSE_ALARM_RATES[-1] * self.strips)
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         drawn = {name: {rate: [] for rate in FALSE_ALARM_RATES} for name in groups}
@@ -226,7 +232,7 @@ class FrocMetrics:
         return drawn
 
     def _groups(self) -> dict[str, np.ndarray]:
-        """Which of the truths belong to each group that is not empty."""
+        """Return which true defects belong to each group that is not empty."""
         _, contrast, area = self._pooled_truths().T
         places = np.array(self._places)
         groups = {"all": np.ones(self.truths, dtype=bool)}
@@ -249,8 +255,9 @@ class FrocMetrics:
 
 
 def image_figures(is_defective: list[bool], scores: list[float]) -> dict[str, float | None]:
-    """`image_auroc` and `image_average_precision`, 0-1, of one score a strip; None while good or
-    defective strips are missing.
+    """Return `image_auroc` and `image_average_precision`, 0-1, from one score per strip.
+
+    Both are None without good or without defective strips.
     """
     return _auroc_and_average_precision(
         "image", np.array(is_defective, dtype=int), np.array(scores), None
@@ -262,7 +269,7 @@ def _auroc_and_average_precision(
 ) -> dict[str, float | None]:
     if len(np.unique(labels)) < 2:
         return {f"{name}_auroc": None, f"{name}_average_precision": None}
-    # here: two seconds that every command would start with
+    # imported here because it takes two seconds, which every command would need at its start
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     return {
@@ -274,9 +281,7 @@ def _auroc_and_average_precision(
 
 
 def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
-    """The share that is found, and its interval: the wider one of the drawn recalls' and of a
-    binomial count's.
-    """
+    """Return the found share and its interval, the wider of the bootstrap and the binomial one."""
     hits, count = int(found.sum()), len(found)
     tail = INTERVAL[0] / 100
     least, most = (

@@ -1,7 +1,7 @@
-"""What answers a strip: `predictor(image (3, H, W) grey levels 0-255)` gives a heatmap (H, W)
-float32, defect probability 0-1.
+"""Predictors: `predictor(image)` gives the heatmap of a strip.
 
-Its `align` says what it does to the references first: one of registration.MODES.
+The image is (3, H, W) in grey levels 0-255, the heatmap (H, W) float32, defect probability 0-1. A
+predictor's `align`, one of registration.ALIGN_MODES, says how it aligns the references first.
 """
 
 import numpy as np
@@ -14,20 +14,19 @@ from ops.detector import AligningDetector
 
 
 class TorchPredictor:
-    """A network in PyTorch: the very module that is exported, for strips of any size of at least
-    one patch.
-    """
+    """A network in PyTorch: the module that is exported, for strips of at least one patch."""
 
     def __init__(
         self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"
     ):
-        # faster, on the CPU too
+        # channels_last is faster, also on the CPU
         self.network = network.to(device, memory_format=torch.channels_last)
         self.patch, self.device, self.align = patch, device, align
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels 0-255 to (H, W) float32, defect probability 0-1."""
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
             self._full_image = SegmentationNetworkONNXFullImage(
@@ -42,8 +41,9 @@ class TorchPredictor:
 
 
 class DetectorPredictor:
-    """A detector as it is: one of classical.py, for strips of any size, or one that is exported,
-    for those of its own.
+    """A detector module as a predictor.
+
+    A detector of classical.py takes strips of any size, one that is exported those of its own size.
     """
 
     def __init__(self, detector: AligningDetector, device: torch.device):
@@ -52,5 +52,6 @@ class DetectorPredictor:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels 0-255 to (H, W) float32, 0-1."""
         with full_precision():
             return self.detector(to_batch(image, self.device))[0, 0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""What came out of strips: detections and verdicts of each, figures of all."""
+"""Results of an evaluation: detections and verdicts of each strip, metrics of all."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from evaluation.metrics import FrocMetrics, PixelMetrics, image_figures
 from evaluation.thresholds import Threshold
 from evaluation.worst_cases import WorstCases
 
-# (3, H, W) grey levels 0-255 to what is known of its channels, by name
+# (3, H, W) grey levels 0-255 to statistics of the channels, by name
 Measure = Callable[[np.ndarray], dict[str, float]]
 Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is a detection, what has found a true defect, and what does not count; `patch` tells
-    where the seams of tiles lie.
+    """The rules that decide on detections, hits, and pixels that do not count.
 
-    Without a threshold there are figures, but no detections and no verdicts.
+    `match_radius` is in pixels. `patch` determines where the seams of tiles lie. Without a
+    threshold there are metrics, but no detections and no verdicts.
     """
 
     threshold: Threshold | None = None
@@ -40,11 +40,10 @@ class Rules:
 
 @dataclass
 class StripResult:
-    """One strip: its heatmap's maximum, its detections above the threshold, strongest first, and
-    what is known of them.
+    """One strip: its heatmap's maximum, and its detections above the threshold, strongest first.
 
-    `truths` is how many true defects there are, `found` which of them each detection has found, as
-    of `match`; both None where the truth is not known.
+    `truths` is the number of true defects, and `found` the one that each detection has found, as of
+    `match`. Both are None where the truth is not known.
     """
 
     strip: StripFile
@@ -56,12 +55,15 @@ class StripResult:
 
     @property
     def verdict(self) -> str:
+        """`NG` with a detection, `OK` without."""
         return "NG" if self.detections else "OK"
 
     @property
     def statuses(self) -> list[str]:
-        """Of each detection: `hit`, `false alarm`, `no matter` (one more on a defect already
-        found), or empty: not known.
+        """`hit`, `false alarm`, `no matter` or empty, for each detection.
+
+        `no matter` is neither a hit nor a false alarm, such as a second detection of a defect.
+        Empty means that the truth is not known.
         """
         if self.found is None:
             return [""] * len(self.detections)
@@ -72,7 +74,7 @@ class StripResult:
 
 
 class MetricSet:
-    """All figures of one predictor over the strips that it has scored."""
+    """All metrics of one predictor over the strips that it has scored."""
 
     def __init__(self) -> None:
         self.labelled: list[tuple[bool, float]] = []
@@ -81,6 +83,7 @@ class MetricSet:
     def update(
         self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float
     ) -> None:
+        """Count a strip with its heatmap (H, W), 0-1; `radius` in pixels is that of `match`."""
         if strip.is_defective is not None:
             self.labelled.append((strip.is_defective, float(heatmap.max())))
         if truth:
@@ -88,11 +91,13 @@ class MetricSet:
             self.points.update(match_strip(find_peaks(heatmap), truth.truths, truth.labels, radius))
 
     def merge(self, others: "list[MetricSet]") -> None:
+        """Become the sum of `others`."""
         self.labelled = [entry for other in others for entry in other.labelled]
         self.pixels.merge([other.pixels for other in others])
         self.points.merge([other.points for other in others])
 
     def compute(self) -> Figures:
+        """Return all metrics by name, 0-1, None where they are not defined."""
         labels, scores = (
             [label for label, _ in self.labelled],
             [score for _, score in self.labelled],
@@ -102,8 +107,9 @@ class MetricSet:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What is true of a strip: mask, (H, W) bool; its truths; each pixel's truth; and the pixels
-    that do not count.
+    """The truth about a strip: mask (H, W) bool, true defects, labels, and ignored pixels.
+
+    `labels` (H, W) is the index of each pixel's defect, -1 for none; `ignored` is (H, W) bool.
     """
 
     mask: np.ndarray
@@ -114,10 +120,9 @@ class GroundTruth:
 
 @dataclass
 class Evaluation:
-    """What came out: a result for every strip that could be read, all figures, and a line for every
-    strip that could not.
+    """The result of every strip that could be read, all metrics, and a line for every other strip.
 
-    Figures are worked out once, when they are first asked for: after the last strip.
+    Metrics are computed once, on first use: after the last strip.
     """
 
     results: list[StripResult] = field(default_factory=list)
@@ -129,26 +134,28 @@ class Evaluation:
 
     @property
     def boards(self) -> dict[str, MetricSet]:
-        """The detector's and its baselines', by what a table calls them."""
+        """The metrics of the detector and of its baselines, by their names in tables."""
         return {"this detector": self.board, **self.baselines}
 
     @cached_property
     def figures_by_detector(self) -> dict[str, Figures]:
-        return {name: board.compute() for name, board in self.boards.items()}
+        """The computed metrics, by the names of `boards`."""
+        return {name: metrics.compute() for name, metrics in self.boards.items()}
 
     @property
     def figures(self) -> Figures:
-        """The detector's own."""
+        """The detector's own metrics."""
         return self.figures_by_detector["this detector"]
 
     @cached_property
     def point_recalls(self) -> list[dict[str, object]]:
-        """As `FrocMetrics.table`, of the detector."""
+        """The rows of `FrocMetrics.table`, of the detector."""
         return self.board.points.table()
 
     def at_threshold(self) -> Figures:
-        """`recall` and `false_alarms_per_strip` of the detections above the threshold; None where
-        no truth is known.
+        """Return `recall` and `false_alarms_per_strip` of the detections above the threshold.
+
+        They are None where no truth is known.
         """
         known = [result for result in self.results if result.truths is not None]
         truths = sum(result.truths for result in known)

@@ -1,4 +1,4 @@
-"""Strips read, answered by a predictor and checked, in their order, while the next ones are read."""
+"""A stream of predictions: strips in order, checked, while the next ones are being read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 
 BROKEN_NETWORK = "the model's weights are broken"
-PROBABILITY_ROUNDING = 1e-6  # by which a softmax may exceed 1
+PROBABILITY_ROUNDING = 1e-6  # a softmax may exceed 1 by this much
 # (3, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1
 Predictor = Callable[[np.ndarray], np.ndarray]
-# to an image and its mask, as `read_strip`
+# a strip to its image and its mask, as `read_strip`
 Load = Callable[[StripFile], tuple[np.ndarray, np.ndarray | None]]
 
 
 @runtime_checkable
 class BatchPredictor(Protocol):
-    """A predictor of `batch` strips at once: `prepare` one strip in any thread, then `predict` up
-    to `batch` prepared ones.
+    """A predictor of `batch` strips at once.
+
+    `prepare` takes one strip, in any thread. `predict` then takes at most `batch` prepared ones.
     """
 
     batch: int
@@ -33,7 +34,7 @@ class BatchPredictor(Protocol):
 
 
 class SingleStripAdapter:
-    """Any predictor as a `BatchPredictor`."""
+    """Any predictor as a `BatchPredictor` of one strip at a time."""
 
     batch = 1
 
@@ -41,19 +42,20 @@ class SingleStripAdapter:
         self.predictor = predictor
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return the image itself."""
         return image
 
     def predict(self, prepared: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the heatmap of each image."""
         return [self.predictor(image) for image in prepared]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A strip that was read, (3, H, W) grey levels 0-255, and what a predictor says of it, (H, W)
-    float32 0-1, 0 where ignored.
+    """A strip, (3, H, W) grey levels 0-255, and its heatmap, (H, W) float32 0-1, 0 where ignored.
 
-    `mask` and `ignored` are (H, W) bool; None where it is not known what is a defect, and where
-    everything counts.
+    `mask` and `ignored` are (H, W) bool. `mask` is None where it is not known what is a defect,
+    `ignored` where everything counts.
     """
 
     strip: StripFile
@@ -79,9 +81,9 @@ def iter_predictions(
     regions: IgnoredRegions,
     times: StageTimes,
 ) -> Iterator[Prediction | UserError]:
-    """What a predictor says of each strip, in their order, or what is wrong with it.
+    """Yield a prediction for each strip in order, or the `UserError` of a strip that has none.
 
-    The next strips are read meanwhile.
+    The next strips are read in the meantime.
     """
     batches = predictor if isinstance(predictor, BatchPredictor) else SingleStripAdapter(predictor)
 
@@ -116,8 +118,9 @@ def iter_predictions(
 def _predict_group(
     batches: BatchPredictor, group: list[_LoadedStrip]
 ) -> Sequence[np.ndarray | UserError]:
-    """The heatmaps of strips; where one of them cannot be answered, each is asked for alone, so
-    that the others are not lost.
+    """Return the heatmaps of strips; if the call fails, predict each strip alone.
+
+    So one bad strip does not lose the others.
     """
     try:
         return batches.predict([entry.prepared for entry in group]) if group else []
@@ -150,7 +153,7 @@ def _checked(
 def checked_heatmap(
     strip: StripFile, image: np.ndarray, predictor: Predictor, ignored: np.ndarray | None
 ) -> np.ndarray:
-    """What a predictor says of a strip, (H, W) float32 0-1, 0 where it is ignored.
+    """Return a predictor's heatmap of a strip, (H, W) float32 0-1, 0 where `ignored`.
 
     Raises `UserError` for another range.
     """

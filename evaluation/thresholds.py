@@ -1,14 +1,15 @@
-"""Where the threshold lies: set on good strips for a rate of false alarms, with what so many strips
-can prove.
+"""The threshold: set on good strips for a rate of false alarms, with a confidence bound.
 
-No defect is needed. The strongest detections on n held-out good strips are kept; for a wanted rate
-r the threshold is the peak of the strongest one that would exceed r * n, so that at most r * n lie
-above it. What the true rate may be all the same is a one-sided bound at 95 %: that of a Poisson
-count (Garwood, "Fiducial limits for the Poisson distribution", 1936), which for no false alarm on n
-strips is 3/n. Where false alarms come in clusters on a few strips it is widened by their
-overdispersion, which is an estimate: a kind of strip that is not among the n may have hundreds. The
-share of good strips that have any false alarm at all needs no such assumption: its bound is that of
-a binomial count (Clopper and Pearson, "The use of confidence or fiducial limits", 1934).
+No defect is needed. The strongest detections on n held-out good strips are kept. For a target rate
+r, the threshold is the peak of the strongest one that would exceed r * n, so at most r * n lie
+above it.
+
+The true rate may be higher. It has a one-sided bound at 95 %, that of a Poisson count (Garwood,
+"Fiducial limits for the Poisson distribution", 1936): 3/n for no false alarm on n strips. If false
+alarms come in clusters on a few strips, the bound is widened by their overdispersion. That is an
+estimate: a kind of strip that is not among the n may have hundreds. The share of good strips with
+any false alarm needs no such assumption. Its bound is that of a binomial count (Clopper and
+Pearson, "The use of confidence or fiducial limits", 1934).
 """
 
 from dataclasses import dataclass
@@ -18,22 +19,23 @@ import numpy as np
 from scipy.special import betaincinv, gammaincinv
 
 CONFIDENCE = 0.95
-HIGHEST_RATE = 10.0  # false alarms per strip for which peaks are kept
-DEFAULT_RATE = 0.1
-DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which it is looked how they cluster
-UNCALIBRATED = 0.5  # of the heatmap, where nothing is known of good strips
+HIGHEST_RATE = 10.0  # false alarms per strip up to which peaks are kept
+DEFAULT_RATE = 0.1  # false alarms per strip
+DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which clustering is measured
+UNCALIBRATED = 0.5  # threshold on the heatmap, without a calibration
 
-# {"strips": n, "peaks": descending, "dispersion": variance / mean}: plain values
+# {"strips": n, "peaks": descending, "maxima": each strip's highest peak, descending,
+# "dispersion": variance / mean}: plain values
 Calibration = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on the heatmap, and what is known of it.
+    """A threshold on the heatmap, 0-1, and what good strips prove about it.
 
-    Nothing where `strips` is 0; else `rate` false alarms per strip on so many good ones. At 95 % no
-    more than `share_bound` of good strips have any, and, by an estimate of how they cluster, there
-    are no more than `bound` per strip.
+    `strips` is the number of good strips, 0 if unknown. On them there are `rate` false alarms per
+    strip, for a `target` rate. At 95 % confidence, at most the share `share_bound` of good strips
+    has any, and at most `bound` occur per strip, by an estimate of how they cluster.
     """
 
     value: float
@@ -46,9 +48,7 @@ class Threshold:
 
     @property
     def is_supported(self) -> bool:
-        """Whether as many good strips can prove the wanted rate at all: none on n strips proves no
-        better than 3/n.
-        """
+        """Whether so many good strips can prove the target rate: n strips prove 3/n at best."""
         return (
             self.target is not None
             and bool(self.strips)
@@ -56,6 +56,7 @@ class Threshold:
         )
 
     def describe(self) -> str:
+        """Return one line about the threshold, its rate and its bounds."""
         text = f"threshold {self.value:.4g} ({self.origin})"
         if self.value >= 1:
             text += ", which nothing can exceed"
@@ -63,8 +64,10 @@ class Threshold:
             return f"{text}: its rate of false alarms is not known"
         needed = int(np.ceil(bound_on_rate(0, 1) / self.target))
         text += (
-            f": {self.rate:.3g} false alarms per strip on {self.strips} good strips, {self.target:g} asked for; at 95 % confidence "
-            f"on at most {self.share_bound:.1%} of good strips, and at most {self.bound:.3g} per strip if they cluster as on these"
+            f": {self.rate:.3g} false alarms per strip on {self.strips} good strips, "
+            f"{self.target:g} asked for; at 95 % confidence "
+            f"on at most {self.share_bound:.1%} of good strips, "
+            f"and at most {self.bound:.3g} per strip if they cluster as on these"
         )
         if not self.is_supported:
             text += f". So few strips cannot support {self.target:g}: expected at least {needed}"
@@ -72,10 +75,10 @@ class Threshold:
 
 
 def calibrate(heights: list[np.ndarray]) -> Calibration:
-    """What is kept of good strips: `heights` are each strip's detections, as peaks on the heatmap
-    0-1, strongest first.
+    """Return what is kept of good strips.
 
-    Raises `ValueError` without strips.
+    `heights` are each strip's detections, as peaks on the heatmap 0-1, strongest first. Raises
+    `ValueError` without strips.
     """
     if not heights:
         raise ValueError("found no good strips, expected at least one")
@@ -91,7 +94,7 @@ def calibrate(heights: list[np.ndarray]) -> Calibration:
 
 
 def is_calibration(value: object) -> bool:
-    """Whether a value read from a file is what `calibrate` gives."""
+    """Return whether a value read from a file has the form that `calibrate` gives."""
     if not isinstance(value, dict) or not value.keys() >= {
         "strips",
         "peaks",
@@ -117,14 +120,15 @@ def is_calibration(value: object) -> bool:
 
 
 def threshold_for(calibration: Calibration, target: float, origin: str) -> Threshold:
-    """The lowest threshold with at most `target` false alarms per strip on the strips of a
-    calibration.
+    """Return the lowest threshold with at most `target` false alarms per strip of a calibration.
 
-    Raises `ValueError` for a rate above HIGHEST_RATE, of which nothing was kept.
+    Raises `ValueError` for a rate that is not above 0 and at most HIGHEST_RATE, up to which peaks
+    are kept.
     """
     if not 0 < target <= HIGHEST_RATE:
         raise ValueError(
-            f"found {target:g} false alarms per strip, expected more than 0 and at most {HIGHEST_RATE:g}"
+            f"found {target:g} false alarms per strip, "
+            f"expected more than 0 and at most {HIGHEST_RATE:g}"
         )
     strips, peaks = calibration["strips"], np.array(calibration["peaks"])
     allowed = int(target * strips + 1e-9)
@@ -138,22 +142,19 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:
-    """False alarms per strip that are not exceeded at 95 % confidence where `alarms` were seen on
-    `strips`.
-    """
+    """Return the 95 % upper bound on false alarms per strip, from `alarms` on `strips`."""
     return float(dispersion * gammaincinv(alarms / dispersion + 1, CONFIDENCE) / strips)
 
 
 def bound_on_share(found: int, count: int, confidence: float = CONFIDENCE) -> float:
-    """The share, 0-1, that is not exceeded at that confidence where `found` of `count` had it
-    (Clopper and Pearson).
-    """
+    """Return the upper bound on a share, 0-1, from `found` of `count` (Clopper and Pearson)."""
     return float(betaincinv(found + 1, count - found, confidence)) if found < count else 1.0
 
 
 def _dispersion(heights: list[np.ndarray], peaks: np.ndarray) -> float:
-    """Variance over mean of the strips' false alarms, at the level where it is largest; that of a
-    Poisson count is 1.
+    """Return variance over mean of the strips' false alarms, at the level where it is largest.
+
+    It is 1 for a Poisson count.
     """
     if len(heights) < 2 or len(peaks) == 0:
         return 1.0

@@ -1,6 +1,4 @@
-"""The worst misses and the worst false alarms of a folder, as small pictures: no more than so many
-are kept at any time.
-"""
+"""The worst misses and false alarms of a folder, as small pictures; only a few are kept."""
 
 from dataclasses import dataclass
 
@@ -9,14 +7,15 @@ import numpy as np
 from evaluation.detections import Detection
 from evaluation.matching import TrueDefect
 
-PICTURES = 12  # of each
-CROP_REACH = 24  # pixels around the place that is shown
+PICTURES = 12  # misses, and as many false alarms, that are kept at any time
+CROP_REACH = 24  # pixels around the place, on each side
 
 
 @dataclass(frozen=True)
 class WorstCase:
-    """A place on a strip: `rank` ranks it, `crops` (4, h, w) are Target, Ref1, Ref2 (0-255) and the
-    heatmap (0-1).
+    """A place on a strip, its `rank` (higher is worse) and its surroundings.
+
+    `crops` (4, h, w) are Target, Ref1, Ref2 (0-255) and the heatmap (0-1).
     """
 
     file: str
@@ -28,9 +27,7 @@ class WorstCase:
 
 
 class WorstCases:
-    """Misses, those of the highest contrast first, and false alarms, those of the highest score
-    first.
-    """
+    """Misses, highest contrast first, and false alarms, highest score first."""
 
     def __init__(self) -> None:
         self.misses: list[WorstCase] = []
@@ -39,6 +36,10 @@ class WorstCases:
     def add_miss(
         self, file: str, truth: TrueDefect, image: np.ndarray, heatmap: np.ndarray
     ) -> None:
+        """Add a true defect that no detection found, unless worse ones fill the list.
+
+        `image` is (3, H, W) in grey levels 0-255, `heatmap` (H, W), 0-1.
+        """
         y, x = (round(at) for at in truth.center)
         contrast = truth.contrast or 0.0
         caption = f"contrast {contrast:.0f}, heatmap {_highest_near(heatmap, y, x):.3g}"
@@ -47,7 +48,11 @@ class WorstCases:
     def add_false_alarm(
         self, file: str, detection: Detection, image: np.ndarray, heatmap: np.ndarray
     ) -> None:
-        caption = f"heatmap {detection.peak:.3g}, contrasts {detection.contrast_ref1:.0f} and {detection.contrast_ref2:.0f}"
+        """Add a false alarm, unless worse ones fill the list; pictures are as in `add_miss`."""
+        caption = (
+            f"heatmap {detection.peak:.3g}, "
+            f"contrasts {detection.contrast_ref1:.0f} and {detection.contrast_ref2:.0f}"
+        )
         self._keep(
             self.false_alarms,
             file,
@@ -64,7 +69,7 @@ class WorstCases:
             setattr(
                 self,
                 name,
-                _keep_highest([exhibit for other in others for exhibit in getattr(other, name)]),
+                _keep_highest([case for other in others for case in getattr(other, name)]),
             )
 
     def _keep(
@@ -86,10 +91,8 @@ class WorstCases:
         cases[:] = _keep_highest([*cases, WorstCase(file, place, offset, rank, caption, crops)])
 
 
-def _keep_highest(exhibits: list[WorstCase]) -> list[WorstCase]:
-    return sorted(exhibits, key=lambda exhibit: (-exhibit.rank, exhibit.file, exhibit.place))[
-        :PICTURES
-    ]
+def _keep_highest(cases: list[WorstCase]) -> list[WorstCase]:
+    return sorted(cases, key=lambda case: (-case.rank, case.file, case.place))[:PICTURES]
 
 
 def _highest_near(heatmap: np.ndarray, y: int, x: int) -> float:

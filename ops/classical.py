@@ -1,10 +1,9 @@
-"""The baselines without a net: what Target has and neither reference has, by arithmetic alone.
+"""Baselines without a network: how Target differs from both references, by arithmetic alone.
 
-Torch modules, like a net.
-
-Each takes strips (B, 3, H, W), values 0-1, and gives heatmaps (B, 1, H, W): a difference in grey
-levels as a share of their range, 0-1, or one in units of the noise around it, brought to 0-1. That
-is no probability, but it ranks pixels and can be thresholded just the same.
+Each is a torch module, like a network, that takes strips (B, 3, H, W), values 0-1, to heatmaps (B,
+1, H, W), 0-1. A heatmap holds either a difference as a share of the range of grey levels, or a
+difference in units of the noise around the pixel, mapped to 0-1. Neither is a probability, but both
+rank pixels and can be thresholded.
 """
 
 import torch
@@ -14,15 +13,15 @@ from ops.detector import AligningDetector
 from ops.differences import consistent_difference, envelope_excess, local_noise
 from ops.filters import blur, gaussian_window
 
-# pixels; which one serves best is found out on validation strips
+# pixels; the best one is chosen on validation strips
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-DEFAULT_SIGMA = 1.0  # of a point defect of three pixels
+DEFAULT_SIGMA = 1.0  # pixels: fits a point defect of three pixels
 
 
 class Smoothing(nn.Module):
-    """Gaussian of `sigma` pixels over each channel of (B, C, H, W); 0 leaves it as it is.
+    """Gaussian of `sigma` pixels over each channel of (B, C, H, W); 0 changes nothing.
 
-    The border's pixels go on beyond it.
+    Border pixels are repeated outwards.
     """
 
     def __init__(self, sigma: float):
@@ -30,12 +29,15 @@ class Smoothing(nn.Module):
         self.window = gaussian_window(sigma, int(3 * sigma + 0.5)) if sigma else []
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        """Planes (B, C, H, W) to planes of the same shape."""
         return blur(planes, self.window) if self.window else planes
 
 
 class ClassicalDetector(AligningDetector):
-    """A method without a net: a subclass with a `label`, a `heatmap` and, where it needs aligned
-    references, an `align`.
+    """A detector without a network.
+
+    A subclass has a `label`, a `heatmap` and, if it needs aligned references, an `align`. `sigma`
+    is in pixels, 0 for no smoothing.
     """
 
     label: str
@@ -47,53 +49,55 @@ class ClassicalDetector(AligningDetector):
         self.sigma, self.smoothing = sigma, Smoothing(sigma)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         return self.detect_with_alignment(strips)[0]
 
 
 class DoubleDetection(ClassicalDetector):
-    """min(|T - R1|, |T - R2|), each difference smoothed first: a Gaussian of `sigma` pixels, none
-    for 0.
-    """
+    """min(|T - R1|, |T - R2|), of differences smoothed by a Gaussian of `sigma` pixels, if any."""
 
     label = "double detection"
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3]).abs()
         return differences.amin(dim=1, keepdim=True)
 
 
 class ToleranceEnvelope(ClassicalDetector):
-    """How far Target lies outside what both references have within a pixel, smoothed by a Gaussian
-    of `sigma` pixels.
+    """How far Target lies outside the values that both references have within a pixel, smoothed.
 
-    The envelope reaches from the smallest to the largest value of both references in a window of
-    3x3 pixels: an edge may move by a pixel, and what is in either reference is allowed.
+    The envelope is the range of both references in a window of 3x3 pixels. So an edge may be
+    displaced by a pixel, and everything that either reference has is allowed. The Gaussian has
+    `sigma` pixels.
     """
 
     label = "tolerance envelope"
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         return self.smoothing(envelope_excess(strips)).abs()
 
 
 class RegisteredDifference(ClassicalDetector):
-    """The smaller of T - R1 and T - R2 where both have one sign, in units of the noise around it,
-    x, as x / (1 + x).
+    """The consistent difference x, in units of the noise around the pixel, as x / (1 + x).
 
-    The references are registered to Target and matched first (registration.py). Each difference is
-    smoothed by a Gaussian of `sigma` pixels.
+    It is the smaller of T - R1 and T - R2 where both have one sign, 0 elsewhere. The references are
+    registered to Target and matched first (registration.py). Each difference is smoothed by a
+    Gaussian of `sigma` pixels.
     """
 
     label = "registered difference"
     align = "full"
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
         ratio = consistent_difference(differences).abs() / local_noise(differences)
         return ratio / (1 + ratio)
 
 
-METHODS = {  # --method, beside the network: the module and the sigmas that it can be had with
+METHODS = {  # --method, besides the network: the module and the sigmas to choose from, in pixels
     "double": (DoubleDetection, (0.0,)),
     "smoothed": (DoubleDetection, SIGMAS),
     "envelope": (ToleranceEnvelope, SIGMAS),
@@ -102,15 +106,16 @@ METHODS = {  # --method, beside the network: the module and the sigmas that it c
 
 
 def classical_detector(method: str, sigma: float) -> ClassicalDetector:
-    """The module of a name in METHODS with a Gaussian of `sigma` pixels."""
+    """Return the detector of a name in METHODS with a Gaussian of `sigma` pixels."""
     return METHODS[method][0](sigma)
 
 
 def choose_sigma(method: str, chosen: dict[str, float]) -> float:
-    """The sigma of a method: its only one, else the one `chosen`, else the default."""
+    """Return a method's only sigma, else the one in `chosen`, else the default; in pixels."""
     _, candidates = METHODS[method]
     return candidates[0] if len(candidates) == 1 else chosen.get(method, DEFAULT_SIGMA)
 
 
 def baseline_name(method: str, sigma: float) -> str:
+    """Return the name of a baseline in tables: its label and its smoothing."""
     return f"{METHODS[method][0].label}, {f'Gaussian of {sigma:g} px' if sigma else 'plain'}"

@@ -1,4 +1,4 @@
-"""What every detector is: strips to heatmaps, with the references aligned first."""
+"""The base class of every detector: strips to heatmaps, with aligned references."""
 
 from abc import ABC, abstractmethod
 
@@ -9,9 +9,9 @@ from ops.registration import Alignment
 
 
 class AligningDetector(nn.Module, ABC):
-    """Strips to heatmaps, with their references aligned first in one of MODES.
+    """Strips to heatmaps, after their references are aligned in one of ALIGN_MODES.
 
-    A subclass says what is made of them then.
+    A subclass computes the heatmaps.
     """
 
     def __init__(self, align: str):
@@ -21,13 +21,14 @@ class AligningDetector(nn.Module, ABC):
 
     @abstractmethod
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W), aligned, to heatmaps (B, 1, H, W)."""
+        """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W)."""
 
     def detect_with_alignment(
         self, strips: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), and what `Alignment` measured, (B, 2,
-        MEASURES); None without one.
+        """Strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W) and measures (B, 2, MEASURES).
+
+        The measures are those of `Alignment`, None without one.
         """
         measures = None
         if self.alignment:

@@ -1,8 +1,7 @@
-"""Filters of planes (B, C, H, W) for whatever looks at whole strips: to smooth, shrink, enlarge and
-differentiate them.
+"""Filters of planes (B, C, H, W): smoothing, shrinking, enlarging and differentiation.
 
-All are products and convolutions that any opset and device can do fast, and the same in PyTorch and
-in the ONNX graph.
+They consist of products and convolutions, which every opset and device computes fast, and which are
+the same in PyTorch and in the ONNX graph.
 """
 
 import math
@@ -11,26 +10,26 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-# binomial weights: with fewer, what aliases moves an estimate of a shift by up to 0.1 px
+# Binomial weights; with fewer, aliasing would change an estimated shift by up to 0.1 px.
 HALVING = (1, 5, 10, 10, 5, 1)
-# With half the difference of a pixel's neighbours for a slope, steps on lines three pixels apart
-# would be twice too long.
+# Weights of a first derivative, accurate to the sixth order. With half the difference of a pixel's
+# neighbours instead, the steps on lines three pixels apart would be twice too long.
 DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
-BLOCK = 4  # pixels along each side of a block, whose mean stands for it
-ENLARGED_ROWS = 4  # what is enlarged at once
+BLOCK = 4  # pixels along each side of a block that is averaged
+ENLARGED_ROWS = 4  # rows of blocks that `enlarge` computes in one product
 
 
 def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
-    """(B, C, H, W) convolved with a window of odd length along y and x, its sum taken for 1.
+    """Convolve (B, C, H, W) along y and x with a window of odd length, scaled to a sum of 1.
 
-    The border's pixels go on.
+    Border pixels are repeated outwards.
     """
     images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
     return convolve(convolve(images, shares(window), 2), shares(window), 3)
 
 
 def halve(images: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to half the size, rounded up, without what the smaller image cannot show."""
+    """(B, C, H, W) to half the size, rounded up, without frequencies that would alias."""
     height, width = sizes(images)
     side = len(HALVING) // 2 - 1
     images = functional.pad(
@@ -41,7 +40,7 @@ def halve(images: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(images: torch.Tensor) -> torch.Tensor:
-    """Along y and along x, (B, C, 2, H, W), of (B, C, H, W)."""
+    """Gradients (B, C, 2, H, W) of (B, C, H, W), along y and along x."""
     reach = len(DERIVATIVE) // 2
     along_y = convolve(
         functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2
@@ -53,22 +52,22 @@ def gradients(images: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_window(sigma: float, reach: int) -> list[float]:
-    """What `sigma` pixels weigh from -`reach` to `reach`, 1 in the middle."""
+    """Return a Gaussian's weights at -`reach` to `reach` pixels, 1 in the middle."""
     return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
 
 
 def shares(window: Sequence[float]) -> list[float]:
-    """A window whose sum is 1."""
+    """Return the window divided by its sum."""
     return [weight / sum(window) for weight in window]
 
 
 def convolve(
     images: torch.Tensor, window: Sequence[float], axis: int, stride: int = 1, padding: int = 0
 ) -> torch.Tensor:
-    """Each channel of (B, C, H, W) with a window along one axis, 2 or 3.
+    """Convolve each channel of (B, C, H, W) with a window along axis 2 or 3.
 
-    In one group for each: of planes that are a batch ONNX Runtime makes 16 for each, in five times
-    the time.
+    Each channel is a group of its own. If the planes were a batch, ONNX Runtime would pad each to
+    16 channels and take five times as long.
     """
     channels, is_down = int(images.shape[1]), axis == 2
     weights = images.new_tensor(
@@ -79,8 +78,9 @@ def convolve(
 
 
 def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
-    """Means (B, C, ceil(H / BLOCK), ceil(W / BLOCK)) of the blocks of (B, C, H, W), whose border's
-    pixels go on.
+    """(B, C, H, W) to means of blocks (B, C, ceil(H / BLOCK), ceil(W / BLOCK)).
+
+    Border pixels are repeated to fill the last blocks.
     """
     height, width = sizes(planes)
     if height % BLOCK or width % BLOCK:
@@ -89,26 +89,24 @@ def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_mean(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels.
+    """Return means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels (not blocks).
 
-    Beyond the strip there is nothing: with its border going on, a defect in a corner would be most
-    of the mean there.
+    Only blocks of the strip count. If the border were repeated, a defect in a corner would dominate
+    the mean there.
     """
     reach = math.ceil(3 * sigma / BLOCK)
     window = gaussian_window(sigma / BLOCK, reach)
-    # one more: how much of the window lies within
+    # a plane of ones more: its sum is the part of the window that lies in the strip
     planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)
     planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
     return planes[:, :-1] / planes[:, -1:]
 
 
 def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Planes (B, C, h, w) BLOCK times larger, cut to (height, width): linear interpolation.
+    """Enlarge planes (B, C, h, w) BLOCK times by linear interpolation, cut to (height, width).
 
-    The border's pixels go on.
-
-    As products of matrices: ONNX Runtime's Resize takes five times as long, on one core however
-    many there are.
+    Border pixels are repeated outwards. It is a product of matrices because ONNX Runtime's Resize
+    takes five times as long, on one core however many there are.
     """
     channels, frames = (
         int(planes.shape[1]),
@@ -127,18 +125,19 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def linear_weights(length: int) -> list[list[float]]:
-    """(BLOCK * length, length + 2): what `length` values and one more on each side weigh in each of
-    BLOCK times as many.
+    """Return the matrix (BLOCK * length, length + 2) that interpolates linearly, BLOCK times finer.
+
+    Its columns are `length` values, and one more on each side.
     """
     places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
     return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
 
 
 def overlapping_column_blocks(images: torch.Tensor, reach: int) -> torch.Tensor:
-    """Blocks of 2 * `reach` columns of images (B, C, H, W), each with `reach` on both sides: (B, C,
-    H, blocks * 4 * reach).
+    """Cut (B, C, H, W) into overlapping blocks of columns: (B, C, H, blocks * 4 * reach).
 
-    A frame is as wide as two blocks, so that two pieces make it. The border's pixels go on.
+    Each block has 2 * `reach` columns, and `reach` more on both sides. So it is as wide as two
+    blocks and is joined from two pieces. Border pixels are repeated outwards.
     """
     channels, (height, width), block = int(images.shape[1]), sizes(images), 2 * reach
     across = math.ceil(width / block)
@@ -153,8 +152,9 @@ def overlapping_column_blocks(images: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch.Tensor:
-    """Blocks of `rows` rows of images (B, C, H, W), each with `reach` on both sides: (B, C, blocks,
-    rows + 2 * reach, W).
+    """Cut (B, C, H, W) into overlapping blocks of rows: (B, C, blocks, rows + 2 * reach, W).
+
+    Each block has `rows` rows, and `reach` more on both sides. Border pixels are repeated outwards.
     """
     channels, (height, width) = int(images.shape[1]), sizes(images)
     down = math.ceil(height / rows)
@@ -170,10 +170,13 @@ def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch
 
 
 def cut(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The upper left (..., height, width) of images: themselves where they are no larger."""
+    """Return the upper left (..., height, width) of images: all of them if they are no larger."""
     return images if sizes(images) == (height, width) else images[..., :height, :width]
 
 
 def sizes(images: torch.Tensor) -> tuple[int, int]:
-    """Height and width, as numbers: what is calculated from them is no part of an exported graph."""
+    """Return height and width as Python numbers.
+
+    Computations with them are constants of an exported graph.
+    """
     return int(images.shape[-2]), int(images.shape[-1])

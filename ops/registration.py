@@ -1,14 +1,15 @@
-"""References registered to Target and matched in local gain and offset.
+"""Registration of the references to Target, and matching of their local gain and offset.
 
-A torch module and nothing else: the same code runs when strips are loaded for training, in PyTorch
+It is a torch module, so the same code runs when strips are loaded for training, in PyTorch
 inference and in the ONNX graph.
 
-The shift of a reference is a smooth curve over the rows of a strip: a line camera's speed drifts
-along it, and all pixels of a row are taken at once. A wider image has such a curve for each of its
-columns of a strip's width: rows of an area camera need not move as one. It is found by least
-squares on the gradients of smaller images: Lucas and Kanade 1981, "An iterative image registration
-technique", with the gradients of Target alone (Baker and Matthews 2004, "Lucas-Kanade 20 years
-on"), whose noise is not that of the difference, so that noise moves no estimate.
+The shift of a reference is a smooth curve over the rows of a strip: the speed of a line camera
+drifts along the strip, and all pixels of a row are exposed at once. A wider image has one curve for
+each column of a strip's width, because the rows of an area camera need not move as a whole. The
+shift is estimated by least squares on the gradients of smaller images (Lucas and Kanade 1981, "An
+iterative image registration technique"). Only Target's gradients are used (Baker and Matthews 2004,
+"Lucas-Kanade 20 years on"). Their noise is independent of the noise of the difference, so noise
+does not bias the estimate.
 """
 
 import math
@@ -31,49 +32,54 @@ from ops.filters import (
 )
 from ops.warp import LARGEST_SHIFT, Warper, fill_outside, shift_images, widen
 
-ALIGN_MODES = ("none", "shift", "full")  # --align: as they are; registered; registered and matched
-# of each reference: pixels, pixels, pixels, 1, share of the range
+ALIGN_MODES = ("none", "shift", "full")  # --align: unchanged; registered; registered and matched
+# Measures of each reference, in pixels, pixels, pixels, a factor, and a share of the range.
 MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")
 
-GAINS = (0.25, 4.0)  # smallest and largest of a reference
-# taken off the coarsest image: what it shows of lines 5 to 8 pixels apart moves the other way
+GAINS = (0.25, 4.0)  # limits of a reference's gain
+# Window that blurs the coarsest image: in it, lines 5 to 8 pixels apart alias and seem to move the
+# other way.
 ALIASED = (1, 2, 1)
 
-COLUMN = 160  # pixels: an image has one column for each so many, rounded, and at least one
-NEIGHBOURS = (0.5, 1.0, 0.5)  # how much the columns to the left and right count with one
-# of least squares at a quarter of the size, one shift for the strip; then shifts for each row:
+COLUMN = 160  # pixels: a column's width; an image has round(width / COLUMN) of them, at least one
+NEIGHBOURS = (0.5, 1.0, 0.5)  # weights of a column and of the columns to its left and right
+# Rounds of least squares at a quarter of the size, for one shift of the whole strip.
 GLOBAL_ROUNDS = 2
-# at a quarter of the size; pixels: the Gaussian by which the rows around it count with it
+# Rounds for a shift of each row, at a quarter of the size; the Gaussian that weights the rows
+# around it has this sigma, in pixels of the strip.
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0
-FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # at half the size
-# of a pattern's gradients: what is asked of an axis with less, as along straight lines, is divided
-# by this much
+FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # the same at half the size
+# Share of a pattern's gradients that is added to each axis: a step along an axis with smaller
+# gradients, as along straight lines, is damped.
 STIFFNESS = 1e-3
-ILLUMINATION_WINDOW = 9  # pixels of the smaller images: what is slower is illumination
-LONGEST_STEP = 1.0  # pixels of the smaller image: of a round
-# what is still far off seems to have less contrast: with that gain, its step would be too short
+ILLUMINATION_WINDOW = 9  # pixels of the smaller images; slower changes are illumination
+LONGEST_STEP = 1.0  # pixels of the smaller image, in one round
+# Limits of the gain in a round: a reference that is still far off seems to have less contrast, and
+# with that gain the step would be too short.
 GAINS_OF_A_ROUND = (0.7, 1.4)
-# correlation of two gradients: below it they are noise (its own is below 0.02), or almost
+# Correlation of two gradients below which they are noise, or nearly; noise alone is below 0.02.
 LEAST_COHERENCE = 0.05
 
-# Gain and offset are found from means of blocks. With a sigma of 9, a defect of 12 pixels would
-# lose a third of its contrast.
-MATCH_SIGMA = 20.0  # pixels: of the Gaussian that weights them
-# contrast (a share of the range) below which the gain is rather that of the whole strip
+# Pixels: sigma of the Gaussian under which gain and offset are computed from means of blocks. With
+# a sigma of 9, a defect of 12 pixels would lose a third of its contrast.
+MATCH_SIGMA = 20.0
+# Contrast (a share of the range) below which the gain tends to that of the whole strip.
 STEADY = 8 / 255
-TINY = 1e-7  # of squared shares of the range: less than rounding to 8 bits leaves
+TINY = 1e-7  # squared share of the range: less than the error of rounding to 8 bits
 
 
 class Alignment(nn.Module):
-    """Strips (B, 3, H, W), values 0-1, to strips whose references are moved onto Target and, in
-    mode "full", matched to it.
+    """Align the references of strips (B, 3, H, W), values 0-1, to Target.
 
-    Target stays as it is. Returns the strips and (B, 2, len(MEASURES)), for each reference: the
-    mean of its shift in y and x, how far the shift departs from that mean along the strip, its gain
-    (Target's contrast divided by the reference's) and the root mean square of what is left of the
-    difference. A reference is used where it is shifted to; beyond its edge the other reference
-    stands in, and where both end, Target. A value that is not finite leaves none of the reference's
-    finite.
+    Both modes move the references onto Target; mode "full" also matches their gain and offset.
+    Target does not change. Returns the strips and measures (B, 2, len(MEASURES)). For each
+    reference these are the mean shift in y and x, the largest departure of the shift from that mean
+    along the strip, the gain (Target's contrast divided by the reference's), and the root mean
+    square of the remaining difference.
+
+    Where a moved reference ends, the other one replaces it; where both end, Target does. If a
+    reference has a value that is not finite, no value of it is finite afterwards. Raises
+    `ValueError` for an unknown mode.
     """
 
     def __init__(self, mode: str = "full"):
@@ -83,16 +89,18 @@ class Alignment(nn.Module):
         self.mode = mode
 
     def forward(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Strips (B, 3, H, W), values 0-1, to aligned strips and measures (B, 2, MEASURES)."""
         device = strips.device.type
         is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if is_autocast or strips.dtype in (torch.float16, torch.bfloat16):
-            # half the digits cannot tell a hundredth of a pixel
+            # half precision cannot resolve a hundredth of a pixel
             with torch.autocast(device, enabled=False):
                 aligned, measures = self.align(strips.float())
             return aligned.to(strips.dtype), measures
         return self.align(strips)
 
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, for strips in float32."""
         target = strips[:, :1]
         moved, shift, left = register(strips)
         gain, offset = gain_and_offset(target, moved)
@@ -113,11 +121,11 @@ class Alignment(nn.Module):
 
 
 def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The references of (B, 3, H, W) moved onto Target, by how much, and the mean square of what is
-    left of the difference.
+    """Move the references of (B, 3, H, W) onto Target.
 
-    One that would then differ more from Target stays, and its shift is 0. The mean squares are (B,
-    2, 1, 1).
+    Returns the references (B, 2, H, W), their shift as of `estimate_shift`, and the mean square of
+    the remaining difference, (B, 2, 1, 1). A reference that would differ more from Target than
+    before is not moved, and its shift is 0.
     """
     target, references = strips[:, :1], strips[:, 1:]
     shift = estimate_shift(strips)
@@ -129,12 +137,11 @@ def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
-    """How far each row of the references has moved against Target: (B, 2, 2, H, columns), (y, x) in
-    pixels, down and to the right.
+    """Return how far each row of the references has moved against Target: (B, 2, 2, H, columns).
 
-    An image of a strip's width is one column; of a wider one these are the shifts in the middle of
-    each. Strips are (B, 3, H, W), values 0-1. Along an axis along which it is not determined it is
-    0.
+    Shifts are (y, x) in pixels, positive down and to the right. Strips are (B, 3, H, W), values
+    0-1. An image of a strip's width has one column; in a wider one the shifts are those in the
+    middle of each column. A shift is 0 along an axis on which the pattern does not determine it.
     """
     height, width = sizes(strips)
     half = halve(strips)
@@ -153,15 +160,16 @@ def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
 
 
 class PyramidLevel:
-    """Target and references, `factor` times smaller, without what is slow in them, and what a round
-    of least squares needs.
+    """Target and references, `factor` times smaller, and the sums that least squares need.
+
+    Slow changes, the illumination, are subtracted from the images.
     """
 
     def __init__(self, images: torch.Tensor, factor: int, columns: int):
         images = images - blur(images, [1] * ILLUMINATION_WINDOW)
         self.height, self.width = sizes(images)
         self.columns, self.limit = columns, LARGEST_SHIFT / factor
-        # what may come from beyond the strip's edge says nothing
+        # pixels that a shift may take from beyond the strip's edge do not count
         border = min(math.ceil(self.limit) + 1, self.width // 2)
         self.inner = images.new_tensor(
             [0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border
@@ -175,21 +183,21 @@ class PyramidLevel:
     def refine(
         self, shift: torch.Tensor, moved: torch.Tensor, rounds: int, sigma: float | None
     ) -> torch.Tensor:
-        """A better shift (B, 2, 2, h, columns) in smaller pixels, of which rows within `sigma`
-        count together.
+        """Improve a shift (B, 2, 2, h, columns), in pixels of this level, by least squares.
 
-        None: all rows, and one shift (B, 2, 2, 1, 1). `moved` is what the references are with the
-        shift that is given.
+        It takes `rounds` steps. Rows are weighted by a Gaussian of `sigma` rows. With None, all
+        rows count equally, and the shift is (B, 2, 2, 1, 1). `moved` are the references after the
+        given shift.
         """
 
-        def together(sums: torch.Tensor) -> torch.Tensor:
+        def pool_rows(sums: torch.Tensor) -> torch.Tensor:
             return (
                 sums.sum(dim=2, keepdim=True).mean(dim=3, keepdim=True)
                 if sigma is None
                 else smooth(sums, sigma)
             )
 
-        solution = self._solution(together(self.structure))
+        solution = self._solution(pool_rows(self.structure))
         for number in range(rounds):
             if number:
                 moved = self.references.warp(shift)
@@ -198,11 +206,11 @@ class PyramidLevel:
                 column_sums(products, self.columns)
                 for products in (self.inner_target * moved, squares)
             ]
-            common, own = together(torch.cat(sums, dim=1)).split(2, dim=1)
-            gain = (common / (own + TINY)).clamp(*GAINS_OF_A_ROUND)
+            cross, power = pool_rows(torch.cat(sums, dim=1)).split(2, dim=1)
+            gain = (cross / (power + TINY)).clamp(*GAINS_OF_A_ROUND)
             difference = self.target - widen(gain, self.width) * moved
             slopes = self.gradients * difference[:, :, None]
-            slopes = together(
+            slopes = pool_rows(
                 column_sums(slopes.reshape(-1, 4, self.height, self.width), self.columns)
             )
             slopes = slopes.reshape(-1, 2, 1, 2, *sizes(slopes))
@@ -212,8 +220,9 @@ class PyramidLevel:
 
     @staticmethod
     def _solution(structure: torch.Tensor) -> torch.Tensor:
-        """Sums (B, 4, h, columns) of products of gradients to matrices (B, 1, 2, 2, h, columns), by
-        which slopes become steps.
+        """Invert structure tensors: sums (B, 4, h, columns) to matrices (B, 1, 2, 2, h, columns).
+
+        The sums are of products of gradients. The matrices turn slopes into steps.
         """
         yy, yx, _, xx = structure.split(1, dim=1)
         stiffness = STIFFNESS * (yy + xx) + TINY
@@ -222,13 +231,14 @@ class PyramidLevel:
         return solution.reshape(-1, 1, 2, 2, *sizes(solution))
 
     def zero_undetermined(self, shift: torch.Tensor) -> torch.Tensor:
-        """The shift, 0 along an axis along which there is only noise."""
+        """Return the shift, set to 0 along an axis on which the gradients are only noise."""
         coherence = correlation(self.gradients, gradients(self.references.warp(shift)) * self.inner)
         return torch.where(coherence[..., None, None] < LEAST_COHERENCE, 0.0, shift)
 
     def keep_if_better(self, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The shift (B, 2, 2, h, columns), 0 for a reference of which it leaves more of the
-        difference; and these moved.
+        """Return the shift (B, 2, 2, h, columns) and the references that it moves.
+
+        For a reference that correlates less with Target than before, the shift is 0.
         """
         stay, moved = self.references.images, self.references.warp(shift)
         before, after = correlation(
@@ -241,14 +251,14 @@ class PyramidLevel:
 def gain_and_offset(
     target: torch.Tensor, references: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two planes (B, 2, H, W) each: gain * reference + offset is nearest to Target in a window
-    around every pixel.
+    """Return planes gain and offset, (B, 2, H, W) each, for each pixel of the references.
 
-    Least squares over a window that is much larger than a defect, from means of blocks, so that a
-    defect is not evened out; where there is no contrast, the gain is that of the whole strip. After
-    He, Sun and Tang 2010, "Guided image filtering".
+    gain * reference + offset is nearest to Target in a window around the pixel, by least squares.
+    The window is much larger than a defect, so that the match does not cancel a defect. The sums
+    come from means of blocks. Where there is no contrast, the gain is that of the whole strip.
+    After He, Sun and Tang 2010, "Guided image filtering".
     """
-    # without it, variances are small differences of large squares, mostly rounding
+    # Without the mean, variances would be small differences of large squares: rounding errors.
     middle = target.mean(dim=(2, 3), keepdim=True)
     target, references = target - middle, references - middle
     means = [
@@ -269,7 +279,7 @@ def gain_and_offset(
 
 
 def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
-    """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of one width."""
+    """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of equal width."""
     if columns == 1:
         return images.sum(dim=3, keepdim=True)
     images = functional.pad(images, (0, -int(images.shape[3]) % columns))
@@ -279,8 +289,9 @@ def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
-    """(B, C, H, columns) weighted by a Gaussian of `sigma` rows, and with NEIGHBOURS; beyond the
-    image there is nothing.
+    """Weight (B, C, H, columns) by a Gaussian of `sigma` rows and by NEIGHBOURS.
+
+    Values beyond the image count as 0.
     """
     reach = math.ceil(3 * sigma)
     sums = convolve(sums, gaussian_window(sigma, reach), 2, padding=reach)
@@ -288,7 +299,7 @@ def smooth(sums: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
-    """(B, 2, 2, h, columns) to `height` rows: twice as many, or one less."""
+    """(B, 2, 2, h, columns) to `height` rows, twice as many or one less, linearly interpolated."""
     rows, columns = sizes(shift)
     larger = functional.interpolate(
         shift.reshape(-1, 4, rows, columns),
@@ -300,14 +311,16 @@ def resize_rows(shift: torch.Tensor, height: int) -> torch.Tensor:
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of planes (..., H, W), from -1 to 1, without taking means off; 0 where one of them is 0
-    everywhere.
+    """Return the correlation -1 to 1 of planes (..., H, W), without subtracting their means.
+
+    It is 0 if one plane is 0 everywhere.
     """
-    together, own, other = (
+    cross, first_power, second_power = (
         (a * b).mean(dim=(-2, -1)) for a, b in ((first, second), (first, first), (second, second))
     )
-    return together / (own * other + TINY * TINY).sqrt()
+    return cross / (first_power * second_power + TINY * TINY).sqrt()
 
 
 def mean_square(difference: torch.Tensor) -> torch.Tensor:
+    """Return the mean square (B, C, 1, 1) of (B, C, H, W)."""
     return (difference * difference).mean(dim=(2, 3), keepdim=True)

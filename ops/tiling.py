@@ -1,13 +1,13 @@
-"""Where tiles lie on an image and which part of each one is kept.
+"""Where tiles lie on an image, and which part of each one is kept.
 
-The only place that knows: the training set reads its patches at `tile_positions`, and `Tiling` cuts
-and stitches for validation, PyTorch inference and the ONNX graph alike. `WholeImage` stands in for
-it where an image is looked at in one piece.
+This is the only module that decides it. The training set reads its patches at `tile_positions`.
+`Tiling` cuts and stitches for validation, PyTorch inference and the ONNX graph alike. `WholeImage`
+replaces it where an image is processed in one piece.
 
-Along one axis of length L with patches of size p there are n = 1 + ceil((L - p) / (p - p/8)) tiles
-at evenly spaced whole positions from 0 to L - p, so neighbours overlap by at least an eighth of a
-patch. Where two overlap, each keeps its half: what a network says close to a patch border is worth
-less, and every pixel is written exactly once.
+Along an axis of length L with patches of size p there are n = 1 + ceil((L - p) / (p - p/8)) tiles,
+at evenly spaced whole positions from 0 to L - p. So neighbours overlap by at least an eighth of a
+patch. Of an overlap each tile keeps its half, because a network's predictions close to a patch
+border are worse. Every pixel is written exactly once.
 """
 
 import torch
@@ -24,14 +24,14 @@ PATCH_SIZES = {
 
 
 def calculate_positions(length: int, patch: int) -> list[int]:
-    """First pixel of every tile along one axis, ascending; the first is 0 and the last is `length -
-    patch`.
+    """Return the first pixel of every tile along an axis, ascending from 0 to `length - patch`.
 
-    Raises `UserError` when the axis is shorter than one patch.
+    Raises `UserError` if the axis is shorter than one patch.
     """
     if length < patch:
         raise UserError(
-            f"an image of {length} pixels along one axis is smaller than one patch: expected at least {patch}"
+            f"an image of {length} pixels along one axis is smaller than one patch: "
+            f"expected at least {patch}"
         )
     if length == patch:
         return [0]
@@ -41,11 +41,10 @@ def calculate_positions(length: int, patch: int) -> list[int]:
 
 
 def calculate_kept_ranges(length: int, patch: int) -> list[tuple[int, int]]:
-    """What every tile along one axis keeps, as (start, stop) in pixels of the image: half of each
-    overlap.
+    """Return the (start, stop) that every tile along an axis keeps, in pixels of the image.
 
-    The ranges follow one another without a gap from 0 to `length`. An odd pixel goes to the later
-    tile.
+    A tile keeps half of each overlap. The ranges follow one another without a gap from 0 to
+    `length`. If an overlap is odd, the later tile gets the extra pixel.
     """
     positions = calculate_positions(length, patch)
     borders = [(before + patch + after) // 2 for before, after in zip(positions, positions[1:])]
@@ -53,7 +52,10 @@ def calculate_kept_ranges(length: int, patch: int) -> list[tuple[int, int]]:
 
 
 def tile_positions(image_size: tuple[int, int], patch: int) -> list[tuple[int, int]]:
-    """Top left corner (y, x) of every tile of an image of `image_size` (height, width), row by row."""
+    """Return the top left corner (y, x) of every tile of an image (height, width), row by row.
+
+    Raises `UserError` if the image is smaller than one patch.
+    """
     height, width = image_size
     return [
         (y, x)
@@ -63,12 +65,11 @@ def tile_positions(image_size: tuple[int, int], patch: int) -> list[tuple[int, i
 
 
 class Tiling(nn.Module):
-    """Cuts images into tiles and puts per-tile results back together, on any device and inside an
-    ONNX graph.
+    """Cut images into tiles and put the results of the tiles together, also in an ONNX graph.
 
-    Both directions are one look-up per axis (`Gather` in ONNX), with no arithmetic left at run
-    time: `split` reads the image's rows and columns as often as tiles need them, `stitch` reads
-    from the tiles laid side by side those that are kept.
+    Each direction is one look-up per axis (`Gather` in ONNX), without arithmetic at run time.
+    `split` reads the image's rows and columns as often as tiles need them. `stitch` lays the tiles
+    side by side and reads the rows and columns that are kept.
     """
 
     def __init__(self, image_size: tuple[int, int], patch: int):
@@ -87,9 +88,7 @@ class Tiling(nn.Module):
     def split(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B * tiles, C, patch, patch): image by image, tiles row by row.
 
-        Any value range.
-
-        Raises `UserError` when the images are not of this tiling's size.
+        Values may have any range. Raises `UserError` if the images do not have this tiling's size.
         """
         _check_size(images, self.image_size)
         (tiles_y, tiles_x), channels, patch = self.grid, images.shape[1], self.patch
@@ -100,8 +99,9 @@ class Tiling(nn.Module):
         return cells.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, patch, patch)
 
     def stitch(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(B * tiles, C, patch, patch), in the order of `split`, to (B, C, H, W): every pixel from
-        the tile that keeps it.
+        """(B * tiles, C, patch, patch), in the order of `split`, to (B, C, H, W).
+
+        Every pixel comes from the tile that keeps it.
         """
         (tiles_y, tiles_x), channels, patch = self.grid, tiles.shape[1], self.patch
         cells = tiles.reshape(-1, tiles_y, tiles_x, channels, patch, patch).permute(
@@ -112,11 +112,11 @@ class Tiling(nn.Module):
 
 
 class WholeImage(nn.Module):
-    """No tiles: the image in one piece, mirrored beyond its bottom and right edges up to a multiple
-    that the network can take.
+    """The image in one piece, instead of tiles.
 
-    Fewer pixels are looked at than in tiles, and none of them near a tile's border; but a network
-    that was trained on patches has not seen so large a piece.
+    It is mirrored beyond its bottom and right edges up to a multiple that the network can take. The
+    network computes fewer pixels than in tiles, and none near a tile's border. But a network that
+    was trained on patches has not seen such a large piece.
     """
 
     def __init__(self, image_size: tuple[int, int], multiple: int):
@@ -127,7 +127,7 @@ class WholeImage(nn.Module):
     def split(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C, padded height, padded width).
 
-        Raises `UserError` when the images are not of this size.
+        Raises `UserError` if the images do not have this size.
         """
         _check_size(images, self.image_size)
         bottom, right = (
@@ -136,7 +136,7 @@ class WholeImage(nn.Module):
         return functional.pad(images, (0, right, 0, bottom), mode="reflect")
 
     def stitch(self, images: torch.Tensor) -> torch.Tensor:
-        """What `split` gave, or anything of its size, without the padding."""
+        """Remove the padding from planes of the padded size: to (B, C, H, W)."""
         return images[:, :, : self.image_size[0], : self.image_size[1]]
 
 
@@ -148,7 +148,7 @@ def _check_size(images: torch.Tensor, image_size: tuple[int, int]) -> None:
 
 
 def _split_index(length: int, patch: int) -> list[int]:
-    """For every pixel of the tiles laid end to end along one axis: its pixel in the image."""
+    """Return the pixel in the image for every pixel of the tiles laid end to end along an axis."""
     return [
         position + offset
         for position in calculate_positions(length, patch)
@@ -157,7 +157,7 @@ def _split_index(length: int, patch: int) -> list[int]:
 
 
 def _stitch_index(length: int, patch: int) -> list[int]:
-    """For every pixel of the image along one axis: its pixel in the tiles laid end to end."""
+    """Return the pixel in the tiles laid end to end for every pixel of the image along an axis."""
     kept = zip(calculate_positions(length, patch), calculate_kept_ranges(length, patch))
     return [
         tile * patch + pixel - position

@@ -1,4 +1,4 @@
-"""Images taken from where shifts by fractions of a pixel have moved them."""
+"""Warping of images by shifts of fractions of a pixel."""
 
 import math
 
@@ -7,66 +7,71 @@ from torch.nn import functional
 
 from ops.filters import cut, overlapping_column_blocks, overlapping_row_blocks, sizes
 
-LARGEST_SHIFT = 3.0  # pixels in y and in x: as far as a reference is moved
-# of the Lanczos kernel that shifts images: with less, a pattern of four pixels is misplaced by up
-# to 0.1 px
+LARGEST_SHIFT = 3.0  # pixels in y and in x: a reference is not moved further
+# Lobes of the Lanczos kernel. With fewer, a pattern with a period of four pixels would be displaced
+# by up to 0.1 px.
 LOBES = 3
-OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference is still known
-# what is moved at once: the first of which an image's height is a multiple, else the first
+OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference still has values
+# Rows that are moved in one product: the first number that divides the image's height, else the
+# first.
 MOVED_ROWS = (8, 4)
 
 
 def shift_images(
     images: torch.Tensor, shift: torch.Tensor, limit: float = LARGEST_SHIFT
 ) -> torch.Tensor:
-    """Images (B, C, H, W) taken from where `shift` (B, C, 2, H or 1, columns), at most `limit`
-    pixels in y or x, moved them.
+    """Move images (B, C, H, W) back by `shift`: each pixel is taken from where it was moved to.
+
+    `shift` is (B, C, 2, H or 1, columns), (y, x) in pixels, at most `limit` in y or x.
     """
-    return Warper(images, limit, int(shift.shape[4]), often=False).warp(shift)
+    return Warper(images, limit, int(shift.shape[4]), is_reused=False).warp(shift)
 
 
 class Warper:
-    """Images (B, C, H, W), to be taken from where shifts of at most `limit` pixels have moved them.
+    """Moves images (B, C, H, W) back by shifts of at most `limit` pixels in y or x.
 
-    The border's pixels go on.
+    Border pixels are repeated outwards. The interpolation is Lanczos (Duchon 1979, "Lanczos
+    filtering in one and two dimensions"), along y and then along x. No pixel is looked up by an
+    index that depends on the shift, so every opset and device computes it fast.
 
-    Lanczos interpolation (Duchon 1979, "Lanczos filtering in one and two dimensions"), along y and
-    then along x. No pixel is looked up by where it was moved from, so any opset and device can do
-    it fast. In an image of one column all pixels of a row are moved alike: there the weights of a
-    block of pixels are a matrix, by which a frame, the block and what may be moved into it, is
-    multiplied. Frames are cut once where the images are moved `often`; else along x only after y,
-    which is then of half as many pixels. In a wider image it is a sum over all shifts by whole
-    pixels, in many more steps.
+    In an image of one column, all pixels of a row move by the same shift. There the weights of a
+    block of pixels form a matrix, which multiplies a frame: the block and all pixels that may move
+    into it. `is_reused` says that `warp` is called several times: then the frames are cut once, in
+    advance. Otherwise they are cut along x only after y, when there are half as many pixels. In a
+    wider image, the result is a sum over all shifts by whole pixels, in many more steps.
     """
 
-    def __init__(self, images: torch.Tensor, limit: float, columns: int, often: bool = True):
-        self.images, self.columns, self.often = images, columns, often
+    def __init__(self, images: torch.Tensor, limit: float, columns: int, is_reused: bool = True):
+        self.images, self.columns, self.is_reused = images, columns, is_reused
         self.channels, (self.height, self.width) = int(images.shape[1]), sizes(images)
         self.reach = math.ceil(limit) + LOBES - 1
         if columns == 1:
             self._cut_frames()
 
     def warp(self, shift: torch.Tensor) -> torch.Tensor:
-        """By a shift (B, C, 2, H or 1, columns or 1), (y, x) in pixels."""
+        """Return the images moved back by a shift.
+
+        The shift is (B, C, 2, H or 1, columns or 1), (y, x) in pixels.
+        """
         return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
 
     def _cut_frames(self) -> None:
         reach = self.reach
         self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
         self.frames = overlapping_row_blocks(
-            overlapping_column_blocks(self.images, reach) if self.often else self.images,
+            overlapping_column_blocks(self.images, reach) if self.is_reused else self.images,
             self.rows,
             reach,
         )
-        # where the pixels of a frame lie: along y beside each of the block's, along x, where fewer
-        # count, beside its first
+        # Distances of a frame's pixels: along y from each pixel of the block; along x, where fewer
+        # count, from its first pixel.
         taps = self.rows + 2 * reach
         places = [
             [[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)]
             for axis in (1.0, 0.0)
         ]
         self.places = self.images.new_tensor(places)[:, None]
-        # a pixel's weights along x, for each of the block's pixels one place further on
+        # Places a pixel's weights along x, one place further on for each pixel of the block.
         spread = [
             [
                 float(place - pixel == tap)
@@ -95,7 +100,7 @@ class Warper:
         along_y, along_x = weights.split(1, dim=2)
         images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
         images = images.reshape(-1, channels, down * rows, int(self.frames.shape[4]))
-        images = images if self.often else overlapping_column_blocks(images, reach)
+        images = images if self.is_reused else overlapping_column_blocks(images, reach)
         across = int(images.shape[3]) // (4 * reach)
         along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
         along_x = along_x.reshape(-1, channels, down * rows, 4 * reach, 2 * reach)
@@ -121,12 +126,13 @@ class Warper:
 
 
 def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
-    """Weights of pixels that lie `distances` pixels away: along `dim`, their sum is 1.
+    """Return the weights of pixels at `distances` in pixels; along `dim`, their sum is 1.
 
-    Lanczos with three lobes, sin(3a) / 3a * sin(a) / a for a = pi / 3 * distance, with one sine for
-    two: sin(3a) is sin(a) * (3 - 4 * sin(a)^2). Factors that all weights have are left out.
+    The kernel is Lanczos with three lobes, sin(3a) / 3a * sin(a) / a for a = pi / 3 * distance. It
+    takes one sine instead of two, as sin(3a) is sin(a) * (3 - 4 * sin(a)^2). Factors that all
+    weights share are left out.
     """
-    # sin(a) / a is 1 at the least, and 0 at the most
+    # At the lower limit sin(a) / a is 1, at the upper one 0.
     angle = (math.pi / LOBES * distances).abs().clamp(1e-4, math.pi)
     sine = torch.sin(angle)
     square = sine * sine
@@ -137,19 +143,19 @@ def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
 def fill_outside(
     target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """References (B, 2, H, W) with the other one where a shift (B, 2, 2, H, columns) leaves the
-    strip, Target where both do.
+    """Fill the moved references (B, 2, H, W) where their shift reaches beyond the strip.
 
-    One after the other, each (B, 1, H, W).
+    There the other reference replaces a reference, and Target both where both end. The shift is (B,
+    2, 2, H, columns). Returns the two references, each (B, 1, H, W).
     """
     height, width = sizes(moved)
     down, across = widen(shift, width).unbind(dim=2)
-    # from the middle
+    # pixels from the strip's middle
     rows, columns = (
         torch.arange(length, device=moved.device) - (length - 1) / 2 for length in (height, width)
     )
     limits = [(length - 1) / 2 + OUTSIDE for length in (height, width)]
-    # a row beyond: all of its pixels
+    # a row beyond the edge: a shift along x that takes all of its pixels beyond
     across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * width, across)
     is_beyond = (columns + across).abs() > limits[1]
     (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
@@ -159,8 +165,9 @@ def fill_outside(
 
 
 def widen(planes: torch.Tensor, width: int) -> torch.Tensor:
-    """(..., columns) to (..., width), linearly between the middles of columns; one column stays
-    one, which stands for any width.
+    """(..., columns) to (..., width), linearly between the middles of the columns.
+
+    A single column is returned as it is, because it broadcasts to any width.
     """
     columns = int(planes.shape[-1])
     if columns == 1:

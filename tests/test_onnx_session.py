@@ -255,7 +255,7 @@ def test_a_model_is_named_with_where_it_is_computed_and_why(onnx_model, dataset,
         assert done.returncode == 0 and done.stderr == "", done.stderr
         assert done.stdout.startswith(f"{onnx_model} on cpu ({why}), strips of ")
         assert re.search(
-            r"^\S+ strips per second; of each, in ms, beside each other: \S+ loading, \S+ preprocessing, "
+            r"^\S+ strips per second; ms per strip, in overlapping stages: \S+ loading, \S+ preprocessing, "
             r"\S+ inference, \S+ post-processing, \S+ writing$",
             done.stdout,
             re.MULTILINE,

@@ -96,7 +96,7 @@ def test_times_of_processes_are_added_and_their_clocks_are_not():
     whole.merge(parts)
     assert whole.seconds == dict.fromkeys(STAGES, 3.0) and whole.elapsed == 5.0
     assert whole.describe(10).startswith(
-        "2 strips per second; of each, in ms, beside each other: 300.0 loading, "
+        "2 strips per second; ms per strip, in overlapping stages: 300.0 loading, "
     )
 
 

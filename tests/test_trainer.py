@@ -140,7 +140,7 @@ def test_without_valid_a_part_of_the_good_strips_is_set_aside(
     history = load_checkpoint(best.with_name(f"{RUN}.pth"))["history"]
     assert f"strips: {count - set_aside} good ones to train on, {set_aside} " in printed
     assert (
-        ("for want of a valid/" in printed)
+        ("because there is no valid/" in printed)
         == bool(set_aside)
         != ("the last epoch is the best" in printed)
     )
