@@ -33,11 +33,17 @@ def start_server() -> None:
     listener.listen(64)
     command = [sys.executable, fork_server.__file__, str(listener.fileno())]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # no threads, but for those that a child asks for
-    log = address.with_name("log").open("w")
-    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}  # the first ends when this process does
-    start_server.process = subprocess.Popen(
-        command, env=environment, pass_fds=[listener.fileno()], start_new_session=True, **streams
-    )
+    with address.with_name("log").open("w") as log:
+        start_server.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # it ends when this process does
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    listener.close()
     os.environ[ADDRESS] = str(address)
 
 
