@@ -6,7 +6,7 @@ import torch
 from common.distributed import ALONE
 from common.errors import UserError
 from data.splits import find_dataset
-from tests.conftest import RUN, arguments_for, run, weights
+from tests.conftest import QUICK_OPSET, RUN, arguments_for, run, weights
 from trainer import parse_args, train
 from training.checkpoint import file_hash, load_checkpoint, save_checkpoint
 from training.loop import Training
@@ -40,7 +40,8 @@ def test_a_taught_network_says_who_taught_it_and_is_used_like_any_other(taught, 
     assert f"unet with 4 base channels, on cpu; taught by {teacher} (difference with 8 base channels); 4 patches" in line
     content = torch.load(folder / BEST, weights_only=True)
     assert (content["teacher"], content["teacher_sha256"]) == (str(teacher), file_hash(teacher))
-    exported = run("export_onnx_fullimage.py", "--checkpoint_path", folder / BEST, "--output_path", tmp_path / "model.onnx")
+    flags = ("--checkpoint_path", folder / BEST, "--output_path", tmp_path / "model.onnx", "--opset_version", QUICK_OPSET)
+    exported = run("export_onnx_fullimage.py", *flags)
     assert exported.returncode == 0, exported.stderr
     for command, model in (("inference_pytorch.py", folder / BEST), ("inference_onnx.py", tmp_path / "model.onnx")):
         done = run(command, "--model_path", model, "--output_dir", tmp_path / command)
