@@ -1,6 +1,10 @@
 """Small real parts: strips on disk, a small network, the commands as a user starts them."""
 
+import contextlib
+import os
+import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +18,34 @@ from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
 from tests import processes
+from tests.cpp import build
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_SIZE = (200, 150)  # (height, width): 2 x 2 tiles of 128, no multiple of anything
 BASE_CHANNELS = 4
-# files that begin many trainings
-LONGEST = ("test_resume", "test_trainer", "test_wrappers", "test_distributed", "test_teacher")
+# files by what they cost, so that at the end no worker waits for another that has a long one left
+LONGEST = (
+    *(
+        "test_trainer",
+        "test_resume",
+        "test_wrappers",
+        "test_distributed",
+        "test_strip_graph",
+        "test_alignment",
+        "test_cpp",
+    ),
+    *(
+        "test_export",
+        "test_scoring",
+        "test_variants",
+        "test_inference",
+        "test_teacher",
+        "test_onnx_session",
+        "test_documents",
+    ),
+    *("test_aligned_strips", "test_report", "test_prepare_dataset", "test_model_file"),
+)
 QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newer one
 
 
@@ -38,13 +63,31 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # at the end one process would wait for the other
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin with the C++ detector while other tests run: half a minute, for which its tests would
+    wait.
+    """
+    is_first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    if (
+        is_first
+        and not session.config.option.collectonly
+        and any(item.path.stem == "test_cpp" for item in session.items)
+    ):
+        threading.Thread(target=_build_ahead, daemon=True).start()
+
+
+def _build_ahead() -> None:
+    with contextlib.suppress(RuntimeError):  # which the tests report
+        build("checks")
 
 
 def run(*command: object, cwd: Path = ROOT, **options: object) -> subprocess.CompletedProcess:
@@ -98,6 +141,13 @@ def weights(path: Path) -> dict[str, bytes]:
         name: tensor.numpy().tobytes()
         for name, tensor in load_checkpoint(path)["model_state_dict"].items()
     }
+
+
+def without_test(dataset: Path, root: Path) -> Path:
+    """A copy, in the new folder `root`, of a data set's train/ and valid/."""
+    for name in ("train", "valid", "ground_truth_valid"):
+        shutil.copytree(dataset / name, root / name)
+    return root
 
 
 @pytest.fixture(scope="session")

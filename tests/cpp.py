@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
 SOURCES = Path(__file__).resolve().parent.parent / "deploy" / "cpp"
@@ -17,13 +18,15 @@ ON_CPU = 1
 
 
 def build(preset: str) -> Path:
-    """Build a preset of CMakePresets.json; its folder.
+    """Build a preset of CMakePresets.json; its folder. Another process that builds is waited for.
 
     Raises `RuntimeError` with all that the build printed.
     """
-    done = subprocess.run(
-        ["bash", SOURCES / "build.sh", preset], capture_output=True, text=True, timeout=1800
-    )
+    (SOURCES / "build").mkdir(exist_ok=True)
+    with FileLock(SOURCES / "build" / "one_at_a_time.lock"):
+        done = subprocess.run(
+            ["bash", SOURCES / "build.sh", preset], capture_output=True, text=True, timeout=1800
+        )
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return SOURCES / "build" / preset

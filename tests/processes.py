@@ -37,12 +37,17 @@ def start_server() -> None:
     command = [sys.executable, fork_server.__file__, str(listener.fileno())]
     # no threads, but for those that a child asks for
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    log = address.with_name("log").open("w")
-    # the first ends when this process does
-    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
-    start_server.process = subprocess.Popen(
-        command, env=environment, pass_fds=[listener.fileno()], start_new_session=True, **streams
-    )
+    with address.with_name("log").open("w") as log:
+        start_server.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # it ends when this process does
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    listener.close()
     os.environ[ADDRESS] = str(address)
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, arguments_for, run, weights
+from tests.conftest import ROOT, arguments_for, run, weights, without_test
 from tests.processes import start as start_python
 from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo over the loopback")
-EPOCHS = 6
+EPOCHS = 4
 # batch norm in one process takes its statistics as in two with --bs 2
 SAME_GROUPS = ("--bs", 2, "--accumulate", 2)
 TOGETHER = f"BgRemoval_lr0.0001_ep{EPOCHS}_bs2_200x150_strip"
@@ -42,6 +42,14 @@ def wait_for(condition, process):
 
 def losses(history):
     return np.array([entry["loss"] for entry in history])
+
+
+@pytest.fixture(scope="module")
+def dataset(dataset, tmp_path_factory):
+    """The same without test/, which a training scores in the end: weights and histories matter
+    here.
+    """
+    return without_test(dataset, tmp_path_factory.mktemp("data") / "strips")
 
 
 @pytest.fixture(scope="module")

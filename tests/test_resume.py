@@ -12,17 +12,25 @@ import numpy as np
 import pytest
 
 from tests import conftest, processes
-from tests.conftest import ROOT, arguments_for, weights
+from tests.conftest import ROOT, arguments_for, weights, without_test
 from training.checkpoint import load_checkpoint
 
 # so small a network is faster that way, above all beside another test
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 run = partial(conftest.run, **ONE_THREAD)
 
-EPOCHS = 8
+EPOCHS = 5
 RUN = f"BgRemoval_lr0.001_ep{EPOCHS}_bs2_200x150_strip"
 # six steps in an epoch; a checkpoint every 6 ms
 FLAGS = ("--bs", 2, "--epochs", EPOCHS, "--save_every", 1e-4)
+
+
+@pytest.fixture(scope="module")
+def dataset(dataset, tmp_path_factory):
+    """The same without test/, which a training scores in the end: weights and histories matter
+    here.
+    """
+    return without_test(dataset, tmp_path_factory.mktemp("data") / "strips")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import torch
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError
 from common.files import file_hash
-from tests.conftest import RUN, arguments_for, run, weights
+from tests.conftest import QUICK_OPSET, RUN, arguments_for, run, weights
 from trainer import find_strips, parse_args, train
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Training
@@ -50,13 +50,15 @@ def test_a_taught_network_says_who_taught_it_and_is_used_like_any_other(taught, 
     )
     content = torch.load(folder / BEST, weights_only=True)
     assert (content["teacher"], content["teacher_sha256"]) == (str(teacher), file_hash(teacher))
-    exported = run(
-        "export_onnx_fullimage.py",
+    flags = (
         "--checkpoint_path",
         folder / BEST,
         "--output_path",
         tmp_path / "model.onnx",
+        "--opset_version",
+        QUICK_OPSET,
     )
+    exported = run("export_onnx_fullimage.py", *flags)
     assert exported.returncode == 0, exported.stderr
     for command, model in (
         ("inference_pytorch.py", folder / BEST),
