@@ -172,8 +172,10 @@ def make_suite_strip(
 
     Raises `ValueError` where the level is unknown or the strip is too small for its points.
     """
-    part = _make_part(level, number, seed, tuple(image_size), _presences(number))
-    image = _shoot_part(part, level, _generator(level, number, seed, SHOT, shot), tuple(image_size))
+    part = make_part(level, number, seed, tuple(image_size), presences(number))
+    image = shoot_part(
+        part, level, seeded_generator(level, number, seed, SHOT, shot), tuple(image_size)
+    )
     return SuiteStrip(level, number, shot, image, part.points)
 
 
@@ -187,16 +189,18 @@ def make_good_strip(
     """
     if seed == SUITE_SEED:
         raise ValueError(f"found seed {seed}, expected another one: it is the suite's own")
-    part = _make_part(level, number, seed, tuple(image_size), DISTRACTORS)
-    return _shoot_part(part, level, _generator(level, number, seed, SHOT, 0), tuple(image_size))
+    part = make_part(level, number, seed, tuple(image_size), DISTRACTORS)
+    return shoot_part(
+        part, level, seeded_generator(level, number, seed, SHOT, 0), tuple(image_size)
+    )
 
 
-def _presences(number: int) -> tuple[str, ...]:
+def presences(number: int) -> tuple[str, ...]:
     """The presence of each point of strip `number` of the suite."""
     return ("T",) * DEFECTS[number % len(DEFECTS)] + DISTRACTORS + MISSING_FEATURES
 
 
-def _generator(
+def seeded_generator(
     level: str, number: int, seed: int, purpose: int, shot: int = 0
 ) -> np.random.Generator:
     """The generator of one purpose.
@@ -207,23 +211,23 @@ def _generator(
 
 
 @lru_cache(maxsize=2)  # callers mostly make the shots of a strip in sequence
-def _make_part(
+def make_part(
     level: str, number: int, seed: int, image_size: tuple[int, int], presences: tuple[str, ...]
 ) -> Part:
     """The part with a point for each of `presences`. Its pattern is shared and read-only."""
-    generator = _generator(level, number, seed, PART)
+    generator = seeded_generator(level, number, seed, PART)
     pattern = draw_pattern(generator, image_size)
     pattern.flags.writeable = False
     stripes = _draw_stripes(generator, image_size) if AMOUNTS[level].striped else ()
-    bounds = _calculate_bounds(pattern, stripes, AMOUNTS[level], image_size)
+    bounds = calculate_bounds(pattern, stripes, AMOUNTS[level], image_size)
     return Part(
         pattern,
         stripes,
-        _draw_points(_generator(level, number, seed, POINTS), presences, bounds, image_size),
+        _draw_points(seeded_generator(level, number, seed, POINTS), presences, bounds, image_size),
     )
 
 
-def _shoot_part(
+def shoot_part(
     part: Part, level: str, generator: np.random.Generator, image_size: tuple[int, int]
 ) -> np.ndarray:
     """A shot (3, H, W) float32, grey levels 0-255, with shifted references."""
@@ -232,7 +236,7 @@ def _shoot_part(
         shift = (
             np.zeros((image_size[0], 2))
             if channel == TARGET
-            else _draw_shift(generator, amounts, image_size[0])
+            else draw_shift(generator, amounts, image_size[0])
         )
         factors = generator.uniform(*STRIPE_FACTOR, len(part.stripes))
         exposure = draw_exposure(
@@ -247,12 +251,12 @@ def _shoot_part(
         lit = apply_exposure(sample_to_sensor(move_rows(pattern, shift), image_size), exposure)
         for point in part.points:
             if channel in CHANNELS[point.presence]:
-                _paint(lit, point, _move_point(point.center, shift))
+                paint_on_shot(lit, point, move_point(point.center, shift))
         channels.append(add_sensor_noise(lit, exposure, generator))
     return np.stack(channels)
 
 
-def _draw_shift(generator: np.random.Generator, amounts: Amounts, height: int) -> np.ndarray:
+def draw_shift(generator: np.random.Generator, amounts: Amounts, height: int) -> np.ndarray:
     """The shift (y, x) of each row of a reference, (H, 2) in pixels."""
     shift = np.zeros((height, 2))
     if amounts.shift:
@@ -292,7 +296,7 @@ def move_rows(pattern: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return cv2.remap(pattern, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
-def _move_point(center: tuple[float, float], shift: np.ndarray) -> tuple[float, float]:
+def move_point(center: tuple[float, float], shift: np.ndarray) -> tuple[float, float]:
     """The place (y, x) to which a shift (H, 2) moves a point: the row of arrival decides."""
     y = center[0]
     # The shifts of adjacent rows differ by a few hundredths of a pixel, so each iteration divides
@@ -351,7 +355,7 @@ def _cover(start: float, stop: float, length: int) -> np.ndarray:
     return np.clip(np.minimum(pixels + 1, stop) - np.maximum(pixels, start), 0, 1)
 
 
-def _calculate_bounds(
+def calculate_bounds(
     pattern: np.ndarray, stripes: tuple[Stripe, ...], amounts: Amounts, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The darkest and brightest shot (H, W) of a level, grey levels, with one sigma of noise."""
@@ -433,7 +437,7 @@ def _fits(
     )
 
 
-def _paint(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
+def paint_on_shot(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
     """Add a point to a channel (H, W) in place. Its centre (y, x) may lie beyond the edge."""
     paint_point(lit, center, point.sigma, point.amplitude)
 

@@ -238,7 +238,8 @@ def main(listener: socket.socket) -> None:
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         sys.exit(
-            f"error: found {threads} threads after the imports, expected one: others would be lost in a fork"
+            f"error: found {threads} threads after the imports, expected one: "
+            "others would be lost in a fork"
         )
     gc.collect()
     gc.freeze()  # or a child's collections would copy every page

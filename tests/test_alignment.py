@@ -36,7 +36,7 @@ SIZES = [(128, 128), (131, 177), STRIP_SIZE, (640, 640)]
 
 
 def texture(seed: int = 0, shortest: float = 5.0, waves: int = 80) -> Scene:
-    """Waves in all directions, no shorter than `shortest` pixels, together 28 grey levels strong."""
+    """Waves in all directions, at least `shortest` pixels long, together 28 grey levels strong."""
     generator = np.random.default_rng(seed)
     angles, phases = generator.uniform(0, 2 * np.pi, (2, waves))
     frequencies = generator.uniform(0.02, 1 / shortest, waves)
@@ -211,7 +211,7 @@ def test_a_shift_of_a_demo_pattern_is_found_where_the_pattern_tells_it(number):
 
 @pytest.mark.parametrize("noise", [0, 1, 5])
 def test_gain_is_found_and_light_is_evened_out(noise):
-    """Noise of a reference lowers the gain of least squares: its contrast is no longer all pattern."""
+    """Noise of a reference lowers the gain of least squares: not all contrast is pattern."""
     generator, scene = np.random.default_rng(0), texture()
     target = shot(scene, STRIP_SIZE)
     references = [
@@ -548,7 +548,7 @@ def test_images_are_moved_as_the_waves_that_they_are_made_of():
 @pytest.mark.parametrize("size", [(96, 88), (97, 41), (244, 44), (9, 7)])
 @pytest.mark.parametrize("limit", [0.75, 1.5, LARGEST_SHIFT])
 def test_blocks_are_moved_as_every_pixel_by_itself(size, limit):
-    """A strip's rows as products of matrices, and the sum over all shifts that a wider image needs."""
+    """A strip's rows as products of matrices, and the sum over all shifts for a wider image."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 2, *size, generator=generator, dtype=torch.float64)
     for rows in (1, size[0]):

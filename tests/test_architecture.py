@@ -1,4 +1,4 @@
-"""How the modules hang together: packages in an order of imports, and no module that needs itself."""
+"""How the modules depend on each other: packages in an order of imports, and no cycles."""
 
 from graphlib import TopologicalSorter
 

@@ -426,8 +426,8 @@ def test_strips_in_another_scale_are_not_judged(strip_detect, plain_model, tmp_p
     done = strip_detect(plain_model, tmp_path / "unit.tiff")
     assert done.returncode == 1
     assert (
-        done.stderr
-        == "error: found no value above 0.75 in any strip, expected 0 to 255: what was found there means nothing\n"
+        done.stderr == "error: found no value above 0.75 in any strip, expected 0 to 255: "
+        "what was found there means nothing\n"
     )
 
 

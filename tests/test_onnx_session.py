@@ -45,7 +45,10 @@ PAINTED_DRIVER = """
 static const char *visible(void) { return getenv("CUDA_VISIBLE_DEVICES"); }
 int cuInit(unsigned flags) { return visible() && !*visible() ? 100 : 0; }
 int cuDeviceGetCount(int *count) { *count = visible() ? 1 : 2; return 0; }
-int cuDeviceGet(int *device, int number) { *device = visible() ? atoi(visible()) : number; return 0; }
+int cuDeviceGet(int *device, int number) {
+    *device = visible() ? atoi(visible()) : number;
+    return 0;
+}
 int cuDeviceGetUuid_v2(char *uuid, int device) { memset(uuid, 0, 16); uuid[15] = device; return 0; }
 """
 PAINTED_NVML = """
@@ -255,7 +258,8 @@ def test_a_model_is_named_with_where_it_is_computed_and_why(onnx_model, dataset,
         assert done.returncode == 0 and done.stderr == "", done.stderr
         assert done.stdout.startswith(f"{onnx_model} on cpu ({why}), strips of ")
         assert re.search(
-            r"^\S+ strips per second; ms per strip, in overlapping stages: \S+ loading, \S+ preprocessing, "
+            r"^\S+ strips per second; ms per strip, in overlapping stages: "
+            r"\S+ loading, \S+ preprocessing, "
             r"\S+ inference, \S+ post-processing, \S+ writing$",
             done.stdout,
             re.MULTILINE,
@@ -301,8 +305,8 @@ def test_auto_says_why_a_gpu_is_not_used(painted_gpu, onnx_model, dataset, tmp_p
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        f"{onnx_model} on cpu (Painted GPU cannot be used: --device cuda: found that its libraries do not load ("
-        in done.stdout
+        f"{onnx_model} on cpu (Painted GPU cannot be used: "
+        "--device cuda: found that its libraries do not load (" in done.stdout
     )
 
 
@@ -459,8 +463,8 @@ def test_the_doctor_finds_two_wheels_of_onnx_runtime(tmp_path):
     done = run("inference_onnx.py", "--doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert (
-        "only one may be installed: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
-        in done.stderr
+        "only one may be installed: "
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in done.stderr
     )
 
 

@@ -1,4 +1,4 @@
-"""The report, as a person sees it: written from real evaluations and looked at in a real browser."""
+"""The report as a person sees it: real evaluations, looked at in a real browser."""
 
 import os
 import shutil
@@ -63,7 +63,10 @@ class Look:
 
     def rows(self, column: int) -> list[str]:
         """The shown cells of a column of the table of strips."""
-        script = "([table, column]) => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[column].textContent)"
+        script = (
+            "([table, column]) => [...table.tBodies[0].rows]"
+            ".filter(row => !row.hidden).map(row => row.cells[column].textContent)"
+        )
         return self.page.evaluate(
             f"column => ({script})([document.getElementById('strips'), column])", column
         )
@@ -247,7 +250,8 @@ def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_a
         pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * CROP_REACH + 1)
         assert pictures.count() == len(missing.gallery.misses) + PICTURES
         sizes = seen.page.evaluate(
-            "[...document.images].map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])"
+            "[...document.images]"
+            ".map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])"
         )
         assert all(height == side and side <= width <= side + 10 for height, width in sizes)
         worst = missing.gallery.misses[0]
@@ -498,8 +502,8 @@ def test_the_curve_goes_on_where_false_alarms_run_out(dataset, tmp_path):
     ):
         for rate in FALSE_ALARM_RATES:
             assert (
-                f"{name}: recall {board.compute()[f'point_recall_at_{rate:g}']:.3f} at {rate:g} false alarms per strip"
-                in text
+                f"{name}: recall {board.compute()[f'point_recall_at_{rate:g}']:.3f} "
+                f"at {rate:g} false alarms per strip" in text
             )
 
 

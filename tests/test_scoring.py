@@ -28,7 +28,7 @@ STEP = 60.0  # grey levels
 
 @pytest.fixture(scope="module")
 def strips(tmp_path_factory):
-    """Ten good and six bad strips under test/, ten good ones under valid/; the bad ones with masks."""
+    """Ten good and six bad strips under test/, ten good ones under valid/; masks of the bad."""
     root = tmp_path_factory.mktemp("scored") / "strips"
     for split, good, bad in (("valid", 10, 0), ("test", 10, 6)):
         for number in range(good + bad):
@@ -50,7 +50,7 @@ def strips(tmp_path_factory):
 
 @pytest.fixture
 def score(tmp_path, capsys):
-    """Runs an inference command on a folder and gives exit code, what it printed and what it wrote."""
+    """Runs an inference command on a folder; gives exit code, what it printed and wrote."""
 
     def run_it(folder, *flags, command=inference_pytorch):
         output = tmp_path / "output"

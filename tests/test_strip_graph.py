@@ -1,4 +1,4 @@
-"""What is exported beside the heatmap, and strips as they come in, in real ONNX Runtime sessions."""
+"""Outputs beside the heatmap, and every kind of input, in real ONNX Runtime sessions."""
 
 import re
 

@@ -23,9 +23,9 @@ REACH = 6  # pixels around a centre that hold a point
 @pytest.fixture(autouse=True)
 def nothing_kept():
     """The parts of a test with another pattern are nobody else's."""
-    suite._make_part.cache_clear()
+    suite.make_part.cache_clear()
     yield
-    suite._make_part.cache_clear()
+    suite.make_part.cache_clear()
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def texture(pattern):
 @pytest.fixture
 def shifts(monkeypatch):
     """The shifts of the references in the order of their shots, each (H, 2) in pixels."""
-    drawn, draw = [], suite._draw_shift
+    drawn, draw = [], suite.draw_shift
 
     def spy(*arguments):
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(suite, "_draw_shift", spy)
+    monkeypatch.setattr(suite, "draw_shift", spy)
     return drawn
 
 
@@ -65,14 +65,14 @@ def unpainted(monkeypatch):
 
     def make(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(suite, "_paint", lambda *arguments: None)
+            patch.setattr(suite, "paint_on_shot", lambda *arguments: None)
             return make_suite_strip(*arguments, image_size=SIZE).image
 
     return make
 
 
 def points_of(level, number):
-    return suite._make_part(level, number, suite.SUITE_SEED, SIZE, suite._presences(number)).points
+    return suite.make_part(level, number, suite.SUITE_SEED, SIZE, suite.presences(number)).points
 
 
 def measure(spot, center):
@@ -190,7 +190,7 @@ def test_seed_level_number_and_shot_decide_everything(level):
     other_shot = make_suite_strip(level, CROWDED, 0, image_size=list(SIZE))
     other_number = make_suite_strip(level, CROWDED + 1, 1, image_size=SIZE)
     other_seed = make_suite_strip(level, CROWDED, 1, 5, SIZE)
-    suite._make_part.cache_clear()
+    suite.make_part.cache_clear()
     again = make_suite_strip(level, CROWDED, 1, image_size=SIZE)
     assert np.array_equal(strip.image, again.image) and strip.points == again.points
     assert strip.image.dtype == np.float32 and strip.image.shape == (3, *SIZE)
@@ -215,7 +215,7 @@ def test_no_two_levels_show_the_same_part():
 def test_a_point_is_painted_where_and_as_strongly_as_it_says():
     for point in make_suite_strip("clean", CROWDED, 0, image_size=SIZE).points:
         lit, center = np.zeros(SIZE), (100 + point.center[0] % 1, 80 + point.center[1] % 1)
-        suite._paint(lit, point, center)
+        suite.paint_on_shot(lit, point, center)
         amplitude, middle, sigma = measure(lit, center)
         assert amplitude == pytest.approx(point.amplitude, rel=0.01)
         assert np.abs(middle - center).max() < 0.01
@@ -245,12 +245,14 @@ def test_a_point_is_in_the_channels_of_its_presence_and_moves_with_each(level, u
 
 def test_a_point_that_a_shift_moves_off_the_strip_paints_nothing():
     lit = np.zeros(SIZE)
-    suite._paint(lit, suite.Point((0.0, 100.3), (1.0, 1.5), 40.0, "R1", "border"), (-20.0, 100.3))
+    suite.paint_on_shot(
+        lit, suite.Point((0.0, 100.3), (1.0, 1.5), 40.0, "R1", "border"), (-20.0, 100.3)
+    )
     assert not lit.any()
 
 
 def test_a_shift_moves_pattern_and_points_to_the_same_place():
-    shift = suite._draw_shift(
+    shift = suite.draw_shift(
         np.random.default_rng(3), suite.Amounts(shift=0.5, wander=0.9), SIZE[0]
     )
     y, x = (
@@ -264,7 +266,7 @@ def test_a_shift_moves_pattern_and_points_to_the_same_place():
             -0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)
         ).astype(np.float32)
         moved = demo_strips.sample_to_sensor(suite.move_rows(spot, shift), SIZE)
-        expected = suite._move_point(center, shift)
+        expected = suite.move_point(center, shift)
         assert np.abs(measure(moved, center)[1] - expected).max() < 0.03
         assert np.abs(np.subtract(expected, center) - shift[round(center[0])]).max() < 0.02
 
@@ -322,7 +324,7 @@ def test_the_sign_is_the_one_that_is_not_clipped(pattern):
     for levels, sign in ((215.0, -1), (40.0, 1)):
         pattern(levels)
         for level in ("clean", "noise"):
-            suite._make_part.cache_clear()
+            suite.make_part.cache_clear()
             strong = [point.amplitude for point in points_of(level, CROWDED) if point.contrast > 30]
             assert len(strong) > 5 and {np.sign(amplitude) for amplitude in strong} == {sign}
 
@@ -341,8 +343,8 @@ def test_no_gain_clips_a_point(pattern):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_taken_for_the_darkest_and_the_brightest_holds_for_every_shot(level, unpainted):
-    part = suite._make_part(level, CROWDED, suite.SUITE_SEED, SIZE, suite._presences(CROWDED))
-    darkest, brightest = suite._calculate_bounds(
+    part = suite.make_part(level, CROWDED, suite.SUITE_SEED, SIZE, suite.presences(CROWDED))
+    darkest, brightest = suite.calculate_bounds(
         part.pattern, part.stripes, suite.AMOUNTS[level], SIZE
     )
     for shot in range(4):
@@ -447,8 +449,8 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
     monkeypatch.setattr(suite, "STRIPE_COUNT", (1, 1))
     factors, widths, strengths, directions = [], [], [], set()
     for number in range(16):
-        (stripe,) = suite._make_part(
-            "stripes", number, suite.SUITE_SEED, SIZE, suite._presences(number)
+        (stripe,) = suite.make_part(
+            "stripes", number, suite.SUITE_SEED, SIZE, suite.presences(number)
         ).stripes
         spans = np.subtract(stripe.stop, stripe.start)
         across = int(np.argmin(spans))
@@ -485,7 +487,7 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
 
 def test_stripes_are_in_two_levels_alone():
     for level in LEVELS:
-        part = suite._make_part(level, 0, suite.SUITE_SEED, SIZE, suite._presences(0))
+        part = suite.make_part(level, 0, suite.SUITE_SEED, SIZE, suite.presences(0))
         assert (
             (2 <= len(part.stripes) <= 5)
             if level in ("stripes", "everything")
@@ -502,7 +504,7 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
     )
     assert np.abs(image - make_suite_strip(level, 2, 0, image_size=SIZE).image).mean() > 5
     parts = []
-    monkeypatch.setattr(suite, "_shoot_part", lambda part, *arguments: parts.append(part))
+    monkeypatch.setattr(suite, "shoot_part", lambda part, *arguments: parts.append(part))
     make_good_strip(level, 2, 11, SIZE)
     assert Counter(point.presence for point in parts[0].points) == {
         "T1": 2,
@@ -515,7 +517,7 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
 
 def test_no_seed_makes_a_part_of_the_demo_data_set():
     ours = {
-        suite._generator("clean", 0, seed, purpose).random()
+        suite.seeded_generator("clean", 0, seed, purpose).random()
         for seed in (0, 1, 42)
         for purpose in range(3)
     }

@@ -45,8 +45,8 @@ def test_a_taught_network_says_who_taught_it_and_is_used_like_any_other(taught, 
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("network: ")]
     assert (
-        f"unet with 4 base channels, on cpu; taught by {teacher} (difference with 8 base channels); 4 patches"
-        in line
+        f"unet with 4 base channels, on cpu; taught by {teacher} "
+        "(difference with 8 base channels); 4 patches" in line
     )
     content = torch.load(folder / BEST, weights_only=True)
     assert (content["teacher"], content["teacher_sha256"]) == (str(teacher), file_hash(teacher))
@@ -190,7 +190,10 @@ def test_a_resumed_run_keeps_its_teacher(taught, teacher, dataset, tmp_path):
     )
     save_checkpoint(own, load_checkpoint(teacher) | {"seed": 1})
     changed = run("trainer.py", *longer)
-    message = f"found another checkpoint ({file_hash(own)[:12]}), expected the one that the run was begun with"
+    message = (
+        f"found another checkpoint ({file_hash(own)[:12]}), "
+        "expected the one that the run was begun with"
+    )
     assert changed.returncode == 1 and f"{message} ({file_hash(teacher)[:12]})" in changed.stderr, (
         changed.stderr
     )

@@ -234,7 +234,8 @@ def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_aft
 
 
 def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({3 * 2**30},) * 2); import trainer, sys; "
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({3 * 2**30},) * 2); "
+    limit += "import trainer, sys; "
     flags = arguments_for(dataset, tmp_path, "--bs", 12, "--base_channels", 256)
     command = [sys.executable, "-c", limit + "sys.exit(trainer.run_command(trainer.main))", *flags]
     done = subprocess.run(
