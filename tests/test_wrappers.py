@@ -32,9 +32,10 @@ def copy(tmp_path_factory):
     listed = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
     )
-    for name in filter(
-        lambda name: not name.startswith(("tests/", "docs/")), listed.stdout.splitlines()
-    ):
+    for name in listed.stdout.splitlines():
+        # A linked .venv is listed, too: what is ignored is a folder of that name.
+        if name.startswith(("tests/", "docs/")) or not (ROOT / name).is_file():
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
