@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the wrappers. Makes the virtual environment .venv beside this file, once for each version of requirements.txt, and
-# leaves its interpreter in $python and this folder in $here.
+# The wrappers source this file. It makes the virtual environment .venv beside it, once for each
+# version of requirements.txt, and leaves the interpreter in $python and this folder in $here.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python="$here/.venv/bin/python"
 export PYTHONUNBUFFERED=1 # lines appear when they are printed, through a pipe too
@@ -31,7 +31,7 @@ find_python() {
     return 1
 }
 
-# require_packages FILE: installs what a requirements file lists, unless that very list is installed already.
+# require_packages FILE: installs what a requirements file lists, unless that list is installed.
 require_packages() {
     local stamp="$here/.venv/installed-$1" interpreter
     if cmp -s "$here/$1" "$stamp"; then return; fi
@@ -47,7 +47,7 @@ require_packages() {
     cp "$here/$1" "$stamp"
 }
 
-# locked COMMAND...: runs it once at a time, where the system has flock: a second wrapper started meanwhile waits.
+# locked COMMAND...: runs it once at a time, where the system has flock: a second wrapper waits.
 locked() {
     (
         if command -v flock >/dev/null; then
