@@ -8,10 +8,10 @@ import tifffile
 import torch
 
 from common.distributed import SINGLE_PROCESS
+from data import registered_copies
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import load_image
-from data import registered_copies
 from data.registered_copies import VERSION, StripAligner, aligned_copies
 from evaluation.predictors import TorchPredictor
 from gaussian import MAX_GREY
