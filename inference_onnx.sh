@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Score strips with the ONNX file of the newest best checkpoint, which is exported first where that
-# has not been done yet. Every flag of inference_onnx.py may follow and wins.
+# Score strips with the ONNX file of the newest best checkpoint; exports it first if it is missing.
+# Accepts every flag of inference_onnx.py; these override the defaults below.
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
