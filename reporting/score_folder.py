@@ -243,7 +243,7 @@ def choose_threshold(
 
     A network without a threshold of its own has UNCALIBRATED.
 
-    Raises `UserError` for a classical detector without a threshold, whose heatmap has no fixed scale.
+    Raises `UserError` for a classical detector without one, because its heatmap has no fixed scale.
     """
     if settings.threshold is not None:
         return Threshold(settings.threshold, "as given")
