@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        processes.start_server()  # for all workers; without any, the first test that needs it does
+        processes.ensure_server()  # for all workers; without any, the first test that needs it does
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

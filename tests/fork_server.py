@@ -31,25 +31,22 @@ from pathlib import Path
 
 # Not ONNX Runtime: it starts a thread when it is imported, and threads do not survive a fork.
 LIBRARIES = (
-    *(
-        "cv2",
-        "matplotlib.backends.backend_agg",
-        "numpy",
-        "onnx",
-        "scipy.spatial",
-        "scipy.stats",
-        "sklearn.metrics",
-        "tifffile",
-    ),
-    *(
-        "torch._inductor",
-        "torch.distributed.run",
-        "torch.utils.data",
-        "torch.utils.tensorboard",
-        "tqdm",
-    ),
+    "cv2",
+    "matplotlib.backends.backend_agg",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "scipy.spatial",
+    "scipy.stats",
+    "sklearn.metrics",
+    "tifffile",
+    "torch._inductor",
+    "torch.distributed.run",
+    "torch.onnx._internal.exporter._core",
+    "torch.utils.data",
+    "torch.utils.tensorboard",
+    "tqdm",
 )
-EXPORTER = ("onnxscript", "torch.onnx._internal.exporter._core")
 ADDRESS = "TESTS_FORK_SERVER"  # the environment variable that says where the socket is
 SIZE = 8  # bytes of a request's length
 
@@ -90,7 +87,11 @@ def serve(listener: socket.socket) -> dict:
                     answer_ended(running)
                     continue
                 connection, _ = listener.accept()
-                request, descriptors = receive(connection)
+                try:
+                    request, descriptors = receive(connection)
+                except (OSError, ValueError):  # whoever asked has gone
+                    connection.close()
+                    continue
                 process = os.fork()
                 if not process:
                     for number, descriptor in enumerate(descriptors, start=1):
@@ -104,7 +105,7 @@ def serve(listener: socket.socket) -> dict:
                 for descriptor in descriptors:
                     os.close(descriptor)
                 running[process] = connection
-                connection.sendall(f"{process}\n".encode())
+                answer(connection, process)
 
 
 def answer_ended(running: dict[int, socket.socket]) -> None:
@@ -113,8 +114,14 @@ def answer_ended(running: dict[int, socket.socket]) -> None:
         process, status = os.waitpid(-1, os.WNOHANG)
         if not process:
             return
-        with running.pop(process) as connection, contextlib.suppress(BrokenPipeError):
-            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        with running.pop(process) as connection:
+            answer(connection, os.waitstatus_to_exitcode(status))
+
+
+def answer(connection: socket.socket, number: int) -> None:
+    """Send a line, unless whoever asked has gone."""
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{number}\n".encode())
 
 
 def become(request: dict) -> None:
@@ -139,8 +146,9 @@ def become(request: dict) -> None:
 
 
 def open_streams(is_buffered: bool) -> None:
-    """Standard output and error as Python opens them; those of the server have looked at other
-    files.
+    """Open standard output and error as Python does.
+
+    The server's own have looked at other files, and know what those can do.
     """
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         file = open(number, "wb", -1 if is_buffered else 0, closefd=False)  # noqa: SIM115
@@ -174,8 +182,9 @@ def run(words: list[str]) -> None:
 
 
 class Rank:
-    """A process forked before torchrun has threads, which waits for what to be. torchrun knows it
-    as a `subprocess.Popen`.
+    """A process that is forked before torchrun has threads and waits for what to run.
+
+    torchrun takes it for a `subprocess.Popen`.
     """
 
     def __init__(self, earlier: list["Rank"]):
@@ -190,11 +199,15 @@ class Rank:
                 os._exit(0)  # none was needed
             self.request = json.loads(text)
             os.setsid()
+            request.sendall(b".")
         request.close()
 
     def start(self, words: tuple[str, ...], environment: dict[str, str]) -> "Rank":
+        """Returns when the process has a session of its own, in which torchrun may end it."""
         with self.end:
             self.end.sendall(json.dumps({"words": words[1:], "environment": environment}).encode())
+            self.end.shutdown(socket.SHUT_WR)
+            self.end.recv(1)
         return self
 
     def poll(self) -> int | None:
@@ -233,7 +246,7 @@ def fork_ranks(count: int) -> list[str] | None:
 
 
 def main(listener: socket.socket) -> None:
-    for name in (*LIBRARIES, *EXPORTER):
+    for name in LIBRARIES:
         importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:

@@ -21,14 +21,15 @@ import torch
 from tests import fork_server
 from tests.fork_server import ADDRESS
 
-# looked at in the beginning, and then never again
+# Environment variables that are looked at when a process starts or imports, and then never again.
 UNTIL_START = ("LD_", "PYTHON", "GLIBC_", "MALLOC_", "CXX")
 HAS_SERVER = sys.platform == "linux"  # elsewhere a fork does not bear what the libraries have begun
 
 
 def start_server() -> None:
-    """Start the server of this process and of those that it starts; until it has imported
-    everything, requests wait.
+    """Start the server of this process and of those that it starts.
+
+    Requests wait until the server has imported everything.
     """
     listener = socket.socket(socket.AF_UNIX)
     address = Path(tempfile.mkdtemp(prefix="tests_")) / "socket"
@@ -77,8 +78,7 @@ def threads_of_torch() -> int:
 
 
 class ForkedProcess:
-    """A process of the fork server with the interface of a `subprocess.Popen` whose streams are
-    text.
+    """A process of the fork server, with the interface of a `subprocess.Popen` of text streams.
 
     `stdout` and `stderr` are `subprocess.PIPE` or open files.
     """
@@ -201,8 +201,10 @@ def start(
     largest_file: int = 0,
     **streams: IO,
 ) -> "subprocess.Popen | ForkedProcess":
-    """`python WORD...`, started; `environment` is added to this process's own, `largest_file` is in
-    bytes, 0 for no limit.
+    """Start `python WORD...`.
+
+    `environment` is added to this process's own. `largest_file` is in bytes, 0 for no limit.
+    A `genuine` process is one that a user starts.
     """
     texts, whole = list(map(str, words)), os.environ | (environment or {})
     if not genuine and not must_be_genuine(whole):

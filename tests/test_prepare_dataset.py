@@ -274,7 +274,8 @@ def test_boards_and_templates_must_be_of_one_size(tmp_path, deeppcb):
 
 
 def test_the_next_command_fits_the_files(tmp_path, deeppcb):
-    done = run("prepare_dataset.py", "deeppcb", "--source", deeppcb, "--output", tmp_path / "set")
+    flags = ("--source", deeppcb, "--output", tmp_path / "set")
+    done = run("prepare_dataset.py", "deeppcb", *flags, genuine=True)
     assert done.stdout.endswith(
         f"next: bash train.sh --training_dataset_path '{tmp_path}/set/train/good' "
         "--img_format png_jpg\n"

@@ -149,7 +149,7 @@ def test_ctrl_c_for_the_whole_process_group_saves_the_step(uninterrupted, datase
         and "Traceback" not in printed
         and f"--resume {tmp_path / RUN}.pth" in printed
     )
-    done = run("trainer.py", "--resume", "--checkpoint_path", tmp_path)
+    done = run("trainer.py", "--resume", "--checkpoint_path", tmp_path, genuine=True)
     assert done.returncode == 0 and "going on from" in done.stdout
     same_run(uninterrupted, tmp_path)
     starts = json.loads((tmp_path / f"{RUN}_environment.json").read_text())
