@@ -4,7 +4,8 @@
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
-if ! given --model_path "$@" && ! given --doctor "$@" && ! asks_for_help "$@"; then
+if ! given --model_path "$@" && ! given --method "$@" && ! given --doctor "$@" &&
+    ! asks_for_help "$@"; then
     "$python" "$here/export_onnx_fullimage.py" --skip_existing \
         --checkpoint_path "$here/checkpoints" --output_path "$here/onnx_models"
 fi
