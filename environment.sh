@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the wrappers. Makes the virtual environment .venv beside this file, once for each version of requirements.txt, and
-# leaves its interpreter in $python and this folder in $here.
+# The wrappers source this file. It makes the virtual environment .venv beside itself, once for each
+# version of requirements.txt, and sets $python to its interpreter and $here to this folder.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python="$here/.venv/bin/python"
-export PYTHONUNBUFFERED=1 # lines appear when they are printed, through a pipe too
+export PYTHONUNBUFFERED=1 # show each line when it is printed, through a pipe as well
 
 # given FLAG ARGUMENT...: whether the flag is among the arguments.
 given() {
@@ -15,10 +15,10 @@ given() {
     return 1
 }
 
-# asks_for_help ARGUMENT...: then nothing should be built first.
+# asks_for_help ARGUMENT...: whether only the help is wanted, which needs no model and no strips.
 asks_for_help() { given --help "$@" || given -h "$@"; }
 
-# Prints the first interpreter that is new enough.
+# Prints the first interpreter of Python 3.11 or newer.
 find_python() {
     local candidate
     for candidate in python3 python3.13 python3.12 python3.11; do
@@ -31,7 +31,8 @@ find_python() {
     return 1
 }
 
-# require_packages FILE: installs what a requirements file lists, unless that very list is installed already.
+# require_packages FILE: installs the packages of a requirements file, unless this version of the
+# file is installed already.
 require_packages() {
     local stamp="$here/.venv/installed-$1" interpreter
     if cmp -s "$here/$1" "$stamp"; then return; fi
@@ -39,7 +40,7 @@ require_packages() {
     if ! [ -x "$python" ]; then
         interpreter=$(find_python)
         if ! "$interpreter" -m venv "$here/.venv"; then
-            rm -rf "$here/.venv" # without pip it would look complete the next time
+            rm -rf "$here/.venv" # the next call would take one without pip for complete
             return 1
         fi
     fi
@@ -47,7 +48,8 @@ require_packages() {
     cp "$here/$1" "$stamp"
 }
 
-# locked COMMAND...: runs it once at a time, where the system has flock: a second wrapper started meanwhile waits.
+# locked COMMAND...: runs a command under a lock, where the system has flock: a second wrapper that
+# starts meanwhile waits.
 locked() {
     (
         if command -v flock >/dev/null; then

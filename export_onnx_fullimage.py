@@ -67,12 +67,12 @@ from deploy.parity import PARITY, compare_modes, parity_strips, prove_parity
 from deploy.precision import PRECISIONS, in_half_precision, quantize
 from deploy.precision_gate import TARGETS, compare_variant, generated_strips
 from deploy.session import open_session
+from evaluation.detector import Detector, calibrated, classical
 from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
 from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
 from ops.classical import METHODS
 from ops.detector import AligningDetector
-from reporting.score_folder import Detector, calibrated, classical
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
 DEFAULT_OPSET = 18
@@ -366,6 +366,11 @@ def load_trained(arguments: argparse.Namespace) -> Source:
     path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
     info = model_info(content)
+    if arguments.input_max not in (None, info.input_max):
+        raise UserError(
+            f"{path}: found a model of --input_max {info.input_max:g}, "
+            f"expected {arguments.input_max:g}"
+        )
     if arguments.image_size:
         info = replace(info, image_size=tuple(arguments.image_size))
     detector = SegmentationNetworkONNXFullImage(

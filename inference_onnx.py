@@ -46,7 +46,8 @@ from common.settings import from_values
 from deploy.doctor import diagnose
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import DEVICES, SessionSettings
-from reporting.score_folder import Detector, ScoringSettings, score_folder, score_without_model
+from evaluation.detector import Detector
+from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

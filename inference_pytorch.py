@@ -39,8 +39,9 @@ from arguments import (
 from common.device import choose_device
 from common.errors import run_command
 from common.settings import from_values
+from evaluation.detector import Detector
 from evaluation.predictors import TorchPredictor
-from reporting.score_folder import Detector, ScoringSettings, score_folder, score_without_model
+from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Score strips with the newest best checkpoint. Every flag of inference_pytorch.py may follow and wins.
+# Score strips with the newest best checkpoint. Accepts every flag of inference_pytorch.py; these
+# override the defaults below.
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
-exec "$python" "$here/inference_pytorch.py" --model_path "$here/checkpoints" --output_dir "$here/output/pytorch" "$@"
+exec "$python" "$here/inference_pytorch.py" \
+    --model_path "$here/checkpoints" --output_dir "$here/output/pytorch" "$@"

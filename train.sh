@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Train: on --training_dataset_path FOLDER, or on demo strips that are made first. With CUDA the full preset, without it the small
-# one. Every flag of trainer.py may follow and wins. NPROC=8 bash train.sh trains on eight GPUs; --resume goes on with the last run.
+# Train on --training_dataset_path FOLDER; without it, on demo strips, which are made first. Uses
+# the full preset with CUDA and the small one without. Accepts every flag of trainer.py; these
+# override the presets. NPROC=8 bash train.sh trains on eight GPUs; --resume continues the last run.
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 make_demo_strips() {
-    [ -d "$here/dataset/demo/train/good" ] || "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
+    [ -d "$here/dataset/demo/train/good" ] ||
+        "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
 }
 
 # names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path.
@@ -19,15 +21,17 @@ names_a_run() {
 }
 
 settings=()
-if ! names_a_run "$@"; then # that one goes on in its own folder
+if ! names_a_run "$@"; then # a named run continues in its own folder
     settings+=(--checkpoint_path "$here/checkpoints")
 fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
-    settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10 --cache_size 100 --seed 42)
-    settings+=(--recipe robust --align full --arch difference)
+    settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10)
+    settings+=(--cache_size 100 --seed 42 --recipe robust --align full --arch difference)
     if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         settings+=(--base_channels 64 --epochs 30)
-        if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_bf16_supported(including_emulation=False))'; then
+        bfloat16='import sys, torch
+sys.exit(not torch.cuda.is_bf16_supported(including_emulation=False))'
+        if "$python" -c "$bfloat16"; then
             settings+=(--amp)
         fi
     else

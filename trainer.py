@@ -50,6 +50,7 @@ from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, settings_of_recipe
 from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
+from evaluation.detector import Detector
 from evaluation.predictors import TorchPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
@@ -57,7 +58,6 @@ from model import ARCHITECTURES
 from ops.registration import ALIGN_MODES
 from reporting.score_folder import (
     REPORT,
-    Detector,
     describe_result,
     evaluate_with_baselines,
     write_everything,
@@ -160,7 +160,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         default=[3, 8],
         metavar=("MIN", "MAX"),
-        help="number of defects painted per patch",
+        help="fewest and most points in a painted patch, background points included",
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
@@ -323,13 +323,11 @@ def prepare(
 ) -> PreparedRun:
     """Check and prepare everything that a run needs, in the main process.
 
-    `resources` holds the lock of the checkpoint folder. Raises `UserError`, before any existing run
-    changes, when the training cannot start.
+    `resources` holds the lock of the checkpoint folder. Raises `UserError` when the training cannot
+    start.
     """
-    values, start = (
-        vars(arguments),
-        Start(arguments.resume, arguments.overwrite, frozenset(arguments.given)),
-    )
+    values = vars(arguments)
+    start = Start(arguments.resume, arguments.overwrite, frozenset(arguments.given))
     resumed = (
         find_last_checkpoint(start, arguments.checkpoint_path, run_pattern(values, start.given))
         if start.resume

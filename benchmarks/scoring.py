@@ -32,6 +32,7 @@ from data.demo_strips import make_strip
 from data.folder import StripFile, list_strips
 from data.labelled_strip import read_strip
 from evaluation.calibration import make_baselines
+from evaluation.detector import Detector
 from evaluation.evaluate import evaluate
 from evaluation.metrics import PixelMetrics
 from evaluation.model_info import ModelInfo
@@ -40,7 +41,7 @@ from evaluation.results import Rules
 from evaluation.thresholds import Threshold
 from ops.classical import classical_detector
 from prepare_dataset import write_painted_strip, write_strip
-from reporting.score_folder import Detector, write_everything
+from reporting.score_folder import write_everything
 
 FILES = 20  # different strips; each is scored several times under different names
 THRESHOLD = Threshold(0.08, "of the benchmark")  # low: each strip has many detections above it

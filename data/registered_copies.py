@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from common.device import full_precision
-from common.files import atomic_write, file_hash, refused_by_system
+from common.files import atomic_write, refused_by_system
 from data.folder import StripFile
 from data.image_files import load_image, to_batch
 from data.verify import VerifiedFiles
@@ -20,8 +20,8 @@ from gaussian import MAX_GREY
 from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"  # beside the copies: which file each was made of
-# Modules of ops/ that determine an aligned strip; a change of one makes all copies anew.
-ALIGNED_BY = ("registration.py", "warp.py", "filters.py")
+# Raise it whenever an aligned strip changes: copies of another version are made anew.
+VERSION = 1
 
 
 class StripAligner:
@@ -52,8 +52,7 @@ def aligned_copies(
     Raises `UserError` if a strip can no longer be read or the file system refuses.
     """
     aligner = StripAligner(mode, device)
-    code = file_hash(*(Path(__file__).parents[1] / "ops" / name for name in ALIGNED_BY))
-    how = f"--align {mode} of {code}, input_max {input_max:g}"
+    how = f"--align {mode}, version {VERSION}, input_max {input_max:g}"
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
     known = VerifiedFiles(folder / KNOWN)

@@ -54,7 +54,7 @@ REQUIRED_ENTRIES = (
 )
 # the threshold entries of a checkpoint whose training measured nothing on good strips
 NO_THRESHOLD = "none"
-SHOWN_CHARACTERS = 100  # of a longer entry, when it is printed: keeps an entry on about one line
+MAX_SHOWN = 100  # characters of an entry that are printed
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _network_entries(detector: AligningDetector) -> dict[str, str]:
 def _tiling_entries(
     detector: AligningDetector, image_size: tuple[int, int], patch: int
 ) -> dict[str, str]:
-    """Where the tiles begin, and which rows and columns of each the heatmap keeps, in pixels."""
+    """The tiling in pixels: where tiles begin, and which rows and columns of each are kept."""
     if detector.mode == "whole":
         return {"mode": "whole"}
     tiling = {"mode": "tiles", "tile_size": f"{patch} {patch}"}
@@ -247,10 +247,8 @@ def format_table(lines: dict[str, str]) -> str:
 
 
 def shortened(entries: dict[str, str]) -> dict[str, str]:
-    """The entries, with those longer than SHOWN_CHARACTERS cut off."""
+    """The entries, with those longer than MAX_SHOWN cut off."""
     return {
-        name: text
-        if len(text) <= SHOWN_CHARACTERS
-        else f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+        name: text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
         for name, text in entries.items()
     }

@@ -12,7 +12,7 @@ from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
 from gaussian import MAX_GREY
 
 ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
-# calls before the timing is steady: on a GPU the first ones choose algorithms and capture the graph
+# by device; on a GPU the first calls choose algorithms and capture the graph
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}
 
 

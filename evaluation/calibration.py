@@ -81,7 +81,7 @@ def best_sigmas(
         evaluation = evaluate(
             first, sample, input_max, f"choosing a Gaussian for {method}", baselines=baselines
         )
-        if evaluation.board.points.truths:
+        if evaluation.metrics.points.truths:
             sigmas[method] = max(baselines, key=lambda sigma: _quality(evaluation, sigma))
     return sigmas
 

@@ -11,6 +11,7 @@ import math
 import cv2
 import numpy as np
 
+from data.augmentation import MAD_TO_SIGMA
 from gaussian import MAX_GREY
 from ops.registration import MEASURES
 
@@ -42,7 +43,6 @@ OUTSIDE_SHARE = 0.1  # share of a folder's strips; more of them outside give a w
 DIFFERENCE_ORDER = 6
 # Factor by which differences in y and in x multiply the sigma of white noise.
 HIGH_ORDER_GAIN = math.comb(2 * DIFFERENCE_ORDER, DIFFERENCE_ORDER)
-MAD_TO_SIGMA = 1.4826  # sigma per median absolute deviation, of a normal distribution
 # Pixels: edges are the mean over the smaller box minus the mean over the larger one.
 FINE_BOX, COARSE_BOX = 3, 15
 # Variance of the edges per variance of white noise in the pixels.

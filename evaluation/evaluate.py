@@ -1,6 +1,6 @@
 """Evaluation of a predictor on strips: detections, verdicts and metrics.
 
-Both inference scripts and the trainer call it.
+Validation, calibration and the scoring of a folder call it.
 """
 
 from collections import Counter
@@ -106,12 +106,12 @@ def _add_strip(
     }
     is_known = use_masks and mask is not None
     truth = _ground_truth(image, mask, ignored, rules.patch) if is_known else None
-    result.board.update(strip, heatmap, truth, rules.match_radius)
+    result.metrics.update(strip, heatmap, truth, rules.match_radius)
     for name, baseline_heatmap in baseline_heatmaps.items():
         result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
     strip_result = _apply_rules(strip, image, heatmap, truth, rules)
     result.results.append(strip_result)
-    _keep_worst_cases(result.gallery, strip_result, image, heatmap, truth)
+    _keep_worst_cases(result.worst_cases, strip_result, image, heatmap, truth)
     return strip_result
 
 
@@ -122,10 +122,10 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     whole = Evaluation(baselines={name: MetricSet() for name in result.baselines})
     whole.results = [strip_result for part in parts for strip_result in part.results]
     whole.problems = [problem for part in parts for problem in part.problems]
-    whole.board.merge([part.board for part in parts])
+    whole.metrics.merge([part.metrics for part in parts])
     for name, metrics in whole.baselines.items():
         metrics.merge([part.baselines[name] for part in parts])
-    whole.gallery.merge([part.gallery for part in parts])
+    whole.worst_cases.merge([part.worst_cases for part in parts])
     whole.times.merge([part.times for part in parts])
     return whole
 

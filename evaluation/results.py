@@ -126,21 +126,21 @@ class Evaluation:
     """
 
     results: list[StripResult] = field(default_factory=list)
-    board: MetricSet = field(default_factory=MetricSet)
+    metrics: MetricSet = field(default_factory=MetricSet)
     baselines: dict[str, MetricSet] = field(default_factory=dict)
-    gallery: WorstCases = field(default_factory=WorstCases)
+    worst_cases: WorstCases = field(default_factory=WorstCases)
     problems: list[str] = field(default_factory=list)
     times: StageTimes = field(default_factory=StageTimes)
 
     @property
-    def boards(self) -> dict[str, MetricSet]:
+    def metrics_by_detector(self) -> dict[str, MetricSet]:
         """The metrics of the detector and of its baselines, by their names in tables."""
-        return {"this detector": self.board, **self.baselines}
+        return {"this detector": self.metrics, **self.baselines}
 
     @cached_property
     def figures_by_detector(self) -> dict[str, Figures]:
-        """The computed metrics, by the names of `boards`."""
-        return {name: metrics.compute() for name, metrics in self.boards.items()}
+        """The computed metrics, by the names of `metrics_by_detector`."""
+        return {name: metrics.compute() for name, metrics in self.metrics_by_detector.items()}
 
     @property
     def figures(self) -> Figures:
@@ -150,7 +150,7 @@ class Evaluation:
     @cached_property
     def point_recalls(self) -> list[dict[str, object]]:
         """The rows of `FrocMetrics.table`, of the detector."""
-        return self.board.points.table()
+        return self.metrics.points.table()
 
     def at_threshold(self) -> Figures:
         """Return `recall` and `false_alarms_per_strip` of the detections above the threshold.

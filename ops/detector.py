@@ -11,8 +11,10 @@ from ops.registration import Alignment
 class AligningDetector(nn.Module, ABC):
     """Strips to heatmaps, after their references are aligned in one of ALIGN_MODES.
 
-    A subclass computes the heatmaps.
+    A subclass computes the heatmaps, and says whether it looks at a strip in tiles or as a whole.
     """
+
+    mode: str
 
     def __init__(self, align: str):
         super().__init__()

@@ -1,7 +1,7 @@
 """Registration of the references to Target, and matching of their local gain and offset.
 
-It is a torch module, so the same code runs when strips are loaded for training, in PyTorch
-inference and in the ONNX graph.
+It is a torch module, so the same code runs when training strips are copied with aligned references,
+in PyTorch inference and in the ONNX graph.
 
 The shift of a reference is a smooth curve over the rows of a strip: the speed of a line camera
 drifts along the strip, and all pixels of a row are exposed at once. A wider image has one curve for

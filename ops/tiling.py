@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from common.errors import UserError
 
+# Patch height and width in pixels, by --image_type.
 PATCH_SIZES = {
     "strip": 128,
     "square": 256,
     "mvtec": 256,
-}  # --image_type: patch height and width in pixels
+}
 
 
 def calculate_positions(length: int, patch: int) -> list[int]:

@@ -81,10 +81,10 @@ def write_report(
         detectors=_detector_metrics(result),
         froc=_froc(result),
         histograms=_histograms(result, threshold),
-        misses=_case_figures(result.gallery.misses, TRUTH, path.parent),
-        false_alarms=_case_figures(result.gallery.false_alarms, DETECTED, path.parent),
-        truths=result.board.points.truths,
-        known_strips=result.board.points.strips,
+        misses=_case_figures(result.worst_cases.misses, TRUTH, path.parent),
+        false_alarms=_case_figures(result.worst_cases.false_alarms, DETECTED, path.parent),
+        truths=result.metrics.points.truths,
+        known_strips=result.metrics.points.strips,
         needs_truths=NEEDS_TRUTHS,
         needs_known=NEEDS_KNOWN,
         strips=[_strip_row(scored, path.parent) for scored in result.results],
@@ -124,9 +124,9 @@ def _shown(name: str, value: float | None) -> ShownMetric:
 
 
 def _froc(result: Evaluation) -> Markup | None:
-    if not result.board.points.truths:
+    if not result.metrics.points.truths:
         return None
-    curves = {name: metrics.points.curve() for name, metrics in result.boards.items()}
+    curves = {name: metrics.points.curve() for name, metrics in result.metrics_by_detector.items()}
     return froc_chart(curves, FALSE_ALARM_RATES)
 
 

@@ -3,56 +3,35 @@
 The strips are verified, the threshold is set, all files are written, and the metrics are printed.
 """
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 
 from common.errors import UserError
 from common.files import refused_by_system
-from data.folder import GOOD, StripFile, list_strips, masks_without_strip
+from data.folder import StripFile, list_strips, masks_without_strip
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX
 from data.verify import verify_strips
 from evaluation.calibration import (
-    best_sigmas,
-    calibrate_on,
     channel_measure,
-    good_strips,
     make_baselines,
 )
+from evaluation.detector import Detector, calibrated, classical
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
 from evaluation.matching import MATCH_RADIUS
-from evaluation.model_info import KEPT_WITH_MODEL, ModelInfo
-from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
-from ops.classical import baseline_name, choose_sigma, classical_detector
 from reporting.html_report import write_report
 from reporting.pictures import StripWriter
 from reporting.tables import describe_baselines, describe_figures, write_results
 
 REPORT = "report.html"
-
-
-class PlacedPredictor(Protocol):
-    """A predictor that names its device and its alignment of the references.
-
-    `align` is one of registration.ALIGN_MODES.
-    """
-
-    device: torch.device | str
-    align: str
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(3, H, W) grey levels 0-255 to the heatmap (H, W), 0-1."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,66 +57,6 @@ class ScoringSettings:
     dead_pixels: Path | None = None
     ignore_mask: Path | None = None
     mask_channel: int | None = None
-
-
-@dataclass(frozen=True)
-class Detector:
-    """A predictor, and the facts that scoring needs.
-
-    Strips must have the size `info.image_size` and be at least as large as a `patch`.
-    `calibrated_on` is the printed origin of the threshold.
-    """
-
-    name: str
-    predictor: PlacedPredictor
-    info: ModelInfo
-    device: torch.device
-    is_classical: bool = False
-    calibrated_on: str = KEPT_WITH_MODEL
-
-    @property
-    def patch(self) -> int:
-        """Height and width of a tile in pixels; 1 for a classical detector: it takes any strip."""
-        return 1 if self.is_classical else self.info.patch
-
-    def threshold(self, target: float | None = None) -> Threshold:
-        """As `ModelInfo.threshold`."""
-        return self.info.threshold(target, self.calibrated_on)
-
-
-def classical(
-    method: str,
-    folder: Path | None,
-    img_format: str | None,
-    input_max: float,
-    device: torch.device,
-    needs_threshold: bool,
-) -> Detector:
-    """Make the classical detector of --method.
-
-    Where `folder` is a `test/` with a `valid/` beside it, the strips of `valid/` choose its sigma
-    and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value.
-
-    Raises `UserError` when those strips cannot be used.
-    """
-    beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
-    valid = (
-        list_strips(beside, img_format)
-        if beside and folder.name == "test" and beside.is_dir()
-        else []
-    )
-    verification = verify_strips(valid, input_max)
-    if verification.problems:
-        raise UserError(verification.problems[0])
-    measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
-    sigma = choose_sigma(method, measured["rival_sigmas"])
-    predictor = DetectorPredictor(classical_detector(method, sigma), device)
-    good = good_strips(valid)
-    if good and needs_threshold:
-        measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
-    info = ModelInfo("strip", input_max, predictor.align, measured=measured)
-    source = f"set on {beside / GOOD}" if beside else ""
-    return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 
 
 def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
@@ -338,37 +257,3 @@ def describe_result(result: Evaluation) -> list[str]:
             f"{measured['false_alarms_per_strip']:.3g} false alarms per strip"
         )
     return lines
-
-
-def calibrated(
-    detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions
-) -> Detector:
-    """The detector with a threshold set on the good strips of a folder.
-
-    Prints a warning when these are the strips of the training.
-
-    Raises `UserError` when the folder has no good strips, or one of them cannot be used.
-    """
-    if (
-        detector.info.training_dataset_path
-        and folder.resolve() == Path(detector.info.training_dataset_path).resolve()
-    ):
-        print(
-            f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr
-        )
-    strips = list_strips(folder, img_format, use_masks=False)
-    good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
-    if not good:
-        raise UserError(
-            f"{folder}: found no good strips, expected a folder `good` or a folder of good strips"
-        )
-    verification = verify_strips(
-        good, detector.info.input_max, detector.patch, detector.info.image_size
-    )
-    if verification.problems:
-        raise UserError(f"--good_path: {verification.problems[0]}")
-    calibration = calibrate_on(
-        detector.predictor, verification.usable, detector.info.input_max, ignored
-    )
-    info = detector.info.with_measured(calibration=calibration)
-    return replace(detector, info=info, calibrated_on=f"set on {folder}")

@@ -144,13 +144,13 @@ def describe_baselines(result: Evaluation) -> list[str]:
 
     Empty without baselines, and when no strip has true points.
     """
-    if not result.baselines or not result.board.points.truths:
+    if not result.baselines or not result.metrics.points.truths:
         return []
     rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
     lines = [
-        f"recall of {result.board.points.truths} true points at {rates} false alarms per strip:"
+        f"recall of {result.metrics.points.truths} true points at {rates} false alarms per strip:"
     ]
-    width = max(map(len, result.boards)) + 2
+    width = max(map(len, result.metrics_by_detector)) + 2
     for name, metrics in result.figures_by_detector.items():
         values = [metrics[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
         lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")

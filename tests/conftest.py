@@ -31,20 +31,20 @@ LONGEST = (
         "test_resume",
         "test_wrappers",
         "test_distributed",
-        "test_strip_graph",
-        "test_alignment",
+        "test_export_module",
+        "test_registration",
         "test_cpp",
     ),
     *(
         "test_export",
         "test_scoring",
-        "test_variants",
+        "test_precision",
         "test_inference",
         "test_teacher",
         "test_onnx_session",
         "test_documents",
     ),
-    *("test_aligned_strips", "test_report", "test_prepare_dataset", "test_model_file"),
+    *("test_registered_copies", "test_report", "test_prepare_dataset", "test_metadata"),
 )
 QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newer one
 

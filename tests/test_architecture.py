@@ -42,6 +42,7 @@ def test_the_training_loop_knows_no_tool():
     modules = repository_modules()
     loop = {
         "training.loop",
+        "training.run_reporter",
         "training.task",
         "training.settings",
         "training.selection",

@@ -125,7 +125,7 @@ def test_references_are_shifted_against_the_target(monkeypatch):
     shifts = []
     monkeypatch.setattr(
         demo_strips,
-        "shoot",
+        "render_channel",
         lambda pattern, generator, size, shift: shifts.append(shift) or np.zeros(size),
     )
     for seed in range(40):

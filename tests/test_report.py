@@ -209,12 +209,14 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
         }
         recalls, comparison = (seen.page.locator(".wide table").nth(number) for number in range(2))
         for row, group in zip(
-            recalls.locator("tbody tr").all_inner_texts(), result.board.points.table(), strict=True
+            recalls.locator("tbody tr").all_inner_texts(),
+            result.metrics.points.table(),
+            strict=True,
         ):
             assert row.startswith(f"{group['group']}\t{group['truths']}\t")
             for value, low, high in group["recall"].values():
                 assert f"{value:.3f} {low:.3f} to {high:.3f}" in row
-        boards = {"this detector": result.board, **result.baselines}
+        boards = {"this detector": result.metrics, **result.baselines}
         for row, (name, board) in zip(
             comparison.locator("tbody tr").all_inner_texts(), boards.items(), strict=True
         ):
@@ -242,19 +244,19 @@ def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_a
         BASELINE, list_strips(dataset / "test"), rules=Rules(Threshold(0.01, "--threshold"))
     )
     assert (
-        0 < len(missing.gallery.misses) < PICTURES
-        and len(alarming.gallery.false_alarms) == PICTURES
+        0 < len(missing.worst_cases.misses) < PICTURES
+        and len(alarming.worst_cases.false_alarms) == PICTURES
     )
-    missing.gallery.false_alarms = alarming.gallery.false_alarms
+    missing.worst_cases.false_alarms = alarming.worst_cases.false_alarms
     with look_at(report_of(missing, tmp_path, threshold=rules.threshold)) as seen:
         pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * CROP_REACH + 1)
-        assert pictures.count() == len(missing.gallery.misses) + PICTURES
+        assert pictures.count() == len(missing.worst_cases.misses) + PICTURES
         sizes = seen.page.evaluate(
             "[...document.images]"
             ".map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])"
         )
         assert all(height == side and side <= width <= side + 10 for height, width in sizes)
-        worst = missing.gallery.misses[0]
+        worst = missing.worst_cases.misses[0]
         caption = "{} at y {}, x {}: {}".format(worst.file, *worst.place, worst.caption)
         assert seen.page.locator("figcaption").first.inner_text() == caption
         assert len(files_linked(seen)) == pictures.count() + 4 and all(
@@ -393,7 +395,7 @@ def undefined_figures(result: Evaluation) -> int:
         name: value for name, value in result.figures.items() if not name.startswith("point")
     }
     compared = (
-        [board.compute() for board in (result.board, *result.baselines.values())]
+        [board.compute() for board in (result.metrics, *result.baselines.values())]
         if result.baselines
         else []
     )
@@ -416,8 +418,8 @@ def test_what_may_be_missing(dataset, tmp_path, look_at):
             ), name
             count, truths, known = (
                 len(result.results),
-                result.board.points.truths,
-                result.board.points.strips,
+                result.metrics.points.truths,
+                result.metrics.points.strips,
             )
             assert text.count(f"{count} strip{'' if count == 1 else 's'}: ") == 1
             assert seen.page.locator("circle.mark").count() == (3 if truths else 0)
@@ -497,7 +499,7 @@ def test_the_curve_goes_on_where_false_alarms_run_out(dataset, tmp_path):
     )
     text = report_of(result, tmp_path).read_text(encoding="utf-8")
     for name, board in (
-        ("this detector", result.board),
+        ("this detector", result.metrics),
         ("double detection", result.baselines["double detection"]),
     ):
         for rate in FALSE_ALARM_RATES:

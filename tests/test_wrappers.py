@@ -90,6 +90,20 @@ def test_train_then_both_inferences_without_arguments(copy, dataset, tmp_path):
     assert scores(outputs[1]) != scores(tmp_path / "elsewhere")
 
 
+def test_a_method_needs_no_checkpoint(copy, dataset, tmp_path):
+    words = (
+        "--method",
+        "double",
+        "--test_path",
+        dataset / "test",
+        "--good_path",
+        dataset / "valid",
+    )
+    done = bash(copy / "inference_onnx.sh", *words, "--output_dir", tmp_path, cwd=tmp_path)
+    assert "ONNX Runtime - PyTorch" not in done.stdout and "double detection" in done.stdout
+    assert len(scores(tmp_path)) == 4
+
+
 @pytest.mark.parametrize("script", ["train.sh", "inference_pytorch.sh", "inference_onnx.sh"])
 def test_help_builds_nothing(copy, tmp_path, script):
     before = sorted(copy.rglob("*"))

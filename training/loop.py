@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from common.distributed import ProcessGroup
 from common.errors import DeferredSignal, Stopped, defer_signals
@@ -24,9 +23,10 @@ from dataloader import TrainingLoader
 from training.checkpoint import save_checkpoint
 from training.guards import is_finite
 from training.run_folder import NOT_FINITE_SUFFIX, RunFolder
+from training.run_reporter import RunReporter
 from training.running_loss import RunningLoss
 from training.schedules import learning_rate_at
-from training.selection import VALID, History, Selection, readable
+from training.selection import VALID, History, Selection
 from training.settings import LoopSettings
 from training.task import Batch, Task
 
@@ -136,16 +136,19 @@ class Training:
         On Ctrl-C and SIGTERM it finishes the current step, saves it and raises `Stopped`. Raises
         `UserError` when the loss is no longer finite, or a file can no longer be read or written.
         """
-        self.shown = self.task.samples_to_show() if self.processes.is_main else []
+        reporter = RunReporter(self.task, self.settings, self.processes, self.folder)
         if self.processes.is_main:
             print(self.describe())
+        steps = self.settings.epochs * len(self.loader)
         try:
-            with self._progress() as progress, self._open_files():
+            with reporter.open(self.history, self.steps_done, steps):
                 while not self.is_finished:
-                    self._train_epoch(progress)
+                    self._train_epoch(reporter)
                     self.finish_epoch(self._validate())
                     with defer_signals():
-                        self._report()
+                        reporter.finish_epoch(
+                            self.history, self.network, self.steps_done, self.is_finished
+                        )
             if self.epoch < self.settings.epochs and self.processes.is_main:
                 print(
                     f"stopped after {self.epoch} epochs: "
@@ -160,37 +163,18 @@ class Training:
                         f"--resume {shlex.quote(str(self.folder.last))}",
                         file=sys.stderr,
                     )
-                    self._draw_curves(now=True)
+                    reporter.draw_curves(self.history, now=True)
             raise
         finally:
             self.loader.close()
 
-    def _progress(self) -> tqdm:
-        total = self.settings.epochs * len(self.loader)
-        return tqdm(
-            total=total, initial=self.steps_done, unit="step", disable=self.processes.hides_progress
-        )
-
-    @contextmanager
-    def _open_files(self) -> Iterator[None]:
-        """Write the first files and keep the TensorBoard events open, in the main process."""
-        if not self.processes.is_main:
-            yield
-            return
-        self.folder.write_samples(self.task.draw(self.shown, None))
-        self.folder.write_history(self.history)
-        with self.folder.events(self.steps_done):
-            yield
-
-    def _train_epoch(self, progress: tqdm) -> None:
+    def _train_epoch(self, reporter: RunReporter) -> None:
         """Train on the remaining steps of the current epoch.
 
         Raises `Stopped` only between two steps, in all processes between the same two.
         """
         is_alone = self.processes.count == 1
-        values = [f"{name} {value:.2f}" for name, value in self.task.scheduled(self.epoch).items()]
-        values = ", ".join([*values, f"lr {self._learning_rate():.2g}"])
-        progress.set_description(f"epoch {self.epoch + 1}/{self.settings.epochs}, {values}")
+        reporter.begin_epoch(self.epoch, self._learning_rate())
         self.network.train()
         with (
             nullcontext(DeferredSignal()) if is_alone else self._defer_signals_in_all() as deferred
@@ -198,10 +182,10 @@ class Training:
             for batches in self.loader.steps(self.epoch, self.step):
                 with defer_signals():
                     self.take_step(batches)
-                progress.update()
+                reporter.advance()
                 if self.step % STEPS_PER_READING == 0:
                     self._read_loss()
-                    self._show_loss(progress)
+                    reporter.show_loss(self.running_loss.mean, self.steps_done)
                 number = self.processes.max_over_ranks(deferred.number)
                 if number:
                     self._read_loss()
@@ -236,11 +220,6 @@ class Training:
             and is_read
             and time.monotonic() - self.last_save >= self.settings.save_every * 60
         )
-
-    def _show_loss(self, progress: tqdm) -> None:
-        progress.set_postfix(loss=f"{self.running_loss.mean:.2e}", refresh=False)
-        if self.processes.is_main:
-            self.folder.add_scalars({"loss_so_far": self.running_loss.mean}, self.steps_done)
 
     def _learning_rate(self) -> float:
         """The learning rate of the current step."""
@@ -381,31 +360,6 @@ class Training:
             "history": self.history,
             **self.task.facts(),
         }
-
-    def _report(self) -> None:
-        """Print and write what a user watches during the training."""
-        if not self.processes.is_main:
-            return
-        entry = self.history[-1]
-        tqdm.write(self._describe_epoch(entry))
-        self.folder.write_history(self.history)
-        self._draw_curves(now=self.is_finished)
-        self.folder.add_scalars(
-            {name: value for name, value in entry.items() if name not in ("epoch", "settled")},
-            self.steps_done,
-        )
-        self.folder.add_samples(self.task.draw(self.shown, self.network), self.steps_done)
-
-    def _draw_curves(self, now: bool) -> None:
-        self.folder.draw_curves(self.history, self.task.headlines, now)
-
-    def _describe_epoch(self, entry: dict[str, Any]) -> str:
-        values = [f"{name} {entry[name]:.2f}" for name in self.task.scheduled(entry["epoch"] - 1)]
-        measured = {name: entry.get(f"{VALID}{name}") for name in self.task.headlines}
-        metrics = [
-            f"{readable(name)} {value:.4f}" for name, value in measured.items() if value is not None
-        ]
-        return ", ".join([f"epoch {entry['epoch']:3}: loss {entry['loss']:.3e}", *values, *metrics])
 
 
 def _length(batch: Batch) -> int:

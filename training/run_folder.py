@@ -8,6 +8,7 @@
 {run}_events/           the same for TensorBoard, with the loss of every few steps, and samples
                         with their heatmaps
 {run}_aligned/          training strips with aligned references, until the run is finished
+{run}_not_finite.pth    only after numbers that are not finite: the batch of that step
 {run}_samples.png, {run}_curves.png, {run}_test/
 """
 

@@ -14,11 +14,9 @@ from training.settings import LoopSettings, Start
 
 RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
 STRIPS_HASH = "strips_sha256"  # entry of a checkpoint that identifies the run's strips
-# settings that may change on resume, besides those of every run
-FREE = frozenset(
-    # the teacher's file may move, since its hash is compared
-    ("training_dataset_path", "cache_size", "target_false_alarms", "teacher")
-)
+# Settings that may change on resume, besides those of every run. The teacher's file may move, since
+# its hash is compared.
+FREE = frozenset(("training_dataset_path", "cache_size", "target_false_alarms", "teacher"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from data.splits import Dataset
 from dataloader import StripPatches, painted_samples
 from evaluation.evaluate import evaluate
 from evaluation.metrics import HEADLINES
+from evaluation.model_info import STRIP_DETECTOR
 from evaluation.predictors import TorchPredictor
 from evaluation.stream import BROKEN_NETWORK
 from gaussian import MAX_GREY
 from loss import FocalLoss
 from model import ARCHITECTURES, SegmentationNetworkONNX
 from reporting.pictures import draw_samples
-from training.checkpoint import STRIP_DETECTOR
 from training.distillation import TeacherLoss, describe_teacher, load_teacher
 from training.schedules import gamma_at
 from training.selection import VALID

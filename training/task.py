@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from common.distributed import ProcessGroup
+from dataloader import Batch
 
-Batch = dict[str, torch.Tensor]  # tensors by name, each (B, ...)
 # the network, possibly compiled or wrapped for several processes
 Forward = Callable[[torch.Tensor], Any]
 

@@ -63,7 +63,8 @@ void read_schema(const ModelFacts& facts) {
 // A file without the entry is a strip detector's: there was no other tool.
 void read_tool(const ModelFacts& facts) {
     const auto found = facts.entries.find("tool");
-    if (found != facts.entries.end() && found->second != kTool) throw refused("tool", found->second, kTool);
+    const bool is_ours = found == facts.entries.end() || found->second == kTool;
+    if (!is_ours) throw refused("tool", found->second, kTool);
 }
 
 double positive(const ModelFacts& facts, const std::string& name) {

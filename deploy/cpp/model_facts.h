@@ -34,8 +34,8 @@ struct ModelFacts {
     float largest_value = 0;    // of the input: 1, input_max or 255
     int channels = 0;           // planes of a strip: 3, or 4 of which the last is ignored
     int height = 0, width = 0;  // of a strip, pixels
-    std::optional<float>
-        threshold;               // calibrated; a pixel of the heatmap that exceeds it is defective
+    // Calibrated; a pixel of the heatmap that exceeds it is defective.
+    std::optional<float> threshold;
     bool has_alignment = false;  // whether the file outputs the measures of its alignment
 };
 

@@ -15,7 +15,7 @@ from deploy.precision_gate import Comparison, enough_strips, generated_strips
 from export_onnx_fullimage import read_entries
 from model import ARCHITECTURES
 from tests.conftest import SMALL_SIZE, export_file
-from tests.test_strip_graph import opened
+from tests.test_export_module import opened
 
 
 @pytest.fixture(autouse=True)

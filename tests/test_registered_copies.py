@@ -8,11 +8,11 @@ import tifffile
 import torch
 
 from common.distributed import SINGLE_PROCESS
+from data import registered_copies
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import load_image
-from data.registered_copies import ALIGNED_BY, StripAligner, aligned_copies
-from docs.draw_architecture import imports_of, repository_modules
+from data.registered_copies import VERSION, StripAligner, aligned_copies
 from evaluation.predictors import TorchPredictor
 from gaussian import MAX_GREY
 from model import SegmentationNetworkONNXFullImage
@@ -53,13 +53,27 @@ def test_copies_are_made_once_and_again_where_something_changed(dataset, tmp_pat
     assert all(second[name] != changed for name, changed in times(tmp_path / "copies").items())
 
 
-def test_copies_belong_to_all_the_code_that_makes_them():
-    modules, reached, waiting = repository_modules(), set(), {"ops.registration"}
-    while waiting:
-        module = waiting.pop()
-        reached.add(module)
-        waiting |= imports_of(modules[module], modules) - reached
-    assert {f"{module.removeprefix('ops.')}.py" for module in reached} == set(ALIGNED_BY)
+def test_a_strip_is_aligned_as_it_was_when_the_version_was_written_down():
+    """Whoever changes these values raises VERSION, or old copies stay in use."""
+    image = make_strip(np.random.default_rng(5), SMALL_SIZE)
+    aligned, measures = StripAligner("full", CPU)(image)
+    expected = [
+        [-0.42684, -0.04281, 0.03614, 0.88212, 0.01279],
+        [-0.38429, -0.20592, 0.05384, 0.97395, 0.01352],
+    ]
+    pixels = [[83.059, 88.196, 83.188, 77.710], [80.907, 85.618, 83.573, 76.823]]
+    assert VERSION == 1
+    assert np.allclose(measures, expected, atol=1e-4)
+    assert np.allclose(aligned[1:, 100, 70:74], pixels, atol=0.01)
+
+
+def test_copies_of_another_version_are_made_anew(dataset, tmp_path, monkeypatch):
+    strips = list_strips(dataset / "train" / "good")
+    aligned_copies(strips, "full", 255, tmp_path, CPU)
+    before = times(tmp_path)
+    monkeypatch.setattr(registered_copies, "VERSION", VERSION + 1)
+    aligned_copies(strips, "full", 255, tmp_path, CPU)
+    assert all(before[name] != changed for name, changed in times(tmp_path).items())
 
 
 def test_a_training_sample_is_cut_from_what_the_network_is_given_in_inference(dataset, tmp_path):

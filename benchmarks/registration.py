@@ -1,6 +1,6 @@
 """Time of aligning a 976x176 strip on the CPU beside that of the networks.
 
-    python -m benchmarks.alignment        # two minutes, most of them for exporting
+    python -m benchmarks.registration        # two minutes, most of them for exporting
 
 Both run in ONNX Runtime and in PyTorch. The benchmark calls all of them in turn on --threads
 threads, and the table shows medians. The networks take the strip as tiles, as in production; their

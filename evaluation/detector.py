@@ -1,0 +1,132 @@
+"""What scores strips: a predictor with what is known of it, and a threshold set on good strips."""
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from data.folder import GOOD, list_strips
+from data.ignored_regions import IgnoredRegions
+from data.verify import verify_strips
+from evaluation.calibration import (
+    best_sigmas,
+    calibrate_on,
+    good_strips,
+)
+from evaluation.model_info import KEPT_WITH_MODEL, ModelInfo
+from evaluation.predictors import DetectorPredictor
+from evaluation.thresholds import Threshold
+from ops.classical import baseline_name, choose_sigma, classical_detector
+
+
+class PlacedPredictor(Protocol):
+    """A predictor that names its device and its alignment of the references.
+
+    `align` is one of registration.ALIGN_MODES.
+    """
+
+    device: torch.device | str
+    align: str
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(3, H, W) grey levels 0-255 to the heatmap (H, W), 0-1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A predictor, and the facts that scoring needs.
+
+    Strips must have the size `info.image_size` and be at least as large as a `patch`.
+    `calibrated_on` is the printed origin of the threshold.
+    """
+
+    name: str
+    predictor: PlacedPredictor
+    info: ModelInfo
+    device: torch.device
+    is_classical: bool = False
+    calibrated_on: str = KEPT_WITH_MODEL
+
+    @property
+    def patch(self) -> int:
+        """Height and width of a tile in pixels; 1 for a classical detector: it takes any strip."""
+        return 1 if self.is_classical else self.info.patch
+
+    def threshold(self, target: float | None = None) -> Threshold:
+        """As `ModelInfo.threshold`."""
+        return self.info.threshold(target, self.calibrated_on)
+
+
+def classical(
+    method: str,
+    folder: Path | None,
+    img_format: str | None,
+    input_max: float,
+    device: torch.device,
+    needs_threshold: bool,
+) -> Detector:
+    """Make the classical detector of --method.
+
+    Where `folder` is a `test/` with a `valid/` beside it, the strips of `valid/` choose its sigma
+    and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value.
+
+    Raises `UserError` when those strips cannot be used.
+    """
+    beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
+    valid = (
+        list_strips(beside, img_format)
+        if beside and folder.name == "test" and beside.is_dir()
+        else []
+    )
+    verification = verify_strips(valid, input_max)
+    if verification.problems:
+        raise UserError(verification.problems[0])
+    measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
+    sigma = choose_sigma(method, measured["rival_sigmas"])
+    predictor = DetectorPredictor(classical_detector(method, sigma), device)
+    good = good_strips(valid)
+    if good and needs_threshold:
+        measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
+    info = ModelInfo("strip", input_max, predictor.align, measured=measured)
+    source = f"set on {beside / GOOD}" if beside else ""
+    return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
+
+
+def calibrated(
+    detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions
+) -> Detector:
+    """The detector with a threshold set on the good strips of a folder.
+
+    Prints a warning when these are the strips of the training.
+
+    Raises `UserError` when the folder has no good strips, or one of them cannot be used.
+    """
+    if (
+        detector.info.training_dataset_path
+        and folder.resolve() == Path(detector.info.training_dataset_path).resolve()
+    ):
+        print(
+            f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr
+        )
+    strips = list_strips(folder, img_format, use_masks=False)
+    good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
+    if not good:
+        raise UserError(
+            f"{folder}: found no good strips, expected a folder `good` or a folder of good strips"
+        )
+    verification = verify_strips(
+        good, detector.info.input_max, detector.patch, detector.info.image_size
+    )
+    if verification.problems:
+        raise UserError(f"--good_path: {verification.problems[0]}")
+    calibration = calibrate_on(
+        detector.predictor, verification.usable, detector.info.input_max, ignored
+    )
+    info = detector.info.with_measured(calibration=calibration)
+    return replace(detector, info=info, calibrated_on=f"set on {folder}")
