@@ -98,13 +98,11 @@ class EpochBatches(Sampler):
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
-        self.length, self.batch_size, self.seed, self.rank, self.processes = (
-            length,
-            batch_size,
-            seed,
-            rank,
-            processes,
-        )
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.processes = processes
         self.epoch = 0
         self.first = 0
 

@@ -13,12 +13,10 @@ from functools import lru_cache
 import numpy as np
 
 TARGET, REF1, REF2 = 0, 1, 2
-TARGET_ONLY, WITH_REF1, WITH_REF2, WITH_BOTH = (
-    (TARGET,),
-    (TARGET, REF1),
-    (TARGET, REF2),
-    (TARGET, REF1, REF2),
-)
+TARGET_ONLY = (TARGET,)
+WITH_REF1 = (TARGET, REF1)
+WITH_REF2 = (TARGET, REF2)
+WITH_BOTH = (TARGET, REF1, REF2)
 
 # (height, width) and sigma (y, x), in pixels; each shape is half of the defects
 SHAPES = (((3, 3), (1.3, 1.3)), ((3, 5), (1.0, 1.5)))

@@ -184,11 +184,9 @@ def _lines(generator: np.random.Generator, canvas: np.ndarray) -> None:
 
 def _mesh(generator: np.random.Generator, canvas: np.ndarray) -> None:
     """Draw two sets of thin wires that cross."""
-    pitch, duty, angle = (
-        generator.uniform(11, 26),
-        generator.uniform(0.18, 0.35),
-        generator.choice([0.0, 30.0, 45.0]),
-    )
+    pitch = generator.uniform(11, 26)
+    duty = generator.uniform(0.18, 0.35)
+    angle = generator.choice([0.0, 30.0, 45.0])
     for direction in (angle, angle + 90 if angle else 90.0):
         _parallel(canvas, direction, pitch, duty, phase=generator.uniform())
 
@@ -215,11 +213,9 @@ def _routing(generator: np.random.Generator, canvas: np.ndarray) -> None:
     height, width = (length / OVERSAMPLING for length in canvas.shape)
     x = generator.uniform(-4, 8)
     while x < width + 4:
-        tracks, pitch, track = (
-            int(generator.integers(1, 6)),
-            generator.uniform(6, 12),
-            generator.uniform(2.2, 4.5),
-        )
+        tracks = int(generator.integers(1, 6))
+        pitch = generator.uniform(6, 12)
+        track = generator.uniform(2.2, 4.5)
         path = _jogging_path(generator, height)
         for number in range(tracks):
             end = len(path) if generator.uniform() < 0.7 else int(generator.integers(2, len(path)))

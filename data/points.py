@@ -190,10 +190,8 @@ def _contrasts(
 
     `chances` are three random numbers, 0-1, for each.
     """
-    by_level, by_noise = (
-        _log_interpolate(amounts.contrast, chances[0]),
-        noise * _log_interpolate(amounts.noise_contrast, chances[0]),
-    )
+    by_level = _log_interpolate(amounts.contrast, chances[0])
+    by_noise = noise * _log_interpolate(amounts.noise_contrast, chances[0])
     contrasts = np.where(
         chances[1] < amounts.noise_share, np.maximum(by_noise, amounts.smallest_contrast), by_level
     )

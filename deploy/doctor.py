@@ -95,10 +95,8 @@ def probe_device(device: str) -> str:
 
     Returns what is wrong, or an empty text when the output is right.
     """
-    strip, weights = (
-        np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5),
-        np.ones((1, 1, 3, 3), np.float32),
-    )
+    strip = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
+    weights = np.ones((1, 1, 3, 3), np.float32)
     try:
         session = create_session(_convolution(weights), device, SessionSettings())
         require_placed(session, device)

@@ -29,11 +29,9 @@ class OnnxPredictor:
     def __init__(self, path: Path, settings: SessionSettings = ANY_DEVICE):
         with prefix_errors(path):
             self.placed = place_session(path, settings)
-            self.session, self.device, self.batch = (
-                self.placed.session,
-                self.placed.device,
-                settings.batch,
-            )
+            self.session = self.placed.session
+            self.device = self.placed.device
+            self.batch = settings.batch
             self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map)
             nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]

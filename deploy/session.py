@@ -119,11 +119,9 @@ class FreeCall:
     """Calls a session with any number of strips; each call allocates its memory."""
 
     def __init__(self, session: onnxruntime.InferenceSession):
-        self.session, self.input, self.output = (
-            session,
-            session.get_inputs()[0].name,
-            session.get_outputs()[0].name,
-        )
+        self.session = session
+        self.input = session.get_inputs()[0].name
+        self.output = session.get_outputs()[0].name
 
     def __call__(self, strips: np.ndarray) -> np.ndarray:
         return self.session.run([self.output], {self.input: strips})[0][:, 0]

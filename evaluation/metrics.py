@@ -284,10 +284,8 @@ def _with_interval(found: np.ndarray, drawn: list[float]) -> Recall:
     """Return the found share and its interval, the wider of the bootstrap and the binomial one."""
     hits, count = int(found.sum()), len(found)
     tail = INTERVAL[0] / 100
-    least, most = (
-        1 - bound_on_share(count - hits, count, 1 - tail),
-        bound_on_share(hits, count, 1 - tail),
-    )
+    least = 1 - bound_on_share(count - hits, count, 1 - tail)
+    most = bound_on_share(hits, count, 1 - tail)
     low, high = np.nanpercentile(drawn, INTERVAL)
     return hits / count, float(min(low, least)), float(max(high, most))
 

@@ -98,10 +98,8 @@ class MetricSet:
 
     def compute(self) -> Figures:
         """Return all metrics by name, 0-1, None where they are not defined."""
-        labels, scores = (
-            [label for label, _ in self.labelled],
-            [score for _, score in self.labelled],
-        )
+        labels = [label for label, _ in self.labelled]
+        scores = [score for _, score in self.labelled]
         return image_figures(labels, scores) | self.pixels.compute() | self.points.compute()
 
 

@@ -64,10 +64,8 @@ def envelope_excess(strips: torch.Tensor) -> torch.Tensor:
     The values of the references are those in the window of EDGE_WINDOW pixels around a pixel.
     """
     target, references = strips[:, :1], strips[:, 1:3]
-    larger, smaller = (
-        torch.maximum(*references.split(1, dim=1)),
-        torch.minimum(*references.split(1, dim=1)),
-    )
+    larger = torch.maximum(*references.split(1, dim=1))
+    smaller = torch.minimum(*references.split(1, dim=1))
     highest = functional.max_pool2d(larger, EDGE_WINDOW, stride=1, padding=EDGE_WINDOW // 2)
     lowest = -functional.max_pool2d(-smaller, EDGE_WINDOW, stride=1, padding=EDGE_WINDOW // 2)
     return functional.relu(target - highest) - functional.relu(lowest - target)

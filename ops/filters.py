@@ -108,9 +108,9 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
     Border pixels are repeated outwards. It is a product of matrices because ONNX Runtime's Resize
     takes five times as long, on one core however many there are.
     """
-    channels, frames = (
-        int(planes.shape[1]),
-        overlapping_row_blocks(overlapping_column_blocks(planes, reach=1), ENLARGED_ROWS, reach=1),
+    channels = int(planes.shape[1])
+    frames = overlapping_row_blocks(
+        overlapping_column_blocks(planes, reach=1), ENLARGED_ROWS, reach=1
     )
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
     along_y, along_x = (planes.new_tensor(linear_weights(length)) for length in (ENLARGED_ROWS, 2))

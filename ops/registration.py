@@ -146,10 +146,8 @@ def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
     height, width = sizes(strips)
     half = halve(strips)
     columns = max(1, round(width / COLUMN))
-    coarse, fine = (
-        PyramidLevel(blur(halve(half), ALIASED), 4, columns),
-        PyramidLevel(half, 2, columns),
-    )
+    coarse = PyramidLevel(blur(halve(half), ALIASED), 4, columns)
+    fine = PyramidLevel(half, 2, columns)
     shift = strips.new_zeros(1, 1, 1, 1, 1)
     shift = coarse.refine(shift, coarse.references.images, GLOBAL_ROUNDS, None)
     shift = shift.expand(-1, -1, -1, coarse.height, columns)

@@ -83,12 +83,10 @@ class Warper:
         self.spread = self.images.new_tensor(spread)
 
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
-        channels, rows, reach, (down, taps) = (
-            self.channels,
-            self.rows,
-            self.reach,
-            map(int, self.frames.shape[2:4]),
-        )
+        channels = self.channels
+        rows = self.rows
+        reach = self.reach
+        (down, taps) = map(int, self.frames.shape[2:4])
         if shift.shape[3] == 1:
             shift = shift.expand(-1, -1, -1, self.height, -1)
         if self.height % rows:

@@ -63,12 +63,10 @@ class Library:
 
     def __init__(self, folder: Path):
         self.functions = functions = ctypes.CDLL(str(folder / "libstrip_detector.so"))
-        pointer, size, integer, text = (
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_char_p,
-        )
+        pointer = ctypes.c_void_p
+        size = ctypes.c_size_t
+        integer = ctypes.c_int
+        text = ctypes.c_char_p
         signatures = {
             "strip_last_error": (text, []),
             "strip_runtime_version": (text, []),

@@ -123,10 +123,8 @@ def test_heatmaps_and_detections_are_those_of_python(
     library, export_small, dataset, input_kind, input_max, channels
 ):
     path = export_small("--input", input_kind, "--input_channels", channels, input_max=input_max)
-    detector, session = (
-        CppDetector(library, path),
-        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]),
-    )
+    detector = CppDetector(library, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     images = to_model_input(find_strips(dataset, 50), input_kind, channels, input_max)
     threshold, total = np.float32(detector.facts.threshold), 0
     for batch in (images[:1], images[1:4], *np.array_split(images[4:], 23)):
@@ -198,10 +196,8 @@ def test_detections_are_pythons_whatever_the_heatmap_is_like(library, plain_mode
 
 
 def test_one_strip_may_bring_a_plane_that_is_not_looked_at(library, plain_model):
-    detector, strip = (
-        CppDetector(library, plain_model),
-        np.random.default_rng(0).random((1, 4, 37, 53), dtype=np.float32),
-    )
+    detector = CppDetector(library, plain_model)
+    strip = np.random.default_rng(0).random((1, 4, 37, 53), dtype=np.float32)
     strip[:, 3] = np.nan
     heatmaps, detections = detector(strip)
     assert np.array_equal(heatmaps, strip[:, 0])
@@ -356,10 +352,8 @@ def test_files_that_lie_are_read_or_refused(strip_detect, built, tmp_path):
         check=True,
         capture_output=True,
     )
-    model, files = (
-        write_plain_model(tmp_path / "plain.onnx", (16, 8)),
-        sorted((tmp_path / "tiff").iterdir()),
-    )
+    model = write_plain_model(tmp_path / "plain.onnx", (16, 8))
+    files = sorted((tmp_path / "tiff").iterdir())
     limited = [
         "bash",
         "-c",

@@ -145,10 +145,8 @@ def test_contrast_is_free_of_gain_between_the_channels():
 
 
 def test_packed_detections_come_out_as_they_went_in():
-    image, heatmap = (
-        np.random.default_rng(2).normal(100, 5, (3, *SIZE)).astype(np.float32),
-        np.zeros(SIZE, np.float32),
-    )
+    image = np.random.default_rng(2).normal(100, 5, (3, *SIZE)).astype(np.float32)
+    heatmap = np.zeros(SIZE, np.float32)
     heatmap[10, 10:13], heatmap[30, 40] = 0.7, 0.9
     found = detect(heatmap, image, 0.5)
     packed = PackedDetections(found)

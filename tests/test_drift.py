@@ -143,11 +143,9 @@ def test_noise_hardly_changes_the_residual(seed):
 
 def test_the_residual_of_references_that_show_something_else(strips):
     image = shifted_strip(0, (0.0, 0.3))
-    constant, unrelated, negative = (
-        np.full(SMALL_SIZE, 80, np.float32),
-        strips[1][0],
-        255 - image[1],
-    )
+    constant = np.full(SMALL_SIZE, 80, np.float32)
+    unrelated = strips[1][0]
+    negative = 255 - image[1]
     alike, of_constant, of_unrelated, of_negative = (
         residual(np.stack([image[0], reference, image[2]]))
         for reference in (image[1], constant, unrelated, negative)

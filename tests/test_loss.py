@@ -72,12 +72,10 @@ def logits_of(*probabilities):
 
 
 def test_the_teacher_loss_against_its_formula():
-    own, teacher, mask, gamma = (
-        (0.9, 0.2, 0.3, 0.6),
-        (0.7, 0.4, 0.1, 0.6),
-        (1.0, 1.0, 0.0, 0.0),
-        1.7,
-    )
+    own = (0.9, 0.2, 0.3, 0.6)
+    teacher = (0.7, 0.4, 0.1, 0.6)
+    mask = (1.0, 1.0, 0.0, 0.0)
+    gamma = 1.7
     total = 0
     for p, q, true in zip(own, teacher, mask):
         divergence = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))

@@ -141,11 +141,9 @@ def test_per_region_overlap_weighs_a_small_region_like_a_large_one():
 
 def test_ignored_pixels_count_nowhere():
     generator = np.random.default_rng(3)
-    heatmap, mask, ignored = (
-        generator.random((50, 40)).astype(np.float32),
-        generator.random((50, 40)) < 0.1,
-        np.zeros((50, 40), bool),
-    )
+    heatmap = generator.random((50, 40)).astype(np.float32)
+    mask = generator.random((50, 40)) < 0.1
+    ignored = np.zeros((50, 40), bool)
     ignored[:, :20] = True
     whole, half = PixelMetrics(), PixelMetrics()
     whole.update(heatmap, mask & ~ignored, ignored)

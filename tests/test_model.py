@@ -145,10 +145,8 @@ def test_the_full_image_is_what_a_plain_double_loop_over_patches_gives(make_netw
     rows, columns = (calculate_kept_ranges(length, 128) for length in size)
     with torch.inference_mode():
         for number, (y, x) in enumerate(tile_positions(size, 128)):
-            (top, bottom), (left, right) = (
-                rows[number // len(columns)],
-                columns[number % len(columns)],
-            )
+            (top, bottom) = rows[number // len(columns)]
+            (left, right) = columns[number % len(columns)]
             tile = patch_network(strips[:, :, y : y + 128, x : x + 128])[0, 0]
             expected[top:bottom, left:right] = tile[top - y : bottom - y, left - x : right - x]
         answer = SegmentationNetworkONNXFullImage(network, size, 128).eval()(strips)[0, 0]

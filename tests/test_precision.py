@@ -40,10 +40,8 @@ def test_a_variant_is_close_to_float32_and_says_what_it_costs(
         model_state_dict=network.state_dict(), network=type(network).__name__
     )
     flags = ("--precision", precision, "--force")  # of so small a network nothing is faster
-    expected, path = (
-        export_file(checkpoint, tmp_path / "plain.onnx"),
-        export_file(checkpoint, tmp_path / "model.onnx", *flags),
-    )
+    expected = export_file(checkpoint, tmp_path / "plain.onnx")
+    path = export_file(checkpoint, tmp_path / "model.onnx", *flags)
     found = np.abs(heatmaps(path) - heatmaps(expected))
     assert 0 < found.max() < (0.01 if precision == "fp16" else 0.1)
     graph = onnx.load(path).graph

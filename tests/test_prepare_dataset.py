@@ -180,10 +180,8 @@ def test_a_test_set_keeps_good_strips_and_their_pixel_type(
     assert names == ["bright_spots/0.tiff", "bright_spots/1.tiff", "good/0.tiff", "good/1.tiff"]
     for number, strip in enumerate(strips[2:]):
         assert strip.path.read_bytes() == (tmp_path / "source" / f"{number}.tiff").read_bytes()
-        painted, good = (
-            load_image(strips[number].path, input_max),
-            load_image(strip.path, input_max),
-        )
+        painted = load_image(strips[number].path, input_max)
+        good = load_image(strip.path, input_max)
         mask = load_mask(strips[number].mask, good.shape[1:])
         assert mask.any() and (np.abs(painted[0] - good[0])[mask] > 5).all()
         assert prepare_dataset.open_channels(strips[number].path).dtype == pixel_type

@@ -95,11 +95,9 @@ def look_at(browser):
 
     @contextmanager
     def look(path: Path, width: int = 1280, scheme: str = "light"):
-        page, complaints, requests = (
-            browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme),
-            [],
-            [],
-        )
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        complaints = []
+        requests = []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
@@ -416,11 +414,9 @@ def test_what_may_be_missing(dataset, tmp_path, look_at):
             assert len(missing) == undefined_figures(result) and all(
                 "needs" in each for each in missing
             ), name
-            count, truths, known = (
-                len(result.results),
-                result.metrics.points.truths,
-                result.metrics.points.strips,
-            )
+            count = len(result.results)
+            truths = result.metrics.points.truths
+            known = result.metrics.points.strips
             assert text.count(f"{count} strip{'' if count == 1 else 's'}: ") == 1
             assert seen.page.locator("circle.mark").count() == (3 if truths else 0)
             assert seen.page.locator("svg.chart").count() == bool(count) + bool(truths)

@@ -434,10 +434,8 @@ def test_noise_gain_and_offset_are_those_of_the_level(pattern, unpainted):
             for channel in channels
         ]
         assert 0.97 * smallest < min(noise) <= max(noise) < 1.03 * largest
-        means, slow = (
-            channels.mean(axis=(1, 2)),
-            [np.ptp(cv2.GaussianBlur(channel, (0, 0), 8)) for channel in channels],
-        )
+        means = channels.mean(axis=(1, 2))
+        slow = [np.ptp(cv2.GaussianBlur(channel, (0, 0), 8)) for channel in channels]
         if level in ("gain", "everything"):
             assert 103 < means.min() < 119 and 137 < means.max() < 153 and np.median(slow) > 4
         else:

@@ -103,10 +103,8 @@ class TeacherLoss(nn.Module):
         """
         margin, teacher_margin = defect_logit(logits), defect_logit(teacher_logits)
         log_defect, log_background = functional.logsigmoid(margin), functional.logsigmoid(-margin)
-        teacher_log_defect, teacher_log_background = (
-            functional.logsigmoid(teacher_margin),
-            functional.logsigmoid(-teacher_margin),
-        )
+        teacher_log_defect = functional.logsigmoid(teacher_margin)
+        teacher_log_background = functional.logsigmoid(-teacher_margin)
         divergence = teacher_log_defect.exp() * (teacher_log_defect - log_defect)
         divergence = divergence + teacher_log_background.exp() * (
             teacher_log_background - log_background
