@@ -274,8 +274,12 @@ def require_as_asked(arguments: argparse.Namespace, info: ModelInfo, path: Path)
             f"{path}: found a model of --image_type {info.image_type}, "
             f"expected {arguments.image_type}"
         )
-    if arguments.input_max not in (None, info.input_max):
+    require_input_max(arguments.input_max, info, path)
+
+
+def require_input_max(given: float | None, info: ModelInfo, path: Path) -> None:
+    """Raise `UserError` when a command line gives another range than the model in `path` has."""
+    if given not in (None, info.input_max):
         raise UserError(
-            f"{path}: found a model of --input_max {info.input_max:g}, "
-            f"expected {arguments.input_max:g}"
+            f"{path}: found a model of --input_max {info.input_max:g}, expected {given:g}"
         )

@@ -46,6 +46,7 @@ from arguments import (
     from_0_to_1,
     newest,
     positive,
+    require_input_max,
     whole_number,
 )
 from common.errors import UserError, prefix_errors, run_command
@@ -366,11 +367,7 @@ def load_trained(arguments: argparse.Namespace) -> Source:
     path = newest(arguments.checkpoint_path, f"*{BEST_SUFFIX}")
     content = load_checkpoint(path)
     info = model_info(content)
-    if arguments.input_max not in (None, info.input_max):
-        raise UserError(
-            f"{path}: found a model of --input_max {info.input_max:g}, "
-            f"expected {arguments.input_max:g}"
-        )
+    require_input_max(arguments.input_max, info, path)
     if arguments.image_size:
         info = replace(info, image_size=tuple(arguments.image_size))
     detector = SegmentationNetworkONNXFullImage(

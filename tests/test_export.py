@@ -205,3 +205,10 @@ def test_the_defaults_find_the_newest_best_checkpoint(make_checkpoint, tmp_path)
         "the model is in onnx_models/new_best.onnx; next: python inference_onnx.py"
     )
     assert done.stderr == ""
+
+
+def test_another_range_than_the_checkpoint_s_is_refused(make_checkpoint, tmp_path):
+    checkpoint = make_checkpoint(input_max=4095.0)
+    with pytest.raises(UserError, match="found a model of --input_max 4095, expected 255"):
+        export_file(checkpoint, tmp_path / "model.onnx", "--input_max", 255)
+    assert not (tmp_path / "model.onnx").exists()
