@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
+from ops.constants import constant
 from ops.filters import cut, overlapping_column_blocks, overlapping_row_blocks, sizes
 
 LARGEST_SHIFT = 3.0  # pixels in y and in x: a reference is not moved further
@@ -70,7 +71,7 @@ class Warper:
             [[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)]
             for axis in (1.0, 0.0)
         ]
-        self.places = self.images.new_tensor(places)[:, None]
+        self.places = constant(places, self.images)[:, None]
         # Places a pixel's weights along x, one place further on for each pixel of the block.
         spread = [
             [
@@ -80,7 +81,7 @@ class Warper:
             ]
             for tap in range(taps)
         ]
-        self.spread = self.images.new_tensor(spread)
+        self.spread = constant(spread, self.images)
 
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
         channels = self.channels
@@ -91,7 +92,7 @@ class Warper:
             shift = shift.expand(-1, -1, -1, self.height, -1)
         if self.height % rows:
             known = [min(row, self.height - 1) for row in range(down * rows)]
-            shift = shift.index_select(3, torch.tensor(known, device=shift.device))
+            shift = shift.index_select(3, constant(known, shift, torch.int64))
         weights = lanczos_weights(
             self.places - shift.reshape(-1, channels, 2, down, rows, 1), dim=5
         )
