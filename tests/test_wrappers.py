@@ -146,6 +146,14 @@ def test_a_wrapper_can_be_called_through_a_link(copy, tmp_path):
     assert "--image_type" in bash(tmp_path / "score", "--help", cwd=tmp_path).stdout
 
 
+def test_a_wrapper_takes_the_interpreter_that_python_names_and_installs_nothing(copy, tmp_path):
+    bare = shutil.copytree(copy, tmp_path / "bare", ignore=shutil.ignore_patterns(".venv"))
+    own = copy / ".venv" / "bin" / "python"
+    for script in ("train.sh", "inference_onnx.sh"):
+        printed = bash(bare / script, "--help", cwd=tmp_path, PYTHON=str(own)).stdout
+        assert "--image_type" in printed and not (bare / ".venv").exists()
+
+
 def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):
     done = bash(
         copy / "inference_pytorch.sh", "--model_path", "missing.pth", cwd=tmp_path, expected=1
