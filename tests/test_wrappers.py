@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -40,14 +39,7 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
-    genuine = f'exec "{sys.executable}" "$@"'
-    quick = (
-        f'exec "{sys.executable}" -S "{ROOT}/tests/fork_client.py" "$@"'
-        if processes.ensure_server()
-        else genuine
-    )
-    interpreter.write_text(f'#!/bin/sh\nif [ "$GENUINE" ]; then {genuine}; else {quick}; fi\n')
-    interpreter.chmod(0o755)
+    processes.write_interpreter(interpreter)
     shutil.copy(ROOT / "requirements.txt", folder / ".venv" / "installed-requirements.txt")
     return folder
 
