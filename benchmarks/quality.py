@@ -7,7 +7,7 @@
     # three networks of every recipe
     python -m benchmarks.quality --seeds 42 1 2 --amp
 
-The suite (benchmarks/suite.py) has 140 strips of seven levels, with 1,050 defects and 1,400
+The suite (benchmarks/suite) has 140 strips of seven levels, with 1,050 defects and 1,400
 distractors. A detected distractor is a false alarm. A missing feature, which is in both references
 and not in Target, counts neither as a hit nor as a false alarm.
 
@@ -40,7 +40,8 @@ from benchmarks.quality_scores import (
     score_board,
     score_strip,
 )
-from benchmarks.suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
+from benchmarks.suite.levels import LEVELS, SHOT_COUNT, STRIP_COUNT
+from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
 from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, train
 from common.device import choose_device

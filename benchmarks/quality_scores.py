@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.detectors import Predictor
-from benchmarks.suite import LEVELS, SuiteStrip
+from benchmarks.suite.levels import LEVELS
+from benchmarks.suite.strips import SuiteStrip
 from benchmarks.tables import print_header, print_row
 from evaluation.detections import Peaks, find_peaks
 from evaluation.matching import MatchResult, TrueDefect, match, match_strip
