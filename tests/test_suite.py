@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.suite import displacement, stripes
+from benchmarks.suite import displacement, placement, shots, stripes
 from benchmarks.suite import picture as suite_picture
 from benchmarks.suite import points as suite_points
 from benchmarks.suite import strips as suite_strips
@@ -15,14 +15,10 @@ from benchmarks.suite.points import CHANNELS
 from benchmarks.suite.strips import make_good_strip, make_suite_strip
 from data import demo_strips
 from ops.tiling import calculate_kept_ranges
+from tests.suite_measures import FINE_SIZE, SIZE, measure, measure_shift
 
-SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
-FINE_SIZE = tuple(
-    (length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE
-)
 CROWDED = 6  # the number of a strip with 18 points in Target only
 RECORDED_WITH = ("5.0.0", "2.4.6", "x86_64")
-REACH = 6  # pixels around a centre that hold a point
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +52,13 @@ def texture(pattern):
 @pytest.fixture
 def shifts(monkeypatch):
     """The shifts of the references in the order of their shots, each (H, 2) in pixels."""
-    drawn, draw = [], suite_strips.draw_shift
+    drawn, draw = [], shots.draw_shift
 
     def spy(*arguments):
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(suite_strips, "draw_shift", spy)
+    monkeypatch.setattr(shots, "draw_shift", spy)
     return drawn
 
 
@@ -72,27 +68,19 @@ def unpainted(monkeypatch):
 
     def make(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(suite_strips, "paint_on_shot", lambda *arguments: None)
+            patch.setattr(shots, "paint_on_shot", lambda *arguments: None)
             return make_suite_strip(*arguments, image_size=SIZE).image
 
     return make
 
 
+def part_of(level, number):
+    presences = placement.presences(number, AMOUNTS[level])
+    return suite_strips.make_part(level, number, SUITE_SEED, SIZE, presences)
+
+
 def points_of(level, number):
-    return suite_strips.make_part(
-        level, number, SUITE_SEED, SIZE, suite_points.presences(number)
-    ).points
-
-
-def measure(spot, center):
-    """Amplitude, centre and sigma of a Gaussian spot on zero, from its moments."""
-    (top, left), side = (round(value) - REACH for value in center), 2 * REACH + 1
-    window = spot[top : top + side, left : left + side].astype(float)
-    y, x = np.indices(window.shape)
-    mass = window.sum()
-    middle = [(window * axis).sum() / mass for axis in (y, x)]
-    sigma = [np.sqrt((window * (axis - at) ** 2).sum() / mass) for axis, at in zip((y, x), middle)]
-    return mass / (2 * np.pi * np.prod(sigma)), np.add(middle, (top, left)), sigma
+    return part_of(level, number).points
 
 
 def draw_expected(points, channel, shift):
@@ -116,29 +104,6 @@ def draw_expected(points, channel, shift):
             ) ** 2
             expected += point.amplitude * np.exp(-exponent / 2)
     return expected
-
-
-def measure_shift(image, reference, rows=slice(None)):
-    """How far the reference is moved against Target, (y, x) in pixels, by least squares over
-    smoothed and flattened channels.
-    """
-    target, moved = (
-        cv2.GaussianBlur(image[channel, rows], (0, 0), 1.5) for channel in (0, reference)
-    )
-    target, moved = (plane - cv2.GaussianBlur(plane, (0, 0), 12) for plane in (target, moved))
-    shift, inner = np.zeros(2), (slice(6, -6), slice(6, -6))
-    for _ in range(5):
-        back = cv2.warpAffine(
-            moved,
-            np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]),
-            moved.shape[::-1],
-            flags=cv2.INTER_CUBIC,
-        )
-        columns = [plane[inner].ravel() for plane in (*np.gradient(target), target)]
-        shift -= np.linalg.lstsq(
-            np.stack(columns, axis=1), (back - target)[inner].ravel(), rcond=None
-        )[0][:2]
-    return shift
 
 
 def test_a_demo_strip_is_made_of_the_same_numbers_in_the_same_order():
@@ -247,7 +212,7 @@ def test_a_point_is_in_the_channels_of_its_presence_and_moves_with_each(level, u
         assert np.abs(difference[channel] - draw_expected(strip.points, channel, shift)).max() < 0.1
     assert {point.presence for point in strip.points} == set(CHANNELS) and {
         point.place for point in strip.points
-    } == set(suite_points.PLACES)
+    } == set(placement.PLACES)
     assert CHANNELS == {
         "T": (0,),
         "T1": (0, 1),
@@ -359,7 +324,7 @@ def test_no_gain_clips_a_point(pattern):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_taken_for_the_darkest_and_the_brightest_holds_for_every_shot(level, unpainted):
-    part = suite_strips.make_part(level, CROWDED, SUITE_SEED, SIZE, suite_points.presences(CROWDED))
+    part = part_of(level, CROWDED)
     darkest, brightest = suite_strips.calculate_bounds(
         part.pattern, part.stripes, AMOUNTS[level], SIZE
     )
@@ -463,9 +428,7 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
     monkeypatch.setattr(stripes, "STRIPE_COUNT", (1, 1))
     factors, widths, strengths, directions = [], [], [], set()
     for number in range(16):
-        (stripe,) = suite_strips.make_part(
-            "stripes", number, SUITE_SEED, SIZE, suite_points.presences(number)
-        ).stripes
+        (stripe,) = part_of("stripes", number).stripes
         spans = np.subtract(stripe.stop, stripe.start)
         across = int(np.argmin(spans))
         first, last = int(stripe.start[across]) - 1, int(stripe.stop[across]) + 2
@@ -501,7 +464,7 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
 
 def test_stripes_are_in_two_levels_alone():
     for level in LEVELS:
-        part = suite_strips.make_part(level, 0, SUITE_SEED, SIZE, suite_points.presences(0))
+        part = part_of(level, 0)
         assert (
             (2 <= len(part.stripes) <= 5)
             if level in ("stripes", "everything")
@@ -518,7 +481,7 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
     )
     assert np.abs(image - make_suite_strip(level, 2, 0, image_size=SIZE).image).mean() > 5
     parts = []
-    monkeypatch.setattr(suite_strips, "shoot_part", lambda part, *arguments: parts.append(part))
+    monkeypatch.setattr(suite_strips, "render", lambda part, *arguments: parts.append(part))
     make_good_strip(level, 2, 11, SIZE)
     assert Counter(point.presence for point in parts[0].points) == {
         "T1": 2,

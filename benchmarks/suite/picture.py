@@ -9,13 +9,15 @@ from data.demo_strips import STRIP_SIZE
 from gaussian import MAX_GREY, REF1, TARGET
 
 
-def draw_levels(number: int, rows: int, seed: int = SUITE_SEED) -> np.ndarray:
-    """A picture (h, w, 3) uint8 of the first rows of each level's strip.
+def draw_levels(
+    number: int, rows: int, seed: int = SUITE_SEED, levels: tuple[str, ...] = LEVELS
+) -> np.ndarray:
+    """A picture (h, w, 3) uint8 of the first rows of strip `number` of each level.
 
     It shows Target with rings around the defects, and |T-R1| multiplied by four.
     """
     panels = []
-    for level in LEVELS:
+    for level in levels:
         strip = make_suite_strip(level, number, 0, seed, STRIP_SIZE)
         target = strip.image[TARGET, :rows]
         difference = np.abs(strip.image[TARGET] - strip.image[REF1])[:rows]

@@ -1,16 +1,16 @@
-"""The points of the suite's strips: which there are, where they lie, and how they are painted.
+"""The points of the suite's strips: what they are, how a channel shows them, how they are painted.
 
-A point is a Gaussian with a sub-pixel centre. A point in Target only is a defect. Every other point
-is a feature of the part.
+A point is a Gaussian with a sub-pixel centre, or another shape made of Gaussians. A point in Target
+only is a defect. Every other point is a feature of the part.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.matching import region_of
+from benchmarks.suite.shapes import POINT, Spots, peak_height, reach_of, sum_spots
 from gaussian import (
-    MAX_GREY,
+    PAINTED_SIGMAS,
     REF1,
     REF2,
     TARGET_ONLY,
@@ -19,7 +19,6 @@ from gaussian import (
     WITH_REF2,
     paint_point,
 )
-from ops.tiling import PATCH_SIZES
 
 CHANNELS = {  # presence of a point to the channels that contain it
     "T": TARGET_ONLY,  # a defect
@@ -30,26 +29,24 @@ CHANNELS = {  # presence of a point to the channels that contain it
     "R2": (REF2,),
     "R12": (REF1, REF2),  # a missing feature
 }
-# number of defects of strip 0, 1, ... of each ten strips
-DEFECTS = (0, 0, 0, 1, 1, 1, 18, 18, 18, 18)
-DISTRACTORS = ("T1", "T2", "T12", "R1", "R2") * 2  # in every strip
-MISSING_FEATURES = ("R12", "R12")  # in every strip of the suite; `make_good_strip` has none
 
-# grey levels: equally often, and dark as often as bright where both fit
-CONTRASTS = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.0, 80.0)
-POINT_SIGMA = (0.7, 1.6)  # pixels, along y and along x
-# drawn equally often: half of the points lie in the interior
-PLACES = ("border", "seam", "interior", "interior")
-SMALLEST_DISTANCE = 12.0  # pixels between two centres
-MOST_TRIES = 5000  # attempts to find a centre for a point
+
+@dataclass(frozen=True)
+class Dirt:
+    """How a reference shows a point of Target elsewhere, larger and of another strength."""
+
+    offset: tuple[float, float]  # (y, x) in pixels
+    widening: float
+    strength: float
 
 
 @dataclass(frozen=True)
 class Point:
-    """A Gaussian point, with centre and sigma (y, x) in pixels of Target.
+    """A point, with centre and sigma (y, x) in pixels of Target.
 
-    A whole number is the middle of a pixel. The amplitude is that at the centre: where the centre
-    lies between pixels, the brightest of them shows less, in the worst case 60 %.
+    A whole number is the middle of a pixel. The amplitude is that of the brightest place, for a
+    Gaussian its centre: where that lies between pixels, the brightest of them shows less, in the
+    worst case 60 %.
     """
 
     center: tuple[float, float]
@@ -57,86 +54,73 @@ class Point:
     amplitude: float  # grey levels, negative where the point is dark
     presence: str  # one of CHANNELS
     place: str  # one of PLACES
+    shape: str = "point"  # one of shapes.SHAPES
+    spots: Spots = POINT
+    dirt: tuple[Dirt, Dirt] | None = None  # of Ref1 and of Ref2, of a point shared with Target
 
     @property
     def contrast(self) -> float:
         """The size of the amplitude in grey levels, positive."""
         return abs(self.amplitude)
 
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The pixels of a shape as (top, left, bottom, right), the last two beyond it.
 
-def presences(number: int) -> tuple[str, ...]:
-    """The presence of each point of strip `number` of the suite."""
-    return ("T",) * DEFECTS[number % len(DEFECTS)] + DISTRACTORS + MISSING_FEATURES
+        None for a single spot, which a detection near its centre finds.
+        """
+        if self.spots == POINT:
+            return None
+        spots = np.add(self.spots, self.center)
+        first = np.floor(spots.min(axis=0) - self.sigma).astype(int).tolist()
+        stop = (np.ceil(spots.max(axis=0) + self.sigma).astype(int) + 1).tolist()
+        return first[0], first[1], stop[0], stop[1]
 
+    def row_weights(self, rows: np.ndarray) -> np.ndarray:
+        """How much each of `rows` shows of the point, (H,), in any unit."""
+        y = rows[:, None] - self.center[0] - np.array(self.spots)[:, 0]
+        return np.exp(-0.5 * (y / self.sigma[0]) ** 2).sum(axis=1)
 
-def draw_points(
-    generator: np.random.Generator,
-    presences: tuple[str, ...],
-    bounds: tuple[np.ndarray, np.ndarray],
-    image_size: tuple[int, int],
-) -> tuple[Point, ...]:
-    """A point for each of `presences`, far enough from one another and clipped in no shot."""
-    points: list[Point] = []
-    places = _deal(generator, PLACES, len(presences))
-    contrasts = _deal(generator, CONTRASTS, len(presences))
-    for presence, place, contrast in zip(presences, places, contrasts):
-        sigma = tuple(generator.uniform(*POINT_SIGMA, 2).tolist())
-        amplitude = float(generator.choice([-1.0, 1.0]) * contrast)
-        center, amplitude = _find_center(
-            generator, place, amplitude, [point.center for point in points], bounds, image_size
+    def blurred(self, sigma: float) -> "Point":
+        """The point out of focus: a Gaussian of `sigma` pixels keeps its sum, not its contrast.
+
+        A hot pixel is one of the sensor and stays as it is.
+        """
+        if not sigma or self.shape == "hot pixel":
+            return self
+        wider = tuple(float(np.hypot(along, sigma)) for along in self.sigma)
+        kept = np.prod(self.sigma) / np.prod(wider)
+        kept *= peak_height(self.spots, wider) / peak_height(self.spots, self.sigma)
+        return replace(self, sigma=wider, amplitude=float(self.amplitude * kept))
+
+    def in_reference(self, number: int) -> "Point":
+        """The point as it is on the part that reference `number`, 1 or 2, shows."""
+        if self.dirt is None:
+            return self
+        dirt = self.dirt[number - 1]
+        return replace(
+            self,
+            center=tuple(np.add(self.center, dirt.offset).tolist()),
+            sigma=tuple(dirt.widening * along for along in self.sigma),
+            amplitude=dirt.strength * self.amplitude,
         )
-        points.append(Point(center, sigma, amplitude, presence, place))
-    return tuple(points)
 
 
-def _deal(generator: np.random.Generator, cards: tuple, count: int) -> list:
-    """`count` cards from shuffled decks, one after another: every card comes equally often."""
-    return [
-        cards[number]
-        for _ in range(-(-count // len(cards)))
-        for number in generator.permutation(len(cards))
-    ][:count]
+def paint_on_shot(
+    lit: np.ndarray, point: Point, center: tuple[float, float], jitter: np.ndarray | None = None
+) -> None:
+    """Add a point to a channel (H, W) in place. Its centre (y, x) may lie beyond the edge.
 
-
-def _find_center(
-    generator: np.random.Generator,
-    place: str,
-    amplitude: float,
-    others: list[tuple[float, float]],
-    bounds: tuple[np.ndarray, np.ndarray],
-    image_size: tuple[int, int],
-) -> tuple[tuple[float, float], float]:
-    """A centre (y, x) in a place, far from the `others`, and the amplitude.
-
-    The amplitude changes its sign where only the opposite sign fits. Raises `ValueError` where no
-    centre is found in MOST_TRIES attempts.
+    `jitter` (H,) moves each row by so many pixels in x.
     """
-    for _ in range(MOST_TRIES):
-        center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
-        if region_of(center, image_size, PATCH_SIZES["strip"]) != place or any(
-            np.hypot(*np.subtract(center, other)) < SMALLEST_DISTANCE for other in others
-        ):
-            continue
-        for signed in (amplitude, -amplitude):
-            if _fits(center, signed, bounds):
-                return center, signed
-    raise ValueError(
-        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), "
-        "expected a larger one"
+    if jitter is None and point.spots == POINT:
+        paint_point(lit, center, point.sigma, point.amplitude)
+        return
+    reach = reach_of(point.spots) + PAINTED_SIGMAS * max(point.sigma)
+    window = tuple(slice(max(int(at - reach), 0), max(int(at + reach) + 2, 0)) for at in center)
+    y, x = (np.arange(length)[part] for part, length in zip(window, lit.shape))
+    moved = np.zeros(len(y)) if jitter is None else jitter[window[0]]
+    shape = sum_spots(
+        point.spots, point.sigma, (y - center[0])[:, None], x - center[1] - moved[:, None]
     )
-
-
-def _fits(
-    center: tuple[float, float], amplitude: float, bounds: tuple[np.ndarray, np.ndarray]
-) -> bool:
-    """Whether no shot clips a peak, on whichever pixel beside its centre (y, x) it comes to lie."""
-    pixels = tuple(slice(int(value), int(value) + 2) for value in center)
-    darkest, brightest = bounds[0][pixels].min(), bounds[1][pixels].max()
-    return bool(
-        min(darkest, darkest + amplitude) >= 0 and max(brightest, brightest + amplitude) <= MAX_GREY
-    )
-
-
-def paint_on_shot(lit: np.ndarray, point: Point, center: tuple[float, float]) -> None:
-    """Add a point to a channel (H, W) in place. Its centre (y, x) may lie beyond the edge."""
-    paint_point(lit, center, point.sigma, point.amplitude)
+    lit[window] += point.amplitude / peak_height(point.spots, point.sigma) * shape

@@ -1,36 +1,30 @@
 """The strips of the quality suite: levels of difference between the channels, known points.
 
-Patterns are those of the demo strips. A point is added after exposure and gain, so that its
-contrast is in grey levels of the shot whatever the gain. It is painted into each of its channels,
-at the place to which that channel's shift moves it. The shots of a strip share pattern, stripes and
-points, and nothing else. Seed, level, number and shot determine a strip completely.
+Patterns are those of the demo strips. The shots of a strip share pattern, stripes, points and
+clutter, and nothing else. Seed, level, number and shot determine a strip completely.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-from benchmarks.suite.displacement import draw_shift, move_point, move_rows
-from benchmarks.suite.levels import AMOUNTS, LEVELS, SUITE_SEED, Amounts
-from benchmarks.suite.points import (
-    CHANNELS,
-    DISTRACTORS,
-    Point,
-    draw_points,
-    paint_on_shot,
-    presences,
+from benchmarks.suite.levels import AMOUNTS, SUITE_SEED, Amounts
+from benchmarks.suite.placement import distractors, draw_clutter, draw_points, presences
+from benchmarks.suite.points import Point
+from benchmarks.suite.shots import (
+    Conditions,
+    Part,
+    align_conditions,
+    draw_conditions,
+    expose,
+    light_channel,
+    noise_sigma,
+    see_points,
 )
 from benchmarks.suite.stripes import STRIPE_FACTOR, Stripe, add_stripes, draw_stripes
-from data.demo_strips import (
-    STRIP_SIZE,
-    add_sensor_noise,
-    apply_exposure,
-    draw_exposure,
-    draw_pattern,
-    sample_to_sensor,
-)
-from gaussian import REF1, REF2, TARGET
+from data.demo_strips import STRIP_SIZE, draw_lines, draw_pattern, sample_to_sensor
+from gaussian import MAX_GREY, TARGET
 
 PART, POINTS, SHOT = range(3)  # purposes of a generator
 
@@ -50,12 +44,14 @@ class SuiteStrip:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Everything that the shots of a strip share."""
+class AlignedStrip:
+    """A shot whose references show the part as Target does, but for noise.
 
-    pattern: np.ndarray  # on the fine grid, with its margin
-    stripes: tuple[Stripe, ...]
-    points: tuple[Point, ...]
+    Image and sigma of the noise of each pixel are (3, H, W), in grey levels.
+    """
+
+    image: np.ndarray
+    noise_sigma: np.ndarray
 
 
 def make_suite_strip(
@@ -69,11 +65,29 @@ def make_suite_strip(
 
     Raises `ValueError` where the level is unknown or the strip is too small for its points.
     """
-    part = make_part(level, number, seed, tuple(image_size), presences(number))
-    image = shoot_part(
-        part, level, seeded_generator(level, number, seed, SHOT, shot), tuple(image_size)
+    part, every = shoot_part(level, number, shot, seed, tuple(image_size))
+    image = render(part, every, tuple(image_size))
+    return SuiteStrip(level, number, shot, image, see_points(part, every[TARGET]))
+
+
+def make_aligned_strip(
+    level: str,
+    number: int,
+    shot: int,
+    seed: int = SUITE_SEED,
+    image_size: tuple[int, int] = STRIP_SIZE,
+) -> AlignedStrip:
+    """The same shot with the same Target and noise, and with references that are aligned to it.
+
+    They are displaced, lit and blurred as Target is. Nothing but noise, clutter and points differs.
+    """
+    part, every = shoot_part(level, number, shot, seed, tuple(image_size))
+    every = align_conditions(every)
+    lit = [light_channel(part, number, one, tuple(image_size)) for number, one in enumerate(every)]
+    return AlignedStrip(
+        np.stack([expose(*channel) for channel in zip(lit, every)]),
+        np.stack([noise_sigma(*channel) for channel in zip(lit, every)]),
     )
-    return SuiteStrip(level, number, shot, image, part.points)
 
 
 def make_good_strip(
@@ -86,10 +100,37 @@ def make_good_strip(
     """
     if seed == SUITE_SEED:
         raise ValueError(f"found seed {seed}, expected another one: it is the suite's own")
-    part = make_part(level, number, seed, tuple(image_size), DISTRACTORS)
-    return shoot_part(
-        part, level, seeded_generator(level, number, seed, SHOT, 0), tuple(image_size)
+    amounts, size = find_amounts(level), tuple(image_size)
+    part = make_part(level, number, seed, size, distractors(amounts))
+    generator = seeded_generator(level, number, seed, SHOT, 0)
+    return render(part, draw_conditions(part, amounts, generator, size), size)
+
+
+def shoot_part(
+    level: str, number: int, shot: int, seed: int, image_size: tuple[int, int]
+) -> tuple[Part, list[Conditions]]:
+    """The part of a strip, and the conditions of each channel of one of its shots."""
+    amounts = find_amounts(level)
+    part = make_part(level, number, seed, image_size, presences(number, amounts))
+    generator = seeded_generator(level, number, seed, SHOT, shot)
+    return part, draw_conditions(part, amounts, generator, image_size)
+
+
+def render(part: Part, every: list[Conditions], image_size: tuple[int, int]) -> np.ndarray:
+    """A shot (3, H, W) float32, grey levels 0-255, under the conditions of its channels."""
+    return np.stack(
+        [
+            expose(light_channel(part, channel, conditions, image_size), conditions)
+            for channel, conditions in enumerate(every)
+        ]
     )
+
+
+def find_amounts(level: str) -> Amounts:
+    """The amounts of a level. Raises `ValueError` where there is no such level."""
+    if level not in AMOUNTS:
+        raise ValueError(f"found level {level!r}, expected one of {', '.join(AMOUNTS)}")
+    return AMOUNTS[level]
 
 
 def seeded_generator(
@@ -99,7 +140,9 @@ def seeded_generator(
 
     Its seed begins with SUITE_SEED whatever `seed` is, so that no other script has the same one.
     """
-    return np.random.default_rng((SUITE_SEED, seed, LEVELS.index(level), number, purpose, shot))
+    return np.random.default_rng(
+        (SUITE_SEED, seed, tuple(AMOUNTS).index(level), number, purpose, shot)
+    )
 
 
 @lru_cache(maxsize=2)  # callers mostly make the shots of a strip in sequence
@@ -108,44 +151,27 @@ def make_part(
 ) -> Part:
     """The part with a point for each of `presences`. Its pattern is shared and read-only."""
     generator = seeded_generator(level, number, seed, PART)
-    pattern = draw_pattern(generator, image_size)
+    amounts = AMOUNTS[level]
+    pattern = _draw_pattern(generator, amounts, image_size)
     pattern.flags.writeable = False
-    stripes = draw_stripes(generator, image_size) if AMOUNTS[level].striped else ()
-    bounds = calculate_bounds(pattern, stripes, AMOUNTS[level], image_size)
+    stripes = draw_stripes(generator, image_size) if amounts.striped else ()
+    bounds = calculate_bounds(pattern, stripes, amounts, image_size)
     return Part(
         pattern,
         stripes,
-        draw_points(seeded_generator(level, number, seed, POINTS), presences, bounds, image_size),
+        draw_points(
+            seeded_generator(level, number, seed, POINTS), presences, bounds, image_size, amounts
+        ),
+        draw_clutter(generator, amounts, image_size),
     )
 
 
-def shoot_part(
-    part: Part, level: str, generator: np.random.Generator, image_size: tuple[int, int]
+def _draw_pattern(
+    generator: np.random.Generator, amounts: Amounts, image_size: tuple[int, int]
 ) -> np.ndarray:
-    """A shot (3, H, W) float32, grey levels 0-255, with shifted references."""
-    amounts, channels = AMOUNTS[level], []
-    for channel in (TARGET, REF1, REF2):
-        shift = (
-            np.zeros((image_size[0], 2))
-            if channel == TARGET
-            else draw_shift(generator, amounts, image_size[0])
-        )
-        factors = generator.uniform(*STRIPE_FACTOR, len(part.stripes))
-        exposure = draw_exposure(
-            generator,
-            image_size,
-            amounts.gain,
-            amounts.offset,
-            amounts.illumination,
-            amounts.noise_sigma,
-        )
-        pattern = add_stripes(part.pattern, part.stripes, factors)
-        lit = apply_exposure(sample_to_sensor(move_rows(pattern, shift), image_size), exposure)
-        for point in part.points:
-            if channel in CHANNELS[point.presence]:
-                paint_on_shot(lit, point, move_point(point.center, shift))
-        channels.append(add_sensor_noise(lit, exposure, generator))
-    return np.stack(channels)
+    if not amounts.pitch:
+        return draw_pattern(generator, image_size)
+    return draw_pattern(generator, image_size, (partial(draw_lines, pitch_range=amounts.pitch),))
 
 
 def calculate_bounds(
@@ -153,10 +179,12 @@ def calculate_bounds(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The darkest and brightest shot (H, W) of a level, grey levels, with one sigma of noise."""
     strengths = np.array([stripe.strength for stripe in stripes])
-    spread = amounts.offset + amounts.illumination + amounts.noise_sigma[1]
+    variance = amounts.noise_sigma[1] ** 2 + amounts.signal_noise[1] * MAX_GREY
+    sigma = np.sqrt(variance + amounts.column_noise[1] ** 2)
+    spread = amounts.offset + amounts.illumination + sigma
     bounds = []
-    for side in (-1, 1):
+    for side, overexposure in zip((-1, 1), amounts.overexposure):
         factors = np.where(side * strengths > 0, STRIPE_FACTOR[1], STRIPE_FACTOR[0])
         seen = sample_to_sensor(add_stripes(pattern, stripes, factors), image_size)
-        bounds.append((1 + side * amounts.gain) * seen + side * spread)
+        bounds.append(overexposure * (1 + side * amounts.gain) * seen + side * spread)
     return bounds[0], bounds[1]

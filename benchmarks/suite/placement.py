@@ -1,0 +1,174 @@
+"""Which points a strip of the suite has, and where: drawn at random, and clipped in no shot."""
+
+import numpy as np
+
+from benchmarks.suite.levels import Amounts
+from benchmarks.suite.points import Dirt, Point
+from benchmarks.suite.shapes import POINT, POINT_SIGMA, SHAPES, draw_shape, reach_of
+from evaluation.matching import region_of
+from gaussian import MAX_GREY
+from ops.tiling import PATCH_SIZES
+
+# number of defects of strip 0, 1, ... of each ten strips
+DEFECTS = (0, 0, 0, 1, 1, 1, 18, 18, 18, 18)
+DISTRACTORS = ("T1", "T2", "T12", "R1", "R2") * 2  # in every strip
+MISSING_FEATURES = ("R12", "R12")  # in every strip of the suite; `make_good_strip` has none
+
+# grey levels: equally often, and dark as often as bright where both fit
+CONTRASTS = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 60.0, 80.0)
+# drawn equally often: half of the points lie in the interior
+PLACES = ("border", "seam", "interior", "interior")
+SMALLEST_DISTANCE = 12.0  # pixels between two centres
+MOST_TRIES = 5000  # attempts to find a centre for a point
+
+# of a dirty level: how a reference shows a point that it shares with Target
+DIRT_DISTANCE = 1.0  # pixels: the largest distance from where the point belongs
+DIRT_WIDENING = (1.0, 1.6)  # a factor of sigma
+DIRT_STRENGTH = (0.6, 1.5)  # a factor of the amplitude
+
+
+CLUTTER_STRENGTH = (2.0, 6.0)  # grey levels, bright or dark
+CLUTTER_SIGMA = (1.2, 3.5)  # pixels, along y and along x
+ONE_CHANNEL = ("T", "R1", "R2")  # the presences of clutter
+
+
+def distractors(amounts: Amounts) -> tuple[str, ...]:
+    """The presence of each distractor of a strip."""
+    return DISTRACTORS + ("R1", "R2") * amounts.busy
+
+
+def presences(number: int, amounts: Amounts) -> tuple[str, ...]:
+    """The presence of each point of strip `number` of a level of the suite."""
+    defects = ("T",) * DEFECTS[number % len(DEFECTS)]
+    return defects + distractors(amounts) + MISSING_FEATURES
+
+
+def draw_points(
+    generator: np.random.Generator,
+    presences: tuple[str, ...],
+    bounds: tuple[np.ndarray, np.ndarray],
+    image_size: tuple[int, int],
+    amounts: Amounts,
+) -> tuple[Point, ...]:
+    """A point for each of `presences`, far enough from one another and clipped in no shot."""
+    points: list[Point] = []
+    places = _deal(generator, PLACES, len(presences))
+    contrasts = _deal(generator, CONTRASTS, len(presences))
+    shapes = (
+        _deal(generator, SHAPES, len(presences)) if amounts.shaped else [SHAPES[0]] * len(places)
+    )
+    for presence, place, contrast, shape in zip(presences, places, contrasts, shapes):
+        sigma = tuple(generator.uniform(*POINT_SIGMA, 2).tolist())
+        amplitude = float(generator.choice([-1.0, 1.0]) * contrast)
+        spots = POINT
+        if amounts.shaped:
+            # only one channel's sensor has a hot pixel
+            shape = "point" if shape == "hot pixel" and presence != "T" else shape
+            spots, own_sigma = draw_shape(generator, shape)
+            sigma = own_sigma or sigma
+        dirt = _draw_dirt(generator, presence) if amounts.dirty else None
+        strongest = max([1.0, *(copy.strength for copy in dirt or ())])
+        center, signed = _find_center(
+            generator,
+            place,
+            strongest * amplitude,
+            reach_of(spots),
+            [point.center for point in points],
+            bounds,
+            image_size,
+        )
+        if shape == "hot pixel":
+            center = tuple(float(round(value)) for value in center)
+        amplitude = float(np.copysign(amplitude, signed))
+        points.append(Point(center, sigma, amplitude, presence, place, shape, spots, dirt))
+    return tuple(points)
+
+
+def _draw_dirt(generator: np.random.Generator, presence: str) -> tuple[Dirt, Dirt] | None:
+    """How each reference shows a point of Target; None for one that Target does not share."""
+    if presence not in ("T1", "T2", "T12"):
+        return None
+    copies = []
+    for _ in range(2):
+        angle = generator.uniform(0, 2 * np.pi)
+        distance = DIRT_DISTANCE * np.sqrt(generator.uniform())
+        copies.append(
+            Dirt(
+                (float(distance * np.sin(angle)), float(distance * np.cos(angle))),
+                float(generator.uniform(*DIRT_WIDENING)),
+                float(generator.uniform(*DIRT_STRENGTH)),
+            )
+        )
+    return copies[0], copies[1]
+
+
+def draw_clutter(
+    generator: np.random.Generator, amounts: Amounts, image_size: tuple[int, int]
+) -> tuple[Point, ...]:
+    """Faint soft blobs, each in one channel alone: background, and no defect even in Target."""
+    if not amounts.clutter[1]:
+        return ()
+    blobs = []
+    for presence in ONE_CHANNEL:
+        for _ in range(generator.integers(amounts.clutter[0], amounts.clutter[1] + 1)):
+            center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
+            sigma = tuple(generator.uniform(*CLUTTER_SIGMA, 2).tolist())
+            amplitude = float(generator.choice([-1.0, 1.0]) * generator.uniform(*CLUTTER_STRENGTH))
+            blobs.append(Point(center, sigma, amplitude, presence, "interior"))
+    return tuple(blobs)
+
+
+def _deal(generator: np.random.Generator, cards: tuple, count: int) -> list:
+    """`count` cards from shuffled decks, one after another: every card comes equally often."""
+    return [
+        cards[number]
+        for _ in range(-(-count // len(cards)))
+        for number in generator.permutation(len(cards))
+    ][:count]
+
+
+def _find_center(
+    generator: np.random.Generator,
+    place: str,
+    amplitude: float,
+    reach: float,
+    others: list[tuple[float, float]],
+    bounds: tuple[np.ndarray, np.ndarray],
+    image_size: tuple[int, int],
+) -> tuple[tuple[float, float], float]:
+    """A centre (y, x) in a place, far from the `others`, and the amplitude.
+
+    `reach` is that of a shape around its centre, in pixels. The amplitude changes its sign where
+    only the opposite sign fits. Raises `ValueError` where no centre is found in MOST_TRIES
+    attempts.
+    """
+    for _ in range(MOST_TRIES):
+        center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
+        if region_of(center, image_size, PATCH_SIZES["strip"]) != place or any(
+            np.hypot(*np.subtract(center, other)) < SMALLEST_DISTANCE for other in others
+        ):
+            continue
+        for signed in (amplitude, -amplitude):
+            if _fits(center, signed, reach, bounds):
+                return center, signed
+    raise ValueError(
+        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), "
+        "expected a larger one"
+    )
+
+
+def _fits(
+    center: tuple[float, float],
+    amplitude: float,
+    reach: float,
+    bounds: tuple[np.ndarray, np.ndarray],
+) -> bool:
+    """Whether no shot clips a peak, on whichever pixel beside its centre (y, x) it comes to lie.
+
+    A shape has its peaks within `reach` pixels of its centre.
+    """
+    pixels = tuple(slice(max(int(value - reach), 0), int(value + reach) + 2) for value in center)
+    darkest, brightest = bounds[0][pixels].min(), bounds[1][pixels].max()
+    return bool(
+        min(darkest, darkest + amplitude) >= 0 and max(brightest, brightest + amplitude) <= MAX_GREY
+    )
