@@ -318,7 +318,7 @@ def test_references_show_shared_points_elsewhere_and_have_points_of_their_own():
                 assert np.abs(np.subtract(middle, copy.center)).max() < 0.05
                 assert sigma == pytest.approx(copy.sigma, rel=0.05)
     assert len(distances) == 8 and 0.4 < max(distances) <= 1 and min(distances) > 0
-    assert 0.6 <= min(strengths) < 1 < max(strengths) <= 1.5
+    assert 0.7 <= min(strengths) < 1 < max(strengths) <= 1.4
     assert AMOUNTS["dirt"].busy == 10
 
 

@@ -1,10 +1,12 @@
 """Which points a strip of the suite has, and where: drawn at random, and clipped in no shot."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from benchmarks.suite.levels import Amounts
 from benchmarks.suite.points import Dirt, Point
-from benchmarks.suite.shapes import POINT, POINT_SIGMA, SHAPES, draw_shape, reach_of
+from benchmarks.suite.shapes import POINT, POINT_SIGMA, SHAPES, Spots, draw_shape
 from evaluation.matching import region_of
 from gaussian import MAX_GREY
 from ops.tiling import PATCH_SIZES
@@ -24,12 +26,20 @@ MOST_TRIES = 5000  # attempts to find a centre for a point
 # of a dirty level: how a reference shows a point that it shares with Target
 DIRT_DISTANCE = 1.0  # pixels: the largest distance from where the point belongs
 DIRT_WIDENING = (1.0, 1.6)  # a factor of sigma
-DIRT_STRENGTH = (0.6, 1.5)  # a factor of the amplitude
+DIRT_STRENGTH = (0.7, 1.4)  # a factor of the amplitude
 
 
 CLUTTER_STRENGTH = (2.0, 6.0)  # grey levels, bright or dark
 CLUTTER_SIGMA = (1.2, 3.5)  # pixels, along y and along x
 ONE_CHANNEL = ("T", "R1", "R2")  # the presences of clutter
+
+
+class Figure(NamedTuple):
+    """What a point looks like: one of shapes.SHAPES, its spots, and their sigma in pixels."""
+
+    shape: str
+    spots: Spots
+    sigma: tuple[float, float]
 
 
 def distractors(amounts: Amounts) -> tuple[str, ...]:
@@ -60,27 +70,32 @@ def draw_points(
     for presence, place, contrast, shape in zip(presences, places, contrasts, shapes):
         sigma = tuple(generator.uniform(*POINT_SIGMA, 2).tolist())
         amplitude = float(generator.choice([-1.0, 1.0]) * contrast)
-        spots = POINT
-        if amounts.shaped:
-            # only one channel's sensor has a hot pixel
-            shape = "point" if shape == "hot pixel" and presence != "T" else shape
+        figures = [Figure("point", POINT, sigma)]
+        if amounts.shaped and (shape != "hot pixel" or presence == "T"):  # of one sensor alone
             spots, own_sigma = draw_shape(generator, shape)
-            sigma = own_sigma or sigma
+            # a pattern too dense for a shape leaves room for a point
+            figures.insert(0, Figure(shape, spots, own_sigma or sigma))
         dirt = _draw_dirt(generator, presence) if amounts.dirty else None
-        strongest = max([1.0, *(copy.strength for copy in dirt or ())])
-        center, signed = _find_center(
-            generator,
-            place,
-            strongest * amplitude,
-            reach_of(spots),
-            [point.center for point in points],
-            bounds,
-            image_size,
-        )
-        if shape == "hot pixel":
+        others = [point.center for point in points]
+        for figure in figures:
+            found = _find_center(
+                generator, place, amplitude, figure.spots, others, bounds, image_size
+            )
+            if found:
+                break
+        else:
+            raise ValueError(
+                f"found no room for {len(others) + 1} points on a strip of {image_size} "
+                "(height, width), expected a larger one"
+            )
+        center, amplitude = found
+        if figure.shape == "hot pixel":
             center = tuple(float(round(value)) for value in center)
-        amplitude = float(np.copysign(amplitude, signed))
-        points.append(Point(center, sigma, amplitude, presence, place, shape, spots, dirt))
+        points.append(
+            Point(
+                center, figure.sigma, amplitude, presence, place, figure.shape, figure.spots, dirt
+            )
+        )
     return tuple(points)
 
 
@@ -131,16 +146,15 @@ def _find_center(
     generator: np.random.Generator,
     place: str,
     amplitude: float,
-    reach: float,
+    spots: Spots,
     others: list[tuple[float, float]],
     bounds: tuple[np.ndarray, np.ndarray],
     image_size: tuple[int, int],
-) -> tuple[tuple[float, float], float]:
+) -> tuple[tuple[float, float], float] | None:
     """A centre (y, x) in a place, far from the `others`, and the amplitude.
 
-    `reach` is that of a shape around its centre, in pixels. The amplitude changes its sign where
-    only the opposite sign fits. Raises `ValueError` where no centre is found in MOST_TRIES
-    attempts.
+    The amplitude changes its sign where only the opposite sign fits. None where no centre is found
+    in MOST_TRIES attempts.
     """
     for _ in range(MOST_TRIES):
         center = tuple(float(generator.uniform(0, length - 1)) for length in image_size)
@@ -149,26 +163,32 @@ def _find_center(
         ):
             continue
         for signed in (amplitude, -amplitude):
-            if _fits(center, signed, reach, bounds):
+            if _fits(center, signed, spots, bounds):
                 return center, signed
-    raise ValueError(
-        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), "
-        "expected a larger one"
-    )
+    return None
 
 
 def _fits(
     center: tuple[float, float],
     amplitude: float,
-    reach: float,
+    spots: Spots,
     bounds: tuple[np.ndarray, np.ndarray],
 ) -> bool:
     """Whether no shot clips a peak, on whichever pixel beside its centre (y, x) it comes to lie.
 
-    A shape has its peaks within `reach` pixels of its centre.
+    A shape has a peak at each of its spots.
     """
-    pixels = tuple(slice(max(int(value - reach), 0), int(value + reach) + 2) for value in center)
-    darkest, brightest = bounds[0][pixels].min(), bounds[1][pixels].max()
-    return bool(
-        min(darkest, darkest + amplitude) >= 0 and max(brightest, brightest + amplitude) <= MAX_GREY
-    )
+    for spot in spots:
+        pixels = tuple(
+            slice(max(int(value), 0), max(int(value), 0) + 2) for value in np.add(center, spot)
+        )
+        seen = [bound[pixels] for bound in bounds]
+        if seen[0].size == 0:
+            continue  # beyond the edge
+        darkest, brightest = seen[0].min(), seen[1].max()
+        if (
+            min(darkest, darkest + amplitude) < 0
+            or max(brightest, brightest + amplitude) > MAX_GREY
+        ):
+            return False
+    return True

@@ -33,7 +33,10 @@ CHANNELS = {  # presence of a point to the channels that contain it
 
 @dataclass(frozen=True)
 class Dirt:
-    """How a reference shows a point of Target elsewhere, larger and of another strength."""
+    """How a reference shows a point of Target elsewhere, larger and of another strength.
+
+    Clipping may take some of a copy, never of the point itself.
+    """
 
     offset: tuple[float, float]  # (y, x) in pixels
     widening: float

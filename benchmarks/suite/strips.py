@@ -4,7 +4,7 @@ Patterns are those of the demo strips. The shots of a strip share pattern, strip
 clutter, and nothing else. Seed, level, number and shot determine a strip completely.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -79,9 +79,11 @@ def make_aligned_strip(
 ) -> AlignedStrip:
     """The same shot with the same Target and noise, and with references that are aligned to it.
 
-    They are displaced, lit and blurred as Target is. Nothing but noise, clutter and points differs.
+    They are displaced, lit and blurred as Target is, and a point that Target shares is clean.
+    Nothing but noise, clutter and points differs.
     """
     part, every = shoot_part(level, number, shot, seed, tuple(image_size))
+    part = replace(part, points=tuple(replace(point, dirt=None) for point in part.points))
     every = align_conditions(every)
     lit = [light_channel(part, number, one, tuple(image_size)) for number, one in enumerate(every)]
     return AlignedStrip(
