@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.detectors import Predictor
-from benchmarks.suite.levels import LEVELS
+from benchmarks.suite.levels import GROUPS
 from benchmarks.suite.strips import SuiteStrip
 from benchmarks.tables import print_header, print_row
 from evaluation.detections import Peaks, find_peaks
@@ -27,23 +27,34 @@ Estimate = tuple[float, float, float]  # a share 0-1, and the ends of its interv
 
 
 def score_strip(predictor: Predictor, strip: SuiteStrip) -> ImageScores:
-    """The scores of a detector on one shot, in types that JSON can hold.
+    """The scores of a detector on one shot, those of `score_heatmap`."""
+    return score_heatmap(predictor(strip.image), strip)
+
+
+def score_heatmap(heatmap: np.ndarray, strip: SuiteStrip) -> ImageScores:
+    """The scores of a heatmap (H, W), 0-1, of one shot, in types that JSON can hold.
 
     `scores` has one entry for each detection, `truth` the number of the defect that it found or a
     negative number, and `truths` the contrast and place of each defect. `distractors` and `missing`
     have the score of the detection on each such point, or NOT_FOUND.
     """
-    peaks = find_peaks(predictor(strip.image))
+    peaks = find_peaks(heatmap)
     truths = [
         TrueDefect(
-            point.center, contrast=point.contrast, place=point.place, counts=point.presence == "T"
+            point.center,
+            contrast=point.contrast,
+            place=point.place,
+            counts=point.presence == "T",
+            box=point.box,
         )
         for point in strip.points
         if point.presence in ("T", "R12")
     ]
     outcome = match_strip(peaks, truths)
     others = {
-        name: [TrueDefect(point.center) for point in strip.points if is_member(point)]
+        name: [
+            TrueDefect(point.center, box=point.box) for point in strip.points if is_member(point)
+        ]
         for name, is_member in OTHERS.items()
     }
     return {
@@ -116,13 +127,16 @@ def pool(images: list[ImageScores]) -> FrocMetrics:
     return metrics
 
 
-def print_suite_tables(rows: dict[str, list[list[ImageScores]]]) -> None:
-    """Print the tables of the suite. `rows` has the scores of each seed, by the detector's name."""
+def print_suite_tables(rows: dict[str, list[list[ImageScores]]], group: str = "suite") -> None:
+    """Print the tables of a group of levels, one of GROUPS.
+
+    `rows` has the scores of each seed, by the detector's name.
+    """
     shots = first_shots(next(iter(rows.values()))[0])
     metrics = pool(shots)
     distractors = sum(len(strip["distractors"]) for strip in shots)
     counts = f"{metrics.strips} strips with {metrics.truths} defects and {distractors} distractors"
-    print(f"suite: {counts}; one threshold for all")
+    print(f"{group}: {counts}; one threshold for all")
     print_header("detector", *COLUMNS)
     for name, seeds in rows.items():
         columns = [calculate_columns(images) for images in seeds]
@@ -133,9 +147,9 @@ def print_suite_tables(rows: dict[str, list[list[ImageScores]]]) -> None:
             ("the one threshold for all levels", "a threshold of its own for each level")
         ):
             print(f"\nrecall at {rate:g} false alarms per strip, with {text}")
-            print_header("detector", *LEVELS)
+            print_header("detector", *GROUPS[group])
             for name, seeds in rows.items():
-                cells = [recall_by_level(images, rate)[which] for images in seeds]
+                cells = [recall_by_level(images, rate, GROUPS[group])[which] for images in seeds]
                 print_row(name, *(format_estimates(list(cell)) for cell in zip(*cells)))
 
 
@@ -195,12 +209,12 @@ def count_flips(images: list[ImageScores], limit: float) -> list[Estimate]:
 
 
 def recall_by_level(
-    images: list[ImageScores], rate: float
+    images: list[ImageScores], rate: float, levels: tuple[str, ...]
 ) -> tuple[list[Estimate], list[Estimate]]:
     """Recall of each level: with one threshold for all levels, and with one for each level."""
     first = first_shots(images)
     limit, with_shared, with_separate = pool(first).limit(rate), [], []
-    for level in LEVELS:
+    for level in levels:
         members = [strip for strip in first if strip["level"] == level]
         with_shared.append(share_above(defect_scores(members), limit))
         with_separate.append(pool(members).table()[0]["recall"][rate])
