@@ -29,13 +29,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.ceiling import MatchedFilter, choose_filter, score_ceiling
+from benchmarks.ceiling import MatchedFilter, score_ceiling
+from benchmarks.choices import choose_filters, choose_sigmas
 from benchmarks.command_line import add_training_flags, make_parser
 from benchmarks.detectors import Predictor, classical_predictors, load_predictor
 from benchmarks.quality_scores import (
@@ -54,8 +54,6 @@ from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, tra
 from common.device import choose_device
 from common.files import atomic_write, file_hash
 from evaluation.metrics import FrocMetrics
-from evaluation.predictors import DetectorPredictor
-from ops.classical import METHODS, classical_detector
 from prepare_dataset import read_grey, write_strip
 
 # Raise this number when a change of the code changes what a detector scores on the same strip: a
@@ -76,9 +74,6 @@ NETWORKS = (
 )
 ON_BOARDS = ("classic", "aligned")  # runs that are trained on boards as well
 EPOCHS = {"strips": 33, "boards": 40}  # of 61 and 50 steps: about 2,000 steps in all
-# strips of each level to choose Gaussians on: some have one defect, others many
-CHOICE_SEED, CHOICE_STRIPS = 77_001, range(3, 7)
-CEILING_STRIPS = range(3, 10)  # of each level to choose the ceiling's filter on
 CEILING = "ceiling: matched filter, perfect references"
 
 
@@ -177,32 +172,12 @@ class QualityBenchmark:
     def find_sigmas(self, group: str) -> dict[str, float]:
         """Sigma of each method's Gaussian in pixels, kept or chosen."""
         return self.load_or_compute(
-            self.name_of(group, "gaussians"), lambda: self.choose_sigmas(group)
+            self.name_of(group, "gaussians"), lambda: choose_sigmas(group, self.device)
         )
 
     def name_of(self, group: str, content: str) -> str:
         """The name under which a choice for a group is kept."""
         return content if group == "suite" else f"{content}_{group}"
-
-    def choose_sigmas(self, group: str) -> dict[str, float]:
-        """Sigma of each method's Gaussian in pixels, chosen on strips like those of a group.
-
-        The chosen one has the highest mean of the recalls at 0.1 and 1 false alarms per strip.
-        """
-        strips = [
-            make_suite_strip(level, number, 0, CHOICE_SEED)
-            for level in GROUPS[group]
-            for number in CHOICE_STRIPS
-        ]
-        chosen = {}
-        for method, (_, candidates) in METHODS.items():
-            recalls = {}
-            for sigma in tqdm(candidates, desc=f"Gaussian for {method}", disable=None):
-                predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
-                metrics = pool([score_strip(predictor, strip) for strip in strips]).compute()
-                recalls[sigma] = metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"]
-            chosen[method] = max(recalls, key=recalls.get)
-        return chosen
 
     def find_network(
         self,
@@ -262,14 +237,7 @@ class QualityBenchmark:
 
     def score_ceiling(self, group: str) -> list[ImageScores]:
         """The scores of the filters whose references are registered perfectly."""
-
-        def choose() -> dict[str, dict]:
-            return {
-                level: asdict(choose_filter(level, CHOICE_SEED, CEILING_STRIPS))
-                for level in tqdm(GROUPS[group], desc="filters", disable=None)
-            }
-
-        kept = self.load_or_compute(self.name_of(group, "ceiling"), choose)
+        kept = self.load_or_compute(self.name_of(group, "ceiling"), lambda: choose_filters(group))
         filters = {level: MatchedFilter(**values) for level, values in kept.items()}
         return self.score_jobs(
             group, "ceiling", lambda level, *job: score_ceiling(filters[level], level, *job)
