@@ -72,23 +72,13 @@ def draw_points(
         amplitude = float(generator.choice([-1.0, 1.0]) * contrast)
         figures = [Figure("point", POINT, sigma)]
         if amounts.shaped and (shape != "hot pixel" or presence == "T"):  # of one sensor alone
-            spots, own_sigma = draw_shape(generator, shape)
             # a pattern too dense for a shape leaves room for a point
-            figures.insert(0, Figure(shape, spots, own_sigma or sigma))
+            figures.insert(0, _draw_figure(generator, shape, sigma))
         dirt = _draw_dirt(generator, presence) if amounts.dirty else None
         others = [point.center for point in points]
-        for figure in figures:
-            found = _find_center(
-                generator, place, amplitude, figure.spots, others, bounds, image_size
-            )
-            if found:
-                break
-        else:
-            raise ValueError(
-                f"found no room for {len(others) + 1} points on a strip of {image_size} "
-                "(height, width), expected a larger one"
-            )
-        center, amplitude = found
+        figure, center, amplitude = _find_room(
+            generator, place, amplitude, figures, others, bounds, image_size
+        )
         if figure.shape == "hot pixel":
             center = tuple(float(round(value)) for value in center)
         points.append(
@@ -97,6 +87,36 @@ def draw_points(
             )
         )
     return tuple(points)
+
+
+def _draw_figure(
+    generator: np.random.Generator, shape: str, point_sigma: tuple[float, float]
+) -> Figure:
+    spots, sigma = draw_shape(generator, shape)
+    return Figure(shape, spots, sigma or point_sigma)
+
+
+def _find_room(
+    generator: np.random.Generator,
+    place: str,
+    amplitude: float,
+    figures: list[Figure],
+    others: list[tuple[float, float]],
+    bounds: tuple[np.ndarray, np.ndarray],
+    image_size: tuple[int, int],
+) -> tuple[Figure, tuple[float, float], float]:
+    """The first of the figures for which there is room, its centre (y, x) and its amplitude.
+
+    Raises `ValueError` where there is room for none.
+    """
+    for figure in figures:
+        found = _find_center(generator, place, amplitude, figure.spots, others, bounds, image_size)
+        if found:
+            return figure, *found
+    raise ValueError(
+        f"found no room for {len(others) + 1} points on a strip of {image_size} (height, width), "
+        "expected a larger one"
+    )
 
 
 def _draw_dirt(generator: np.random.Generator, presence: str) -> tuple[Dirt, Dirt] | None:

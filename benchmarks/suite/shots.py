@@ -57,7 +57,7 @@ def draw_conditions(
     is_clipped = amounts.overexposure != (1.0, 1.0)
     overexposure = generator.uniform(*amounts.overexposure) if is_clipped else 1.0
     bends = draw_bends(generator, amounts, image_size)
-    every = []
+    by_channel = []
     for channel in (TARGET, REF1, REF2):
         shift = (
             np.zeros((height, 2)) if channel == TARGET else draw_shift(generator, amounts, height)
@@ -89,16 +89,16 @@ def draw_conditions(
             extras["jpeg_quality"] = int(generator.integers(least, most + 1))
         exposure = replace(exposure, gain=overexposure * exposure.gain)
         noise = generator.standard_normal(image_size)
-        every.append(Conditions(displacement, factors, exposure, noise, **extras))
-    return every
+        by_channel.append(Conditions(displacement, factors, exposure, noise, **extras))
+    return by_channel
 
 
-def align_conditions(every: list[Conditions]) -> list[Conditions]:
+def align_conditions(by_channel: list[Conditions]) -> list[Conditions]:
     """The conditions of a shot whose references show the part as Target does, but for noise.
 
     They have Target's displacement, exposure, defocus and strength of stripes, and their own noise.
     """
-    target = every[TARGET]
+    target = by_channel[TARGET]
     return [
         replace(
             conditions,
@@ -107,7 +107,7 @@ def align_conditions(every: list[Conditions]) -> list[Conditions]:
             exposure=replace(target.exposure, noise_sigma=conditions.exposure.noise_sigma),
             blur=target.blur,
         )
-        for conditions in every
+        for conditions in by_channel
     ]
 
 

@@ -65,9 +65,9 @@ def make_suite_strip(
 
     Raises `ValueError` where the level is unknown or the strip is too small for its points.
     """
-    part, every = shoot_part(level, number, shot, seed, tuple(image_size))
-    image = render(part, every, tuple(image_size))
-    return SuiteStrip(level, number, shot, image, see_points(part, every[TARGET]))
+    part, by_channel = shoot_part(level, number, shot, seed, tuple(image_size))
+    image = render(part, by_channel, tuple(image_size))
+    return SuiteStrip(level, number, shot, image, see_points(part, by_channel[TARGET]))
 
 
 def make_aligned_strip(
@@ -82,13 +82,15 @@ def make_aligned_strip(
     They are displaced, lit and blurred as Target is, and a point that Target shares is clean.
     Nothing but noise, clutter and points differs.
     """
-    part, every = shoot_part(level, number, shot, seed, tuple(image_size))
+    part, by_channel = shoot_part(level, number, shot, seed, tuple(image_size))
     part = replace(part, points=tuple(replace(point, dirt=None) for point in part.points))
-    every = align_conditions(every)
-    lit = [light_channel(part, number, one, tuple(image_size)) for number, one in enumerate(every)]
+    by_channel = align_conditions(by_channel)
+    lit = [
+        light_channel(part, number, one, tuple(image_size)) for number, one in enumerate(by_channel)
+    ]
     return AlignedStrip(
-        np.stack([expose(*channel) for channel in zip(lit, every)]),
-        np.stack([noise_sigma(*channel) for channel in zip(lit, every)]),
+        np.stack([expose(*channel) for channel in zip(lit, by_channel)]),
+        np.stack([noise_sigma(*channel) for channel in zip(lit, by_channel)]),
     )
 
 
@@ -118,12 +120,12 @@ def shoot_part(
     return part, draw_conditions(part, amounts, generator, image_size)
 
 
-def render(part: Part, every: list[Conditions], image_size: tuple[int, int]) -> np.ndarray:
+def render(part: Part, by_channel: list[Conditions], image_size: tuple[int, int]) -> np.ndarray:
     """A shot (3, H, W) float32, grey levels 0-255, under the conditions of its channels."""
     return np.stack(
         [
             expose(light_channel(part, channel, conditions, image_size), conditions)
-            for channel, conditions in enumerate(every)
+            for channel, conditions in enumerate(by_channel)
         ]
     )
 
