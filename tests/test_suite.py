@@ -10,7 +10,7 @@ from benchmarks.suite import displacement, placement, shots, stripes
 from benchmarks.suite import picture as suite_picture
 from benchmarks.suite import points as suite_points
 from benchmarks.suite import strips as suite_strips
-from benchmarks.suite.levels import AMOUNTS, LEVELS, STRIP_COUNT, SUITE_SEED, Amounts
+from benchmarks.suite.levels import AMOUNTS, HARD_LEVELS, LEVELS, STRIP_COUNT, SUITE_SEED, Amounts
 from benchmarks.suite.points import CHANNELS
 from benchmarks.suite.strips import make_good_strip, make_suite_strip
 from data import demo_strips
@@ -161,6 +161,19 @@ def test_the_suite_has_the_bits_that_were_recorded():
         make_suite_strip(level, 13, 2, image_size=SIZE).image.tobytes()
         + make_good_strip(level, 3, 77, SIZE).tobytes()
         for level in LEVELS
+    )
+    assert hashlib.sha256(strips).hexdigest() == recorded
+
+
+@pytest.mark.skipif(
+    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
+    reason="bits depend on the libraries",
+)
+def test_the_harder_levels_have_the_bits_that_were_recorded():
+    recorded = "cf0374cce9219746d3f59417aea302571ece393d2fcd7d48f7a81e8816fe7a0e"
+    strips = b"".join(
+        make_suite_strip(level, CROWDED, 1, image_size=SIZE).image.tobytes()
+        for level in HARD_LEVELS
     )
     assert hashlib.sha256(strips).hexdigest() == recorded
 
