@@ -5,7 +5,7 @@
 
 Students learn the demo strips for 12 epochs, alone and taught, from the same initial weights and
 the same samples. Teacher and students are scored on 70 strips like those of the quality suite
-(benchmarks/suite.py), ten of each level, drawn with another seed.
+(benchmarks/suite), ten of each level, drawn with another seed.
 
 The benchmark may be interrupted at any time: finished trainings stay in --output, and the next call
 resumes an unfinished one. With --runs 0 it only shows the finished ones. The table shows recall at
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from benchmarks.command_line import add_training_flags, make_parser
 from benchmarks.detectors import load_predictor
 from benchmarks.quality_scores import RATES, format_estimates, pool, score_strip
-from benchmarks.suite import LEVELS, make_suite_strip
+from benchmarks.suite.levels import LEVELS
+from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
 from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, train
 from common.device import choose_device

@@ -39,7 +39,8 @@ from tqdm import tqdm
 
 from benchmarks.command_line import make_parser
 from benchmarks.quality_scores import format_estimates, pool, score_strip
-from benchmarks.suite import LEVELS, STRIP_COUNT, make_suite_strip
+from benchmarks.suite.levels import LEVELS, STRIP_COUNT
+from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range

@@ -1,15 +1,20 @@
 """Recall of each detector at given rates of false alarms, on our suite and on boards of DeepPCB.
 
-    # the suite: two hours of one core
+    # both groups of levels: three hours of one core
     python -m benchmarks.quality --amp
+    # one of them
+    python -m benchmarks.quality --groups suite --amp
     # the boards as well: an hour more for each seed
     python -m benchmarks.quality --deeppcb /data/DeepPCB
     # three networks of every recipe
     python -m benchmarks.quality --seeds 42 1 2 --amp
 
-The suite (benchmarks/suite.py) has 140 strips of seven levels, with 1,050 defects and 1,400
-distractors. A detected distractor is a false alarm. A missing feature, which is in both references
-and not in Target, counts neither as a hit nor as a false alarm.
+The suite (benchmarks/suite) has two groups of levels, each with tables of its own: `suite` has 140
+strips of seven levels, with 1,050 defects and 1,400 distractors, and `hard` 200 strips of ten
+harder levels, with 1,500 defects and 2,600 distractors. A detected distractor is a false alarm. A
+missing feature, which is in both references and not in Target, counts neither as a hit nor as a
+false alarm. The last row of each table, the ceiling, is a matched filter whose references are
+registered perfectly (benchmarks/ceiling.py).
 
 Networks are trained on the demo strips, never on the suite, for about 2,000 steps of 16 patches.
 Gaussians are chosen on other strips like those of the suite. On DeepPCB a network learns the
@@ -29,6 +34,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.ceiling import MatchedFilter, score_ceiling
+from benchmarks.choices import choose_filters, choose_sigmas
 from benchmarks.command_line import add_training_flags, make_parser
 from benchmarks.detectors import Predictor, classical_predictors, load_predictor
 from benchmarks.quality_scores import (
@@ -40,14 +47,13 @@ from benchmarks.quality_scores import (
     score_board,
     score_strip,
 )
-from benchmarks.suite import LEVELS, SHOT_COUNT, STRIP_COUNT, make_suite_strip
+from benchmarks.suite.levels import GROUPS, SHOT_COUNT, STRIP_COUNT
+from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
 from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, train
 from common.device import choose_device
 from common.files import atomic_write, file_hash
 from evaluation.metrics import FrocMetrics
-from evaluation.predictors import DetectorPredictor
-from ops.classical import METHODS, classical_detector
 from prepare_dataset import read_grey, write_strip
 
 # Raise this number when a change of the code changes what a detector scores on the same strip: a
@@ -68,8 +74,7 @@ NETWORKS = (
 )
 ON_BOARDS = ("classic", "aligned")  # runs that are trained on boards as well
 EPOCHS = {"strips": 33, "boards": 40}  # of 61 and 50 steps: about 2,000 steps in all
-# strips of each level to choose Gaussians on: some have one defect, others many
-CHOICE_SEED, CHOICE_STRIPS = 77_001, range(3, 7)
+CEILING = "ceiling: matched filter, perfect references"
 
 
 def main() -> int:
@@ -80,13 +85,18 @@ def main() -> int:
         type=Path,
         help="folder with group*/*/*_temp.jpg; without it there is no table of boards",
     )
+    parser.add_argument(
+        "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="of levels of the suite"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of the trainings")
     parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level")
     parser.add_argument("--shots", type=int, default=SHOT_COUNT, help="of each strip")
     arguments = parser.parse_args()
     try:
         benchmark = QualityBenchmark(arguments)
-        benchmark.print_suite()
+        for number, group in enumerate(arguments.groups):
+            print(end="\n" if number else "")
+            benchmark.print_group(group)
         if arguments.deeppcb:
             benchmark.print_boards()
     except KeyboardInterrupt:
@@ -102,13 +112,12 @@ class QualityBenchmark:
         self.arguments = arguments
         self.folder, self.runs_left = arguments.output.absolute(), arguments.runs
         self.device = choose_device(None)
-        self.sigmas = self.load_or_compute("gaussians", self.choose_sigmas)
 
-    def print_suite(self) -> None:
-        """Print the tables of the suite."""
+    def print_group(self, group: str) -> None:
+        """Print the tables of a group of levels."""
         rows = {}
-        for name, predictor, key in classical_predictors(self.sigmas, self.device):
-            rows[name] = [self.score_suite(key, predictor)]
+        for name, predictor, key in classical_predictors(self.find_sigmas(group), self.device):
+            rows[name] = [self.score_group(group, key, predictor)]
         for name, run, flags, align in NETWORKS:
             networks = [
                 self.find_network(
@@ -117,9 +126,10 @@ class QualityBenchmark:
                 for seed in self.arguments.seeds
             ]
             rows[name] = [
-                self.score_suite(key, predictor) for predictor, key in filter(None, networks)
+                self.score_group(group, key, predictor) for predictor, key in filter(None, networks)
             ]
-        print_suite_tables({name: scores for name, scores in rows.items() if scores})
+        rows[CEILING] = [self.score_ceiling(group)]
+        print_suite_tables({name: scores for name, scores in rows.items() if scores}, group)
 
     def print_boards(self) -> None:
         """Print the table of DeepPCB. Exits where --deeppcb has fewer than two groups."""
@@ -128,9 +138,10 @@ class QualityBenchmark:
             found = f"found {len(groups)} groups of boards, expected two or more"
             sys.exit(f"error: {self.arguments.deeppcb}: {found}")
         rows: dict[str, list[FrocMetrics]] = {}
+        sigmas = self.find_sigmas("suite")
         for trained in groups:
             others = [group for group in groups if group != trained]
-            for name, predictor, key in classical_predictors(self.sigmas, self.device):
+            for name, predictor, key in classical_predictors(sigmas, self.device):
                 rows.setdefault(name, []).append(
                     self.score_boards(f"{key}_not_{trained.name}", predictor, others)
                 )
@@ -158,25 +169,15 @@ class QualityBenchmark:
                 name, *(format_estimates([table[rate] for table in tables]) for rate in RATES)
             )
 
-    def choose_sigmas(self) -> dict[str, float]:
-        """Sigma of each method's Gaussian in pixels, chosen on strips like those of the suite.
+    def find_sigmas(self, group: str) -> dict[str, float]:
+        """Sigma of each method's Gaussian in pixels, kept or chosen."""
+        return self.load_or_compute(
+            self.name_of(group, "gaussians"), lambda: choose_sigmas(group, self.device)
+        )
 
-        The chosen one has the highest mean of the recalls at 0.1 and 1 false alarms per strip.
-        """
-        strips = [
-            make_suite_strip(level, number, 0, CHOICE_SEED)
-            for level in LEVELS
-            for number in CHOICE_STRIPS
-        ]
-        chosen = {}
-        for method, (_, candidates) in METHODS.items():
-            recalls = {}
-            for sigma in tqdm(candidates, desc=f"Gaussian for {method}", disable=None):
-                predictor = DetectorPredictor(classical_detector(method, sigma), self.device)
-                metrics = pool([score_strip(predictor, strip) for strip in strips]).compute()
-                recalls[sigma] = metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"]
-            chosen[method] = max(recalls, key=recalls.get)
-        return chosen
+    def name_of(self, group: str, content: str) -> str:
+        """The name under which a choice for a group is kept."""
+        return content if group == "suite" else f"{content}_{group}"
 
     def find_network(
         self,
@@ -228,23 +229,35 @@ class QualityBenchmark:
                 write_strip(folder / f"{path.stem}.png", np.stack([read_grey(path)] * 3))
         return folder
 
-    def score_suite(self, key: str, predictor: Predictor) -> list[ImageScores]:
-        """The scores of a detector on every shot of every strip."""
+    def score_group(self, group: str, key: str, predictor: Predictor) -> list[ImageScores]:
+        """The scores of a detector on every shot of every strip of a group of levels."""
+        return self.score_jobs(
+            group, key, lambda *job: score_strip(predictor, make_suite_strip(*job))
+        )
+
+    def score_ceiling(self, group: str) -> list[ImageScores]:
+        """The scores of the filters whose references are registered perfectly."""
+        kept = self.load_or_compute(self.name_of(group, "ceiling"), lambda: choose_filters(group))
+        filters = {level: MatchedFilter(**values) for level, values in kept.items()}
+        return self.score_jobs(
+            group, "ceiling", lambda level, *job: score_ceiling(filters[level], level, *job)
+        )
+
+    def score_jobs(
+        self, group: str, key: str, score: Callable[[str, int, int], ImageScores]
+    ) -> list[ImageScores]:
+        """What `score` gives for level, number and shot of every shot of a group's strips."""
         strips, shots = self.arguments.strips, self.arguments.shots
         jobs = [
             (level, number, shot)
-            for level in LEVELS
+            for level in GROUPS[group]
             for number in range(strips)
             for shot in range(shots)
         ]
-
-        def score() -> list[ImageScores]:
-            return [
-                score_strip(predictor, make_suite_strip(*job))
-                for job in tqdm(jobs, desc=key, unit="strip", disable=None)
-            ]
-
-        return self.load_or_compute(f"suite_{strips}x{shots}_{key}", score)
+        return self.load_or_compute(
+            f"{group}_{strips}x{shots}_{key}",
+            lambda: [score(*job) for job in tqdm(jobs, desc=key, unit="strip", disable=None)],
+        )
 
     def score_boards(self, key: str, predictor: Predictor, groups: list[Path]) -> FrocMetrics:
         """The metrics of a detector on all boards of some groups."""

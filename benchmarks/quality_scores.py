@@ -1,11 +1,13 @@
 """The scores that the quality benchmark keeps for each strip and board, and their tables."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.detectors import Predictor
-from benchmarks.suite import LEVELS, SuiteStrip
+from benchmarks.suite.levels import GROUPS
+from benchmarks.suite.strips import SuiteStrip
 from benchmarks.tables import print_header, print_row
 from evaluation.detections import Peaks, find_peaks
 from evaluation.matching import MatchResult, TrueDefect, match, match_strip
@@ -13,6 +15,8 @@ from evaluation.metrics import FrocMetrics
 from prepare_dataset import read_grey
 
 RATES = (0.1, 1.0)  # false alarms per strip
+# of the harder levels alone: clutter ranks between faint points and noise
+MANY = 50.0
 FAINT = "contrast up to 25 grey levels"  # a group of FrocMetrics.table
 LEAST_CONTRAST = 15.0  # grey levels, of the defects in the columns "from 15"
 COLUMNS = ("recall at 0.1", "recall at 1", "from 15, at 0.1", "from 15, at 1", "faint, at 1")
@@ -26,23 +30,34 @@ Estimate = tuple[float, float, float]  # a share 0-1, and the ends of its interv
 
 
 def score_strip(predictor: Predictor, strip: SuiteStrip) -> ImageScores:
-    """The scores of a detector on one shot, in types that JSON can hold.
+    """The scores of a detector on one shot, those of `score_heatmap`."""
+    return score_heatmap(predictor(strip.image), strip)
+
+
+def score_heatmap(heatmap: np.ndarray, strip: SuiteStrip) -> ImageScores:
+    """The scores of a heatmap (H, W), 0-1, of one shot, in types that JSON can hold.
 
     `scores` has one entry for each detection, `truth` the number of the defect that it found or a
     negative number, and `truths` the contrast and place of each defect. `distractors` and `missing`
     have the score of the detection on each such point, or NOT_FOUND.
     """
-    peaks = find_peaks(predictor(strip.image))
+    peaks = find_peaks(heatmap)
     truths = [
         TrueDefect(
-            point.center, contrast=point.contrast, place=point.place, counts=point.presence == "T"
+            point.center,
+            contrast=point.contrast,
+            place=point.place,
+            counts=point.presence == "T",
+            box=point.box,
         )
         for point in strip.points
         if point.presence in ("T", "R12")
     ]
     outcome = match_strip(peaks, truths)
     others = {
-        name: [TrueDefect(point.center) for point in strip.points if is_member(point)]
+        name: [
+            TrueDefect(point.center, box=point.box) for point in strip.points if is_member(point)
+        ]
         for name, is_member in OTHERS.items()
     }
     return {
@@ -115,27 +130,46 @@ def pool(images: list[ImageScores]) -> FrocMetrics:
     return metrics
 
 
-def print_suite_tables(rows: dict[str, list[list[ImageScores]]]) -> None:
-    """Print the tables of the suite. `rows` has the scores of each seed, by the detector's name."""
+def print_suite_tables(rows: dict[str, list[list[ImageScores]]], group: str = "suite") -> None:
+    """Print the tables of a group of levels, one of GROUPS.
+
+    `rows` has the scores of each seed, by the detector's name.
+    """
     shots = first_shots(next(iter(rows.values()))[0])
     metrics = pool(shots)
     distractors = sum(len(strip["distractors"]) for strip in shots)
     counts = f"{metrics.strips} strips with {metrics.truths} defects and {distractors} distractors"
-    print(f"suite: {counts}; one threshold for all")
+    print(f"{group}: {counts}; one threshold for all")
     print_header("detector", *COLUMNS)
     for name, seeds in rows.items():
         columns = [calculate_columns(images) for images in seeds]
         suffix = f" ({len(columns)} seeds)" if len(columns) > 1 else ""
         print_row(f"{name}{suffix}", *(format_estimates(list(column)) for column in zip(*columns)))
+    levels = GROUPS[group]
+    shared, separate = "the one threshold for all levels", "a threshold of its own for each level"
     for rate in RATES:
-        for which, text in enumerate(
-            ("the one threshold for all levels", "a threshold of its own for each level")
-        ):
+        for which, text in enumerate((shared, separate)):
             print(f"\nrecall at {rate:g} false alarms per strip, with {text}")
-            print_header("detector", *LEVELS)
-            for name, seeds in rows.items():
-                cells = [recall_by_level(images, rate)[which] for images in seeds]
-                print_row(name, *(format_estimates(list(cell)) for cell in zip(*cells)))
+            print_levels(
+                rows,
+                levels,
+                lambda images, rate=rate, which=which: recall_by_level(images, rate, levels)[which],
+            )
+    if group == "hard":
+        print(f"\nrecall at {MANY:g} false alarms per strip, with {separate}")
+        print_levels(rows, levels, lambda images: recall_at_many(images, levels))
+
+
+def print_levels(
+    rows: dict[str, list[list[ImageScores]]],
+    levels: tuple[str, ...],
+    calculate: Callable[[list[ImageScores]], list[Estimate]],
+) -> None:
+    """Print what `calculate` gives for each level, a row for each detector."""
+    print_header("detector", *levels)
+    for name, seeds in rows.items():
+        cells = [calculate(images) for images in seeds]
+        print_row(name, *(format_estimates(list(cell)) for cell in zip(*cells)))
 
 
 def first_shots(images: list[ImageScores]) -> list[ImageScores]:
@@ -194,16 +228,25 @@ def count_flips(images: list[ImageScores], limit: float) -> list[Estimate]:
 
 
 def recall_by_level(
-    images: list[ImageScores], rate: float
+    images: list[ImageScores], rate: float, levels: tuple[str, ...]
 ) -> tuple[list[Estimate], list[Estimate]]:
     """Recall of each level: with one threshold for all levels, and with one for each level."""
     first = first_shots(images)
     limit, with_shared, with_separate = pool(first).limit(rate), [], []
-    for level in LEVELS:
+    for level in levels:
         members = [strip for strip in first if strip["level"] == level]
         with_shared.append(share_above(defect_scores(members), limit))
         with_separate.append(pool(members).table()[0]["recall"][rate])
     return with_shared, with_separate
+
+
+def recall_at_many(images: list[ImageScores], levels: tuple[str, ...]) -> list[Estimate]:
+    """Recall of each level at MANY false alarms per strip, with a threshold of its own."""
+    recalls = []
+    for level in levels:
+        members = [strip for strip in first_shots(images) if strip["level"] == level]
+        recalls.append(share_above(defect_scores(members), pool(members).limit(MANY)))
+    return recalls
 
 
 def defect_scores(images: list[ImageScores], least_contrast: float = 0.0) -> list[float]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.command_line import ROOT, make_parser
 from benchmarks.detectors import Predictor, classical_predictors, load_predictor
 from benchmarks.quality import NETWORKS
-from benchmarks.suite import draw_wander, move_rows
+from benchmarks.suite.displacement import draw_wander, move_rows
 from benchmarks.tables import print_header, print_row
 from common.device import choose_device
 from common.files import atomic_write

@@ -21,6 +21,9 @@ REFERENCE_SHIFT = 0.4  # pixels in y and x, each reference against Target
 OVERSAMPLING = 3  # fine pixels per camera pixel along each axis
 PATTERN_MARGIN = 4  # camera pixels drawn beyond the strip on every side, as room for the shifts
 
+# draws its tracks onto a section of the fine grid, (h, w) uint8
+Family = Callable[[np.random.Generator, np.ndarray], None]
+
 _SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 of a fine pixel
 
 
@@ -61,12 +64,20 @@ def make_strip_and_shifts(
     ), shifts
 
 
-def draw_pattern(generator: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Draw the part: grey levels, float32, on the fine grid with PATTERN_MARGIN around it."""
+def draw_pattern(
+    generator: np.random.Generator,
+    image_size: tuple[int, int],
+    families: tuple[Family, ...] | None = None,
+) -> np.ndarray:
+    """Draw the part: grey levels, float32, on the fine grid with PATTERN_MARGIN around it.
+
+    Each section is of one of the `families`, those of the demo strips where they are None.
+    """
+    families = families or _FAMILIES
     height, width = ((length + 2 * PATTERN_MARGIN) * OVERSAMPLING for length in image_size)
     conductor = np.zeros((height, width), np.uint8)
     for top, bottom in _sections(generator, height):
-        draw = _FAMILIES[generator.integers(len(_FAMILIES))]
+        draw = families[generator.integers(len(families))]
         draw(generator, conductor[top:bottom])
         if top:
             bar = int(generator.integers(3, 9)) * OVERSAMPLING
@@ -170,13 +181,20 @@ def _sections(generator: np.random.Generator, height: int) -> list[tuple[int, in
     return [(top, bottom) for top, bottom in zip(edges, edges[1:]) if bottom > top]
 
 
-def _lines(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Draw parallel tracks, straight or at a slight angle, over the whole section."""
+def draw_lines(
+    generator: np.random.Generator,
+    canvas: np.ndarray,
+    pitch_range: tuple[float, float] = (7.0, 22.0),
+) -> None:
+    """Draw parallel tracks, straight or at a slight angle, over the whole section.
+
+    The distance of their middles is drawn from `pitch_range`, in camera pixels.
+    """
     angle = generator.choice([0.0, 90.0, 45.0, generator.uniform(-12, 12)])
     _parallel(
         canvas,
         angle,
-        pitch=generator.uniform(7, 22),
+        pitch=generator.uniform(*pitch_range),
         duty=generator.uniform(0.35, 0.6),
         phase=generator.uniform(),
     )
@@ -239,8 +257,8 @@ def _jogging_path(generator: np.random.Generator, height: float) -> list[tuple[f
     return path
 
 
-_FAMILIES: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (
-    _lines,
+_FAMILIES: tuple[Family, ...] = (
+    draw_lines,
     _mesh,
     _vias,
     _routing,

@@ -179,6 +179,7 @@ def test_the_benchmark_of_scoring_runs():
 @pytest.mark.long
 def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path):
     flags = ("--output", tmp_path, "--runs", "0", "--strips", "10", "--shots", "2")
+    flags += ("--groups", "suite")
     first = run_module("benchmarks.quality", *flags, timeout=1800)
     assert first.returncode == 0 and first.stdout.count("| double detection, plain |") == 5, (
         first.stderr
@@ -186,6 +187,7 @@ def test_the_quality_benchmark_shows_what_is_there_and_keeps_its_scores(tmp_path
     assert (
         "suite: 70 strips with 525 defects and 700 distractors" in first.stdout
         and "classic recipe" not in first.stdout
+        and first.stdout.count("| ceiling: matched filter, perfect references |") == 5
     )
     again = run_module("benchmarks.quality", *flags)
     assert again.stdout == first.stdout

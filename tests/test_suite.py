@@ -6,26 +6,27 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import suite
-from benchmarks.suite import CHANNELS, LEVELS, make_good_strip, make_suite_strip
+from benchmarks.suite import displacement, placement, shots, stripes
+from benchmarks.suite import picture as suite_picture
+from benchmarks.suite import points as suite_points
+from benchmarks.suite import strips as suite_strips
+from benchmarks.suite.levels import AMOUNTS, HARD_LEVELS, LEVELS, STRIP_COUNT, SUITE_SEED, Amounts
+from benchmarks.suite.points import CHANNELS
+from benchmarks.suite.strips import make_good_strip, make_suite_strip
 from data import demo_strips
 from ops.tiling import calculate_kept_ranges
+from tests.suite_measures import FINE_SIZE, SIZE, measure, measure_shift
 
-SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
-FINE_SIZE = tuple(
-    (length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE
-)
 CROWDED = 6  # the number of a strip with 18 points in Target only
 RECORDED_WITH = ("5.0.0", "2.4.6", "x86_64")
-REACH = 6  # pixels around a centre that hold a point
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
     """The parts of a test with another pattern are nobody else's."""
-    suite.make_part.cache_clear()
+    suite_strips.make_part.cache_clear()
     yield
-    suite.make_part.cache_clear()
+    suite_strips.make_part.cache_clear()
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def pattern(monkeypatch):
 
     def put(levels):
         levels = np.full(FINE_SIZE, levels, np.float32) if np.isscalar(levels) else levels
-        monkeypatch.setattr(suite, "draw_pattern", lambda generator, image_size: levels.copy())
+        monkeypatch.setattr(
+            suite_strips, "draw_pattern", lambda generator, image_size: levels.copy()
+        )
 
     return put
 
@@ -49,13 +52,13 @@ def texture(pattern):
 @pytest.fixture
 def shifts(monkeypatch):
     """The shifts of the references in the order of their shots, each (H, 2) in pixels."""
-    drawn, draw = [], suite.draw_shift
+    drawn, draw = [], shots.draw_shift
 
     def spy(*arguments):
         drawn.append(draw(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(suite, "draw_shift", spy)
+    monkeypatch.setattr(shots, "draw_shift", spy)
     return drawn
 
 
@@ -65,25 +68,19 @@ def unpainted(monkeypatch):
 
     def make(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(suite, "paint_on_shot", lambda *arguments: None)
+            patch.setattr(shots, "paint_on_shot", lambda *arguments: None)
             return make_suite_strip(*arguments, image_size=SIZE).image
 
     return make
 
 
+def part_of(level, number):
+    presences = placement.presences(number, AMOUNTS[level])
+    return suite_strips.make_part(level, number, SUITE_SEED, SIZE, presences)
+
+
 def points_of(level, number):
-    return suite.make_part(level, number, suite.SUITE_SEED, SIZE, suite.presences(number)).points
-
-
-def measure(spot, center):
-    """Amplitude, centre and sigma of a Gaussian spot on zero, from its moments."""
-    (top, left), side = (round(value) - REACH for value in center), 2 * REACH + 1
-    window = spot[top : top + side, left : left + side].astype(float)
-    y, x = np.indices(window.shape)
-    mass = window.sum()
-    middle = [(window * axis).sum() / mass for axis in (y, x)]
-    sigma = [np.sqrt((window * (axis - at) ** 2).sum() / mass) for axis, at in zip((y, x), middle)]
-    return mass / (2 * np.pi * np.prod(sigma)), np.add(middle, (top, left)), sigma
+    return part_of(level, number).points
 
 
 def draw_expected(points, channel, shift):
@@ -107,29 +104,6 @@ def draw_expected(points, channel, shift):
             ) ** 2
             expected += point.amplitude * np.exp(-exponent / 2)
     return expected
-
-
-def measure_shift(image, reference, rows=slice(None)):
-    """How far the reference is moved against Target, (y, x) in pixels, by least squares over
-    smoothed and flattened channels.
-    """
-    target, moved = (
-        cv2.GaussianBlur(image[channel, rows], (0, 0), 1.5) for channel in (0, reference)
-    )
-    target, moved = (plane - cv2.GaussianBlur(plane, (0, 0), 12) for plane in (target, moved))
-    shift, inner = np.zeros(2), (slice(6, -6), slice(6, -6))
-    for _ in range(5):
-        back = cv2.warpAffine(
-            moved,
-            np.float32([[1, 0, -shift[1]], [0, 1, -shift[0]]]),
-            moved.shape[::-1],
-            flags=cv2.INTER_CUBIC,
-        )
-        columns = [plane[inner].ravel() for plane in (*np.gradient(target), target)]
-        shift -= np.linalg.lstsq(
-            np.stack(columns, axis=1), (back - target)[inner].ravel(), rcond=None
-        )[0][:2]
-    return shift
 
 
 def test_a_demo_strip_is_made_of_the_same_numbers_in_the_same_order():
@@ -182,6 +156,26 @@ def test_the_suite_has_the_bits_that_were_recorded():
         make_suite_strip(level, CROWDED, 0, image_size=SIZE).image.tobytes() for level in LEVELS
     )
     assert hashlib.sha256(strips).hexdigest() == recorded
+    recorded = "1722c1b2edab09ca321fcf0bfd8099281cf7d715f0deceac8aaf2253c862a7f5"
+    strips = b"".join(
+        make_suite_strip(level, 13, 2, image_size=SIZE).image.tobytes()
+        + make_good_strip(level, 3, 77, SIZE).tobytes()
+        for level in LEVELS
+    )
+    assert hashlib.sha256(strips).hexdigest() == recorded
+
+
+@pytest.mark.skipif(
+    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
+    reason="bits depend on the libraries",
+)
+def test_the_harder_levels_have_the_bits_that_were_recorded():
+    recorded = "cf0374cce9219746d3f59417aea302571ece393d2fcd7d48f7a81e8816fe7a0e"
+    strips = b"".join(
+        make_suite_strip(level, CROWDED, 1, image_size=SIZE).image.tobytes()
+        for level in HARD_LEVELS
+    )
+    assert hashlib.sha256(strips).hexdigest() == recorded
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -190,7 +184,7 @@ def test_seed_level_number_and_shot_decide_everything(level):
     other_shot = make_suite_strip(level, CROWDED, 0, image_size=list(SIZE))
     other_number = make_suite_strip(level, CROWDED + 1, 1, image_size=SIZE)
     other_seed = make_suite_strip(level, CROWDED, 1, 5, SIZE)
-    suite.make_part.cache_clear()
+    suite_strips.make_part.cache_clear()
     again = make_suite_strip(level, CROWDED, 1, image_size=SIZE)
     assert np.array_equal(strip.image, again.image) and strip.points == again.points
     assert strip.image.dtype == np.float32 and strip.image.shape == (3, *SIZE)
@@ -215,7 +209,7 @@ def test_no_two_levels_show_the_same_part():
 def test_a_point_is_painted_where_and_as_strongly_as_it_says():
     for point in make_suite_strip("clean", CROWDED, 0, image_size=SIZE).points:
         lit, center = np.zeros(SIZE), (100 + point.center[0] % 1, 80 + point.center[1] % 1)
-        suite.paint_on_shot(lit, point, center)
+        suite_points.paint_on_shot(lit, point, center)
         amplitude, middle, sigma = measure(lit, center)
         assert amplitude == pytest.approx(point.amplitude, rel=0.01)
         assert np.abs(middle - center).max() < 0.01
@@ -231,7 +225,7 @@ def test_a_point_is_in_the_channels_of_its_presence_and_moves_with_each(level, u
         assert np.abs(difference[channel] - draw_expected(strip.points, channel, shift)).max() < 0.1
     assert {point.presence for point in strip.points} == set(CHANNELS) and {
         point.place for point in strip.points
-    } == set(suite.PLACES)
+    } == set(placement.PLACES)
     assert CHANNELS == {
         "T": (0,),
         "T1": (0, 1),
@@ -245,15 +239,15 @@ def test_a_point_is_in_the_channels_of_its_presence_and_moves_with_each(level, u
 
 def test_a_point_that_a_shift_moves_off_the_strip_paints_nothing():
     lit = np.zeros(SIZE)
-    suite.paint_on_shot(
-        lit, suite.Point((0.0, 100.3), (1.0, 1.5), 40.0, "R1", "border"), (-20.0, 100.3)
+    suite_points.paint_on_shot(
+        lit, suite_points.Point((0.0, 100.3), (1.0, 1.5), 40.0, "R1", "border"), (-20.0, 100.3)
     )
     assert not lit.any()
 
 
 def test_a_shift_moves_pattern_and_points_to_the_same_place():
-    shift = suite.draw_shift(
-        np.random.default_rng(3), suite.Amounts(shift=0.5, wander=0.9), SIZE[0]
+    shift = displacement.draw_shift(
+        np.random.default_rng(3), Amounts(shift=0.5, wander=0.9), SIZE[0]
     )
     y, x = (
         np.arange(length) / demo_strips.OVERSAMPLING
@@ -265,8 +259,8 @@ def test_a_shift_moves_pattern_and_points_to_the_same_place():
         spot = np.exp(
             -0.5 * (((y - center[0])[:, None] / 1.5) ** 2 + ((x - center[1]) / 1.5) ** 2)
         ).astype(np.float32)
-        moved = demo_strips.sample_to_sensor(suite.move_rows(spot, shift), SIZE)
-        expected = suite.move_point(center, shift)
+        moved = demo_strips.sample_to_sensor(displacement.move_rows(spot, shift), SIZE)
+        expected = displacement.move_point(center, shift)
         assert np.abs(measure(moved, center)[1] - expected).max() < 0.03
         assert np.abs(np.subtract(expected, center) - shift[round(center[0])]).max() < 0.02
 
@@ -274,7 +268,7 @@ def test_a_shift_moves_pattern_and_points_to_the_same_place():
 def test_numbers_of_points_and_their_contrasts(pattern):
     pattern(128.0)
     for level in LEVELS:
-        strips = [points_of(level, number) for number in range(suite.STRIP_COUNT)]
+        strips = [points_of(level, number) for number in range(STRIP_COUNT)]
         defects = [sum(point.presence == "T" for point in points) for points in strips]
         assert defects == [0, 0, 0, 1, 1, 1, 18, 18, 18, 18] * 2
         for points in strips:
@@ -324,7 +318,7 @@ def test_the_sign_is_the_one_that_is_not_clipped(pattern):
     for levels, sign in ((215.0, -1), (40.0, 1)):
         pattern(levels)
         for level in ("clean", "noise"):
-            suite.make_part.cache_clear()
+            suite_strips.make_part.cache_clear()
             strong = [point.amplitude for point in points_of(level, CROWDED) if point.contrast > 30]
             assert len(strong) > 5 and {np.sign(amplitude) for amplitude in strong} == {sign}
 
@@ -343,9 +337,9 @@ def test_no_gain_clips_a_point(pattern):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_taken_for_the_darkest_and_the_brightest_holds_for_every_shot(level, unpainted):
-    part = suite.make_part(level, CROWDED, suite.SUITE_SEED, SIZE, suite.presences(CROWDED))
-    darkest, brightest = suite.calculate_bounds(
-        part.pattern, part.stripes, suite.AMOUNTS[level], SIZE
+    part = part_of(level, CROWDED)
+    darkest, brightest = suite_strips.calculate_bounds(
+        part.pattern, part.stripes, AMOUNTS[level], SIZE
     )
     for shot in range(4):
         target = unpainted(level, CROWDED, shot)[0]  # the one that is not shifted
@@ -444,12 +438,10 @@ def test_noise_gain_and_offset_are_those_of_the_level(pattern, unpainted):
 
 def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted, monkeypatch):
     pattern(128.0)
-    monkeypatch.setattr(suite, "STRIPE_COUNT", (1, 1))
+    monkeypatch.setattr(stripes, "STRIPE_COUNT", (1, 1))
     factors, widths, strengths, directions = [], [], [], set()
     for number in range(16):
-        (stripe,) = suite.make_part(
-            "stripes", number, suite.SUITE_SEED, SIZE, suite.presences(number)
-        ).stripes
+        (stripe,) = part_of("stripes", number).stripes
         spans = np.subtract(stripe.stop, stripe.start)
         across = int(np.argmin(spans))
         first, last = int(stripe.start[across]) - 1, int(stripe.stop[across]) + 2
@@ -485,7 +477,7 @@ def test_stripes_are_in_all_channels_with_differing_strength(pattern, unpainted,
 
 def test_stripes_are_in_two_levels_alone():
     for level in LEVELS:
-        part = suite.make_part(level, 0, suite.SUITE_SEED, SIZE, suite.presences(0))
+        part = part_of(level, 0)
         assert (
             (2 <= len(part.stripes) <= 5)
             if level in ("stripes", "everything")
@@ -502,7 +494,7 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
     )
     assert np.abs(image - make_suite_strip(level, 2, 0, image_size=SIZE).image).mean() > 5
     parts = []
-    monkeypatch.setattr(suite, "shoot_part", lambda part, *arguments: parts.append(part))
+    monkeypatch.setattr(suite_strips, "render", lambda part, *arguments: parts.append(part))
     make_good_strip(level, 2, 11, SIZE)
     assert Counter(point.presence for point in parts[0].points) == {
         "T1": 2,
@@ -515,7 +507,7 @@ def test_a_good_strip_has_distractors_alone_and_no_part_of_the_suite(level, monk
 
 def test_no_seed_makes_a_part_of_the_demo_data_set():
     ours = {
-        suite.seeded_generator("clean", 0, seed, purpose).random()
+        suite_strips.seeded_generator("clean", 0, seed, purpose).random()
         for seed in (0, 1, 42)
         for purpose in range(3)
     }
@@ -530,12 +522,12 @@ def test_no_seed_makes_a_part_of_the_demo_data_set():
 
 def test_nothing_is_calibrated_on_the_suite_itself():
     with pytest.raises(ValueError, match="the suite's own"):
-        make_good_strip("clean", 0, suite.SUITE_SEED, SIZE)
+        make_good_strip("clean", 0, SUITE_SEED, SIZE)
 
 
 def test_the_picture_shows_every_level(monkeypatch):
-    monkeypatch.setattr(suite, "STRIP_SIZE", SIZE)
-    picture = suite.draw_levels(CROWDED, 100)
+    monkeypatch.setattr(suite_picture, "STRIP_SIZE", SIZE)
+    picture = suite_picture.draw_levels(CROWDED, 100)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     panels = np.split(picture[22:], 2 * len(LEVELS), axis=1)
     ringed = [bool((panel == (80, 220, 80)).all(axis=2).any()) for panel in panels]
