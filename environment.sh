@@ -4,6 +4,7 @@
 # PYTHON names an interpreter, that one is taken with the packages that it has; nothing is installed.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-"$here/.venv/bin/python"}
+if [ -n "${PYTHON:-}" ]; then echo "using PYTHON, $PYTHON, with the packages that it has" >&2; fi
 export PYTHONUNBUFFERED=1 # show each line when it is printed, through a pipe as well
 
 # given FLAG ARGUMENT...: whether the flag is among the arguments.

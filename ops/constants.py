@@ -34,5 +34,5 @@ def _kept(numbers: tuple, dtype: torch.dtype, device: torch.device) -> torch.Ten
 def _as_tuples(numbers: Sequence) -> tuple:
     """Nested sequences as nested tuples, which can be the key of a cache."""
     return tuple(
-        _as_tuples(number) if isinstance(number, Sequence) else number for number in numbers
+        _as_tuples(number) if isinstance(number, list | tuple) else number for number in numbers
     )

@@ -1,9 +1,12 @@
 """The check of a GPU, on the CPU: every step, and what a step that fails leaves behind."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -31,7 +34,7 @@ def dry(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     processes.write_interpreter(folder / "python")
     done = gpu_check("--dry_run", "--output", folder, PYTHON=str(folder / "python"))
-    assert done.returncode == 0, done.stderr + (folder / "failures.txt").read_text()
+    assert done.returncode == 0, done.stderr + (folder / "log.txt").read_text()
     return folder
 
 
@@ -43,7 +46,7 @@ def test_a_dry_run_goes_through_every_step(dry):
     assert len(judged) > 20 and all(line["is_met"] for line in judged)
     table = (dry / "table.md").read_text()
     assert table.count("| the step took |") == len(STEPS) and "**no**" not in table
-    assert not (dry / "failures.txt").read_text()
+    assert (dry / "log.txt").read_text().count("=== ") == len(STEPS)
 
 
 def test_documents_take_results_of_a_gpu_only(dry, tmp_path, monkeypatch):
@@ -74,11 +77,23 @@ def test_without_a_gpu_the_check_is_refused(tmp_path):
     assert done.stderr == "error: found no GPU that torch can use, expected one, or --dry_run\n"
 
 
-def test_a_step_that_is_stopped_keeps_what_it_measured():
-    lines = []
-    outcome = run_step(Step("training_run", "", 0), True, 1e-3, lines)
-    assert outcome.ending == "stopped after 0 s"
-    outcome = run_step(Step("nothing_of_that_name", "", 0), True, 60, lines)
+def kill_after_first_figure(results):
+    while not results.exists() or not results.read_text():
+        time.sleep(0.005)
+    multiprocessing.active_children()[0].kill()
+
+
+def test_a_step_that_is_stopped_keeps_what_it_measured(tmp_path):
+    results = tmp_path / "results.jsonl"
+    thread = threading.Thread(target=kill_after_first_figure, args=[results])
+    thread.start()
+    outcome = run_step(Step("inference", 0), True, 600, results)
+    thread.join()
+    assert outcome.ending == "failed with exit code -9"
+    kept = [json.loads(line)["name"] for line in results.read_text().splitlines()]
+    assert kept[0] == "product of float16 matrices" and len(kept) < 10
+    assert run_step(Step("inference", 0), True, 1e-3, results).ending == "stopped after 0 s"
+    outcome = run_step(Step("nothing_of_that_name", 0), True, 60, results)
     assert outcome.ending == "failed with exit code 1"
     assert "No module named 'benchmarks.gpu.steps.nothing_of_that_name'" in outcome.output
 

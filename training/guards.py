@@ -15,7 +15,7 @@ OUT_OF_MEMORY = (
     "not enough memory",
     "ALLOC_FAILED",
     # cuDNN, when it tries all algorithms and none has room
-    "unable to find an engine",
+    "FIND was unable to find an engine",
 )
 LOST_WORKER = ("exited unexpectedly", "is killed by signal")
 COMPILERS = ("torch._inductor", "torch._dynamo")  # modules whose errors mean that --compile failed

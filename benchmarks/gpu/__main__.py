@@ -1,16 +1,15 @@
 """Measure and prove on a GPU everything that CUDA touches.
 
-    # about six minutes on one GPU
+    # at most nine minutes on one GPU
     python -m benchmarks.gpu
     # the same steps on the CPU, with sizes that take seconds
     python -m benchmarks.gpu --dry_run
     # put the results of a GPU into docs/how-to/gpu.md
     python -m benchmarks.gpu --write_docs output/gpu/results.jsonl
 
-The steps run one after another, the most valuable first. Each has a time limit; what it measured
-until then is kept. --output gets three files, written anew after each step: results.jsonl, table.md
-and failures.txt, the whole output of the steps in which something is not as wanted. The exit code
-is 1 when a step failed or a figure is not as wanted.
+The steps run one after another, the most valuable first. Each has a time limit, and each figure is
+written at once. --output gets results.jsonl, table.md and log.txt, which has all that the steps
+printed. The exit code is 1 when a step failed or a figure is not as wanted.
 """
 
 import argparse
@@ -22,19 +21,20 @@ from pathlib import Path
 import torch
 
 from benchmarks.command_line import ROOT, make_parser
+from benchmarks.gpu.figures import Figure
 from benchmarks.gpu.report import format_results, machine, write_docs
 from benchmarks.gpu.runner import LEAST_SECONDS, Outcome, Step, run_step
 from common.errors import UserError, run_command
 
 STEPS = (
-    Step("training_run", "train.sh, kill and resume, equal weights", 150),
-    Step("training_speed", "this trainer beside a plain loop", 110),
-    Step("parity", "CUDA beside the CPU, in PyTorch", 60),
-    Step("inference", "time of a strip in PyTorch", 60),
-    Step("runtime", "ONNX Runtime on CUDA, from Python and C++", 120),
-    Step("processes", "NCCL and gloo", 60),
-    Step("failures", "doctor, a full GPU, Ctrl-C", 60),
-    Step("compiling", "torch.compile", 100),
+    Step("training_run", 150),  # train.sh, kill and resume, equal weights
+    Step("training_speed", 90),  # this trainer beside a plain loop
+    Step("parity", 90),  # CUDA beside the CPU, in PyTorch
+    Step("inference", 100),  # the time of a strip in PyTorch
+    Step("runtime", 150),  # ONNX Runtime on CUDA, from Python and C++
+    Step("processes", 90),  # NCCL and gloo
+    Step("failures", 60),  # the doctor, a full GPU, Ctrl-C
+    Step("compiling", 200),  # torch.compile
 )
 
 
@@ -65,37 +65,33 @@ def parse_args() -> argparse.Namespace:
 def measure(arguments: argparse.Namespace) -> int:
     """Run the steps, print and write their results, and return the exit code."""
     arguments.output.mkdir(parents=True, exist_ok=True)
-    lines, failures = [json.dumps(machine(arguments.dry_run))], []
+    results, log = arguments.output / "results.jsonl", arguments.output / "log.txt"
+    results.write_text(json.dumps(machine(arguments.dry_run)) + "\n")
+    log.write_text("")
     end = time.monotonic() + arguments.seconds
     for step in (step for step in STEPS if step.name in arguments.steps):
-        first = len(lines)
+        shown = len(results.read_text().splitlines())
         left = end - time.monotonic()
-        if left < LEAST_SECONDS:
-            outcome = Outcome("not run: the time is over", 0, "")
-        else:
-            limit = left if arguments.dry_run else min(step.limit, left)
-            outcome = run_step(step, arguments.dry_run, limit, lines)
-        ending = {"step": step.name, "name": "the step took", "value": outcome.seconds, "unit": "s"}
+        limit = left if arguments.dry_run else min(step.limit, left)
+        outcome = Outcome("not run: the time is over", 0, "")
+        if left >= LEAST_SECONDS:
+            outcome = run_step(step, arguments.dry_run, limit, results)
+        took = Figure("the step took", outcome.seconds, "s")
         if outcome.ending:
-            ending |= {"value": outcome.ending, "unit": "", "wanted": "its end", "is_met": False}
-        lines.append(json.dumps(ending))
-        if any(json.loads(line).get("is_met") is False for line in lines[first:]):
-            failures += [f"=== {step.name}", outcome.output]
-        write_results(arguments.output, lines, failures)
-        print(format_results([lines[0], *lines[first:]]).partition("\n\n")[2], end="\n\n")
+            took = Figure("the step took", outcome.ending, "", "its end", False)
+        with results.open("a") as file:
+            print(took.as_json(step.name), file=file)
+        with log.open("a") as file:
+            print(f"=== {step.name}\n{outcome.output}", file=file)
+        lines = results.read_text().splitlines()
+        (arguments.output / "table.md").write_text(f"{format_results(lines)}\n")
+        print(format_results([lines[0], *lines[shown:]]).partition("\n\n")[2], end="\n\n")
         sys.stdout.flush()
-    missed = [line for line in map(json.loads, lines[1:]) if line.get("is_met") is False]
+    missed = [line for line in map(json.loads, lines[1:]) if line["is_met"] is False]
     for line in missed:
         print(f"not as wanted: {line['step']}, {line['name']}: {line['value']}", file=sys.stderr)
-    print(f"{arguments.output} has results.jsonl, table.md and failures.txt")
+    print(f"{arguments.output} has results.jsonl, table.md and log.txt")
     return 1 if missed else 0
-
-
-def write_results(folder: Path, lines: list[str], failures: list[str]) -> None:
-    """Write the three files of --output."""
-    (folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    (folder / "table.md").write_text(f"{format_results(lines)}\n")
-    (folder / "failures.txt").write_text("".join(f"{part}\n" for part in failures))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from common.errors import one_line
+from data.demo_strips import STRIP_SIZE
 
-FULL_STRIP, SMALL_STRIP = (976, 176), (200, 150)  # (height, width) in pixels
+SMALL_STRIP = (200, 150)  # (height, width) in pixels, of a dry run
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Setup:
     @property
     def strip_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the strips."""
-        return SMALL_STRIP if self.is_dry else FULL_STRIP
+        return SMALL_STRIP if self.is_dry else STRIP_SIZE
 
     def choose(self, full: Any, dry: Any) -> Any:
         """The first on a GPU, the second in a dry run."""

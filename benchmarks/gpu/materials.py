@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,20 @@ import torch
 
 from benchmarks.command_line import ROOT
 from benchmarks.gpu.figures import Setup
-from benchmarks.training import OurLoop, make_arguments, make_dataset
+from benchmarks.training import OurLoop, make_arguments, make_dataset, synchronize
 from data.demo_strips import make_strip
+from data.image_files import to_unit_range
+from data.splits import Dataset
 from model import ARCHITECTURES, SegmentationNetwork
+from ops.tiling import PATCH_SIZES
 from training.checkpoint import load_checkpoint
 
 # of the commands that a step starts, as for the shell wrappers
 INTERPRETER = os.environ.get("PYTHON", sys.executable)
-PATCH = 128  # pixels
+PATCH = PATCH_SIZES["strip"]
+DIFFERENT = 8  # strips that are drawn; further ones repeat them
 STEPS = 150  # of a short training
-LEAST_TIMED, LONGEST_TIMING = 10, 1.0  # calls and seconds of one measurement of time
+LEAST_TIMED, LONGEST_TIMING = 10, 0.3  # calls and seconds of one measurement of time
 WARM_UPS = 3  # untimed calls before it
 
 
@@ -32,15 +38,28 @@ def write_strips(setup: Setup, count: int) -> Path:
     folder = setup.folder / "strips" / "train" / "good"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        strip = make_strip(np.random.default_rng(number), setup.strip_size)
+        strip = draw_strip(number, setup.strip_size)
         tifffile.imwrite(folder / f"{number}.tiff", strip, photometric="minisblack")
     return folder
 
 
+@lru_cache(maxsize=64)
+def draw_strip(number: int, size: tuple[int, int]) -> np.ndarray:
+    """A demo strip (3, H, W); drawing one takes longer than most of what is measured with it."""
+    return make_strip(np.random.default_rng(number), size)
+
+
 def make_batch(setup: Setup, count: int) -> torch.Tensor:
     """Demo strips (count, 3, H, W), values 0-1, on the CPU; at most eight differ."""
-    strips = [make_strip(np.random.default_rng(n), setup.strip_size) for n in range(min(count, 8))]
-    return torch.from_numpy(np.stack(strips) / np.float32(255))[torch.arange(count) % 8]
+    strips = [draw_strip(number % DIFFERENT, setup.strip_size) for number in range(count)]
+    return torch.from_numpy(to_unit_range(np.stack(strips)))
+
+
+def repeated_dataset(setup: Setup, count: int) -> Dataset:
+    """A data set of `count` training strips, of which at most DIFFERENT differ."""
+    dataset = make_dataset(setup.folder, min(count, DIFFERENT))
+    repeats = -(-count // len(dataset.train))
+    return replace(dataset, train=(dataset.train * repeats)[:count])
 
 
 def make_network(architecture: str, base_channels: int) -> SegmentationNetwork:
@@ -55,7 +74,7 @@ def train_network(setup: Setup, architecture: str, base_channels: int) -> Segmen
     A network with random weights shows no difference of precision: its heatmap hardly varies, or,
     with the batch norm of real strips, noise dominates it.
     """
-    dataset = make_dataset(setup.folder, setup.choose(20, 1))
+    dataset = repeated_dataset(setup, setup.choose(32, 1))
     flags = ["--arch", architecture, "--base_channels", base_channels, "--recipe", "robust"]
     arguments = make_arguments(setup.folder, *flags, "--bs", setup.choose(16, 2))
     loop = OurLoop(arguments, dataset, setup.device)
@@ -112,9 +131,3 @@ def milliseconds(call: Callable[[], object], device: torch.device, is_dry: bool 
 def is_enough(count: int, seconds: float) -> bool:
     """Whether so many calls in so many seconds are a measurement."""
     return seconds > LONGEST_TIMING and (count >= LEAST_TIMED or seconds > 5 * LONGEST_TIMING)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the work of a GPU; does nothing on the CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -46,7 +46,8 @@ def format_results(lines: list[str]) -> str:
             step = line["step"]
             parts.append(f"\n| {step.replace('_', ' ')} | measured | wanted |\n| --- | --- | --- |")
         figure = Figure(**{name: value for name, value in line.items() if name != "step"})
-        parts.append(f"| {' | '.join(figure.cells)} |")
+        cells = (cell.replace("|", "\\|") for cell in figure.cells)
+        parts.append(f"| {' | '.join(cells)} |")
     return "\n".join(parts)
 
 

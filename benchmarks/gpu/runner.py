@@ -1,7 +1,7 @@
 """Runs the steps one after another, each in a process of its own with a time limit.
 
 A step is a module of benchmarks/gpu/steps with a function `run(setup)` that yields figures. Each
-figure is kept at once, so that a step that is stopped, or that crashes, keeps what it measured.
+figure is written at once, so that a step that is stopped, or that crashes, keeps what it measured.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from benchmarks.gpu.figures import Figure, Setup
 
 # imported once, before the first step: each step's process is forked from one that has them
 PRELOADED = ["torch", "onnxruntime", "benchmarks.training", "export_onnx_fullimage"]
-FIGURES, OUTPUT = "figures.jsonl", "output.txt"  # files of a step, in its folder
+OUTPUT = "output.txt"  # what a step prints, in its folder
 LEAST_SECONDS = 10  # with less time left, a step is not started
+LONGEST_END = 10  # seconds to wait for a killed process, which may hang in the driver
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its module, what it shows, and its time limit in seconds on a GPU."""
+    """A step: its module, and its time limit in seconds on a GPU."""
 
     name: str
-    shows: str
     limit: float
 
 
@@ -43,23 +43,21 @@ class Outcome:
     output: str
 
 
-def run_step(step: Step, is_dry: bool, limit: float, lines: list[str]) -> Outcome:
+def run_step(step: Step, is_dry: bool, limit: float, results: Path) -> Outcome:
     """Run a step in a process of its own, for `limit` seconds at most.
 
-    Appends the figures to `lines`, one JSON object for each.
+    The process appends each figure to the file `results` at once, as a line of JSON.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"gpu_{step.name}_"))
     started = time.monotonic()
-    process = _forking_context().Process(target=_work, args=(step.name, folder, is_dry))
+    process = _forking_context().Process(target=_work, args=(step.name, folder, is_dry, results))
     process.start()
     process.join(limit)
     is_late = process.is_alive()
     _end_group(process.pid)
     process.kill()  # where it has had no time to make a group of its own
-    process.join()
+    process.join(LONGEST_END)
     seconds = time.monotonic() - started
-    if (folder / FIGURES).exists():
-        lines += (folder / FIGURES).read_text().splitlines()
     output = (folder / OUTPUT).read_text(errors="replace") if (folder / OUTPUT).exists() else ""
     shutil.rmtree(folder, ignore_errors=True)
     if is_late:
@@ -76,14 +74,14 @@ def _forking_context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _work(name: str, folder: Path, is_dry: bool) -> None:
-    """The process of a step: its figures and its output go into files of the folder."""
-    os.setsid()  # so that all that it starts can be ended with it
+def _work(name: str, folder: Path, is_dry: bool, results: Path) -> None:
+    """The process of a step: figures go to `results`, what it prints into a file of the folder."""
+    os.setpgrp()  # so that all that it starts can be ended with it
     output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     (folder / "work").mkdir()
-    with (folder / FIGURES).open("w") as file:
+    with results.open("a") as file:
         for figure in _figures(name, Setup(folder / "work", is_dry)):
             print(figure.as_json(name), file=file, flush=True)
 

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.command_line import ROOT
-from benchmarks.gpu.figures import Figure, Setup, is_so
-from benchmarks.gpu.materials import INTERPRETER, require_success, run_python, write_strips
+from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
+from benchmarks.gpu.materials import INTERPRETER, run_python, write_strips
 from benchmarks.gpu.steps.training_run import last_checkpoint, small_flags
 from common.files import file_hash
 
@@ -29,8 +30,8 @@ def run(setup: Setup) -> Iterator[Figure]:
     strips = write_strips(setup, 4)
     flags = ["--training_dataset_path", strips, "--checkpoint_path", setup.folder / "run"]
     flags += ["--arch", "difference", *small_flags(setup)]
-    yield from interrupt(setup, flags)
-    yield from run_out_of_memory(setup, flags)
+    yield from attempt("Ctrl-C", partial(interrupt, setup, flags))
+    yield from attempt("a full GPU", partial(run_out_of_memory, setup, flags))
 
 
 def interrupt(setup: Setup, flags: list[object]) -> Iterator[Figure]:
@@ -59,15 +60,15 @@ def run_out_of_memory(setup: Setup, flags: list[object]) -> Iterator[Figure]:
             preexec_fn=limit_address_space if setup.is_dry else None,
             interpreter=sys.executable,  # the limit is of the process that trains
         )
-    lines = [line for line in done.stderr.splitlines() if line]
-    is_named = done.returncode == 1 and "out of memory with --bs 64: expected" in done.stderr
-    found = lines[-1] if lines else ""
-    yield is_so("a batch that cannot fit is named in one line", is_named and len(lines) == 1, found)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    is_named = done.returncode == 1 and "out of memory with --bs 64: expected" in last
+    name = "a batch that cannot fit is named in the last line"
+    yield is_so(name, is_named and "Traceback" not in done.stderr, last)
     after = hashes(folder)
     yield is_so("the other run is as before", before == {name: after[name] for name in before})
     run = last_checkpoint(folder)
     resumed = run_python("trainer.py", "--resume", run, "--epochs", epochs_done(run) + 1)
-    yield is_so("and it can be resumed", require_success(resumed).returncode == 0)
+    yield is_so("and it can be resumed", resumed.returncode == 0)
 
 
 def epochs_done(checkpoint: Path) -> int:

@@ -5,13 +5,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.command_line import ROOT
-from benchmarks.gpu.figures import Figure, Setup, is_so
+from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
 from benchmarks.gpu.materials import (
     INTERPRETER,
     PATCH,
@@ -29,27 +31,35 @@ from training.run_folder import RunFolder
 from training.strip_settings import TrainingSettings
 from training.strip_task import StripTask
 
+# for the other process, which may have failed
+LONGEST_WAIT = timedelta(seconds=30)
+
 
 def run(setup: Setup) -> Iterator[Figure]:
     """Yield whether each kind of process group trains."""
     name = f"a step of DDP in one process, {setup.choose('NCCL', 'gloo')}"
-    yield is_so(name, one_process(setup))
+    yield from attempt(name, partial(one_process, setup, name))
     for is_synchronized in setup.choose((False, True), (False,)):
         name = "two processes on one device, gloo"
         if is_synchronized:
             name += ", --sync_batch_norm"
-        yield is_so(f"{name}: equal weights", two_processes(setup, is_synchronized))
+        yield from attempt(name, partial(two_processes, setup, is_synchronized, name))
     strips = write_strips(setup, 4)
     flags = ["--training_dataset_path", strips, "--epochs", 1, *small_flags(setup)]
-    yield nproc(setup, flags)
+    yield from attempt("NPROC=2 bash train.sh", partial(nproc, setup, flags))
     if not setup.is_dry:  # NPROC has launched two there
-        alone = setup.folder / "alone"
-        words = ["training/launch.py", 1, "trainer.py", *flags, "--sync_batch_norm"]
-        require_success(run_python(*words, "--checkpoint_path", alone))
-        yield is_so("torchrun with one process trains", last_checkpoint(alone) is not None)
+        yield from attempt("torchrun with one process", partial(torchrun, setup, flags))
 
 
-def one_process(setup: Setup) -> bool:
+def torchrun(setup: Setup, flags: list[object]) -> Iterator[Figure]:
+    """A training in a group of one process."""
+    alone = setup.folder / "alone"
+    words = ["training/launch.py", 1, "trainer.py", *flags, "--sync_batch_norm"]
+    require_success(run_python(*words, "--checkpoint_path", alone))
+    yield is_so("torchrun with one process trains", last_checkpoint(alone) is not None)
+
+
+def one_process(setup: Setup, name: str) -> Iterator[Figure]:
     """Whether a gradient goes through a group of one process."""
     join(setup, 0, 1, "alone", setup.choose("nccl", "gloo"))
     network = make_network("difference", setup.choose(16, 2)).to(setup.device)
@@ -57,10 +67,10 @@ def one_process(setup: Setup) -> bool:
     ddp(torch.rand(2, 3, PATCH, PATCH, device=setup.device)).mean().backward()
     is_whole = all(parameter.grad.isfinite().all() for parameter in network.parameters())
     distributed.destroy_process_group()
-    return bool(is_whole)
+    yield is_so(name, is_whole)
 
 
-def two_processes(setup: Setup, is_synchronized: bool) -> bool:
+def two_processes(setup: Setup, is_synchronized: bool, name: str) -> Iterator[Figure]:
     """Whether two processes that train on one device have equal weights after some steps."""
     context = multiprocessing.get_context("forkserver")
     setup = replace(setup, folder=setup.folder / f"two_{is_synchronized}")
@@ -76,7 +86,8 @@ def two_processes(setup: Setup, is_synchronized: bool) -> bool:
     if any(child.exitcode for child in children):
         raise RuntimeError("a process failed")
     first, second = (torch.load(setup.folder / f"{rank}.pt") for rank in range(2))
-    return all(torch.equal(first[name], second[name]) for name in first)
+    is_equal = all(torch.equal(first[key], second[key]) for key in first)
+    yield is_so(f"{name}: equal weights", is_equal)
 
 
 def train_together(setup: Setup, rank: int, is_synchronized: bool) -> None:
@@ -107,18 +118,21 @@ def join(setup: Setup, rank: int, count: int, name: str, backend: str) -> None:
     if setup.device.type == "cuda":
         torch.cuda.set_device(setup.device)
     place = f"file://{setup.folder / name}_group"
-    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count)
+    distributed.init_process_group(
+        backend, init_method=place, rank=rank, world_size=count, timeout=LONGEST_WAIT
+    )
 
 
-def nproc(setup: Setup, flags: list[object]) -> Figure:
+def nproc(setup: Setup, flags: list[object]) -> Iterator[Figure]:
     """NPROC=2 train.sh: trains on two GPUs or the CPU, and is refused in one line on one GPU."""
     words = ["bash", ROOT / "train.sh", *flags, "--checkpoint_path", setup.folder / "nproc"]
     environment = os.environ | {"PYTHON": INTERPRETER, "NPROC": "2"}
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment)
     print(f"$ NPROC=2 train.sh: {done.returncode}\n{done.stdout}{done.stderr}")
     if setup.is_dry or torch.cuda.device_count() > 1:
-        return is_so("NPROC=2 bash train.sh trains", done.returncode == 0)
-    is_refused = done.returncode == 1 and done.stderr.count("\n") == 1
-    return is_so(
-        "NPROC=2 bash train.sh on one GPU is refused in one line", is_refused, done.stderr.strip()
-    )
+        yield is_so("NPROC=2 bash train.sh trains", done.returncode == 0)
+        return
+    last = done.stderr.strip().splitlines()[-1]
+    is_refused = done.returncode == 1 and "Traceback" not in done.stderr
+    name = "NPROC=2 bash train.sh on one GPU is refused"
+    yield is_so(name, is_refused and "expected a GPU for each" in last, last)

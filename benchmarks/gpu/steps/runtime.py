@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 
 from benchmarks.cpp import export_model
-from benchmarks.gpu.figures import FULL_STRIP, Figure, Setup, at_least, at_most, attempt
+from benchmarks.gpu.figures import Figure, Setup, at_least, at_most, attempt
 from benchmarks.gpu.materials import (
     PATCH,
     make_batch,
@@ -22,6 +22,7 @@ from benchmarks.gpu.materials import (
     train_network,
 )
 from benchmarks.gpu.steps.parity import LARGEST_OF_FLOAT16
+from data.demo_strips import STRIP_SIZE
 from deploy.onnx_export import write_graph
 from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision
@@ -123,7 +124,7 @@ def from_cpp(setup: Setup) -> Iterator[Figure]:
             (links / "libonnxruntime.so.1").symlink_to(path)
     strips = make_batch(setup, 1).numpy()
     strips = np.pad(
-        strips, [(0, 0), (0, 0), *((0, f - s) for f, s in zip(FULL_STRIP, setup.strip_size))]
+        strips, [(0, 0), (0, 0), *((0, f - s) for f, s in zip(STRIP_SIZE, setup.strip_size))]
     )
     np.save(setup.folder / "strips.npy", strips)
     device = device_of(setup)
