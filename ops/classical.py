@@ -16,10 +16,11 @@ from ops.likelihood import likelihood_ratio
 
 # pixels; the best one is chosen on validation strips
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+POINT_SIGMAS = (*SIGMAS, 2.5, 3.0)  # pixels, of the likelihood ratio: boards have larger defects
 DEFAULT_SIGMA = 1.0  # pixels: fits a point defect of three pixels
-# The likelihood ratio that a heatmap shows as 0.5. Ratios of a few thousand and of nearly nothing
-# both keep float32's resolution, and thresholds lie near the middle.
-HALF = 10.0
+# The likelihood ratio that a heatmap shows as 0.5. Ratios of a few thousand keep the resolution of
+# float32, the slope at 0 does not enlarge its errors, and thresholds lie near the middle.
+HALF = 5.0
 
 
 class Smoothing(nn.Module):
@@ -122,7 +123,7 @@ METHODS = {  # --method, besides the network: the module and the sigmas to choos
     "smoothed": (DoubleDetection, SIGMAS),
     "envelope": (ToleranceEnvelope, SIGMAS),
     "registered": (RegisteredDifference, SIGMAS),
-    "likelihood": (LikelihoodRatio, SIGMAS),
+    "likelihood": (LikelihoodRatio, POINT_SIGMAS),
 }
 
 

@@ -1,4 +1,4 @@
-"""The likelihood ratio of "a point in Target alone" against a point that a reference explains.
+"""The likelihood ratio of "a point in Target alone" against everything else that looks like it.
 
 These are torch functions. Differences are (B, 2, H, W), each -1 to 1: Target minus Ref1 and Target
 minus Ref2, of references that are registered to Target and matched (registration.py).
@@ -22,45 +22,55 @@ import torch
 from torch.nn import functional
 
 from ops.differences import local_noise
-from ops.filters import convolve, gaussian_window, sizes
+from ops.filters import convolve, gaussian_window
 
 # Pixels along each side of the window within which a rival explains a point: parts are never
 # registered perfectly.
 RIVAL_WINDOW = 3
-REACH = 4  # sigmas on both sides of a filter's middle
+LINE_SIGMA = 12.0  # pixels: along a line
+# "Nothing" is a rival, too. Its log likelihood ratio is 0, but there is nothing nearly everywhere,
+# so it leads the other rivals by this much. Rivals below it would only add their own noise.
+NOTHING = 5.0
+REACH = 3  # sigmas on both sides of a filter's middle
 
 
 def likelihood_ratio(differences: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, 1, H, W), at least 0: how much likelier "in Target alone" is than its best rival.
 
-    It is the difference of two log likelihood ratios: that of a point of `sigma` pixels in Target
-    alone, and the largest of its rivals in the 3x3 pixels around. Where the differences have
-    opposite signs it is 0, as a rival is always likelier there.
+    It is the log likelihood ratio of a point of `sigma` pixels in Target alone, less that of the
+    strongest rival in the 3x3 pixels around: a point that a reference explains, a line along or
+    across the strip, or nothing at all.
     """
     noise = local_noise(differences) / math.sqrt(2)  # of one channel: a difference has that of two
-    first, second = (matched_filter(differences, sigma) / noise).split(1, dim=1)
-    alone = (first + second) ** 2
-    rival = torch.maximum((2 * first - second).abs(), (2 * second - first).abs())
-    rival = functional.max_pool2d(rival, RIVAL_WINDOW, stride=1, padding=RIVAL_WINDOW // 2) ** 2
-    return functional.relu(alone - rival) / 12
+    first, second = (matched_filter(differences, sigma, sigma) / noise).split(1, dim=1)
+    both = differences.sum(dim=1, keepdim=True)
+    rivals = [
+        2 * first - second,
+        2 * second - first,
+        matched_filter(both, LINE_SIGMA, sigma) / noise,
+        matched_filter(both, sigma, LINE_SIGMA) / noise,
+    ]
+    rival = torch.cat(rivals, dim=1).abs().amax(dim=1, keepdim=True)
+    rival = functional.max_pool2d(rival, RIVAL_WINDOW, stride=1, padding=RIVAL_WINDOW // 2)
+    alone, rival = (first + second) ** 2 / 12, rival**2 / 12
+    return functional.relu(alone - rival.clamp(min=NOTHING))
 
 
-def matched_filter(planes: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Filter (B, C, H, W) with a Gaussian of `sigma` pixels, the best filter for such a point.
+def matched_filter(planes: torch.Tensor, sigma_y: float, sigma_x: float) -> torch.Tensor:
+    """Filter (B, C, H, W) with a Gaussian, the best filter for what has its shape.
 
     The result is in units of the planes' noise: white noise keeps its variance, at the border too.
     Nothing lies beyond the edge. If border pixels were repeated instead, their noise would count
-    several times, and the strongest false alarms would lie at the border.
+    several times, and the strongest false alarms would lie at the border. The sigmas are in pixels.
     """
-    reach = int(REACH * sigma + 0.5)
-    window = gaussian_window(sigma, reach)
-    height, width = sizes(planes)
-    planes = convolve(planes, window, 2, padding=reach) * planes.new_tensor(
-        [[gain] for gain in noise_gains(window, height)]
-    )
-    return convolve(planes, window, 3, padding=reach) * planes.new_tensor(
-        noise_gains(window, width)
-    )
+    for axis, sigma in ((2, sigma_y), (3, sigma_x)):
+        reach = int(REACH * sigma + 0.5)
+        window = gaussian_window(sigma, reach)
+        gains = planes.new_tensor(noise_gains(window, int(planes.shape[axis])))
+        planes = convolve(planes, window, axis, padding=reach) * (
+            gains[:, None] if axis == 2 else gains
+        )
+    return planes
 
 
 def noise_gains(window: Sequence[float], length: int) -> list[float]:
