@@ -114,7 +114,7 @@ class LikelihoodRatio(ClassicalDetector):
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
-        ratio = likelihood_ratio(strips[:, :1] - strips[:, 1:3], self.sigma)
+        ratio = likelihood_ratio(strips, self.sigma)
         return ratio / (ratio + HALF)
 
 

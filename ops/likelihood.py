@@ -1,7 +1,8 @@
 """The likelihood ratio of "a point in Target alone" against everything else that looks like it.
 
-These are torch functions. Differences are (B, 2, H, W), each -1 to 1: Target minus Ref1 and Target
-minus Ref2, of references that are registered to Target and matched (registration.py).
+These are torch functions. Strips are (B, 3, H, W), values 0-1, whose references are registered to
+Target and matched (registration.py). Differences are (B, 2, H, W), each -1 to 1: Target minus Ref1
+and Target minus Ref2.
 
 The test is a generalized likelihood ratio: the strength of a point is unknown and takes the value
 that fits best (Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998).
@@ -22,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from ops.differences import local_noise
-from ops.filters import convolve, gaussian_window
+from ops.filters import convolve, gaussian_window, gradients, shares
 
 # Pixels along each side of the window within which a rival explains a point: parts are never
 # registered perfectly.
@@ -31,17 +32,24 @@ LINE_SIGMA = 12.0  # pixels: along a line
 # "Nothing" is a rival, too. Its log likelihood ratio is 0, but there is nothing nearly everywhere,
 # so it leads the other rivals by this much. Rivals below it would only add their own noise.
 NOTHING = 5.0
+# Edges that moved are noise along the gradient, and neighbouring pixels of an edge move together:
+# about so many of them under the filter of a point.
+MOVED_TOGETHER = 4.0
+MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
+LEAST_STEEPNESS = 1e-12  # added to a variance of squared gradients, which may be 0
 REACH = 3  # sigmas on both sides of a filter's middle
 
 
-def likelihood_ratio(differences: torch.Tensor, sigma: float) -> torch.Tensor:
+def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, 1, H, W), at least 0: how much likelier "in Target alone" is than its best rival.
 
     It is the log likelihood ratio of a point of `sigma` pixels in Target alone, less that of the
     strongest rival in the 3x3 pixels around: a point that a reference explains, a line along or
     across the strip, or nothing at all.
     """
-    noise = local_noise(differences) / math.sqrt(2)  # of one channel: a difference has that of two
+    differences = strips[:, :1] - strips[:, 1:3]
+    # of one channel: a difference has the noise of two
+    noise = noise_at_edges(strips, differences, sigma) / math.sqrt(2)
     first, second = (matched_filter(differences, sigma, sigma) / noise).split(1, dim=1)
     both = differences.sum(dim=1, keepdim=True)
     rivals = [
@@ -56,6 +64,30 @@ def likelihood_ratio(differences: torch.Tensor, sigma: float) -> torch.Tensor:
     return functional.relu(alone - rival.clamp(min=NOTHING))
 
 
+def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, 1, H, W): the local noise of a difference, and what edges that moved add to it.
+
+    An edge that moved by e pixels leaves e times the gradient of the references. The variance of e
+    is the slope of the squared differences over the squared gradient, over the whole strip: 0 where
+    the references lie where Target does.
+    """
+    noise = local_noise(differences)
+    steepness = (gradients(strips[:, 1:3].mean(dim=1, keepdim=True)) ** 2).sum(dim=2)
+    squares = torch.minimum((differences**2).mean(dim=1, keepdim=True), (MOST_NOISE * noise) ** 2)
+    departure = steepness - steepness.mean(dim=(2, 3), keepdim=True)
+    slope = (departure * squares).mean(dim=(2, 3), keepdim=True) / (
+        (departure**2).mean(dim=(2, 3), keepdim=True) + LEAST_STEEPNESS
+    )
+    window = shares([weight**2 for weight in gaussian_window(sigma, int(REACH * sigma + 0.5))])
+    steepness = convolve(
+        convolve(steepness, window, 2, padding=len(window) // 2),
+        window,
+        3,
+        padding=len(window) // 2,
+    )
+    return (noise**2 + MOVED_TOGETHER * functional.relu(slope) * steepness).sqrt()
+
+
 def matched_filter(planes: torch.Tensor, sigma_y: float, sigma_x: float) -> torch.Tensor:
     """Filter (B, C, H, W) with a Gaussian, the best filter for what has its shape.
 
@@ -64,10 +96,9 @@ def matched_filter(planes: torch.Tensor, sigma_y: float, sigma_x: float) -> torc
     several times, and the strongest false alarms would lie at the border. The sigmas are in pixels.
     """
     for axis, sigma in ((2, sigma_y), (3, sigma_x)):
-        reach = int(REACH * sigma + 0.5)
-        window = gaussian_window(sigma, reach)
+        window = gaussian_window(sigma, int(REACH * sigma + 0.5))
         gains = planes.new_tensor(noise_gains(window, int(planes.shape[axis])))
-        planes = convolve(planes, window, axis, padding=reach) * (
+        planes = convolve(planes, window, axis, padding=len(window) // 2) * (
             gains[:, None] if axis == 2 else gains
         )
     return planes

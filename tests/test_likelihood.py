@@ -8,7 +8,7 @@ from scipy import ndimage, signal
 from benchmarks.suite import make_good_strip
 from ops.classical import HALF, LikelihoodRatio
 from ops.differences import local_noise
-from ops.likelihood import likelihood_ratio, matched_filter
+from ops.likelihood import likelihood_ratio, matched_filter, noise_at_edges
 
 SIGMAS = (0.5, 1.0, 2.0)  # pixels
 LINE_SIGMA, NOTHING = 12.0, 5.0
@@ -50,31 +50,69 @@ def direct_ratio(differences, noise, sigma):
     return np.maximum(log_likelihood(target, sigma, sigma) - rival, 0)
 
 
-def random_differences():
-    differences = np.random.default_rng(0).normal(0, 6, (2, 147, 152))
+def direct_noise(strip, sigma):
+    """The local noise and what edges that moved add to it, in NumPy and SciPy."""
+    differences = strip[:1] - strip[1:]
+    local = local_noise(torch.from_numpy(differences)[None])[0, 0].numpy()
+    weights = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
+    reference = strip[1:].mean(axis=0)
+    steepness = sum(ndimage.correlate1d(reference, weights, k, mode="nearest") ** 2 for k in (0, 1))
+    squares = np.minimum((differences**2).mean(axis=0), 9 * local**2)
+    slope = max(0.0, np.polyfit(steepness.ravel(), squares.ravel(), 1)[0])
+    reach = int(3 * sigma + 0.5)
+    window = np.exp(-(np.arange(-reach, reach + 1) ** 2) / sigma**2)
+    for axis in (0, 1):
+        steepness = ndimage.convolve1d(steepness, window / window.sum(), axis, mode="constant")
+    return np.sqrt(local**2 + 4 * slope * steepness), slope
+
+
+def random_strip():
+    generator = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(generator.normal(0, 300, (147, 152)), 3) + 120
+    image = image + generator.normal(0, 4, (3, 147, 152))
     for y, x in ((0, 0), (146, 80), (70, 151), (60, 60)):
-        differences[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] += 30
-    return differences / 255
+        image[0, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] += 40
+    return image / 255
 
 
-def strip_differences():
+def demo_strip():
     image = make_good_strip("gain", 0, 5, (200, 150)).astype(float)
     image[0, :3, :3] += 40  # defects in a corner, at an edge and inside
     image[0, 100:103, 147:] -= 40
     image[0, 60:63, 70:73] += 40
-    return (image[:1] - image[1:]) / 255
+    return image / 255
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
-@pytest.mark.parametrize("make", [random_differences, strip_differences])
+@pytest.mark.parametrize("make", [random_strip, demo_strip])
 def test_the_ratio_is_that_of_the_formula_everywhere(make, sigma):
-    differences = torch.from_numpy(make())[None]
-    noise = local_noise(differences)[0, 0].numpy()
-    expected = direct_ratio(differences[0].numpy(), noise, sigma)
-    ratio = likelihood_ratio(differences, sigma)[0, 0].numpy()
-    assert expected.max() > 5 and np.abs(ratio - expected).max() < 1e-9 * expected.max()
-    in_single = likelihood_ratio(differences.float(), sigma)[0, 0].numpy()
-    assert np.abs(in_single - expected).max() < 1e-4 * expected.max()
+    strip = make()
+    expected = direct_ratio(strip[:1] - strip[1:], direct_noise(strip, sigma)[0], sigma)
+    strip = torch.from_numpy(strip)[None]
+    ratio = likelihood_ratio(strip, sigma)[0, 0].numpy()
+    assert expected.max() > 5 and np.abs(ratio - expected).max() < 1e-4 * expected.max()
+    in_single = likelihood_ratio(strip.float(), sigma)[0, 0].numpy()
+    assert np.abs(in_single - expected).max() < 2e-4 * expected.max()
+
+
+def test_edges_that_moved_are_noise_and_flat_ground_is_none():
+    generator = np.random.default_rng(2)
+    x = np.arange(150)
+    moved = generator.normal(0, 0.3, (200, 1))  # pixels, of each row of Target
+    bars = [120 + 60 * np.sin((x - place) * 2 * np.pi / 12) for place in (moved, 0 * moved)]
+    image = np.stack([bars[0], bars[1], bars[1]])
+    image[:, :, 75:] = 120
+    image += generator.normal(0, 2, image.shape)
+    image[0, 100:103, 120:123] += 20
+    noise, slope = direct_noise(image / 255, 1.0)
+    assert math.sqrt(slope) == pytest.approx(0.3, rel=0.15)
+    strip = torch.from_numpy(image)[None] / 255
+    assert noise_at_edges(strip, strip[:, :1] - strip[:, 1:], 1.0)[0, 0].numpy() == pytest.approx(
+        noise, rel=1e-4
+    )
+    ratio = likelihood_ratio(strip, 1.0)[0, 0]
+    place = np.unravel_index(int(ratio.argmax()), ratio.shape)
+    assert place == pytest.approx((101, 121), abs=1) and ratio.max() > 4 * ratio[:, :72].max()
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -85,11 +123,10 @@ def test_white_noise_keeps_its_variance_up_to_the_border(sigma):
     assert deviation.min() > 0.95 and deviation.max() < 1.05
 
 
-def differences_of(shape, strengths):
-    """Differences (1, 2, H, W) with a shape (H, W) in each, of a strength in grey levels."""
-    noise = np.random.default_rng(1).normal(0, 2, (3, *shape.shape))
-    differences = noise[:1] - noise[1:] + np.multiply.outer(np.array(strengths), shape)
-    return torch.from_numpy(differences)[None] / 255
+def strip_of(shape, strengths):
+    """A strip (1, 3, H, W) whose channels have a shape (H, W) of some strengths in grey levels."""
+    noise = np.random.default_rng(1).normal(100, 2, (3, *shape.shape))
+    return torch.from_numpy(noise + np.multiply.outer(np.array(strengths), shape))[None] / 255
 
 
 def point(center):
@@ -100,11 +137,11 @@ def point(center):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("center", [(20, 22), (0, 22), (59, 63)])
 def test_only_a_point_in_target_alone_is_likely(sign, center):
-    alone = likelihood_ratio(differences_of(point(center), (sign * 40, sign * 40)), 1.0)[0, 0]
+    alone = likelihood_ratio(strip_of(sign * point(center), (40, 0, 0)), 1.0)[0, 0]
     place = np.unravel_index(int(alone.argmax()), alone.shape)
     assert place == pytest.approx(center, abs=1) and alone.max() > 30
-    for strengths in ((40, 0), (0, 40), (40, 4), (-40, -4), (40, -40)):
-        assert likelihood_ratio(differences_of(point(center), strengths), 1.0).max() < 1
+    for strengths in ((40, 40, 0), (40, 0, 38), (0, 40, 0), (0, 0, 40), (40, 36, 0), (0, 40, -40)):
+        assert likelihood_ratio(strip_of(sign * point(center), strengths), 1.0).max() < 1
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -112,10 +149,10 @@ def test_only_a_point_in_target_alone_is_likely(sign, center):
 def test_a_line_is_no_row_of_points(axis, sign):
     line = np.zeros((120, 130))
     np.moveaxis(line, axis, 0)[50:52] = sign
-    assert likelihood_ratio(differences_of(line, (15, 12)), 1.0).max() < 1
-    point_on_it = line.copy()
-    point_on_it[50:53, 50:53] += 8 * sign
-    seen = likelihood_ratio(differences_of(point_on_it, (15, 12)), 1.0)[0, 0]
+    strip = strip_of(line, (20, 5, 8))
+    assert likelihood_ratio(strip, 1.0).max() < 1
+    strip[:, 0, 50:53, 50:53] += sign * 110 / 255
+    seen = likelihood_ratio(strip, 1.0)[0, 0]
     place = np.unravel_index(int(seen.argmax()), seen.shape)
     assert place == pytest.approx((51, 51), abs=1) and seen.max() > 10
 
@@ -125,9 +162,8 @@ def test_the_heatmap_ranks_strong_and_weak_ratios():
     heights = []
     for strength in (0.02, 0.3, 0.31, 0.58, 0.6):
         strips[:, 0, 30, 25] = 0.4 + strength
-        differences = strips[:, :1] - strips[:, 1:]
         heatmap = LikelihoodRatio(1.0).heatmap(strips)[0, 0, 30, 25].double()
-        expected = likelihood_ratio(differences, 1.0)[0, 0, 30, 25].double()
+        expected = likelihood_ratio(strips, 1.0)[0, 0, 30, 25].double()
         assert float(HALF * heatmap / (1 - heatmap)) == pytest.approx(float(expected), rel=1e-3)
         heights.append(float(heatmap))
     assert heights == sorted(heights) and len(set(heights)) == len(heights)
