@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from ops.differences import local_noise
-from ops.filters import convolve, gaussian_window, gradients, shares
+from ops.filters import BLOCK, convolve, cut, gaussian_window, gradients, shares, sizes
 
 # Pixels along each side of the window within which a rival explains a point: parts are never
 # registered perfectly.
@@ -50,13 +50,12 @@ def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
     differences = strips[:, :1] - strips[:, 1:3]
     # of one channel: a difference has the noise of two
     noise = noise_at_edges(strips, differences, sigma) / math.sqrt(2)
-    first, second = (matched_filter(differences, sigma, sigma) / noise).split(1, dim=1)
+    first, second = (matched_filter(differences, sigma) / noise).split(1, dim=1)
     both = differences.sum(dim=1, keepdim=True)
     rivals = [
         2 * first - second,
         2 * second - first,
-        matched_filter(both, LINE_SIGMA, sigma) / noise,
-        matched_filter(both, sigma, LINE_SIGMA) / noise,
+        *(line_filter(both, sigma, axis) / noise for axis in (2, 3)),
     ]
     rival = torch.cat(rivals, dim=1).abs().amax(dim=1, keepdim=True)
     rival = functional.max_pool2d(rival, RIVAL_WINDOW, stride=1, padding=RIVAL_WINDOW // 2)
@@ -88,30 +87,67 @@ def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float
     return (noise**2 + MOVED_TOGETHER * functional.relu(slope) * steepness).sqrt()
 
 
-def matched_filter(planes: torch.Tensor, sigma_y: float, sigma_x: float) -> torch.Tensor:
-    """Filter (B, C, H, W) with a Gaussian, the best filter for what has its shape.
+def matched_filter(planes: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Filter (B, C, H, W) with a Gaussian of `sigma` pixels, the best filter for such a point.
 
     The result is in units of the planes' noise: white noise keeps its variance, at the border too.
     Nothing lies beyond the edge. If border pixels were repeated instead, their noise would count
-    several times, and the strongest false alarms would lie at the border. The sigmas are in pixels.
+    several times, and the strongest false alarms would lie at the border.
     """
-    for axis, sigma in ((2, sigma_y), (3, sigma_x)):
-        window = gaussian_window(sigma, int(REACH * sigma + 0.5))
-        gains = planes.new_tensor(noise_gains(window, int(planes.shape[axis])))
-        planes = convolve(planes, window, axis, padding=len(window) // 2) * (
-            gains[:, None] if axis == 2 else gains
-        )
-    return planes
+    return filter_along(filter_along(planes, sigma, 2), sigma, 3)
 
 
-def noise_gains(window: Sequence[float], length: int) -> list[float]:
-    """Return the factors that give filtered white noise its variance back, for `length` pixels.
+def line_filter(planes: torch.Tensor, sigma: float, axis: int) -> torch.Tensor:
+    """Filter (B, C, H, W) as `matched_filter`, for a line along axis 2 or 3, `sigma` pixels wide.
 
-    Each is 1 / the root of the squared weights that lie inside.
+    Along the line it works on means of BLOCK pixels, as so long a filter needs no more, and gives
+    each of these pixels the same value.
     """
-    reach = len(window) // 2
-    gains = []
-    for place in range(length):
-        inside = window[max(0, reach - place) : reach + length - place]
-        gains.append(1 / math.sqrt(sum(weight * weight for weight in inside)))
+    height, width = sizes(planes)
+    length = (height, width)[axis - 2]
+    missing = -length % BLOCK
+    planes = filter_along(planes, sigma, 5 - axis)
+    planes = functional.pad(planes, (0, 0, 0, missing) if axis == 2 else (0, missing))
+    blocks = functional.avg_pool2d(planes, (BLOCK, 1) if axis == 2 else (1, BLOCK))
+    counts = [min(BLOCK, length - start) for start in range(0, length, BLOCK)]
+    variances = [count / BLOCK**2 for count in counts]  # of means with zeros beyond the edge
+    blocks = filter_along(blocks, LINE_SIGMA / BLOCK, axis, variances)
+    return cut(repeat(blocks, axis), height, width)
+
+
+def repeat(blocks: torch.Tensor, axis: int) -> torch.Tensor:
+    """Repeat each value of (B, C, H, W) BLOCK times along axis 2 or 3."""
+    channels, (height, width) = int(blocks.shape[1]), sizes(blocks)
+    if axis == 2:
+        repeated = blocks.unsqueeze(3).expand(-1, -1, -1, BLOCK, -1)
+        return repeated.reshape(-1, channels, height * BLOCK, width)
+    repeated = blocks.unsqueeze(4).expand(-1, -1, -1, -1, BLOCK)
+    return repeated.reshape(-1, channels, height, width * BLOCK)
+
+
+def filter_along(
+    planes: torch.Tensor, sigma: float, axis: int, variances: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Filter (B, C, H, W) along axis 2 or 3 with a Gaussian of `sigma` pixels.
+
+    The result of white noise of variance 1 has that variance. `variances` are those of the noise of
+    each pixel along the axis, where they differ from 1.
+    """
+    window = gaussian_window(sigma, int(REACH * sigma + 0.5))
+    variances = variances or [1.0] * int(planes.shape[axis])
+    gains = planes.new_tensor(noise_gains(window, variances))
+    planes = convolve(planes, window, axis, padding=len(window) // 2)
+    return planes * (gains[:, None] if axis == 2 else gains)
+
+
+def noise_gains(window: Sequence[float], variances: Sequence[float]) -> list[float]:
+    """Return the factors that give filtered white noise its variance back, for each pixel.
+
+    Each is 1 / the root of the sum of squared weights times variances, of the pixels inside.
+    """
+    reach, gains = len(window) // 2, []
+    for place in range(len(variances)):
+        inside = window[max(0, reach - place) : reach + len(variances) - place]
+        noise = variances[max(0, place - reach) : place + reach + 1]
+        gains.append(1 / math.sqrt(sum(w * w * v for w, v in zip(inside, noise, strict=True))))
     return gains
