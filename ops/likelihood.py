@@ -28,7 +28,9 @@ from ops.filters import BLOCK, convolve, cut, gaussian_window, gradients, shares
 # Pixels along each side of the window within which a rival explains a point: parts are never
 # registered perfectly.
 RIVAL_WINDOW = 3
-LINE_SIGMA = 12.0  # pixels: along a line
+# A line is so many times as long as it is wide. With fewer, the longer defects of boards look like
+# lines.
+LINE_ASPECT = 12.0
 # "Nothing" is a rival, too. Its log likelihood ratio is 0, but there is nothing nearly everywhere,
 # so it leads the other rivals by this much. Rivals below it would only add their own noise.
 NOTHING = 5.0
@@ -111,7 +113,7 @@ def line_filter(planes: torch.Tensor, sigma: float, axis: int) -> torch.Tensor:
     blocks = functional.avg_pool2d(planes, (BLOCK, 1) if axis == 2 else (1, BLOCK))
     counts = [min(BLOCK, length - start) for start in range(0, length, BLOCK)]
     variances = [count / BLOCK**2 for count in counts]  # of means with zeros beyond the edge
-    blocks = filter_along(blocks, LINE_SIGMA / BLOCK, axis, variances)
+    blocks = filter_along(blocks, LINE_ASPECT * sigma / BLOCK, axis, variances)
     return cut(repeat(blocks, axis), height, width)
 
 

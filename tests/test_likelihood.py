@@ -12,7 +12,7 @@ from ops.differences import local_noise
 from ops.likelihood import likelihood_ratio, line_filter, matched_filter, noise_at_edges
 
 SIGMAS = (0.5, 1.0, 2.0)  # pixels
-LINE_SIGMA, NOTHING = 12.0, 5.0
+LINE_ASPECT, NOTHING = 12.0, 5.0
 
 
 def direct_filter(image, sigma_y, sigma_x):
@@ -36,7 +36,9 @@ def direct_line_filter(image, sigma):
     rows = np.arange(height) // 4
     place = np.arange(rows[-1] + 1)
     distance = place[:, None] - rows
-    weights = np.exp(-((distance * 4 / LINE_SIGMA) ** 2) / 2) * (np.abs(distance) <= 9)
+    line_sigma = LINE_ASPECT * sigma / 4
+    weights = np.exp(-((distance / line_sigma) ** 2) / 2)
+    weights *= np.abs(distance) <= int(3 * line_sigma + 0.5)
     filtered = weights @ across / np.sqrt((weights**2).sum(axis=1))[:, None]
     return filtered[rows]
 
