@@ -63,7 +63,13 @@ BATCHES = (1, 8)  # strips per call
 ROUNDS_OF_MANY = 3  # rounds with all of BATCHES; the other rounds call with one strip
 CALIBRATION_STRIPS = 16  # for the ranges of int8
 # sigma in pixels, as benchmarks/quality.py chooses it
-GAUSSIANS = {"double": 0.0, "smoothed": 0.5, "envelope": 0.5, "registered": 0.75}
+GAUSSIANS = {
+    "double": 0.0,
+    "smoothed": 0.5,
+    "envelope": 0.5,
+    "registered": 0.75,
+    "likelihood": 1.0,
+}
 # a program that prints by how many kB three calls raise the peak of its memory
 MEMORY = """
 import re, sys

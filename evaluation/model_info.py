@@ -13,7 +13,7 @@ from evaluation.thresholds import (
     is_calibration,
     threshold_for,
 )
-from ops.classical import SIGMAS
+from ops.classical import POINT_SIGMAS
 from ops.tiling import PATCH_SIZES
 
 STRIP_DETECTOR = "strip detector"  # also the tool of a file without the entry `tool`
@@ -97,7 +97,7 @@ def check_measured(content: dict[str, Any]) -> None:
             isinstance(value, dict) and all(map(_is_range, value.values()))
         ),
         "rival_sigmas": lambda value: (
-            isinstance(value, dict) and all(sigma in SIGMAS for sigma in value.values())
+            isinstance(value, dict) and all(sigma in POINT_SIGMAS for sigma in value.values())
         ),
     }
     for name, is_usable in checks.items():

@@ -1,9 +1,9 @@
 """Baselines without a network: how Target differs from both references, by arithmetic alone.
 
 Each is a torch module, like a network, that takes strips (B, 3, H, W), values 0-1, to heatmaps (B,
-1, H, W), 0-1. A heatmap holds either a difference as a share of the range of grey levels, or a
-difference in units of the noise around the pixel, mapped to 0-1. Neither is a probability, but both
-rank pixels and can be thresholded.
+1, H, W), 0-1. A heatmap holds a difference as a share of the range of grey levels, or a difference
+in units of the noise around the pixel, or a likelihood ratio, both mapped to 0-1. None is a
+probability, but all rank pixels and can be thresholded.
 """
 
 import torch
@@ -12,10 +12,15 @@ from torch import nn
 from ops.detector import AligningDetector
 from ops.differences import consistent_difference, envelope_excess, local_noise
 from ops.filters import blur, gaussian_window
+from ops.likelihood import likelihood_ratio
 
 # pixels; the best one is chosen on validation strips
 SIGMAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+POINT_SIGMAS = (*SIGMAS, 2.5, 3.0)  # pixels, of the likelihood ratio: boards have larger defects
 DEFAULT_SIGMA = 1.0  # pixels: fits a point defect of three pixels
+# The likelihood ratio that a heatmap shows as 0.5. Ratios of a few thousand keep the resolution of
+# float32, the slope at 0 does not enlarge its errors, and thresholds lie near the middle.
+HALF = 5.0
 
 
 class Smoothing(nn.Module):
@@ -97,11 +102,28 @@ class RegisteredDifference(ClassicalDetector):
         return ratio / (1 + ratio)
 
 
+class LikelihoodRatio(ClassicalDetector):
+    """The log likelihood ratio L of "a point in Target alone" (likelihood.py), as L / (L + HALF).
+
+    The references are registered to Target and matched first (registration.py). The point has a
+    Gaussian's shape of `sigma` pixels, above 0.
+    """
+
+    label = "likelihood ratio"
+    align = "full"
+
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
+        ratio = likelihood_ratio(strips, self.sigma)
+        return ratio / (ratio + HALF)
+
+
 METHODS = {  # --method, besides the network: the module and the sigmas to choose from, in pixels
     "double": (DoubleDetection, (0.0,)),
     "smoothed": (DoubleDetection, SIGMAS),
     "envelope": (ToleranceEnvelope, SIGMAS),
     "registered": (RegisteredDifference, SIGMAS),
+    "likelihood": (LikelihoodRatio, POINT_SIGMAS),
 }
 
 

@@ -117,7 +117,12 @@ def test_the_summary_counts_what_the_detections_say(strips, score):
     assert content["point_recall"][0]["truths"] == 12 and content["point_recall_at_10"] == 1.0
     assert set(content["rivals"]) == {
         f"{label}, Gaussian of 1 px"
-        for label in ("double detection", "tolerance envelope", "registered difference")
+        for label in (
+            "double detection",
+            "tolerance envelope",
+            "registered difference",
+            "likelihood ratio",
+        )
     }
     assert all(0 <= baseline["point_recall_at_1"] <= 1 for baseline in content["rivals"].values())
 
@@ -210,7 +215,7 @@ def trained(dataset, tmp_path_factory):
 def test_a_training_keeps_threshold_ranges_and_gaussians_with_the_best_checkpoint(trained, dataset):
     content = load_checkpoint(trained)
     assert content["calibration"]["strips"] == 2 and content["target_false_alarms"] == 0.1
-    assert set(content["rival_sigmas"]) == {"smoothed", "envelope", "registered"}
+    assert set(content["rival_sigmas"]) == {"smoothed", "envelope", "registered", "likelihood"}
     lowest, highest = content["channel_ranges"]["target_mean"]
     means = [
         tifffile.imread(path)[0].mean() for path in (dataset / "train" / "good").glob("*.tiff")

@@ -1,0 +1,156 @@
+"""The likelihood ratio of "a point in Target alone" against everything else that looks like it.
+
+These are torch functions. Strips are (B, 3, H, W), values 0-1, whose references are registered to
+Target and matched (registration.py). Differences are (B, 2, H, W), each -1 to 1: Target minus Ref1
+and Target minus Ref2.
+
+The test is a generalized likelihood ratio: the strength of a point is unknown and takes the value
+that fits best (Kay, "Fundamentals of Statistical Signal Processing II: Detection Theory", 1998).
+All differences contain Target's noise. So the N differences of N references have the covariance
+S = s² (I + 11ᵀ), where s is the noise of one channel, and the log likelihood ratio of a point with
+the direction u among the differences d is (uᵀ S⁻¹ d)² / (2 uᵀ S⁻¹ u), with
+S⁻¹ = (I - 11ᵀ / (N + 1)) / s². With two differences a and b in units of s this is
+
+- (a + b)² / 12 for u = (1, 1): the point is in Target alone;
+- (2b - a)² / 12 for u = (0, 1): Ref1 has it as well, or only Ref2 has one;
+- (2a - b)² / 12 for u = (1, 0): Ref2 has it as well, or only Ref1 has one.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from ops.constants import constant
+from ops.differences import local_noise
+from ops.filters import BLOCK, convolve, cut, gaussian_window, gradients, shares, sizes
+
+# Pixels along each side of the window within which a rival explains a point: parts are never
+# registered perfectly.
+RIVAL_WINDOW = 3
+# A line is so many times as long as it is wide. With fewer, the longer defects of boards look like
+# lines.
+LINE_ASPECT = 12.0
+# "Nothing" is a rival, too. Its log likelihood ratio is 0, but there is nothing nearly everywhere,
+# so it leads the other rivals by this much. Rivals below it would only add their own noise.
+NOTHING = 5.0
+# Edges that moved are noise along the gradient, and neighbouring pixels of an edge move together:
+# about so many of them under the filter of a point.
+MOVED_TOGETHER = 4.0
+MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
+LEAST_STEEPNESS = 1e-12  # added to a variance of squared gradients, which may be 0
+REACH = 3  # sigmas on both sides of a filter's middle
+
+
+def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, 1, H, W), at least 0: how much likelier "in Target alone" is than its best rival.
+
+    It is the log likelihood ratio of a point of `sigma` pixels in Target alone, less that of the
+    strongest rival in the 3x3 pixels around: a point that a reference explains, a line along or
+    across the strip, or nothing at all.
+    """
+    differences = strips[:, :1] - strips[:, 1:3]
+    # of one channel: a difference has the noise of two
+    noise = noise_at_edges(strips, differences, sigma) / math.sqrt(2)
+    first, second = (matched_filter(differences, sigma) / noise).split(1, dim=1)
+    both = differences.sum(dim=1, keepdim=True)
+    rivals = [
+        2 * first - second,
+        2 * second - first,
+        *(line_filter(both, sigma, axis) / noise for axis in (2, 3)),
+    ]
+    rival = torch.cat(rivals, dim=1).abs().amax(dim=1, keepdim=True)
+    rival = functional.max_pool2d(rival, RIVAL_WINDOW, stride=1, padding=RIVAL_WINDOW // 2)
+    alone, rival = (first + second) ** 2 / 12, rival**2 / 12
+    return functional.relu(alone - rival.clamp(min=NOTHING))
+
+
+def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, 1, H, W): the local noise of a difference, and what edges that moved add to it.
+
+    An edge that moved by e pixels leaves e times the gradient of the references. The variance of e
+    is the slope of the squared differences over the squared gradient, over the whole strip: 0 where
+    the references lie where Target does.
+    """
+    noise = local_noise(differences)
+    steepness = (gradients(strips[:, 1:3].mean(dim=1, keepdim=True)) ** 2).sum(dim=2)
+    squares = torch.minimum((differences**2).mean(dim=1, keepdim=True), (MOST_NOISE * noise) ** 2)
+    departure = steepness - steepness.mean(dim=(2, 3), keepdim=True)
+    slope = (departure * squares).mean(dim=(2, 3), keepdim=True) / (
+        (departure**2).mean(dim=(2, 3), keepdim=True) + LEAST_STEEPNESS
+    )
+    window = shares([weight**2 for weight in gaussian_window(sigma, int(REACH * sigma + 0.5))])
+    steepness = convolve(
+        convolve(steepness, window, 2, padding=len(window) // 2),
+        window,
+        3,
+        padding=len(window) // 2,
+    )
+    return (noise**2 + MOVED_TOGETHER * functional.relu(slope) * steepness).sqrt()
+
+
+def matched_filter(planes: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Filter (B, C, H, W) with a Gaussian of `sigma` pixels, the best filter for such a point.
+
+    The result is in units of the planes' noise: white noise keeps its variance, at the border too.
+    Nothing lies beyond the edge. If border pixels were repeated instead, their noise would count
+    several times, and the strongest false alarms would lie at the border.
+    """
+    return filter_along(filter_along(planes, sigma, 2), sigma, 3)
+
+
+def line_filter(planes: torch.Tensor, sigma: float, axis: int) -> torch.Tensor:
+    """Filter (B, C, H, W) as `matched_filter`, for a line along axis 2 or 3, `sigma` pixels wide.
+
+    Along the line it works on means of BLOCK pixels, as so long a filter needs no more, and gives
+    each of these pixels the same value.
+    """
+    height, width = sizes(planes)
+    length = (height, width)[axis - 2]
+    missing = -length % BLOCK
+    planes = filter_along(planes, sigma, 5 - axis)
+    planes = functional.pad(planes, (0, 0, 0, missing) if axis == 2 else (0, missing))
+    blocks = functional.avg_pool2d(planes, (BLOCK, 1) if axis == 2 else (1, BLOCK))
+    counts = [min(BLOCK, length - start) for start in range(0, length, BLOCK)]
+    variances = [count / BLOCK**2 for count in counts]  # of means with zeros beyond the edge
+    blocks = filter_along(blocks, LINE_ASPECT * sigma / BLOCK, axis, variances)
+    return cut(repeat(blocks, axis), height, width)
+
+
+def repeat(blocks: torch.Tensor, axis: int) -> torch.Tensor:
+    """Repeat each value of (B, C, H, W) BLOCK times along axis 2 or 3."""
+    channels, (height, width) = int(blocks.shape[1]), sizes(blocks)
+    if axis == 2:
+        repeated = blocks.unsqueeze(3).expand(-1, -1, -1, BLOCK, -1)
+        return repeated.reshape(-1, channels, height * BLOCK, width)
+    repeated = blocks.unsqueeze(4).expand(-1, -1, -1, -1, BLOCK)
+    return repeated.reshape(-1, channels, height, width * BLOCK)
+
+
+def filter_along(
+    planes: torch.Tensor, sigma: float, axis: int, variances: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Filter (B, C, H, W) along axis 2 or 3 with a Gaussian of `sigma` pixels.
+
+    The result of white noise of variance 1 has that variance. `variances` are those of the noise of
+    each pixel along the axis, where they differ from 1.
+    """
+    window = gaussian_window(sigma, int(REACH * sigma + 0.5))
+    variances = variances or [1.0] * int(planes.shape[axis])
+    gains = constant(noise_gains(window, variances), planes)
+    planes = convolve(planes, window, axis, padding=len(window) // 2)
+    return planes * (gains[:, None] if axis == 2 else gains)
+
+
+def noise_gains(window: Sequence[float], variances: Sequence[float]) -> list[float]:
+    """Return the factors that give filtered white noise its variance back, for each pixel.
+
+    Each is 1 / the root of the sum of squared weights times variances, of the pixels inside.
+    """
+    reach, gains = len(window) // 2, []
+    for place in range(len(variances)):
+        inside = window[max(0, reach - place) : reach + len(variances) - place]
+        noise = variances[max(0, place - reach) : place + reach + 1]
+        gains.append(1 / math.sqrt(sum(w * w * v for w, v in zip(inside, noise, strict=True))))
+    return gains
