@@ -25,7 +25,8 @@ from deploy.onnx_export import write_graph
 from gaussian import paint_point
 from ops.classical import RegisteredDifference
 from ops.filters import BLOCK, enlarge
-from ops.registration import ALIGN_MODES, GAINS, MEASURES, Alignment, register
+from ops.gain import GAINS
+from ops.registration import ALIGN_MODES, MEASURES, Alignment, register
 from ops.warp import LARGEST_SHIFT, Warper, shift_images
 from tests.conftest import SMALL_SIZE
 
