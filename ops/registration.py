@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ops.field import follow_lines
 from ops.filters import (
     blur,
     convolve,
@@ -25,12 +26,14 @@ from ops.filters import (
     gaussian_window,
     gradients,
     halve,
+    mean_square,
     sizes,
 )
 from ops.gain import gain_and_offset
 from ops.warp import LARGEST_SHIFT, Warper, fill_outside, shift_images, widen
 
-ALIGN_MODES = ("none", "shift", "full")  # --align: unchanged; registered; registered and matched
+# --align: unchanged; registered; registered and matched; that, and what single lines do followed
+ALIGN_MODES = ("none", "shift", "full", "fine")
 # Measures of each reference, in pixels, pixels, pixels, a factor, and a share of the range.
 MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")
 
@@ -46,6 +49,8 @@ GLOBAL_ROUNDS = 2
 # around it has this sigma, in pixels of the strip.
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0
 FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # the same at half the size
+# In mode "fine", a local field takes up what one round leaves.
+FINE_ROUNDS_BEFORE_FIELD = 1
 # Share of a pattern's gradients that is added to each axis: a step along an axis with smaller
 # gradients, as along straight lines, is damped.
 STIFFNESS = 1e-3
@@ -63,11 +68,12 @@ TINY = 1e-7  # squared share of the range: less than the error of rounding to 8 
 class Alignment(nn.Module):
     """Align the references of strips (B, 3, H, W), values 0-1, to Target.
 
-    Both modes move the references onto Target; mode "full" also matches their gain and offset.
-    Target does not change. Returns the strips and measures (B, 2, len(MEASURES)). For each
-    reference these are the mean shift in y and x, the largest departure of the shift from that mean
-    along the strip, the gain (Target's contrast divided by the reference's), and the root mean
-    square of the remaining difference.
+    All modes move the references onto Target by a smooth curve of shifts. Mode "full" also matches
+    their gain and offset. So does mode "fine", which then moves them by a local field of shifts and
+    by shifts of single rows. Target does not change. Returns the strips and measures (B, 2,
+    len(MEASURES)). For each reference these are the mean of the curve in y and x, its largest
+    departure from that mean, the gain (Target's contrast divided by the reference's), and the root
+    mean square of the remaining difference.
 
     Where a moved reference ends, the other one replaces it; where both end, Target does. If a
     reference has a value that is not finite, no value of it is finite afterwards. Raises
@@ -94,12 +100,18 @@ class Alignment(nn.Module):
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, for strips in float32."""
         target = strips[:, :1]
-        moved, shift, left = register(strips)
-        gain, offset = gain_and_offset(target, moved)
-        if self.mode == "full":
-            matched = gain * moved + offset
-            moved = torch.where(mean_square(target - matched) > left, moved, matched)
-        aligned = torch.cat([target, *fill_outside(target, moved, shift)], dim=1)
+        if self.mode == "fine":
+            moved, shift, gain, (down, across) = follow_lines(
+                strips, estimate_shift(strips, FINE_ROUNDS_BEFORE_FIELD)
+            )
+        else:
+            moved, shift, left = register(strips)
+            gain, offset = gain_and_offset(target, moved)
+            if self.mode == "full":
+                matched = gain * moved + offset
+                moved = torch.where(mean_square(target - matched) > left, moved, matched)
+            down, across = widen(shift, sizes(target)[1]).unbind(dim=2)
+        aligned = torch.cat([target, *fill_outside(target, moved, down, across)], dim=1)
         return aligned, self._measures(aligned, shift, gain)
 
     @staticmethod
@@ -128,7 +140,7 @@ def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return moved, torch.where(is_worse[..., None], 0.0, shift), left
 
 
-def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
+def estimate_shift(strips: torch.Tensor, fine_rounds: int = FINE_ROUNDS) -> torch.Tensor:
     """Return how far each row of the references has moved against Target: (B, 2, 2, H, columns).
 
     Shifts are (y, x) in pixels, positive down and to the right. Strips are (B, 3, H, W), values
@@ -145,7 +157,7 @@ def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
     shift = shift.expand(-1, -1, -1, coarse.height, columns)
     shift = coarse.refine(shift, coarse.references.warp(shift), COARSE_ROUNDS, COARSE_SIGMA / 4)
     shift, moved = fine.keep_if_better(resize_rows(2 * shift, fine.height))
-    shift = fine.refine(shift, moved, FINE_ROUNDS, FINE_SIGMA / 2)
+    shift = fine.refine(shift, moved, fine_rounds, FINE_SIGMA / 2)
     return resize_rows(2 * fine.zero_undetermined(shift), height)
 
 
@@ -279,8 +291,3 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         (a * b).mean(dim=(-2, -1)) for a, b in ((first, second), (first, first), (second, second))
     )
     return cross / (first_power * second_power + TINY * TINY).sqrt()
-
-
-def mean_square(difference: torch.Tensor) -> torch.Tensor:
-    """Return the mean square (B, C, 1, 1) of (B, C, H, W)."""
-    return (difference * difference).mean(dim=(2, 3), keepdim=True)
