@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # The wrappers source this file. It makes the virtual environment .venv beside itself, once for each
-# version of requirements.txt, and sets $python to its interpreter and $here to this folder.
+# version of requirements.txt, and sets $python to its interpreter and $here to this folder. Where
+# PYTHON names an interpreter, that one is taken with the packages that it has; nothing is installed.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python="$here/.venv/bin/python"
+python=${PYTHON:-"$here/.venv/bin/python"}
 export PYTHONUNBUFFERED=1 # show each line when it is printed, through a pipe as well
 
 # given FLAG ARGUMENT...: whether the flag is among the arguments.
@@ -35,6 +36,7 @@ find_python() {
 # file is installed already.
 require_packages() {
     local stamp="$here/.venv/installed-$1" interpreter
+    if [ -n "${PYTHON:-}" ]; then return; fi
     if cmp -s "$here/$1" "$stamp"; then return; fi
     echo "installing the packages of $1 into $here/.venv (some minutes, once)" >&2
     if ! [ -x "$python" ]; then

@@ -20,6 +20,11 @@ names_a_run() {
     return 1
 }
 
+describe_gpu='import torch
+if torch.cuda.is_available():
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    print("GPU with bfloat16" if has_bfloat16 else "GPU")'
+
 settings=()
 if ! names_a_run "$@"; then # a named run continues in its own folder
     settings+=(--checkpoint_path "$here/checkpoints")
@@ -27,16 +32,11 @@ fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
     settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10)
     settings+=(--cache_size 100 --seed 42 --recipe robust --align full --arch difference)
-    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        settings+=(--base_channels 64 --epochs 30)
-        bfloat16='import sys, torch
-sys.exit(not torch.cuda.is_bf16_supported(including_emulation=False))'
-        if "$python" -c "$bfloat16"; then
-            settings+=(--amp)
-        fi
-    else
-        settings+=(--base_channels 16 --epochs 10)
-    fi
+    case $("$python" -c "$describe_gpu") in
+    "GPU with bfloat16") settings+=(--base_channels 64 --epochs 30 --amp) ;;
+    GPU*) settings+=(--base_channels 64 --epochs 30) ;;
+    *) settings+=(--base_channels 16 --epochs 10) ;;
+    esac
     if ! given --training_dataset_path "$@" && ! asks_for_help "$@"; then
         locked make_demo_strips
         settings+=(--training_dataset_path "$here/dataset/demo/train/good")

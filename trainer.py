@@ -44,6 +44,7 @@ from arguments import (
 )
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
+from common.settings import from_values
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
 from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, settings_of_recipe
@@ -338,7 +339,7 @@ def prepare(
     if resumed:
         with prefix_errors(resumed):
             values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
-    settings = TrainingSettings.from_values(values)
+    settings = from_values(TrainingSettings, values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
     if settings.teacher:

@@ -108,10 +108,12 @@ def main() -> None:
         measure(folder, model, arguments.rounds)
 
 
-def export_model(folder: Path) -> Path:
+def export_model(
+    folder: Path, base_channels: int = BASE_CHANNELS, opset: int = exporter.DEFAULT_OPSET
+) -> Path:
     """Export a network with random weights into `folder`; returns the path of the ONNX file."""
     torch.manual_seed(0)
-    weights = SegmentationNetwork(base_channels=BASE_CHANNELS).state_dict()
+    weights = SegmentationNetwork(base_channels=base_channels).state_dict()
     facts = {
         "img_height": STRIP_SIZE[0],
         "img_width": STRIP_SIZE[1],
@@ -121,7 +123,8 @@ def export_model(folder: Path) -> Path:
     }
     save_checkpoint(folder / "random_best.pth", {"model_state_dict": weights} | facts)
     paths = ["--checkpoint_path", str(folder / "random_best.pth"), "--output_path", str(folder)]
-    return exporter.export(exporter.parse_args([*paths, "--mode", "whole"]))
+    flags = ["--mode", "whole", "--opset_version", str(opset)]
+    return exporter.export(exporter.parse_args([*paths, *flags]))
 
 
 def measure(folder: Path, model: Path, rounds: int) -> None:

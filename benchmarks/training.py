@@ -1,28 +1,22 @@
-"""Speed and memory of this trainer beside a plain training loop.
+"""Speed of this trainer beside a plain training loop.
 
-    # two CPU cores: 4 minutes; with a GPU, whose rows come first, 3 minutes more
+    # two CPU cores: 3 minutes; with a GPU, whose rows come first, 3 minutes more
     python -m benchmarks.training
 
-The first table shows patches per second and the time of each phase of a step. The plain loop is
-written in the straightforward way: float32, channels first, the mask turned into classes on the CPU
-in every step, and the loss read back with .item(). Both train the same network on the same strips.
+The table shows patches per second and the time of each phase of a step. The plain loop is written
+in the straightforward way: float32, channels first, the mask turned into classes on the CPU in
+every step, and the loss read back with .item(). Both train the same network on the same strips.
 They take turns in each round, and the table shows medians.
-
-The second table shows memory with many workers: the peak of each process's proportional share
-(PSS), which counts shared pages once. It needs Linux.
 """
 
 import argparse
-import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +28,11 @@ from torch.utils.data import DataLoader
 from benchmarks.command_line import make_parser
 from benchmarks.tables import print_header, print_row
 from common.distributed import ProcessGroup
+from common.settings import from_values
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.folder import StripFile
-from data.image_files import open_channels
 from data.splits import Dataset
+from dataloader import WORKERS_ON_GPU
 from model import SegmentationNetwork
 from trainer import choose_algorithms, parse_args
 from training.loop import Training
@@ -48,15 +43,25 @@ from training.strip_task import StripTask, training_patches
 ALPHA, GAMMA = 0.75, 2.0  # of the plain loop's focal loss
 WARM_UPS = 3  # steps of each loop that are not timed
 PHASES = ("data", "forward", "backward", "step")
-WORKERS_SHOWN = 8  # in the table of memory
-SAMPLING = 0.02  # seconds between two measurements of the memory
+# of this trainer: name in the table, flags of trainer.py
+VARIANTS = {"this trainer": (), "this trainer, --amp": ("--amp",)}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of a loop: milliseconds of each phase, and bytes of a GPU's memory."""
+
+    name: str
+    patches_per_second: float
+    phases: dict[str, float]
+    peak_memory: int | None
 
 
 class OurLoop:
     """The trainer's own step and loader."""
 
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
-        settings = TrainingSettings.from_values(vars(arguments))
+        settings = from_values(TrainingSettings, vars(arguments))
         choose_algorithms(settings)
         task = StripTask(settings, dataset, device)
         folder = RunFolder(settings.checkpoint_path, "benchmark")
@@ -85,7 +90,7 @@ class PlainLoop:
 
     def __init__(self, arguments: argparse.Namespace, dataset: Dataset, device: torch.device):
         self.device = device
-        self.patches = training_patches(TrainingSettings.from_values(vars(arguments)), dataset)
+        self.patches = training_patches(from_values(TrainingSettings, vars(arguments)), dataset)
         self.loader = DataLoader(
             self.patches, arguments.bs, shuffle=True, num_workers=arguments.num_workers
         )
@@ -121,16 +126,6 @@ class PlainLoop:
 
     def close(self) -> None:
         """Nothing to stop: the loader's workers end with it."""
-
-
-class CachedInEachProcess:
-    """A cache of decoded strips in each process that decodes them, as a plain loader keeps it."""
-
-    def __init__(self, paths: list[Path]):
-        self.open = lru_cache(len(paths))(lambda number: open_channels(paths[number]))
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        return self.open(number)
 
 
 class Stopwatch:
@@ -230,21 +225,19 @@ def compare_speed(
     batch_size: int,
     steps: int,
     rounds: int,
-) -> None:
-    """Time the loops in turn and print a row for each."""
+    variants: dict[str, tuple[str, ...]] = VARIANTS,
+) -> Iterator[Speed]:
+    """Time the plain loop and variants of ours in turn; the plain loop is the first result.
+
+    `variants` maps names to flags of trainer.py.
+    """
     folder = dataset.train[0].path.parent
-    flags = (
-        "--base_channels",
-        base_channels,
-        "--bs",
-        batch_size,
-        "--num_workers",
-        4 if device.type == "cuda" else 0,
-    )
+    workers = WORKERS_ON_GPU if device.type == "cuda" else 0
+    flags = ("--base_channels", base_channels, "--bs", batch_size, "--num_workers", workers)
     loops: dict[str, OurLoop | PlainLoop] = {
         "plain loop": PlainLoop(make_arguments(folder, *flags), dataset, device)
     }
-    for name, more in {"this trainer": (), "this trainer, --amp": ("--amp",)}.items():
+    for name, more in variants.items():
         loops[name] = OurLoop(make_arguments(folder, *flags, *more), dataset, device)
     sources = {name: loop.batches() for name, loop in loops.items()}
     speeds: dict[str, list[float]] = defaultdict(list)
@@ -253,89 +246,47 @@ def compare_speed(
     for _ in range(rounds):
         for name, loop in loops.items():
             speeds[name].append(patches_per_second(loop, sources[name], steps, device, batch_size))
-    plain = statistics.median(speeds["plain loop"])
     for name, loop in loops.items():
+        reset_peak_memory(device)
         phases = Stopwatch(loop, device).run(sources[name], steps)
-        speed = statistics.median(speeds[name])
-        times = (f"{milliseconds:,.1f}" for milliseconds in phases.values())
-        where = (
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"CPU, {torch.get_num_threads()} threads"
-        )
-        speeds_shown = f"{speed:,.1f}", f"{speed / plain:.2f}"
-        print_row(where, base_channels, batch_size, name, *speeds_shown, *times)
+        yield Speed(name, statistics.median(speeds[name]), phases, peak_memory(device))
         loop.close()
 
 
-def train_and_load(kind: str, strips: int, workers: int, ready: multiprocessing.Event) -> None:
-    """Train some steps and then load samples until every worker has read every strip.
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure the peak of a GPU's memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
-    Runs in a separate process, whose memory is measured from outside. Sets `ready` once the
-    workers start.
+
+def peak_memory(device: torch.device) -> int | None:
+    """The peak of torch's memory on a GPU in bytes; None for the CPU.
+
+    It holds what every loop keeps between its steps.
     """
-    # there are more workers than cores on purpose
-    warnings.filterwarnings("ignore", message="This DataLoader will create")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = make_dataset(Path(folder), strips, "zlib")
-        kept = 0 if kind == "each worker" else strips
-        arguments = make_arguments(
-            Path(folder), "--base_channels", 16, "--num_workers", workers, "--cache_size", kept
-        )
-        loop = OurLoop(arguments, dataset, torch.device("cpu"))
-        if kind == "each worker":
-            loop.patches.strips = CachedInEachProcess(loop.patches.paths)
-        batches = loop.batches()
-        ready.set()
-        for _ in range(2):
-            loop.step(next(batches))
-        for _ in range(3 * len(loop.training.loader)):
-            next(batches)
-        loop.close()
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def compare_memory(strips: int) -> None:
-    """Measure the memory with each cache of decoded strips and print a row for each."""
-    decoded = strips * 3 * STRIP_SIZE[0] * STRIP_SIZE[1] * 4 / 1e6
-    title = f"{strips} compressed strips, {decoded:,.0f} MB decoded"
-    print()
-    print_header(title, "workers", "main process, MB", "workers together, MB")
-    for kind, workers in (
-        ("memory shared by all", 0),
-        ("memory shared by all", WORKERS_SHOWN),
-        ("each worker", WORKERS_SHOWN),
-    ):
-        context = multiprocessing.get_context("spawn")
-        ready = context.Event()
-        process = context.Process(target=train_and_load, args=(kind, strips, workers, ready))
-        process.start()
-        ready.wait()
-        peak_main, peak_workers = 0, 0
-        while process.is_alive():
-            peak_main = max(peak_main, proportional_memory(process.pid))
-            peak_workers = max(peak_workers, sum(map(proportional_memory, children(process.pid))))
-            time.sleep(SAMPLING)
-        memory = f"{peak_main / 1e6:,.0f}", f"{peak_workers / 1e6:,.0f}"
-        print_row(f"kept in {kind}", workers, *memory)
-
-
-def proportional_memory(pid: int) -> int:
-    """The proportional set size (PSS) of a process in bytes; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def children(pid: int) -> list[int]:
-    """The ids of a process's children; none once it has ended."""
-    try:
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-    except OSError:
-        return []
+def print_speeds(
+    dataset: Dataset,
+    device: torch.device,
+    base_channels: int,
+    batch_size: int,
+    steps: int,
+    rounds: int,
+) -> None:
+    """Print a row for each loop."""
+    speeds = list(compare_speed(dataset, device, base_channels, batch_size, steps, rounds))
+    where = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    for speed in speeds:
+        times = (f"{milliseconds:,.1f}" for milliseconds in speed.phases.values())
+        ratio = speed.patches_per_second / speeds[0].patches_per_second
+        shown = f"{speed.patches_per_second:,.1f}", f"{ratio:.2f}"
+        print_row(where, base_channels, batch_size, speed.name, *shown, *times)
 
 
 def main() -> None:
@@ -352,11 +303,9 @@ def main() -> None:
         if torch.cuda.is_available():
             for batch_size in (16, 64):
                 device, steps = torch.device("cuda", 0), 5 * arguments.steps
-                compare_speed(dataset, device, 64, batch_size, steps, arguments.rounds)
+                print_speeds(dataset, device, 64, batch_size, steps, arguments.rounds)
         device, base_channels = torch.device("cpu"), arguments.base_channels
-        compare_speed(dataset, device, base_channels, 16, arguments.steps, arguments.rounds)
-    if sys.platform == "linux":
-        compare_memory(3 * arguments.strips)
+        print_speeds(dataset, device, base_channels, 16, arguments.steps, arguments.rounds)
 
 
 if __name__ == "__main__":

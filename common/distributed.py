@@ -132,7 +132,7 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
             torch.cuda.set_device(device)
         yield ProcessGroup(device)
         return
-    device = _device_of_this_process(gpu_id)
+    device = device_of_process(gpu_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -155,7 +155,12 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
         distributed.destroy_process_group(to_destroy)
 
 
-def _device_of_this_process(gpu_id: int | None) -> torch.device:
+def device_of_process(gpu_id: int | None) -> torch.device:
+    """Return the device of this process among those that torchrun started: a GPU for each.
+
+    -1 means the CPU for all. Raises `UserError` in the main process when there are too few GPUs,
+    where the others exit; in all of them when `gpu_id` names a GPU.
+    """
     if gpu_id is None and not torch.cuda.is_available():
         gpu_id = -1
     if gpu_id not in (None, -1):
@@ -163,4 +168,14 @@ def _device_of_this_process(gpu_id: int | None) -> torch.device:
             f"--gpu_id {gpu_id}: found several processes, "
             "expected every GPU (choose with CUDA_VISIBLE_DEVICES) or -1"
         )
-    return choose_device(int(os.environ["LOCAL_RANK"]) if gpu_id is None else -1)
+    if gpu_id == -1:
+        return choose_device(-1)
+    rank, processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if torch.cuda.device_count() >= processes:
+        return choose_device(rank)
+    if rank:
+        ProcessGroup.exit_quietly()
+    raise UserError(
+        f"found {torch.cuda.device_count()} GPUs for {processes} processes (NPROC), "
+        "expected a GPU for each"
+    )

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from ops.constants import constant
+
 # Binomial weights; with fewer, aliasing would change an estimated shift by up to 0.1 px.
 HALVING = (1, 5, 10, 10, 5, 1)
 # Weights of a first derivative, accurate to the sixth order. With half the difference of a pixel's
@@ -70,8 +72,8 @@ def convolve(
     16 channels and take five times as long.
     """
     channels, is_down = int(images.shape[1]), axis == 2
-    weights = images.new_tensor(
-        [[[[weight] for weight in window] if is_down else [list(window)]]] * channels
+    weights = constant(
+        [[[[weight] for weight in window] if is_down else [list(window)]]] * channels, images
     )
     stride, padding = ((stride, 1), (padding, 0)) if is_down else ((1, stride), (0, padding))
     return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
@@ -114,7 +116,7 @@ def enlarge(planes: torch.Tensor, height: int, width: int, block: int = BLOCK) -
     )
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
     along_y, along_x = (
-        planes.new_tensor(linear_weights(length, block)) for length in (ENLARGED_ROWS, 2)
+        constant(linear_weights(length, block), planes) for length in (ENLARGED_ROWS, 2)
     )
     planes = (along_y @ frames).reshape(
         -1, channels, down * ENLARGED_ROWS * block, across, 4
@@ -166,9 +168,7 @@ def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch
         for start in range(0, down * rows, rows)
         for row in range(rows + 2 * reach)
     ]
-    places = torch.tensor(
-        [min(max(place, 0), height - 1) for place in places], device=images.device
-    )
+    places = constant([min(max(place, 0), height - 1) for place in places], images, torch.int64)
     return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
 
 

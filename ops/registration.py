@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ops.constants import constant
 from ops.field import follow_lines
 from ops.filters import (
     blur,
@@ -173,8 +174,8 @@ class PyramidLevel:
         self.columns, self.limit = columns, LARGEST_SHIFT / factor
         # pixels that a shift may take from beyond the strip's edge do not count
         border = min(math.ceil(self.limit) + 1, self.width // 2)
-        self.inner = images.new_tensor(
-            [0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border
+        self.inner = constant(
+            [0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border, images
         )
         self.target, self.references = images[:, :1], Warper(images[:, 1:], self.limit, columns)
         self.inner_target = self.target * self.inner

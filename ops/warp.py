@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
+from ops.constants import constant
 from ops.filters import (
     DERIVATIVE,
     convolve,
@@ -109,7 +110,7 @@ class Warper:
             [[tap - reach - row * axis for tap in range(taps)] for row in range(self.rows)]
             for axis in (1.0, 0.0)
         ]
-        self.places = self.images.new_tensor(places)[:, None]
+        self.places = constant(places, self.images)[:, None]
         # Places a pixel's weights along x, one place further on for each pixel of the block.
         spread = [
             [
@@ -119,7 +120,7 @@ class Warper:
             ]
             for tap in range(taps)
         ]
-        self.spread = self.images.new_tensor(spread)
+        self.spread = constant(spread, self.images)
 
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
         channels, rows = self.channels, self.rows
@@ -140,7 +141,7 @@ class Warper:
             shift = shift.expand(-1, -1, -1, self.height, -1)
         if self.height % self.rows:
             known = [min(row, self.height - 1) for row in range(down * self.rows)]
-            shift = shift.index_select(3, torch.tensor(known, device=shift.device))
+            shift = shift.index_select(3, constant(known, shift, torch.int64))
         return shift.reshape(-1, self.channels, axes, down, self.rows, 1)
 
     def _blocks_along_x(self, weights: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 SOURCES = Path(__file__).resolve().parent.parent / "deploy" / "cpp"
 FLOAT32, UINT8 = 0, 1  # of strip_detector_c.h
-ON_CPU = 1
+ON_CPU, ON_CUDA = 1, 2
 
 
 def build(preset: str) -> Path:

@@ -71,6 +71,18 @@ def stop_server() -> None:
         address.parent.rmdir()
 
 
+def write_interpreter(path: Path) -> None:
+    """Write a script that stands in for the interpreter that runs the tests.
+
+    It starts at once what it is asked for, unless GENUINE is in the environment.
+    """
+    genuine = f'exec "{sys.executable}" "$@"'
+    client = Path(fork_server.__file__).with_name("fork_client.py")
+    quick = f'exec "{sys.executable}" -S "{client}" "$@"' if ensure_server() else genuine
+    path.write_text(f'#!/bin/sh\nif [ "$GENUINE" ]; then {genuine}; else {quick}; fi\n')
+    path.chmod(0o755)
+
+
 @functools.cache
 def threads_of_torch() -> int:
     """How many threads torch takes in a process where nothing says how many."""

@@ -11,6 +11,7 @@ import export_onnx_fullimage
 import inference_pytorch
 from common.distributed import SINGLE_PROCESS
 from common.errors import Stopped, UserError
+from common.settings import from_values
 from training.checkpoint import load_checkpoint, read_checkpoint
 from training.loop import Training
 from training.resume import require_resumable, resumed_values
@@ -96,7 +97,7 @@ def settings_for(folder, **changes):
 
 
 def train(values, resumed=None, breaks_at=None, stop_after=None):
-    settings = FitterSettings.from_values(values)
+    settings = from_values(FitterSettings, values)
     task = FitTask(settings, breaks_at)
     training = Training(
         task, settings, SINGLE_PROCESS, RunFolder(settings.checkpoint_path, "fit"), resumed

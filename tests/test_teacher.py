@@ -6,6 +6,7 @@ import torch
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError
 from common.files import file_hash
+from common.settings import from_values
 from tests.conftest import QUICK_OPSET, RUN, arguments_for, run, weights
 from trainer import find_strips, parse_args, train
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -33,8 +34,8 @@ def taught(dataset, teacher, tmp_path_factory):
 
 
 def training_for(dataset, folder, *flags):
-    settings = TrainingSettings.from_values(
-        vars(parse_args(arguments_for(dataset, folder, *flags)))
+    settings = from_values(
+        TrainingSettings, vars(parse_args(arguments_for(dataset, folder, *flags)))
     )
     task = StripTask(settings, find_strips(settings), SINGLE_PROCESS.device)
     return Training(task, settings, SINGLE_PROCESS, RunFolder(folder, RUN))

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError
+from common.settings import from_values
 from dataloader import EpochBatches
 from model import ARCHITECTURES
 from tests.conftest import ROOT, RUN, SMALL_SIZE, arguments_for, run, weights
@@ -217,7 +218,7 @@ def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_aft
     ):
         train(parse_args(flags))
     kept = torch.load(next(tmp_path.glob("*_not_finite.pth")), weights_only=True)
-    settings = TrainingSettings.from_values(vars(parse_args(flags)))
+    settings = from_values(TrainingSettings, vars(parse_args(flags)))
     patches = training_patches(settings, find_strips(settings))
     indices = EpochBatches(len(patches), batch, 42).of_all_processes(0, step - 1)
     assert torch.equal(
@@ -248,8 +249,8 @@ def test_running_out_of_memory_names_the_batch_size(dataset, tmp_path):
 
 
 def training_for(dataset, folder, *flags):
-    settings = TrainingSettings.from_values(
-        vars(parse_args(arguments_for(dataset, folder, *flags)))
+    settings = from_values(
+        TrainingSettings, vars(parse_args(arguments_for(dataset, folder, *flags)))
     )
     task = StripTask(settings, find_strips(settings), SINGLE_PROCESS.device)
     return Training(task, settings, SINGLE_PROCESS, RunFolder(folder, RUN))

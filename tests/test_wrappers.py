@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -40,14 +39,7 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
-    genuine = f'exec "{sys.executable}" "$@"'
-    quick = (
-        f'exec "{sys.executable}" -S "{ROOT}/tests/fork_client.py" "$@"'
-        if processes.ensure_server()
-        else genuine
-    )
-    interpreter.write_text(f'#!/bin/sh\nif [ "$GENUINE" ]; then {genuine}; else {quick}; fi\n')
-    interpreter.chmod(0o755)
+    processes.write_interpreter(interpreter)
     shutil.copy(ROOT / "requirements.txt", folder / ".venv" / "installed-requirements.txt")
     return folder
 
@@ -144,6 +136,14 @@ def test_training_without_arguments_reaches_its_figures(copy, tmp_path):
 def test_a_wrapper_can_be_called_through_a_link(copy, tmp_path):
     (tmp_path / "score").symlink_to(copy / "inference_pytorch.sh")
     assert "--image_type" in bash(tmp_path / "score", "--help", cwd=tmp_path).stdout
+
+
+def test_a_wrapper_takes_the_interpreter_that_python_names_and_installs_nothing(copy, tmp_path):
+    bare = shutil.copytree(copy, tmp_path / "bare", ignore=shutil.ignore_patterns(".venv"))
+    own = copy / ".venv" / "bin" / "python"
+    for script in ("train.sh", "inference_onnx.sh"):
+        printed = bash(bare / script, "--help", cwd=tmp_path, PYTHON=str(own)).stdout
+        assert "--image_type" in printed and not (bare / ".venv").exists()
 
 
 def test_a_wrapper_passes_the_exit_code_on(copy, tmp_path):

@@ -9,7 +9,14 @@ from torch import nn
 from common.errors import UserError, one_line
 
 # fragments of torch's error texts
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    # cuDNN, when it tries all algorithms and none has room
+    "unable to find an engine",
+)
 LOST_WORKER = ("exited unexpectedly", "is killed by signal")
 COMPILERS = ("torch._inductor", "torch._dynamo")  # modules whose errors mean that --compile failed
 
@@ -29,7 +36,7 @@ def explained_failures(batch_size: int) -> Iterator[None]:
             raise UserError(
                 f"out of memory with --bs {batch_size}: expected a smaller one "
                 "(--accumulate keeps the batch of a step as large), "
-                f"fewer --base_channels, or --amp on a GPU ({one_line(error, 120)})"
+                f"fewer --base_channels, or --amp on a GPU ({_shortage(error)})"
             ) from None
         if any(words in text for words in LOST_WORKER):
             raise UserError(
@@ -43,6 +50,15 @@ def explained_failures(batch_size: int) -> Iterator[None]:
                 "expected a C++ compiler"
             ) from None
         raise
+
+
+def _shortage(error: Exception) -> str:
+    """Return the part of an error text that says how much memory is missing.
+
+    On a GPU, advice on the settings of torch's allocator follows that part.
+    """
+    text, end, _ = " ".join(str(error).split()).partition(" is free.")
+    return text + end if end else one_line(error, 120)
 
 
 def is_finite(network: nn.Module) -> bool:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
-
-from common.settings import from_values
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +28,6 @@ class LoopSettings:
     compile: bool
     deterministic: bool
     sync_batch_norm: bool
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """From the values of a command line or of a checkpoint."""
-        return from_values(cls, values)
 
     def plain(self) -> dict[str, Any]:
         """The settings as they are written: numbers, strings, lists and dicts, paths absolute."""

@@ -1,0 +1,120 @@
+"""What several steps need: strips on disk, networks with random weights, commands, times."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+
+from benchmarks.command_line import ROOT
+from benchmarks.gpu.figures import Setup
+from benchmarks.training import OurLoop, make_arguments, make_dataset
+from data.demo_strips import make_strip
+from model import ARCHITECTURES, SegmentationNetwork
+from training.checkpoint import load_checkpoint
+
+# of the commands that a step starts, as for the shell wrappers
+INTERPRETER = os.environ.get("PYTHON", sys.executable)
+PATCH = 128  # pixels
+STEPS = 150  # of a short training
+LEAST_TIMED, LONGEST_TIMING = 10, 1.0  # calls and seconds of one measurement of time
+WARM_UPS = 3  # untimed calls before it
+
+
+def write_strips(setup: Setup, count: int) -> Path:
+    """A folder train/good with `count` demo strips of the setup's size."""
+    folder = setup.folder / "strips" / "train" / "good"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        strip = make_strip(np.random.default_rng(number), setup.strip_size)
+        tifffile.imwrite(folder / f"{number}.tiff", strip, photometric="minisblack")
+    return folder
+
+
+def make_batch(setup: Setup, count: int) -> torch.Tensor:
+    """Demo strips (count, 3, H, W), values 0-1, on the CPU; at most eight differ."""
+    strips = [make_strip(np.random.default_rng(n), setup.strip_size) for n in range(min(count, 8))]
+    return torch.from_numpy(np.stack(strips) / np.float32(255))[torch.arange(count) % 8]
+
+
+def make_network(architecture: str, base_channels: int) -> SegmentationNetwork:
+    """A network in evaluation mode with random weights: it takes as long as a trained one."""
+    torch.manual_seed(0)
+    return ARCHITECTURES[architecture](base_channels=base_channels).eval()
+
+
+def train_network(setup: Setup, architecture: str, base_channels: int) -> SegmentationNetwork:
+    """A network in evaluation mode, on the CPU, after STEPS steps on the setup's device.
+
+    A network with random weights shows no difference of precision: its heatmap hardly varies, or,
+    with the batch norm of real strips, noise dominates it.
+    """
+    dataset = make_dataset(setup.folder, setup.choose(20, 1))
+    flags = ["--arch", architecture, "--base_channels", base_channels, "--recipe", "robust"]
+    arguments = make_arguments(setup.folder, *flags, "--bs", setup.choose(16, 2))
+    loop = OurLoop(arguments, dataset, setup.device)
+    batches = loop.batches()
+    for _ in range(setup.choose(STEPS, 2)):
+        loop.step(next(batches))
+    loop.close()
+    return loop.network.eval().cpu()
+
+
+def run_python(
+    *words: object, interpreter: str = INTERPRETER, **options: object
+) -> subprocess.CompletedProcess:
+    """Run a script of the repository, and print what it printed."""
+    done = subprocess.run(
+        [interpreter, *map(str, words)], cwd=ROOT, capture_output=True, text=True, **options
+    )
+    print(f"$ {' '.join(map(str, words))}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def require_success(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    """The process that has ended. Raises `RuntimeError` unless its exit code is 0."""
+    if done.returncode:
+        raise RuntimeError(f"{done.args}: exit code {done.returncode}")
+    return done
+
+
+def same_weights(path: Path, other: Path) -> bool:
+    """Whether two checkpoints have the same weights, bit for bit."""
+    first, second = (load_checkpoint(each)["model_state_dict"] for each in (path, other))
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def milliseconds(call: Callable[[], object], device: torch.device, is_dry: bool = False) -> float:
+    """The median time of a call with all its work on the device, after untimed calls.
+
+    A dry run makes two calls and times the second.
+    """
+    for _ in range(1 if is_dry else WARM_UPS):
+        call()
+    synchronize(device)
+    times, started = [], time.perf_counter()
+    while not times or not (is_dry or is_enough(len(times), time.perf_counter() - started)):
+        before = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - before)
+    return 1000 * statistics.median(times)
+
+
+def is_enough(count: int, seconds: float) -> bool:
+    """Whether so many calls in so many seconds are a measurement."""
+    return seconds > LONGEST_TIMING and (count >= LEAST_TIMED or seconds > 5 * LONGEST_TIMING)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the work of a GPU; does nothing on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,124 @@
+"""Several processes: NCCL with one process, gloo with two on one GPU, train.sh's NPROC."""
+
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.command_line import ROOT
+from benchmarks.gpu.figures import Figure, Setup, is_so
+from benchmarks.gpu.materials import (
+    INTERPRETER,
+    PATCH,
+    make_network,
+    require_success,
+    run_python,
+    write_strips,
+)
+from benchmarks.gpu.steps.training_run import last_checkpoint, small_flags
+from benchmarks.training import make_arguments, make_dataset
+from common.distributed import ProcessGroup
+from common.settings import from_values
+from training.loop import Training
+from training.run_folder import RunFolder
+from training.strip_settings import TrainingSettings
+from training.strip_task import StripTask
+
+
+def run(setup: Setup) -> Iterator[Figure]:
+    """Yield whether each kind of process group trains."""
+    name = f"a step of DDP in one process, {setup.choose('NCCL', 'gloo')}"
+    yield is_so(name, one_process(setup))
+    for is_synchronized in setup.choose((False, True), (False,)):
+        name = "two processes on one device, gloo"
+        if is_synchronized:
+            name += ", --sync_batch_norm"
+        yield is_so(f"{name}: equal weights", two_processes(setup, is_synchronized))
+    strips = write_strips(setup, 4)
+    flags = ["--training_dataset_path", strips, "--epochs", 1, *small_flags(setup)]
+    yield nproc(setup, flags)
+    if not setup.is_dry:  # NPROC has launched two there
+        alone = setup.folder / "alone"
+        words = ["training/launch.py", 1, "trainer.py", *flags, "--sync_batch_norm"]
+        require_success(run_python(*words, "--checkpoint_path", alone))
+        yield is_so("torchrun with one process trains", last_checkpoint(alone) is not None)
+
+
+def one_process(setup: Setup) -> bool:
+    """Whether a gradient goes through a group of one process."""
+    join(setup, 0, 1, "alone", setup.choose("nccl", "gloo"))
+    network = make_network("difference", setup.choose(16, 2)).to(setup.device)
+    ddp = DistributedDataParallel(network.train())
+    ddp(torch.rand(2, 3, PATCH, PATCH, device=setup.device)).mean().backward()
+    is_whole = all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    distributed.destroy_process_group()
+    return bool(is_whole)
+
+
+def two_processes(setup: Setup, is_synchronized: bool) -> bool:
+    """Whether two processes that train on one device have equal weights after some steps."""
+    context = multiprocessing.get_context("forkserver")
+    setup = replace(setup, folder=setup.folder / f"two_{is_synchronized}")
+    setup.folder.mkdir()
+    children = [
+        context.Process(target=train_together, args=(setup, rank, is_synchronized))
+        for rank in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise RuntimeError("a process failed")
+    first, second = (torch.load(setup.folder / f"{rank}.pt") for rank in range(2))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train_together(setup: Setup, rank: int, is_synchronized: bool) -> None:
+    """One of two processes: trains a few steps and writes its weights into the folder."""
+    join(setup, rank, 2, "both", "gloo")
+    own = setup.folder / f"strips{rank}"
+    own.mkdir()
+    dataset = make_dataset(own, 1)
+    flags = ["--base_channels", setup.choose(16, 2), "--bs", 2, "--arch", "difference"]
+    values = vars(make_arguments(own, *flags)) | {"sync_batch_norm": is_synchronized}
+    settings = from_values(TrainingSettings, values)
+    processes = ProcessGroup(setup.device, rank, 2, distributed.group.WORLD)
+    task = StripTask(settings, dataset, setup.device)
+    training = Training(task, settings, processes, RunFolder(own, "together"))
+    training.network.train()
+    for batches in training.loader.steps(0, len(training.loader) - 3):
+        training.take_step(batches)
+    training.loader.close()
+    names = dict(training.network.named_parameters())
+    torch.save(
+        {name: tensor.detach().cpu() for name, tensor in names.items()}, setup.folder / f"{rank}.pt"
+    )
+    distributed.destroy_process_group()
+
+
+def join(setup: Setup, rank: int, count: int, name: str, backend: str) -> None:
+    """Join a process group that meets in a file of the folder."""
+    if setup.device.type == "cuda":
+        torch.cuda.set_device(setup.device)
+    place = f"file://{setup.folder / name}_group"
+    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count)
+
+
+def nproc(setup: Setup, flags: list[object]) -> Figure:
+    """NPROC=2 train.sh: trains on two GPUs or the CPU, and is refused in one line on one GPU."""
+    words = ["bash", ROOT / "train.sh", *flags, "--checkpoint_path", setup.folder / "nproc"]
+    environment = os.environ | {"PYTHON": INTERPRETER, "NPROC": "2"}
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment)
+    print(f"$ NPROC=2 train.sh: {done.returncode}\n{done.stdout}{done.stderr}")
+    if setup.is_dry or torch.cuda.device_count() > 1:
+        return is_so("NPROC=2 bash train.sh trains", done.returncode == 0)
+    is_refused = done.returncode == 1 and done.stderr.count("\n") == 1
+    return is_so(
+        "NPROC=2 bash train.sh on one GPU is refused in one line", is_refused, done.stderr.strip()
+    )

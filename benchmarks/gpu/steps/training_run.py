@@ -1,0 +1,84 @@
+"""`bash train.sh` to its end; a training that is killed and resumed; equal weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.command_line import ROOT
+from benchmarks.gpu.figures import Figure, Setup, is_so
+from benchmarks.gpu.materials import (
+    INTERPRETER,
+    require_success,
+    run_python,
+    same_weights,
+    write_strips,
+)
+
+
+def run(setup: Setup) -> Iterator[Figure]:
+    """Yield the figures of train.sh and of three deterministic trainings."""
+    yield from train_to_the_end(setup)
+    yield from kill_and_resume(setup)
+
+
+def train_to_the_end(setup: Setup) -> Iterator[Figure]:
+    """Run the wrapper with its full preset, as a user does, for two epochs of the demo strips."""
+    small = ["--training_dataset_path", write_strips(setup, 4), *small_flags(setup)]
+    words = ["--epochs", 2, "--checkpoint_path", setup.folder / "run", *setup.choose([], small)]
+    started = time.monotonic()
+    lines = []
+    with subprocess.Popen(
+        ["bash", ROOT / "train.sh", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHON": INTERPRETER},
+    ) as process:
+        for line in process.stdout:
+            lines.append((time.monotonic() - started, line))
+            print(f"{lines[-1][0]:6.1f} {line}", end="")
+    yield is_so("`bash train.sh` ends well", process.returncode == 0)
+    yield Figure("two epochs, demo strips, test strips scored", time.monotonic() - started, "s")
+    ends = [seconds for seconds, line in lines if line.startswith("epoch ")]
+    yield Figure("the second epoch with its validation", ends[1] - ends[0], "s")
+    for summary in (setup.folder / "run").glob("*_test/metrics.json"):
+        metrics = json.loads(summary.read_text())
+        for name in ("image_auroc", "pixel_average_precision"):
+            yield Figure(f"test strips: {name}", metrics[name])
+
+
+def kill_and_resume(setup: Setup) -> Iterator[Figure]:
+    """Train twice with --deterministic; the second is killed within an epoch, and resumed."""
+    strips = write_strips(setup, setup.choose(30, 4))
+    flags = ["--training_dataset_path", strips, "--epochs", 2, "--save_every", 0.001]
+    flags += ["--recipe", "robust", "--align", "full", "--arch", "difference", "--deterministic"]
+    flags += setup.choose(["--amp"], small_flags(setup))
+    whole, killed = setup.folder / "whole", setup.folder / "killed"
+    require_success(run_python("trainer.py", *flags, "--checkpoint_path", whole))
+    command = [sys.executable, "trainer.py", *map(str, flags), "--checkpoint_path", str(killed)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while not last_checkpoint(killed) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    yield is_so("killed in the middle", process.wait() == -signal.SIGKILL)
+    require_success(run_python("trainer.py", "--resume", killed))
+    yield is_so(
+        "a killed and resumed run has the weights of another, whole run (--deterministic)",
+        same_weights(last_checkpoint(whole), last_checkpoint(killed)),
+    )
+
+
+def small_flags(setup: Setup) -> list[object]:
+    """Flags of trainer.py that make a dry run quick."""
+    return ["--base_channels", 2, "--bs", 6, "--gpu_id", -1] if setup.is_dry else []
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint of the only run in a folder, or None."""
+    found = [path for path in folder.glob("*.pth") if not path.stem.endswith("_best")]
+    return found[0] if found else None

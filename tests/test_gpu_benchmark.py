@@ -1,0 +1,100 @@
+"""The check of a GPU, on the CPU: every step, and what a step that fails leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks.gpu import report
+from benchmarks.gpu.__main__ import STEPS
+from benchmarks.gpu.figures import Figure, at_least, at_most, attempt
+from benchmarks.gpu.runner import Step, run_step
+from common.errors import UserError
+from tests import processes
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups and a fork server")
+
+
+def gpu_check(*flags, **environment):
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory):
+    """The output of a dry run of all steps."""
+    folder = tmp_path_factory.mktemp("gpu")
+    processes.write_interpreter(folder / "python")
+    done = gpu_check("--dry_run", "--output", folder, PYTHON=str(folder / "python"))
+    assert done.returncode == 0, done.stderr + (folder / "failures.txt").read_text()
+    return folder
+
+
+def test_a_dry_run_goes_through_every_step(dry):
+    machine, *lines = map(json.loads, (dry / "results.jsonl").read_text().splitlines())
+    assert machine["card"] == "none: a dry run on the CPU" and machine["torch"]
+    assert list(dict.fromkeys(line["step"] for line in lines)) == [step.name for step in STEPS]
+    judged = [line for line in lines if line.get("is_met") is not None]
+    assert len(judged) > 20 and all(line["is_met"] for line in judged)
+    table = (dry / "table.md").read_text()
+    assert table.count("| the step took |") == len(STEPS) and "**no**" not in table
+    assert not (dry / "failures.txt").read_text()
+
+
+def test_documents_take_results_of_a_gpu_only(dry, tmp_path, monkeypatch):
+    page = tmp_path / "gpu.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    monkeypatch.setattr(report, "HOW_TO", page)
+    with pytest.raises(UserError, match="found a dry run"):
+        report.write_docs(dry / "results.jsonl")
+    results = tmp_path / "results.jsonl"
+    results.write_text((dry / "results.jsonl").read_text().replace("none: a dry", "A card: not a"))
+    report.write_docs(results)
+    assert page.read_text().startswith(f"before\n{report.BEGIN}\ndate 2")
+    assert "| measured | wanted |" in page.read_text() and "old" not in page.read_text()
+    assert page.read_text().endswith(f"{report.END}\nafter\n")
+    with pytest.raises(UserError, match="expected a results file"):
+        report.write_docs(page)
+
+
+def test_the_page_has_a_place_for_the_results():
+    text = report.HOW_TO.read_text(encoding="utf-8")
+    assert text.index(report.BEGIN) < text.index(report.END)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
+def test_without_a_gpu_the_check_is_refused(tmp_path):
+    done = gpu_check("--output", tmp_path / "none")
+    assert done.returncode == 1 and not (tmp_path / "none").exists()
+    assert done.stderr == "error: found no GPU that torch can use, expected one, or --dry_run\n"
+
+
+def test_a_step_that_is_stopped_keeps_what_it_measured():
+    lines = []
+    outcome = run_step(Step("training_run", "", 0), True, 1e-3, lines)
+    assert outcome.ending == "stopped after 0 s"
+    outcome = run_step(Step("nothing_of_that_name", "", 0), True, 60, lines)
+    assert outcome.ending == "failed with exit code 1"
+    assert "No module named 'benchmarks.gpu.steps.nothing_of_that_name'" in outcome.output
+
+
+def test_an_error_of_one_figure_leaves_the_others(capsys):
+    def figures():
+        yield Figure("first", 1.0)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    first, second = attempt("a graph", figures)
+    assert first == Figure("first", 1.0) and second.is_met is False
+    assert second.value == "RuntimeError: operation not permitted when stream is capturing"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_not_a_number_is_never_as_wanted():
+    assert at_most("", float("nan"), 1).is_met is False
+    assert at_least("", float("nan"), 1).is_met is False
+    assert at_least("", 0.5, 1, is_binding=False).is_met is None
