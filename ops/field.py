@@ -12,6 +12,7 @@ import math
 import torch
 from torch.nn import functional
 
+from ops.constants import constant
 from ops.filters import (
     DERIVATIVE,
     avg_pool_blocks,
@@ -33,6 +34,10 @@ FIELD_ROUNDS = 3
 # Share of the strip's mean gradients that is added to each axis: a step along an axis with much
 # smaller ones is damped.
 FIELD_STIFFNESS = 1e-3
+# Pixels from the edge over which the weights rise from 0 to 1. A defect's own slopes cancel, but
+# not where an edge cuts it.
+TAPER = 16
+OUTLIER = 12.0  # mean magnitudes: a larger difference counts as this one (Huber 1981)
 LONGEST_DEPARTURE = 1.0  # pixels in y and in x, of the field from the curve
 LONGEST_ROW_SHIFT = 1.5  # pixels in x, beyond curve and field
 LEAST_ROW_SPREAD = 1e-3  # pixels: prior of rows that do not vibrate
@@ -82,13 +87,18 @@ class LocalShifts:
 
     def __init__(self, target: torch.Tensor, differences: torch.Tensor):
         self.size = sizes(target)
-        down, across = slope(target, 2), slope(target, 3)
+        # the mean magnitude, because a mean of squares would be that of the few largest differences
+        mean = differences.abs().mean(dim=(2, 3), keepdim=True)
+        self.noise = (SIGMA_OF_MEAN * mean).square()  # variance, (B, 2, 1, 1)
+        limit = OUTLIER * mean
+        differences = torch.minimum(torch.maximum(differences, -limit), limit)
+        weights_y, weights_x = (constant(root_weights(length), target) for length in self.size)
+        down, across, differences = (
+            plane * weights_y[:, None] * weights_x
+            for plane in (slope(target, 2), slope(target, 3), differences)
+        )
         self.yy, self.yx, self.xx = down * down, down * across, across * across
         self.slopes_y, self.slopes_x = down * differences, across * differences
-        # The variance of noise, (B, 2, 1, 1), from the mean magnitude because a mean of squares
-        # would be that of the few largest differences.
-        mean = differences.abs().mean(dim=(2, 3), keepdim=True)
-        self.noise = (SIGMA_OF_MEAN * mean).square()
 
     def field(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a shift for each pixel, along y and along x, (B, 2, H, W) each, in pixels.
@@ -136,6 +146,12 @@ class LocalShifts:
         prior = spread.clamp(min=LEAST_ROW_SPREAD**2)
         shifts = shifts * prior / (prior + variance)
         return shifts.clamp(-LONGEST_ROW_SHIFT, LONGEST_ROW_SHIFT)
+
+
+def root_weights(length: int) -> list[float]:
+    """Return the roots of the weights of pixels along an axis, which fall to 0 at the edges."""
+    places = (min(place, length - 1 - place) + 0.5 for place in range(length))
+    return [math.sqrt(min(1.0, place / TAPER)) for place in places]
 
 
 def slope(plane: torch.Tensor, axis: int) -> torch.Tensor:

@@ -21,6 +21,8 @@ from ops.field import (
     FIELD_ROUNDS,
     FIELD_SIGMA,
     FIELD_STIFFNESS,
+    OUTLIER,
+    TAPER,
     LocalShifts,
     follow_lines,
 )
@@ -42,17 +44,29 @@ def slopes(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(ndimage.correlate1d(target, DERIVATIVE, axis, mode="nearest") for axis in (0, 1))
 
 
+def weights(size: tuple[int, int]) -> np.ndarray:
+    """(H, W): they rise from 0 at the edge to 1."""
+    y, x = (np.minimum(np.arange(n) + 0.5, n - 0.5 - np.arange(n)) / TAPER for n in size)
+    return np.outer(np.minimum(y, 1), np.minimum(x, 1))
+
+
+def clip(difference: np.ndarray) -> np.ndarray:
+    limit = OUTLIER * np.abs(difference).mean()
+    return np.clip(difference, -limit, limit)
+
+
 def noise_power(difference: np.ndarray) -> float:
     return np.pi / 2 * np.abs(difference).mean() ** 2
 
 
 def reference_field(target: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """(2, H, W): the field by least squares around every pixel, without blocks."""
+    weight = weights(target.shape)
 
     def pool(plane: np.ndarray) -> np.ndarray:
         sums = [
             ndimage.gaussian_filter(each, FIELD_SIGMA, mode="constant", truncate=3)
-            for each in (plane, np.ones_like(plane))
+            for each in (weight * plane, np.ones_like(plane))
         ]
         return sums[0] / sums[1]
 
@@ -62,6 +76,7 @@ def reference_field(target: np.ndarray, difference: np.ndarray) -> np.ndarray:
     held += FIELD_STIFFNESS * (matrix[0, 0] + matrix[1, 1]).mean()
     matrix = np.moveaxis(matrix, (0, 1), (-2, -1)) + held * np.eye(2)
     field = np.zeros((2, *target.shape))
+    difference = clip(difference)
     for _ in range(FIELD_ROUNDS):
         left = difference - down * field[0] - across * field[1]
         sums = np.array([pool(slope * left) for slope in (down, across)]) - held * field
@@ -73,9 +88,10 @@ def reference_field(target: np.ndarray, difference: np.ndarray) -> np.ndarray:
 def reference_rows(target: np.ndarray, difference: np.ndarray, field: np.ndarray) -> np.ndarray:
     """(H,): the rows' shifts after a field, (2, H, W)."""
     down, across = slopes(target)
-    information = (across**2).sum(axis=1)
-    left = difference - down * field[0] - across * field[1]
-    steps = (across * left).sum(axis=1) / information
+    weight = weights(target.shape)
+    information = (weight * across**2).sum(axis=1)
+    left = clip(difference) - down * field[0] - across * field[1]
+    steps = (weight * across * left).sum(axis=1) / information
     variance = noise_power(difference) / information
     # the upper median of both, as of the largest half
     middle = len(steps) // 2
