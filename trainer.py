@@ -92,7 +92,8 @@ RECIPE_HELP = (
 )
 ALIGN_HELP = (
     "register the references to Target by fractions of a pixel (shift), "
-    "and match their gain and offset, too (full)"
+    "match their gain and offset, too (full), "
+    "and follow parts that bend and rows that vibrate (fine)"
 )
 TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
 RESUME_HELP = (

@@ -17,7 +17,7 @@ HALVING = (1, 5, 10, 10, 5, 1)
 # Weights of a first derivative, accurate to the sixth order. With half the difference of a pixel's
 # neighbours instead, the steps on lines three pixels apart would be twice too long.
 DERIVATIVE = (-1 / 60, 9 / 60, -45 / 60, 0, 45 / 60, -9 / 60, 1 / 60)
-BLOCK = 4  # pixels along each side of a block that is averaged
+BLOCK = 4  # pixels along each side of a block that is averaged, where none other is given
 ENLARGED_ROWS = 4  # rows of blocks that `enlarge` computes in one product
 
 
@@ -79,33 +79,33 @@ def convolve(
     return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
 
 
-def avg_pool_blocks(planes: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) to means of blocks (B, C, ceil(H / BLOCK), ceil(W / BLOCK)).
+def avg_pool_blocks(planes: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
+    """(B, C, H, W) to means of blocks (B, C, ceil(H / block), ceil(W / block)).
 
     Border pixels are repeated to fill the last blocks.
     """
     height, width = sizes(planes)
-    if height % BLOCK or width % BLOCK:
-        planes = functional.pad(planes, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
-    return functional.avg_pool2d(planes, BLOCK)
+    if height % block or width % block:
+        planes = functional.pad(planes, (0, -width % block, 0, -height % block), mode="replicate")
+    return functional.avg_pool2d(planes, block)
 
 
-def gaussian_mean(blocks: torch.Tensor, sigma: float) -> torch.Tensor:
+def gaussian_mean(blocks: torch.Tensor, sigma: float, block: int = BLOCK) -> torch.Tensor:
     """Return means of blocks (B, C, h, w) under a Gaussian of `sigma` pixels (not blocks).
 
     Only blocks of the strip count. If the border were repeated, a defect in a corner would dominate
     the mean there.
     """
-    reach = math.ceil(3 * sigma / BLOCK)
-    window = gaussian_window(sigma / BLOCK, reach)
+    reach = math.ceil(3 * sigma / block)
+    window = gaussian_window(sigma / block, reach)
     # a plane of ones more: its sum is the part of the window that lies in the strip
     planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)
     planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
     return planes[:, :-1] / planes[:, -1:]
 
 
-def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Enlarge planes (B, C, h, w) BLOCK times by linear interpolation, cut to (height, width).
+def enlarge(planes: torch.Tensor, height: int, width: int, block: int = BLOCK) -> torch.Tensor:
+    """Enlarge planes (B, C, h, w) `block` times by linear interpolation, cut to (height, width).
 
     Border pixels are repeated outwards. It is a product of matrices because ONNX Runtime's Resize
     takes five times as long, on one core however many there are.
@@ -115,23 +115,26 @@ def enlarge(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
         overlapping_column_blocks(planes, reach=1), ENLARGED_ROWS, reach=1
     )
     down, across = int(frames.shape[2]), int(frames.shape[4]) // 4
-    along_y, along_x = (constant(linear_weights(length), planes) for length in (ENLARGED_ROWS, 2))
+    along_y, along_x = (
+        constant(linear_weights(length, block), planes) for length in (ENLARGED_ROWS, 2)
+    )
     planes = (along_y @ frames).reshape(
-        -1, channels, down * ENLARGED_ROWS * BLOCK, across, 4
+        -1, channels, down * ENLARGED_ROWS * block, across, 4
     ) @ along_x.T
     return cut(
-        planes.reshape(-1, channels, down * ENLARGED_ROWS * BLOCK, across * 2 * BLOCK),
+        planes.reshape(-1, channels, down * ENLARGED_ROWS * block, across * 2 * block),
         height,
         width,
     )
 
 
-def linear_weights(length: int) -> list[list[float]]:
-    """Return the matrix (BLOCK * length, length + 2) that interpolates linearly, BLOCK times finer.
+def linear_weights(length: int, block: int) -> list[list[float]]:
+    """Return the matrix (block * length, length + 2) that interpolates linearly.
 
-    Its columns are `length` values, and one more on each side.
+    The result is `block` times finer. The matrix's columns are `length` values, and one more on
+    each side.
     """
-    places = [(place + 0.5) / BLOCK + 0.5 for place in range(BLOCK * length)]
+    places = [(place + 0.5) / block + 0.5 for place in range(block * length)]
     return [[max(0.0, 1 - abs(place - value)) for value in range(length + 2)] for place in places]
 
 
@@ -167,6 +170,11 @@ def overlapping_row_blocks(images: torch.Tensor, rows: int, reach: int) -> torch
     ]
     places = constant([min(max(place, 0), height - 1) for place in places], images, torch.int64)
     return images.index_select(2, places).reshape(-1, channels, down, rows + 2 * reach, width)
+
+
+def mean_square(difference: torch.Tensor) -> torch.Tensor:
+    """Return the mean square (B, C, 1, 1) of (B, C, H, W)."""
+    return (difference * difference).mean(dim=(2, 3), keepdim=True)
 
 
 def cut(images: torch.Tensor, height: int, width: int) -> torch.Tensor:

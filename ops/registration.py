@@ -19,25 +19,25 @@ from torch import nn
 from torch.nn import functional
 
 from ops.constants import constant
+from ops.field import follow_lines
 from ops.filters import (
-    avg_pool_blocks,
     blur,
     convolve,
     cut,
-    enlarge,
-    gaussian_mean,
     gaussian_window,
     gradients,
     halve,
+    mean_square,
     sizes,
 )
+from ops.gain import gain_and_offset
 from ops.warp import LARGEST_SHIFT, Warper, fill_outside, shift_images, widen
 
-ALIGN_MODES = ("none", "shift", "full")  # --align: unchanged; registered; registered and matched
+# --align: unchanged; registered; registered and matched; that, and what single lines do followed
+ALIGN_MODES = ("none", "shift", "full", "fine")
 # Measures of each reference, in pixels, pixels, pixels, a factor, and a share of the range.
 MEASURES = ("shift_y", "shift_x", "wander", "gain", "remainder")
 
-GAINS = (0.25, 4.0)  # limits of a reference's gain
 # Window that blurs the coarsest image: in it, lines 5 to 8 pixels apart alias and seem to move the
 # other way.
 ALIASED = (1, 2, 1)
@@ -50,6 +50,8 @@ GLOBAL_ROUNDS = 2
 # around it has this sigma, in pixels of the strip.
 COARSE_ROUNDS, COARSE_SIGMA = 2, 30.0
 FINE_ROUNDS, FINE_SIGMA = 3, 20.0  # the same at half the size
+# In mode "fine", a local field takes up what one round leaves.
+FINE_ROUNDS_BEFORE_FIELD = 1
 # Share of a pattern's gradients that is added to each axis: a step along an axis with smaller
 # gradients, as along straight lines, is damped.
 STIFFNESS = 1e-3
@@ -61,22 +63,18 @@ GAINS_OF_A_ROUND = (0.7, 1.4)
 # Correlation of two gradients below which they are noise, or nearly; noise alone is below 0.02.
 LEAST_COHERENCE = 0.05
 
-# Pixels: sigma of the Gaussian under which gain and offset are computed from means of blocks. With
-# a sigma of 9, a defect of 12 pixels would lose a third of its contrast.
-MATCH_SIGMA = 20.0
-# Contrast (a share of the range) below which the gain tends to that of the whole strip.
-STEADY = 8 / 255
 TINY = 1e-7  # squared share of the range: less than the error of rounding to 8 bits
 
 
 class Alignment(nn.Module):
     """Align the references of strips (B, 3, H, W), values 0-1, to Target.
 
-    Both modes move the references onto Target; mode "full" also matches their gain and offset.
-    Target does not change. Returns the strips and measures (B, 2, len(MEASURES)). For each
-    reference these are the mean shift in y and x, the largest departure of the shift from that mean
-    along the strip, the gain (Target's contrast divided by the reference's), and the root mean
-    square of the remaining difference.
+    All modes move the references onto Target by a smooth curve of shifts. Mode "full" also matches
+    their gain and offset. So does mode "fine", which then moves them by a local field of shifts and
+    by shifts of single rows. Target does not change. Returns the strips and measures (B, 2,
+    len(MEASURES)). For each reference these are the mean of the curve in y and x, its largest
+    departure from that mean, the gain (Target's contrast divided by the reference's), and the root
+    mean square of the remaining difference.
 
     Where a moved reference ends, the other one replaces it; where both end, Target does. If a
     reference has a value that is not finite, no value of it is finite afterwards. Raises
@@ -103,12 +101,18 @@ class Alignment(nn.Module):
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, for strips in float32."""
         target = strips[:, :1]
-        moved, shift, left = register(strips)
-        gain, offset = gain_and_offset(target, moved)
-        if self.mode == "full":
-            matched = gain * moved + offset
-            moved = torch.where(mean_square(target - matched) > left, moved, matched)
-        aligned = torch.cat([target, *fill_outside(target, moved, shift)], dim=1)
+        if self.mode == "fine":
+            moved, shift, gain, (down, across) = follow_lines(
+                strips, estimate_shift(strips, FINE_ROUNDS_BEFORE_FIELD)
+            )
+        else:
+            moved, shift, left = register(strips)
+            gain, offset = gain_and_offset(target, moved)
+            if self.mode == "full":
+                matched = gain * moved + offset
+                moved = torch.where(mean_square(target - matched) > left, moved, matched)
+            down, across = widen(shift, sizes(target)[1]).unbind(dim=2)
+        aligned = torch.cat([target, *fill_outside(target, moved, down, across)], dim=1)
         return aligned, self._measures(aligned, shift, gain)
 
     @staticmethod
@@ -137,7 +141,7 @@ def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return moved, torch.where(is_worse[..., None], 0.0, shift), left
 
 
-def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
+def estimate_shift(strips: torch.Tensor, fine_rounds: int = FINE_ROUNDS) -> torch.Tensor:
     """Return how far each row of the references has moved against Target: (B, 2, 2, H, columns).
 
     Shifts are (y, x) in pixels, positive down and to the right. Strips are (B, 3, H, W), values
@@ -154,7 +158,7 @@ def estimate_shift(strips: torch.Tensor) -> torch.Tensor:
     shift = shift.expand(-1, -1, -1, coarse.height, columns)
     shift = coarse.refine(shift, coarse.references.warp(shift), COARSE_ROUNDS, COARSE_SIGMA / 4)
     shift, moved = fine.keep_if_better(resize_rows(2 * shift, fine.height))
-    shift = fine.refine(shift, moved, FINE_ROUNDS, FINE_SIGMA / 2)
+    shift = fine.refine(shift, moved, fine_rounds, FINE_SIGMA / 2)
     return resize_rows(2 * fine.zero_undetermined(shift), height)
 
 
@@ -247,36 +251,6 @@ class PyramidLevel:
         return torch.where(is_worse[..., None], 0.0, shift), torch.where(is_worse, stay, moved)
 
 
-def gain_and_offset(
-    target: torch.Tensor, references: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return planes gain and offset, (B, 2, H, W) each, for each pixel of the references.
-
-    gain * reference + offset is nearest to Target in a window around the pixel, by least squares.
-    The window is much larger than a defect, so that the match does not cancel a defect. The sums
-    come from means of blocks. Where there is no contrast, the gain is that of the whole strip.
-    After He, Sun and Tang 2010, "Guided image filtering".
-    """
-    # Without the mean, variances would be small differences of large squares: rounding errors.
-    middle = target.mean(dim=(2, 3), keepdim=True)
-    target, references = target - middle, references - middle
-    means = [
-        avg_pool_blocks(planes)
-        for planes in (target, references, target * references, references * references)
-    ]
-    means = gaussian_mean(torch.cat(means, dim=1), MATCH_SIGMA)
-    mean_target, mean_reference, mean_product, mean_of_squares = means.split([1, 2, 2, 2], dim=1)
-    covariance = mean_product - mean_target * mean_reference
-    variance = mean_of_squares - mean_reference * mean_reference
-    overall = covariance.mean(dim=(2, 3), keepdim=True) / (
-        variance.mean(dim=(2, 3), keepdim=True) + TINY
-    )
-    steady = STEADY * STEADY
-    gain = ((covariance + steady * overall.clamp(*GAINS)) / (variance + steady)).clamp(*GAINS)
-    offset = mean_target + middle - gain * (mean_reference + middle)
-    return enlarge(torch.cat([gain, offset], dim=1), *sizes(target)).split(2, dim=1)
-
-
 def column_sums(images: torch.Tensor, columns: int) -> torch.Tensor:
     """(B, C, H, W) to (B, C, H, columns): each row's sums over columns of equal width."""
     if columns == 1:
@@ -318,8 +292,3 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         (a * b).mean(dim=(-2, -1)) for a, b in ((first, second), (first, first), (second, second))
     )
     return cross / (first_power * second_power + TINY * TINY).sqrt()
-
-
-def mean_square(difference: torch.Tensor) -> torch.Tensor:
-    """Return the mean square (B, C, 1, 1) of (B, C, H, W)."""
-    return (difference * difference).mean(dim=(2, 3), keepdim=True)

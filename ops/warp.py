@@ -6,13 +6,22 @@ import torch
 from torch.nn import functional
 
 from ops.constants import constant
-from ops.filters import cut, overlapping_column_blocks, overlapping_row_blocks, sizes
+from ops.filters import (
+    DERIVATIVE,
+    convolve,
+    cut,
+    overlapping_column_blocks,
+    overlapping_row_blocks,
+    sizes,
+)
 
 LARGEST_SHIFT = 3.0  # pixels in y and in x: a reference is not moved further
 # Lobes of the Lanczos kernel. With fewer, a pattern with a period of four pixels would be displaced
 # by up to 0.1 px.
 LOBES = 3
 OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference still has values
+# Weights of half a second derivative, accurate to the sixth order as DERIVATIVE is.
+HALF_CURVATURE = (1 / 180, -3 / 40, 3 / 4, -49 / 36, 3 / 4, -3 / 40, 1 / 180)
 # Rows that are moved in one product: the first number that divides the image's height, else the
 # first.
 MOVED_ROWS = (8, 4)
@@ -26,6 +35,23 @@ def shift_images(
     `shift` is (B, C, 2, H or 1, columns), (y, x) in pixels, at most `limit` in y or x.
     """
     return Warper(images, limit, int(shift.shape[4]), is_reused=False).warp(shift)
+
+
+def shift_slightly(
+    images: torch.Tensor, shift_y: torch.Tensor, shift_x: torch.Tensor
+) -> torch.Tensor:
+    """Move images (B, C, H, W) back by less than a pixel, each pixel by a shift of its own.
+
+    Shifts are (B, C, H, W) in pixels. It is the Taylor series to the second order, along y and then
+    along x. Border pixels are repeated outwards.
+    """
+    reach = len(DERIVATIVE) // 2
+    for axis, shift in ((2, shift_y), (3, shift_x)):
+        padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+        padded = functional.pad(images, padding, mode="replicate")
+        first, second = (convolve(padded, window, axis) for window in (DERIVATIVE, HALF_CURVATURE))
+        images = images + shift * (first + shift * second)
+    return images
 
 
 class Warper:
@@ -56,6 +82,19 @@ class Warper:
         """
         return self._in_blocks(shift) if self.columns == 1 else self._tap_by_tap(shift)
 
+    def warp_along_x(self, shift: torch.Tensor) -> torch.Tensor:
+        """Return the images moved back along y as in the last `warp`, and by `shift` along x.
+
+        The shift is (B, C, H, columns or 1) in pixels.
+        """
+        if self.columns > 1:
+            weights = lanczos_weights(
+                self.taps[:, None, None] - widen(shift, self.width)[:, :, None], dim=2
+            )
+            return self._sum_of_columns(weights.unbind(dim=2))
+        shift = self._in_whole_blocks(shift[:, :, None])
+        return self._blocks_along_x(lanczos_weights(self.places[1:] - shift, dim=5))
+
     def _cut_frames(self) -> None:
         reach = self.reach
         self.rows = next((rows for rows in MOVED_ROWS if self.height % rows == 0), MOVED_ROWS[0])
@@ -84,43 +123,53 @@ class Warper:
         self.spread = constant(spread, self.images)
 
     def _in_blocks(self, shift: torch.Tensor) -> torch.Tensor:
-        channels = self.channels
-        rows = self.rows
-        reach = self.reach
+        channels, rows = self.channels, self.rows
         (down, taps) = map(int, self.frames.shape[2:4])
-        if shift.shape[3] == 1:
-            shift = shift.expand(-1, -1, -1, self.height, -1)
-        if self.height % rows:
-            known = [min(row, self.height - 1) for row in range(down * rows)]
-            shift = shift.index_select(3, constant(known, shift, torch.int64))
-        weights = lanczos_weights(
-            self.places - shift.reshape(-1, channels, 2, down, rows, 1), dim=5
-        )
+        weights = lanczos_weights(self.places - self._in_whole_blocks(shift), dim=5)
         along_y, along_x = weights.split(1, dim=2)
         images = along_y.reshape(-1, channels, down, rows, taps) @ self.frames
         images = images.reshape(-1, channels, down * rows, int(self.frames.shape[4]))
-        images = images if self.is_reused else overlapping_column_blocks(images, reach)
-        across = int(images.shape[3]) // (4 * reach)
-        along_x = along_x.reshape(-1, channels, down * rows, taps) @ self.spread
-        along_x = along_x.reshape(-1, channels, down * rows, 4 * reach, 2 * reach)
-        images = images.reshape(-1, channels, down * rows, across, 4 * reach) @ along_x
-        return cut(
-            images.reshape(-1, channels, down * rows, across * 2 * reach), self.height, self.width
-        )
+        images = images if self.is_reused else overlapping_column_blocks(images, self.reach)
+        across = int(images.shape[3]) // (4 * self.reach)
+        self.moved_along_y = images.reshape(-1, channels, down * rows, across, 4 * self.reach)
+        return self._blocks_along_x(along_x)
+
+    def _in_whole_blocks(self, shift: torch.Tensor) -> torch.Tensor:
+        """(B, C, axes, H or 1, 1) to (B, C, axes, blocks, rows, 1)."""
+        down, axes = int(self.frames.shape[2]), int(shift.shape[2])
+        if shift.shape[3] == 1:
+            shift = shift.expand(-1, -1, -1, self.height, -1)
+        if self.height % self.rows:
+            known = [min(row, self.height - 1) for row in range(down * self.rows)]
+            shift = shift.index_select(3, constant(known, shift, torch.int64))
+        return shift.reshape(-1, self.channels, axes, down, self.rows, 1)
+
+    def _blocks_along_x(self, weights: torch.Tensor) -> torch.Tensor:
+        channels, reach = self.channels, self.reach
+        (down, taps) = map(int, self.frames.shape[2:4])
+        down, across = down * self.rows, int(self.moved_along_y.shape[3])
+        weights = weights.reshape(-1, channels, down, taps) @ self.spread
+        weights = weights.reshape(-1, channels, down, 4 * reach, 2 * reach)
+        images = self.moved_along_y @ weights
+        return cut(images.reshape(-1, channels, down, across * 2 * reach), self.height, self.width)
 
     def _tap_by_tap(self, shift: torch.Tensor) -> torch.Tensor:
         reach, images = self.reach, self.images
         shift = widen(shift, self.width)
-        places = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
-        weights = lanczos_weights(places[:, None, None] - shift[:, :, :, None], dim=3)
+        self.taps = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
+        weights = lanczos_weights(self.taps[:, None, None] - shift[:, :, :, None], dim=3)
         along_y, along_x = (weights[:, :, axis].unbind(dim=2) for axis in (0, 1))
         padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
         images = sum(
             weight * padded[:, :, tap : tap + self.height] for tap, weight in enumerate(along_y)
         )
-        padded = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
+        self.moved_along_y = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
+        return self._sum_of_columns(along_x)
+
+    def _sum_of_columns(self, along_x: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return sum(
-            weight * padded[..., tap : tap + self.width] for tap, weight in enumerate(along_x)
+            weight * self.moved_along_y[..., tap : tap + self.width]
+            for tap, weight in enumerate(along_x)
         )
 
 
@@ -140,22 +189,20 @@ def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def fill_outside(
-    target: torch.Tensor, moved: torch.Tensor, shift: torch.Tensor
+    target: torch.Tensor, moved: torch.Tensor, down: torch.Tensor, across: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill the moved references (B, 2, H, W) where their shift reaches beyond the strip.
 
-    There the other reference replaces a reference, and Target both where both end. The shift is (B,
-    2, 2, H, columns). Returns the two references, each (B, 1, H, W).
+    There the other reference replaces a reference, and Target both where both end. The shifts along
+    y and x are (B, 2, H, W or 1). Returns the two references, each (B, 1, H, W).
     """
-    height, width = sizes(moved)
-    down, across = widen(shift, width).unbind(dim=2)
     # pixels from the strip's middle
     rows, columns = (
-        torch.arange(length, device=moved.device) - (length - 1) / 2 for length in (height, width)
+        torch.arange(length, device=moved.device) - (length - 1) / 2 for length in sizes(moved)
     )
-    limits = [(length - 1) / 2 + OUTSIDE for length in (height, width)]
+    limits = [(length - 1) / 2 + OUTSIDE for length in sizes(moved)]
     # a row beyond the edge: a shift along x that takes all of its pixels beyond
-    across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * width, across)
+    across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * sizes(moved)[1], across)
     is_beyond = (columns + across).abs() > limits[1]
     (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
     filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)

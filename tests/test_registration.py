@@ -25,7 +25,8 @@ from deploy.onnx_export import write_graph
 from gaussian import paint_point
 from ops.classical import RegisteredDifference
 from ops.filters import BLOCK, enlarge
-from ops.registration import ALIGN_MODES, GAINS, MEASURES, Alignment, register
+from ops.gain import GAINS
+from ops.registration import ALIGN_MODES, MEASURES, Alignment, register
 from ops.warp import LARGEST_SHIFT, Warper, shift_images
 from tests.conftest import SMALL_SIZE
 
@@ -287,7 +288,8 @@ DEFECTS = {
     ids=["flat", "texture", "0", "4"],
 )
 @pytest.mark.parametrize("defects", DEFECTS.values(), ids=DEFECTS)
-def test_a_defect_survives_matching(scene, defects):
+@pytest.mark.parametrize("mode", ["full", "fine"])
+def test_a_defect_survives_matching(scene, defects, mode):
     """Target less each reference, beside the same strip without the defect: of its contrast (least
     squares) 90 % at least is left.
 
@@ -299,9 +301,9 @@ def test_a_defect_survives_matching(scene, defects):
         expose(shot(scene, STRIP_SIZE, shift), generator, gain, 2)
         for shift, gain in (((0.1, -0.15), 0.95), ((-0.1, 0.1), 1.05))
     ]
-    without, _ = align(batch(target, *references))
+    without, _ = align(batch(target, *references), mode)
     for defect in defects:
-        aligned, _ = align(batch(target + defect, *references))
+        aligned, _ = align(batch(target + defect, *references), mode)
         change = (
             (aligned[0, :1] - aligned[0, 1:]) - (without[0, :1] - without[0, 1:])
         ).numpy() * 255
@@ -451,6 +453,9 @@ def spoilt(size: tuple[int, int]) -> list[tuple[torch.Tensor, list[int]]]:
         ("full", (131, 333), 11),
         ("shift", STRIP_SIZE, 11),
         ("full", STRIP_SIZE, 11),
+        ("fine", STRIP_SIZE, 11),
+        ("fine", (131, 177), 18),
+        ("fine", (131, 333), 11),
     ]
     + [
         pytest.param(mode, size, 18, marks=pytest.mark.long)
@@ -477,17 +482,19 @@ def test_a_graph_gives_what_pytorch_gives(mode, size, opset, tmp_path):
                 assert not answer[0, gone].isfinite().any()
 
 
-def test_a_strip_with_a_value_that_is_not_finite_gives_no_answer():
-    model = Exported("full")
+@pytest.mark.parametrize("mode", ["full", "fine"])
+def test_a_strip_with_a_value_that_is_not_finite_gives_no_answer(mode):
+    model = Exported(mode)
     with torch.inference_mode():
         for strip, gone in spoilt((131, 177)):
             assert not model(strip)[0, gone].isfinite().any()
 
 
 @pytest.mark.parametrize("name", ["black", "noise", "halves", "half of it clipped"])
-def test_gradients_are_finite(name):
+@pytest.mark.parametrize("mode", ["full", "fine"])
+def test_gradients_are_finite(name, mode):
     strips = undetermined()[name].requires_grad_()
-    Alignment("full")(strips)[0].square().mean().backward()
+    Alignment(mode)(strips)[0].square().mean().backward()
     assert strips.grad.isfinite().all()
 
 
@@ -585,5 +592,5 @@ def test_the_gain_has_limits_and_an_unknown_mode_is_refused():
     target = shot(texture(), SMALL_SIZE)
     _, measures = align(batch(target, 120 + (target - 120) / 50, 255 - target))
     assert measures["gain"][0].tolist() == pytest.approx([GAINS[1], GAINS[0]], rel=0.2)
-    with pytest.raises(ValueError, match="'none', expected one of shift, full"):
+    with pytest.raises(ValueError, match="'none', expected one of shift, full, fine"):
         Alignment("none")
