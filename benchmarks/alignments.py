@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from benchmarks.command_line import make_parser
 from benchmarks.quality_scores import RATES, ImageScores, pool, score_strip
-from benchmarks.suite import LEVELS, SUITE_SEED, make_suite_strip
+from benchmarks.suite.levels import LEVELS, SUITE_SEED
+from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
 from data.image_files import to_batch
 from gaussian import MAX_GREY
