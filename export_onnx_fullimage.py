@@ -371,7 +371,12 @@ def load_trained(arguments: argparse.Namespace) -> Source:
     if arguments.image_size:
         info = replace(info, image_size=tuple(arguments.image_size))
     detector = SegmentationNetworkONNXFullImage(
-        build_network(content, path), info.image_size, info.patch, info.align, arguments.mode
+        build_network(content, path),
+        info.image_size,
+        info.patch,
+        info.align,
+        arguments.mode,
+        info.weighting,
     )
     if arguments.good_path:
         scorer = Detector(str(path), DetectorPredictor(detector, CPU), info, CPU)
@@ -438,7 +443,11 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
         return {}
     patch = source.info.patch
     tiles = SegmentationNetworkONNXFullImage(
-        whole.patch_network.network, source.image_size, patch, whole.align
+        whole.patch_network.network,
+        source.image_size,
+        patch,
+        whole.align,
+        weighting=whole.weighting,
     )
     return compare_modes(whole, tiles.eval(), strips, threshold)
 

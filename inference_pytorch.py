@@ -72,7 +72,8 @@ def infer(arguments: argparse.Namespace) -> int:
     content = load_checkpoint(path)
     info = replace(model_info(content), image_size=None)  # strips of any size
     require_as_asked(arguments, info, path)
-    predictor = TorchPredictor(build_network(content, path), info.patch, device, info.align)
+    network = build_network(content, path)
+    predictor = TorchPredictor(network, info.patch, device, info.align, info.weighting)
     folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
     print(f"{path} on {device}, strips of {folder}")
     detector = Detector(str(path), predictor, info, device)

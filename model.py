@@ -23,6 +23,7 @@ from ops.differences import (
     local_noise,
     point_likelihood,
 )
+from ops.likelihood import weighted_probability
 from ops.tiling import Tiling, WholeImage
 
 # (in_channels, out_channels) to layers that keep height and width
@@ -219,14 +220,18 @@ class SegmentationNetworkONNX(nn.Module):
         super().__init__()
         self.network = network
 
+    def margin(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, 3, h, w) to (B, 1, h, w): the logit of the background less that of the defect."""
+        background, defect = self.network(patches).split(1, dim=1)
+        return background - defect
+
     def defect_probability(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) to (B, 1, h, w): the second of the softmax's two channels.
 
         The formula is explicit because ONNX Runtime's Softmax across planes takes ten times as
         long, and its Sigmoid loses digits close to 1.
         """
-        background, defect = self.network(patches).split(1, dim=1)
-        return 1 / (1 + torch.exp(background - defect))
+        return 1 / (1 + torch.exp(self.margin(patches)))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w), values 0-1, to (B, 3, h, w) = [defect probability 0-1, 0, 0]."""
@@ -238,7 +243,8 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
 
     First, the references are aligned as `align` says. In mode "tiles", all tiles of all strips then
     go through one copy of the network as one batch. In mode "whole", each strip goes through it in
-    one piece. `image_size` is (height, width).
+    one piece. `image_size` is (height, width). `weighting`, one of WEIGHTINGS, says by what the
+    odds of the network's probability are multiplied.
     """
 
     def __init__(
@@ -248,9 +254,10 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         patch: int,
         align: str = "none",
         mode: str = "tiles",
+        weighting: str = "none",
     ):
         super().__init__(align)
-        self.mode = mode
+        self.mode, self.weighting = mode, weighting
         self.patch_network = SegmentationNetworkONNX(network)
         self.tiling = (
             Tiling(image_size, patch)
@@ -260,7 +267,10 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
-        return self.tiling.stitch(self.patch_network.defect_probability(self.tiling.split(strips)))
+        tiles = self.tiling.split(strips)
+        if self.weighting == "none":
+            return self.tiling.stitch(self.patch_network.defect_probability(tiles))
+        return weighted_probability(self.tiling.stitch(self.patch_network.margin(tiles)), strips)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0]."""

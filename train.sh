@@ -31,7 +31,12 @@ if ! names_a_run "$@"; then # a named run continues in its own folder
 fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
     settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10)
-    settings+=(--cache_size 100 --seed 42 --recipe robust --align full --arch difference)
+    settings+=(--cache_size 100 --seed 42 --recipe robust --arch difference)
+    settings+=(--align fine)
+    case " $* " in
+    *" --align none "* | *" --align=none "*) ;; # the ratio needs registered references
+    *) settings+=(--weighting likelihood) ;;
+    esac
     case $("$python" -c "$describe_gpu") in
     "GPU with bfloat16") settings+=(--base_channels 64 --epochs 30 --amp) ;;
     GPU*) settings+=(--base_channels 64 --epochs 30) ;;

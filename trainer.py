@@ -56,6 +56,7 @@ from evaluation.predictors import TorchPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
+from ops.likelihood import WEIGHTINGS
 from ops.registration import ALIGN_MODES
 from reporting.score_folder import (
     REPORT,
@@ -94,6 +95,10 @@ ALIGN_HELP = (
     "register the references to Target by fractions of a pixel (shift), "
     "match their gain and offset, too (full), "
     "and follow parts that bend and rows that vibrate (fine)"
+)
+WEIGHTING_HELP = (
+    "what multiplies the odds of each pixel's probability: likelihood, the likelihood ratio of a "
+    "point that Target alone has"
 )
 TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
 RESUME_HELP = (
@@ -166,6 +171,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
+    parser.add_argument("--weighting", choices=WEIGHTINGS, default="none", help=WEIGHTING_HELP)
     add_true_or_false(
         parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
     )
@@ -280,6 +286,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
     if not parsed.resume and not parsed.training_dataset_path:
         parser.error("found neither --training_dataset_path nor --resume, expected one of them")
+    if parsed.weighting != "none" and parsed.align == "none" and not parsed.resume:
+        parser.error(
+            f"--weighting {parsed.weighting}: found --align none, expected registered references"
+        )
     if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
         parser.error(
             f"--num_defects_range: found {parsed.num_defects_range}, "
@@ -403,7 +413,11 @@ def measure_best(
     """
     content = load_checkpoint(folder.best)
     predictor = TorchPredictor(
-        build_network(content, folder.best), settings.patch, device, settings.align
+        build_network(content, folder.best),
+        settings.patch,
+        device,
+        settings.align,
+        settings.weighting,
     )
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms

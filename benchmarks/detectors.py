@@ -35,4 +35,5 @@ def load_predictor(
     content = load_checkpoint(checkpoint)
     network = build_network(content, checkpoint)
     mode = content["align"] if align is None else align
-    return TorchPredictor(network, PATCH_SIZES[content["image_type"]], device, mode)
+    patch, weighting = PATCH_SIZES[content["image_type"]], content["weighting"]
+    return TorchPredictor(network, patch, device, mode, weighting)

@@ -114,7 +114,11 @@ def _network_entries(detector: AligningDetector) -> dict[str, str]:
     if isinstance(detector, ClassicalDetector):
         return {"network": type(detector).__name__, "gaussian": f"{detector.sigma:g}"}
     network = detector.patch_network.network
-    return {"network": type(network).__name__, "base_channels": str(network.base_channels)}
+    return {
+        "network": type(network).__name__,
+        "base_channels": str(network.base_channels),
+        "weighting": detector.weighting,
+    }
 
 
 def _tiling_entries(

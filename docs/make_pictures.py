@@ -54,6 +54,7 @@ def draw_panels(run: Path, dataset: Path) -> None:
         PATCH_SIZES[content["image_type"]],
         choose_device(-1),
         content["align"],
+        content["weighting"],
     )
     image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
     mask = load_mask(

@@ -36,7 +36,8 @@ class ModelInfo:
 
     `image_type` is one of tiling.PATCH_SIZES, `input_max` the camera's largest value, and `align`
     one of registration.ALIGN_MODES. `image_size` is (height, width) in pixels; None means any size.
-    `measured` holds those values of MEASURED that are known.
+    `measured` holds those values of MEASURED that are known, and `weighting` is one of
+    likelihood.WEIGHTINGS.
     """
 
     image_type: str
@@ -46,6 +47,7 @@ class ModelInfo:
     epoch: int = 0
     training_dataset_path: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
+    weighting: str = "none"
 
     @property
     def patch(self) -> int:

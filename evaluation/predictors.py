@@ -17,11 +17,16 @@ class TorchPredictor:
     """A network in PyTorch: the module that is exported, for strips of at least one patch."""
 
     def __init__(
-        self, network: SegmentationNetwork, patch: int, device: torch.device, align: str = "none"
+        self,
+        network: SegmentationNetwork,
+        patch: int,
+        device: torch.device,
+        align: str = "none",
+        weighting: str = "none",
     ):
         # channels_last is faster, also on the CPU
         self.network = network.to(device, memory_format=torch.channels_last)
-        self.patch, self.device, self.align = patch, device, align
+        self.patch, self.device, self.align, self.weighting = patch, device, align, weighting
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
@@ -30,7 +35,7 @@ class TorchPredictor:
         size = image.shape[1:]
         if self._full_image is None or self._full_image.tiling.image_size != size:
             self._full_image = SegmentationNetworkONNXFullImage(
-                self.network, size, self.patch, self.align
+                self.network, size, self.patch, self.align, weighting=self.weighting
             ).to(self.device)
         was_training = self.network.training
         self._full_image.eval()

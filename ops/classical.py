@@ -105,12 +105,13 @@ class RegisteredDifference(ClassicalDetector):
 class LikelihoodRatio(ClassicalDetector):
     """The log likelihood ratio L of "a point in Target alone" (likelihood.py), as L / (L + HALF).
 
-    The references are registered to Target and matched first (registration.py). The point has a
-    Gaussian's shape of `sigma` pixels, above 0.
+    The references are registered to Target and matched first (registration.py), with the local
+    field and the rows' shifts: a line that lies a tenth of a pixel beside its reference looks like
+    points. The point has a Gaussian's shape of `sigma` pixels, above 0.
     """
 
     label = "likelihood ratio"
-    align = "full"
+    align = "fine"
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""

@@ -40,7 +40,20 @@ NOTHING = 5.0
 MOVED_TOGETHER = 4.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
 LEAST_STEEPNESS = 1e-12  # added to a variance of squared gradients, which may be 0
+WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
+POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 REACH = 3  # sigmas on both sides of a filter's middle
+
+
+def weighted_probability(margin: torch.Tensor, strips: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by (1 + L)².
+
+    `margin` is the network's logit of the background less that of the defect, (B, 1, H, W). L is
+    the likelihood ratio of a point of POINT_SIGMA in the aligned strips (B, 3, H, W). Where L is 0
+    the network alone decides, as of a defect that has another shape than a point.
+    """
+    weight = (1 + likelihood_ratio(strips, POINT_SIGMA)) ** 2
+    return 1 / (1 + torch.exp(margin) / weight)
 
 
 def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:

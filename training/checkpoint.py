@@ -20,6 +20,7 @@ from evaluation.model_info import (
     require_tool,
 )
 from model import ARCHITECTURES, SegmentationNetwork
+from ops.likelihood import WEIGHTINGS
 from ops.registration import ALIGN_MODES
 from ops.tiling import PATCH_SIZES
 
@@ -33,6 +34,7 @@ DEFAULTS = {
     "network": SegmentationNetwork.__name__,
     "input_max": DEFAULT_INPUT_MAX,
     "align": "none",
+    "weighting": "none",
     "training_dataset_path": None,
     "teacher": None,
     "teacher_sha256": None,
@@ -48,6 +50,7 @@ KEY_TYPES = {
     "network": str,
     "input_max": (int, float),
     "align": str,
+    "weighting": str,
     "training_dataset_path": (str, type(None)),
     "teacher": (str, type(None)),
     "teacher_sha256": (str, type(None)),
@@ -128,6 +131,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"found align {content['align']!r}, expected one of {', '.join(ALIGN_MODES)}"
             )
+        if content["weighting"] not in WEIGHTINGS:
+            raise UserError(
+                f"found weighting {content['weighting']!r}, expected one of {', '.join(WEIGHTINGS)}"
+            )
         if not content["input_max"] > 0:
             raise UserError(
                 f"found input_max {content['input_max']}, expected the camera's largest value"
@@ -146,6 +153,7 @@ def model_info(content: dict[str, Any]) -> ModelInfo:
         content["epoch"],
         content["training_dataset_path"],
         {name: content[name] for name in MEASURED},
+        content["weighting"],
     )
 
 

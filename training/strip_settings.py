@@ -46,6 +46,7 @@ class TrainingSettings(LoopSettings):
     target_false_alarms: float
     recipe_settings: dict[str, Any]
     teacher_sha256: str | None = None
+    weighting: str = "none"
 
     @property
     def patch(self) -> int:

@@ -81,7 +81,9 @@ class StripTask(Task):
         settings, valid = self.settings, self.dataset.valid
         if not valid:
             return Validation({})
-        predictor = TorchPredictor(network, settings.patch, self.device, settings.align)
+        predictor = TorchPredictor(
+            network, settings.patch, self.device, settings.align, settings.weighting
+        )
         result = evaluate(
             predictor,
             valid,
