@@ -20,6 +20,18 @@ names_a_run() {
     return 1
 }
 
+# registers ARGUMENT...: whether references are registered, as a weighting needs: the last --align
+# among the arguments is not none.
+registers() {
+    local argument previous='' align=fine
+    for argument; do
+        case $previous$argument in --align=*) align=${argument#*=} ;; esac
+        if [ "$previous" = --align ]; then align=$argument; fi
+        previous=$argument
+    done
+    [ "$align" != none ]
+}
+
 describe_gpu='import torch
 if torch.cuda.is_available():
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -33,10 +45,7 @@ if ! given --resume "$@"; then # a resumed run keeps its own settings
     settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10)
     settings+=(--cache_size 100 --seed 42 --recipe robust --arch difference)
     settings+=(--align fine)
-    case " $* " in
-    *" --align none "* | *" --align=none "*) ;; # the ratio needs registered references
-    *) settings+=(--weighting likelihood) ;;
-    esac
+    if registers "$@"; then settings+=(--weighting likelihood); fi
     case $("$python" -c "$describe_gpu") in
     "GPU with bfloat16") settings+=(--base_channels 64 --epochs 30 --amp) ;;
     GPU*) settings+=(--base_channels 64 --epochs 30) ;;

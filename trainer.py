@@ -97,10 +97,10 @@ ALIGN_HELP = (
     "and follow parts that bend and rows that vibrate (fine)"
 )
 WEIGHTING_HELP = (
-    "what multiplies the odds of each pixel's probability: likelihood, the likelihood ratio of a "
-    "point that Target alone has"
+    "what the odds of each pixel's probability are averaged with: likelihood, the likelihood ratio "
+    "of a point that Target alone has"
 )
-TEACHER_HELP = "checkpoint of a larger network, whose heatmaps this one learns besides the masks"
+TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 RESUME_HELP = (
     "go on from this checkpoint; default: the last one in --checkpoint_path. "
     "The run keeps its settings"

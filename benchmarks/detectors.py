@@ -35,5 +35,5 @@ def load_predictor(
     content = load_checkpoint(checkpoint)
     network = build_network(content, checkpoint)
     mode = content["align"] if align is None else align
-    patch, weighting = PATCH_SIZES[content["image_type"]], content["weighting"]
-    return TorchPredictor(network, patch, device, mode, weighting)
+    weighting = "none" if mode == "none" else content["weighting"]
+    return TorchPredictor(network, PATCH_SIZES[content["image_type"]], device, mode, weighting)

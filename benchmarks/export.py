@@ -229,8 +229,11 @@ def make_detector(row: Row, best: Path | None) -> nn.Module:
     """The module of a row, with the weights of a checkpoint or random ones."""
     if row.architecture in METHODS:
         return classical_detector(row.architecture, GAUSSIANS[row.architecture]).eval()
+    weighting = "none"
     if best:
-        network = build_network(load_checkpoint(best), best)
+        content = load_checkpoint(best)
+        network = build_network(content, best)
+        weighting = "none" if row.align == "none" else content["weighting"]
     else:
         torch.manual_seed(0)
         network = ARCHITECTURES[row.architecture](base_channels=row.base_channels)
@@ -240,7 +243,7 @@ def make_detector(row: Row, best: Path | None) -> nn.Module:
     if row.unrolled:
         return Unrolled(network).eval()
     return SegmentationNetworkONNXFullImage(
-        network.eval(), STRIP_SIZE, PATCH, row.align, row.mode
+        network.eval(), STRIP_SIZE, PATCH, row.align, row.mode, weighting
     ).eval()
 
 

@@ -112,8 +112,9 @@ class LocalShifts:
             [1, 1, 1, 4], dim=1
         )
         pixels = 4 * math.pi * FIELD_SIGMA**2  # independent ones under the Gaussian
-        held = self.noise / (pixels * FIELD_PRIOR**2) + TINY
+        held = self.noise / (pixels * FIELD_PRIOR**2)
         held = held + FIELD_STIFFNESS * (mean_yy + mean_xx).mean(dim=(2, 3), keepdim=True)
+        held = held.clamp(min=TINY)
         mean_yy, mean_xx = mean_yy + held, mean_xx + held
         determinant = mean_yy * mean_xx - mean_yx * mean_yx
         # the inverse of the sums' matrix
@@ -139,7 +140,7 @@ class LocalShifts:
         vibrate stay.
         """
         explained = self.yx * field_y + self.xx * field_x
-        information = self.xx.sum(dim=3, keepdim=True) + TINY
+        information = self.xx.sum(dim=3, keepdim=True).clamp(min=TINY)
         shifts = (self.slopes_x - explained).sum(dim=3, keepdim=True) / information
         variance = self.noise / information
         spread = median_of_rows(shifts.square()) / MEDIAN_OF_SQUARE - median_of_rows(variance)

@@ -1,7 +1,8 @@
 """Filters of planes (B, C, H, W): smoothing, shrinking, enlarging and differentiation.
 
 They consist of products and convolutions, which every opset and device computes fast, and which are
-the same in PyTorch and in the ONNX graph.
+the same in PyTorch and in the ONNX graph. What guards a division is a limit, `clamp(min=...)`: from
+opset 18 on the exporter drops the addition of a constant below 1e-8.
 """
 
 import math

@@ -39,21 +39,21 @@ NOTHING = 5.0
 # about so many of them under the filter of a point.
 MOVED_TOGETHER = 4.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
-LEAST_STEEPNESS = 1e-12  # added to a variance of squared gradients, which may be 0
-WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
+LEAST_STEEPNESS = 1e-12  # of a variance of squared gradients, which may be 0
+WEIGHTINGS = ("none", "likelihood")  # what the odds of a network's probability are averaged with
 POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 REACH = 3  # sigmas on both sides of a filter's middle
 
 
 def weighted_probability(margin: torch.Tensor, strips: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by (1 + L)².
+    """(B, 1, H, W), 0-1: its odds are the geometric mean of a network's and of (1 + L)².
 
     `margin` is the network's logit of the background less that of the defect, (B, 1, H, W). L is
     the likelihood ratio of a point of POINT_SIGMA in the aligned strips (B, 3, H, W). Where L is 0
-    the network alone decides, as of a defect that has another shape than a point.
+    the network alone decides, as of a defect that has another shape than a point. The mean ranks
+    pixels as the product would, which float32 rounds to a probability of 1 too soon.
     """
-    weight = (1 + likelihood_ratio(strips, POINT_SIGMA)) ** 2
-    return 1 / (1 + torch.exp(margin) / weight)
+    return 1 / (1 + torch.exp(margin / 2) / (1 + likelihood_ratio(strips, POINT_SIGMA)))
 
 
 def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -91,7 +91,7 @@ def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float
     squares = torch.minimum((differences**2).mean(dim=1, keepdim=True), (MOST_NOISE * noise) ** 2)
     departure = steepness - steepness.mean(dim=(2, 3), keepdim=True)
     slope = (departure * squares).mean(dim=(2, 3), keepdim=True) / (
-        (departure**2).mean(dim=(2, 3), keepdim=True) + LEAST_STEEPNESS
+        (departure**2).mean(dim=(2, 3), keepdim=True).clamp(min=LEAST_STEEPNESS)
     )
     window = shares([weight**2 for weight in gaussian_window(sigma, int(REACH * sigma + 0.5))])
     steepness = convolve(

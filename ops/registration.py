@@ -291,4 +291,4 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     cross, first_power, second_power = (
         (a * b).mean(dim=(-2, -1)) for a, b in ((first, second), (first, first), (second, second))
     )
-    return cross / (first_power * second_power + TINY * TINY).sqrt()
+    return cross / (first_power * second_power).clamp(min=TINY * TINY).sqrt()

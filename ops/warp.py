@@ -15,7 +15,7 @@ from ops.filters import (
     sizes,
 )
 
-LARGEST_SHIFT = 3.0  # pixels in y and in x: a reference is not moved further
+LARGEST_SHIFT = 3.0  # pixels in y and in x: the curve moves a reference no further
 # Lobes of the Lanczos kernel. With fewer, a pattern with a period of four pixels would be displaced
 # by up to 0.1 px.
 LOBES = 3
@@ -40,7 +40,7 @@ def shift_images(
 def shift_slightly(
     images: torch.Tensor, shift_y: torch.Tensor, shift_x: torch.Tensor
 ) -> torch.Tensor:
-    """Move images (B, C, H, W) back by less than a pixel, each pixel by a shift of its own.
+    """Move images (B, C, H, W) back by about a pixel at most, each pixel by a shift of its own.
 
     Shifts are (B, C, H, W) in pixels. It is the Taylor series to the second order, along y and then
     along x. Border pixels are repeated outwards.

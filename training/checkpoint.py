@@ -135,6 +135,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"found weighting {content['weighting']!r}, expected one of {', '.join(WEIGHTINGS)}"
             )
+        if content["weighting"] != "none" and content["align"] == "none":
+            raise UserError(
+                f"found weighting {content['weighting']} and align none, "
+                "expected registered references"
+            )
         if not content["input_max"] > 0:
             raise UserError(
                 f"found input_max {content['input_max']}, expected the camera's largest value"

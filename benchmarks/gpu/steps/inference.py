@@ -34,7 +34,7 @@ def run(setup: Setup) -> Iterator[Figure]:
     speed = matrix_speed(setup)
     yield Figure("product of float16 matrices", speed / 1e12, "TFLOP/s")
     width, size = setup.choose(64, 2), setup.strip_size
-    for architecture, align, mode in (("unet", "none", "tiles"), ("difference", "full", "whole")):
+    for architecture, align, mode in (("unet", "none", "tiles"), ("difference", "fine", "whole")):
         network = make_network(architecture, width)
         detector = SegmentationNetworkONNXFullImage(network, size, PATCH, align, mode).eval()
         name = f"{architecture}, {width} channels, {mode}, align {align}"

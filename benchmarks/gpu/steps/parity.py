@@ -43,9 +43,11 @@ def differences(
 ) -> Iterator[Figure]:
     """The largest difference of a network over all alignments and modes, in each type."""
     worst = dict.fromkeys(("float32", "bfloat16", "float16"), 0.0)
-    for align, mode in product(setup.choose(ALIGN_MODES, ("full",)), MODES):
-        size = setup.strip_size
-        detector = SegmentationNetworkONNXFullImage(network, size, PATCH, align, mode).eval()
+    for align, mode in product(setup.choose(ALIGN_MODES, ("fine",)), MODES):
+        weighting = "likelihood" if align == "fine" else "none"
+        detector = SegmentationNetworkONNXFullImage(
+            network, setup.strip_size, PATCH, align, mode, weighting
+        ).eval()
         expected = detect(detector, strips)
         for kind, found in on_device(detector, strips, setup.device).items():
             # unlike max, np.maximum keeps a NaN

@@ -45,7 +45,9 @@ def run(setup: Setup) -> Iterator[Figure]:
     times: dict[tuple[str, int], list[float]] = defaultdict(list)  # of a precision and a batch
     for mode, precision in product(setup.choose(("tiles", "whole"), ("whole",)), ("fp32", "fp16")):
         size, name = setup.strip_size, f"{mode}_{precision}"
-        detector = SegmentationNetworkONNXFullImage(network, size, PATCH, "full", mode).eval()
+        detector = SegmentationNetworkONNXFullImage(
+            network, size, PATCH, "fine", mode, "likelihood"
+        ).eval()
         path = setup.folder / f"{name}.onnx"
         yield from attempt(name, partial(file_figures, setup, detector, path, precision))
         for batch, cuda_graph in product(setup.choose((1, 8, 32), (1,)), (False, True)):

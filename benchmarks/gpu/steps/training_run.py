@@ -63,7 +63,8 @@ def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     """Train twice with --deterministic; the second is killed within an epoch, and resumed."""
     strips = write_strips(setup, setup.choose(DIFFERENT, 4))
     flags = ["--training_dataset_path", strips, "--epochs", 2, "--save_every", 0.001]
-    flags += ["--recipe", "robust", "--align", "full", "--arch", "difference", "--deterministic"]
+    flags += ["--recipe", "robust", "--arch", "difference", "--deterministic"]
+    flags += ["--align", "fine", "--weighting", "likelihood"]
     flags += setup.choose(["--amp"], small_flags(setup))
     whole, killed = setup.folder / "whole", setup.folder / "killed"
     require_success(run_python("trainer.py", *flags, "--checkpoint_path", whole))
