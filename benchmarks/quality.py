@@ -90,6 +90,13 @@ def main() -> int:
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="of levels of the suite"
     )
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="further networks, scored as they were trained",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of the trainings")
     parser.add_argument("--strips", type=int, default=STRIP_COUNT, help="of each level")
     parser.add_argument("--shots", type=int, default=SHOT_COUNT, help="of each strip")
@@ -130,6 +137,9 @@ class QualityBenchmark:
             rows[name] = [
                 self.score_group(group, key, predictor) for predictor, key in filter(None, networks)
             ]
+        for path in self.arguments.checkpoints:
+            key = f"checkpoint_{file_hash(path)[:16]}"
+            rows[str(path)] = [self.score_group(group, key, load_predictor(path, self.device))]
         rows[CEILING] = [self.score_ceiling(group)]
         print_suite_tables({name: scores for name, scores in rows.items() if scores}, group)
 

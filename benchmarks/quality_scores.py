@@ -268,10 +268,11 @@ def defect_scores(images: list[ImageScores], least_contrast: float = 0.0) -> lis
 def share_above(values: list[float], limit: float) -> Estimate:
     """The share of values above a limit, with Wilson's interval of 95 %.
 
-    Source: Wilson, "Probable inference", 1927.
+    NOT_FOUND is above none, not even where all detections count. Source: Wilson, "Probable
+    inference", 1927.
     """
     count = len(values)
-    share = sum(value > limit for value in values) / count
+    share = sum(value > max(limit, NOT_FOUND) for value in values) / count
     middle = share + Z**2 / (2 * count)
     half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     return share, (middle - half) / (1 + Z**2 / count), (middle + half) / (1 + Z**2 / count)

@@ -8,7 +8,13 @@ import pytest
 
 from benchmarks.ceiling import FILTERS, MatchedFilter, likelihood_ratio
 from benchmarks.quality import SCORES_VERSION, QualityBenchmark
-from benchmarks.quality_scores import print_suite_tables, score_heatmap, score_strip
+from benchmarks.quality_scores import (
+    NOT_FOUND,
+    print_suite_tables,
+    score_heatmap,
+    score_strip,
+    share_above,
+)
 from benchmarks.suite.levels import AMOUNTS, HARD_LEVELS, LEVELS
 from benchmarks.suite.strips import AlignedStrip, make_aligned_strip, make_suite_strip
 from evaluation import metrics
@@ -118,3 +124,8 @@ def test_each_group_has_a_table_of_its_own(capsys, monkeypatch):
         assert printed.count(f"| detector | {' | '.join(levels)} |") == (
             4 if group == "suite" else 5
         )
+
+
+def test_what_is_not_found_counts_for_no_rate_of_false_alarms():
+    values = [0.5, -3.0, NOT_FOUND, NOT_FOUND]
+    assert share_above(values, -np.inf)[0] == 0.5 and share_above(values, 0.0)[0] == 0.25
