@@ -98,7 +98,6 @@ def test_scores_that_were_kept_before_there_were_groups_are_found(tmp_path):
         path = tmp_path / "scores" / f"{name}_v{SCORES_VERSION}.json"
         path.write_text(json.dumps(content))
     benchmark = QualityBenchmark(Namespace(output=tmp_path, runs=0, strips=20, shots=3))
-    assert SCORES_VERSION == 1
     assert benchmark.find_sigmas("suite") == {"smoothed": 0.5}
     assert benchmark.score_group("suite", "key", None) == ["kept"]
     assert benchmark.score_group("hard", "key", None) == ["of the hard group"]
