@@ -96,6 +96,7 @@ class Row:
     precision: str = "fp32"
     align: str = "none"
     unrolled: bool = False
+    weighting: str = "none"
 
 
 ROWS = (
@@ -151,6 +152,18 @@ ROWS = (
         "whole",
         "int8",
         "full",
+    ),
+    *(
+        Row(
+            f"difference, 16 channels, `train.sh`'s flags, {mode}",
+            "difference",
+            16,
+            "weighted",
+            mode,
+            align="fine",
+            weighting="likelihood",
+        )
+        for mode in ("tiles", "whole")
     ),
     *(Row(f"{method}, no network", method) for method in METHODS),
 )
@@ -229,11 +242,8 @@ def make_detector(row: Row, best: Path | None) -> nn.Module:
     """The module of a row, with the weights of a checkpoint or random ones."""
     if row.architecture in METHODS:
         return classical_detector(row.architecture, GAUSSIANS[row.architecture]).eval()
-    weighting = "none"
     if best:
-        content = load_checkpoint(best)
-        network = build_network(content, best)
-        weighting = "none" if row.align == "none" else content["weighting"]
+        network = build_network(load_checkpoint(best), best)
     else:
         torch.manual_seed(0)
         network = ARCHITECTURES[row.architecture](base_channels=row.base_channels)
@@ -243,7 +253,7 @@ def make_detector(row: Row, best: Path | None) -> nn.Module:
     if row.unrolled:
         return Unrolled(network).eval()
     return SegmentationNetworkONNXFullImage(
-        network.eval(), STRIP_SIZE, PATCH, row.align, row.mode, weighting
+        network.eval(), STRIP_SIZE, PATCH, row.align, row.mode, row.weighting
     ).eval()
 
 
