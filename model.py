@@ -243,8 +243,8 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
 
     First, the references are aligned as `align` says. In mode "tiles", all tiles of all strips then
     go through one copy of the network as one batch. In mode "whole", each strip goes through it in
-    one piece. `image_size` is (height, width). `weighting`, one of WEIGHTINGS, says what the
-    odds of the network's probability are averaged with.
+    one piece. `image_size` is (height, width). `weighting`, one of WEIGHTINGS, says by what
+    the odds of the network's probability are multiplied.
     """
 
     def __init__(

@@ -97,8 +97,8 @@ ALIGN_HELP = (
     "and follow parts that bend and rows that vibrate (fine)"
 )
 WEIGHTING_HELP = (
-    "what the odds of each pixel's probability are averaged with: likelihood, the likelihood ratio "
-    "of a point that Target alone has"
+    "what multiplies the odds of each pixel's probability: likelihood, the likelihood ratio of a "
+    "point that Target alone has"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 RESUME_HELP = (

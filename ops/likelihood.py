@@ -40,20 +40,23 @@ NOTHING = 5.0
 MOVED_TOGETHER = 4.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
 LEAST_STEEPNESS = 1e-12  # of a variance of squared gradients, which may be 0
-WEIGHTINGS = ("none", "likelihood")  # what the odds of a network's probability are averaged with
+WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
 POINT_SIGMA = 1.0  # pixels, of the points of the weighting
+CERTAIN = 3000.0  # odds of a weighted probability of 0.9997
 REACH = 3  # sigmas on both sides of a filter's middle
 
 
 def weighted_probability(margin: torch.Tensor, strips: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W), 0-1: its odds are the geometric mean of a network's and of (1 + L)².
+    """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by (1 + L)².
 
     `margin` is the network's logit of the background less that of the defect, (B, 1, H, W). L is
     the likelihood ratio of a point of POINT_SIGMA in the aligned strips (B, 3, H, W). Where L is 0
-    the network alone decides, as of a defect that has another shape than a point. The mean ranks
-    pixels as the product would, which float32 rounds to a probability of 1 too soon.
+    the network alone decides, as of a defect that has another shape than a point. Odds above
+    CERTAIN grow by their fourth root only: float32 would round their probability to 1, and strong
+    points would be equal.
     """
-    return 1 / (1 + torch.exp(margin / 2) / (1 + likelihood_ratio(strips, POINT_SIGMA)))
+    odds_against = torch.exp(margin) / (1 + likelihood_ratio(strips, POINT_SIGMA)) ** 2
+    return 1 / (1 + torch.maximum(odds_against, CERTAIN**-0.75 * odds_against.sqrt().sqrt()))
 
 
 def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
