@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The wrappers source this file. It makes the virtual environment .venv beside itself, once for each
 # version of requirements.txt, and sets $python to its interpreter and $here to this folder. Where
-# PYTHON names an interpreter, that one is taken with the packages that it has; nothing is installed.
+# PYTHON names an interpreter, that one is taken with the packages that it has: none is installed.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-"$here/.venv/bin/python"}
 if [ -n "${PYTHON:-}" ]; then echo "using PYTHON, $PYTHON, with the packages that it has" >&2; fi

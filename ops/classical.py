@@ -31,7 +31,7 @@ class Smoothing(nn.Module):
 
     def __init__(self, sigma: float):
         super().__init__()
-        self.window = gaussian_window(sigma, int(3 * sigma + 0.5)) if sigma else []
+        self.window = gaussian_window(sigma) if sigma else []
 
     def forward(self, planes: torch.Tensor) -> torch.Tensor:
         """Planes (B, C, H, W) to planes of the same shape."""

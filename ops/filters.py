@@ -28,7 +28,7 @@ def blur(images: torch.Tensor, window: Sequence[float]) -> torch.Tensor:
     Border pixels are repeated outwards.
     """
     images = functional.pad(images, (len(window) // 2,) * 4, mode="replicate")
-    return convolve(convolve(images, shares(window), 2), shares(window), 3)
+    return convolve_both_axes(images, shares(window))
 
 
 def halve(images: torch.Tensor) -> torch.Tensor:
@@ -54,8 +54,12 @@ def gradients(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([along_y, along_x], dim=2)
 
 
-def gaussian_window(sigma: float, reach: int) -> list[float]:
-    """Return a Gaussian's weights at -`reach` to `reach` pixels, 1 in the middle."""
+def gaussian_window(sigma: float, reach: int | None = None) -> list[float]:
+    """Return a Gaussian's weights at -`reach` to `reach` pixels, 1 in the middle.
+
+    The default reach is three sigmas.
+    """
+    reach = int(3 * sigma + 0.5) if reach is None else reach
     return [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(-reach, reach + 1)]
 
 
@@ -80,6 +84,13 @@ def convolve(
     return functional.conv2d(images, weights, stride=stride, padding=padding, groups=channels)
 
 
+def convolve_both_axes(
+    images: torch.Tensor, window: Sequence[float], padding: int = 0
+) -> torch.Tensor:
+    """Convolve each channel of (B, C, H, W) along y, then along x, after `padding` zeros."""
+    return convolve(convolve(images, window, 2, padding=padding), window, 3, padding=padding)
+
+
 def avg_pool_blocks(planes: torch.Tensor, block: int = BLOCK) -> torch.Tensor:
     """(B, C, H, W) to means of blocks (B, C, ceil(H / block), ceil(W / block)).
 
@@ -101,7 +112,7 @@ def gaussian_mean(blocks: torch.Tensor, sigma: float, block: int = BLOCK) -> tor
     window = gaussian_window(sigma / block, reach)
     # a plane of ones more: its sum is the part of the window that lies in the strip
     planes = functional.pad(blocks, (0, 0, 0, 0, 0, 1), value=1.0)
-    planes = convolve(convolve(planes, window, 2, padding=reach), window, 3, padding=reach)
+    planes = convolve_both_axes(planes, window, padding=reach)
     return planes[:, :-1] / planes[:, -1:]
 
 

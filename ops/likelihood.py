@@ -24,7 +24,16 @@ from torch.nn import functional
 
 from ops.constants import constant
 from ops.differences import local_noise
-from ops.filters import BLOCK, convolve, cut, gaussian_window, gradients, shares, sizes
+from ops.filters import (
+    BLOCK,
+    convolve,
+    convolve_both_axes,
+    cut,
+    gaussian_window,
+    gradients,
+    shares,
+    sizes,
+)
 
 # Pixels along each side of the window within which a rival explains a point: parts are never
 # registered perfectly.
@@ -43,7 +52,6 @@ LEAST_STEEPNESS = 1e-12  # of a variance of squared gradients, which may be 0
 WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
 POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 CERTAIN = 3000.0  # odds of a weighted probability of 0.9997
-REACH = 3  # sigmas on both sides of a filter's middle
 
 
 def weighted_probability(margin: torch.Tensor, strips: torch.Tensor) -> torch.Tensor:
@@ -96,13 +104,8 @@ def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float
     slope = (departure * squares).mean(dim=(2, 3), keepdim=True) / (
         (departure**2).mean(dim=(2, 3), keepdim=True).clamp(min=LEAST_STEEPNESS)
     )
-    window = shares([weight**2 for weight in gaussian_window(sigma, int(REACH * sigma + 0.5))])
-    steepness = convolve(
-        convolve(steepness, window, 2, padding=len(window) // 2),
-        window,
-        3,
-        padding=len(window) // 2,
-    )
+    window = shares([weight**2 for weight in gaussian_window(sigma)])
+    steepness = convolve_both_axes(steepness, window, padding=len(window) // 2)
     return (noise**2 + MOVED_TOGETHER * functional.relu(slope) * steepness).sqrt()
 
 
@@ -152,7 +155,7 @@ def filter_along(
     The result of white noise of variance 1 has that variance. `variances` are those of the noise of
     each pixel along the axis, where they differ from 1.
     """
-    window = gaussian_window(sigma, int(REACH * sigma + 0.5))
+    window = gaussian_window(sigma)
     variances = variances or [1.0] * int(planes.shape[axis])
     gains = constant(noise_gains(window, variances), planes)
     planes = convolve(planes, window, axis, padding=len(window) // 2)
