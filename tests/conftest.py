@@ -5,20 +5,23 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
 
+from benchmarks.suite import strips as suite_strips
 from data.demo_strips import make_strip
 from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
 from prepare_dataset import write_painted_strip, write_strip
 from tests import processes
 from tests.cpp import build
+from tests.suite_measures import FINE_SIZE
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +37,11 @@ LONGEST = (
         "test_export_module",
         "test_registration",
         "test_cpp",
+        "test_gpu_benchmark",
     ),
     *(
         "test_export",
+        "test_weighting",
         "test_scoring",
         "test_precision",
         "test_inference",
@@ -234,3 +239,29 @@ def strip_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def no_parts_kept() -> Iterator[None]:
+    """The parts of a test that changes how the suite draws them are nobody else's."""
+    suite_strips.make_part.cache_clear()
+    yield
+    suite_strips.make_part.cache_clear()
+
+
+@pytest.fixture
+def pattern(no_parts_kept: None, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Puts a pattern of the fine grid, or one grey level, in the place of the drawn ones."""
+
+    def put(levels: np.ndarray | float) -> None:
+        levels = np.broadcast_to(np.float32(levels), FINE_SIZE)
+        monkeypatch.setattr(suite_strips, "draw_pattern", lambda *arguments: levels.copy())
+
+    return put
+
+
+@pytest.fixture
+def texture(pattern: Callable) -> None:
+    """A pattern of the suite whose shift can be measured everywhere and in both directions."""
+    noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal(FINE_SIZE), (0, 0), 4)
+    pattern(128 + 30 * noise / noise.std())

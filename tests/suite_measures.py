@@ -5,6 +5,7 @@ import numpy as np
 
 from data import demo_strips
 
+CROWDED = 6  # the number of a strip with 18 points in Target only
 SIZE = (240, 180)  # (height, width) in pixels: small, but with room for thirty points
 FINE_SIZE = tuple(
     (length + 2 * demo_strips.PATTERN_MARGIN) * demo_strips.OVERSAMPLING for length in SIZE

@@ -19,9 +19,8 @@ from benchmarks.suite.levels import AMOUNTS, HARD_LEVELS, LEVELS
 from benchmarks.suite.strips import AlignedStrip, make_aligned_strip, make_suite_strip
 from evaluation import metrics
 from gaussian import paint_point
-from tests.suite_measures import SIZE
+from tests.suite_measures import CROWDED, SIZE
 
-CROWDED = 6  # the number of a strip with 18 points in Target only
 ONE_PIXEL = MatchedFilter((1.0,), 0.0, 1)
 
 

@@ -15,38 +15,14 @@ from benchmarks.suite.points import CHANNELS
 from benchmarks.suite.strips import make_good_strip, make_suite_strip
 from data import demo_strips
 from ops.tiling import calculate_kept_ranges
-from tests.suite_measures import FINE_SIZE, SIZE, measure, measure_shift
+from tests.suite_measures import CROWDED, FINE_SIZE, SIZE, measure, measure_shift
 
-CROWDED = 6  # the number of a strip with 18 points in Target only
 RECORDED_WITH = ("5.0.0", "2.4.6", "x86_64")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    """The parts of a test with another pattern are nobody else's."""
-    suite_strips.make_part.cache_clear()
-    yield
-    suite_strips.make_part.cache_clear()
-
-
-@pytest.fixture
-def pattern(monkeypatch):
-    """Puts a pattern on the fine grid, or one grey level, in the place of every drawn one."""
-
-    def put(levels):
-        levels = np.full(FINE_SIZE, levels, np.float32) if np.isscalar(levels) else levels
-        monkeypatch.setattr(
-            suite_strips, "draw_pattern", lambda generator, image_size: levels.copy()
-        )
-
-    return put
-
-
-@pytest.fixture
-def texture(pattern):
-    """A pattern whose shift can be measured everywhere and in both directions."""
-    noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal(FINE_SIZE), (0, 0), 4)
-    pattern((128 + 30 * noise / noise.std()).astype(np.float32))
+has_recorded_libraries = pytest.mark.skipif(
+    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
+    reason="bits depend on the libraries",
+)
+pytestmark = pytest.mark.usefixtures("no_parts_kept")
 
 
 @pytest.fixture
@@ -134,10 +110,7 @@ def test_a_demo_strip_is_made_of_the_same_numbers_in_the_same_order():
     assert generator.bit_generator.state == twin.bit_generator.state
 
 
-@pytest.mark.skipif(
-    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
-    reason="bits depend on the libraries",
-)
+@has_recorded_libraries
 def test_a_demo_strip_has_the_bits_that_were_recorded():
     recorded = "bbfe3c920bdebbae1c48e367a3b71991ad3759dd196fff7d628358a73c617ca6"
     assert (
@@ -146,10 +119,7 @@ def test_a_demo_strip_has_the_bits_that_were_recorded():
     )
 
 
-@pytest.mark.skipif(
-    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
-    reason="bits depend on the libraries",
-)
+@has_recorded_libraries
 def test_the_suite_has_the_bits_that_were_recorded():
     recorded = "962ec02905cbd11cce7bd11d9a7b914f32b2607381f12df11d442718d12c7776"
     strips = b"".join(
@@ -165,10 +135,7 @@ def test_the_suite_has_the_bits_that_were_recorded():
     assert hashlib.sha256(strips).hexdigest() == recorded
 
 
-@pytest.mark.skipif(
-    (cv2.__version__, np.__version__, platform.machine()) != RECORDED_WITH,
-    reason="bits depend on the libraries",
-)
+@has_recorded_libraries
 def test_the_harder_levels_have_the_bits_that_were_recorded():
     recorded = "cf0374cce9219746d3f59417aea302571ece393d2fcd7d48f7a81e8816fe7a0e"
     strips = b"".join(

@@ -20,35 +20,9 @@ from benchmarks.suite.strips import (
     shoot_part,
 )
 from data import demo_strips
-from tests.suite_measures import FINE_SIZE, SIZE, measure, measure_shift
+from tests.suite_measures import CROWDED, FINE_SIZE, SIZE, measure, measure_shift
 
-CROWDED = 6  # the number of a strip with 18 points in Target only
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept():
-    """The parts of a test with another pattern are nobody else's."""
-    suite_strips.make_part.cache_clear()
-    yield
-    suite_strips.make_part.cache_clear()
-
-
-@pytest.fixture
-def pattern(monkeypatch):
-    """Puts a pattern on the fine grid in the place of every drawn one."""
-
-    def put(levels):
-        levels = np.broadcast_to(np.float32(levels), FINE_SIZE)
-        monkeypatch.setattr(suite_strips, "draw_pattern", lambda *arguments: levels.copy())
-
-    return put
-
-
-@pytest.fixture
-def texture(pattern):
-    """A pattern whose shift can be measured everywhere and in both directions."""
-    noise = cv2.GaussianBlur(np.random.default_rng(0).standard_normal(FINE_SIZE), (0, 0), 4)
-    pattern(128 + 30 * noise / noise.std())
+pytestmark = pytest.mark.usefixtures("no_parts_kept")
 
 
 def shoot(level, number=CROWDED, shot=0, points=False):
