@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command_line import make_parser
-from benchmarks.quality_scores import RATES, ImageScores, pool, score_strip
+from benchmarks.quality_scores import RATES, ImageScores, pool, score_heatmap
 from benchmarks.suite.levels import LEVELS, SUITE_SEED
 from benchmarks.suite.strips import make_suite_strip
 from benchmarks.tables import print_header, print_row
@@ -47,9 +47,7 @@ def main() -> None:
                 left[mode, level].append(float(np.square(remainder).mean()))
                 for method in arguments.methods:
                     heatmap = detect(aligned, method)
-                    scores[method, mode].setdefault(level, []).append(
-                        score_strip(lambda image, heatmap=heatmap: heatmap, strip)
-                    )
+                    scores[method, mode].setdefault(level, []).append(score_heatmap(heatmap, strip))
     print_header("method", "align", *arguments.levels, "all levels")
     for (method, mode), by_level in scores.items():
         every = [image for images in by_level.values() for image in images]

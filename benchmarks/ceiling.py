@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.quality_scores import ImageScores, pool, score_heatmap
+from benchmarks.quality_scores import ImageScores, recall_sum, score_heatmap
 from benchmarks.suite.levels import SUITE_SEED
 from benchmarks.suite.strips import AlignedStrip, make_aligned_strip, make_suite_strip
 from ops.filters import gaussian_window
@@ -109,11 +109,7 @@ def choose_filter(level: str, seed: int, numbers: range) -> MatchedFilter:
         strip = make_suite_strip(level, number, 0, seed)
         for matched, images in scores.items():
             images.append(score_heatmap(likelihood_ratio(aligned, matched), strip))
-    recalls = {}
-    for matched, images in scores.items():
-        found = pool(images).compute()
-        recalls[matched] = found["point_recall_at_0.1"] + found["point_recall_at_1"]
-    return max(recalls, key=recalls.get)
+    return max(FILTERS, key=lambda matched: recall_sum(scores[matched]))
 
 
 def _convolve(plane: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.ceiling import choose_filter
-from benchmarks.quality_scores import pool, score_strip
+from benchmarks.quality_scores import recall_sum, score_strip
 from benchmarks.suite.levels import GROUPS
 from benchmarks.suite.strips import make_suite_strip
 from evaluation.predictors import DetectorPredictor
@@ -31,8 +31,7 @@ def choose_sigmas(group: str, device: torch.device) -> dict[str, float]:
         recalls = {}
         for sigma in tqdm(candidates, desc=f"Gaussian for {method}", disable=None):
             predictor = DetectorPredictor(classical_detector(method, sigma), device)
-            metrics = pool([score_strip(predictor, strip) for strip in strips]).compute()
-            recalls[sigma] = metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"]
+            recalls[sigma] = recall_sum([score_strip(predictor, strip) for strip in strips])
         chosen[method] = max(recalls, key=recalls.get)
     return chosen
 

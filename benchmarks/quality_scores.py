@@ -130,6 +130,12 @@ def pool(images: list[ImageScores]) -> FrocMetrics:
     return metrics
 
 
+def recall_sum(images: list[ImageScores]) -> float:
+    """The recalls at 0.1 and at 1 false alarms per strip, added: what settings are chosen by."""
+    found = pool(images).compute()
+    return found["point_recall_at_0.1"] + found["point_recall_at_1"]
+
+
 def print_suite_tables(rows: dict[str, list[list[ImageScores]]], group: str = "suite") -> None:
     """Print the tables of a group of levels, one of GROUPS.
 

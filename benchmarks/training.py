@@ -268,15 +268,9 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def print_speeds(
-    dataset: Dataset,
-    device: torch.device,
-    base_channels: int,
-    batch_size: int,
-    steps: int,
-    rounds: int,
+    speeds: list[Speed], device: torch.device, base_channels: int, batch_size: int
 ) -> None:
-    """Print a row for each loop."""
-    speeds = list(compare_speed(dataset, device, base_channels, batch_size, steps, rounds))
+    """Print a row for each loop; the plain loop is the first."""
     where = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -300,12 +294,14 @@ def main() -> None:
     print_header("device", "base channels", "batch", "", "patches/s", "times plain", *phases)
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder), arguments.strips)
+        runs = [(torch.device("cpu"), arguments.base_channels, 16, arguments.steps)]
         if torch.cuda.is_available():
-            for batch_size in (16, 64):
-                device, steps = torch.device("cuda", 0), 5 * arguments.steps
-                print_speeds(dataset, device, 64, batch_size, steps, arguments.rounds)
-        device, base_channels = torch.device("cpu"), arguments.base_channels
-        print_speeds(dataset, device, base_channels, 16, arguments.steps, arguments.rounds)
+            gpu, steps = torch.device("cuda", 0), 5 * arguments.steps
+            runs = [(gpu, 64, 16, steps), (gpu, 64, 64, steps), *runs]
+        for device, base_channels, batch_size, steps in runs:
+            setting = device, base_channels, batch_size
+            speeds = list(compare_speed(dataset, *setting, steps, arguments.rounds))
+            print_speeds(speeds, *setting)
 
 
 if __name__ == "__main__":

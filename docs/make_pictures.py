@@ -17,20 +17,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from arguments import CHECKPOINT_FOLDER, newest
+from benchmarks.detectors import load_predictor
 from common.device import choose_device
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import load_image, load_mask
 from data.recipes import RECIPES
 from dataloader import StripPatches, painted_samples
 from evaluation.detections import detect
-from evaluation.predictors import TorchPredictor
 from evaluation.thresholds import threshold_for
 from gaussian import STRIP_DEFECTS_RANGE
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
 from reporting import pictures
 from reporting.pictures import save_panels
 from reporting.score_folder import REPORT
-from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint
+from training.checkpoint import BEST_SUFFIX, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -49,13 +49,7 @@ def draw_panels(run: Path, dataset: Path) -> None:
     """The panels of one test strip, as the inference commands draw them."""
     path = Path(f"{run}{BEST_SUFFIX}")
     content = load_checkpoint(path)
-    predictor = TorchPredictor(
-        build_network(content, path),
-        PATCH_SIZES[content["image_type"]],
-        choose_device(-1),
-        content["align"],
-        content["weighting"],
-    )
+    predictor = load_predictor(path, choose_device(-1))
     image = load_image(dataset / "test" / "bright_spots" / f"{EXAMPLE}.tiff")
     mask = load_mask(
         dataset / "ground_truth" / "bright_spots" / f"{EXAMPLE}_mask.png", image.shape[1:]

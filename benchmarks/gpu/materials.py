@@ -105,7 +105,11 @@ def require_success(done: subprocess.CompletedProcess) -> subprocess.CompletedPr
 
 def same_weights(path: Path, other: Path) -> bool:
     """Whether two checkpoints have the same weights, bit for bit."""
-    first, second = (load_checkpoint(each)["model_state_dict"] for each in (path, other))
+    return equal_tensors(*(load_checkpoint(each)["model_state_dict"] for each in (path, other)))
+
+
+def equal_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether both have the same names and tensors, bit for bit."""
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )

@@ -17,6 +17,7 @@ from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
 from benchmarks.gpu.materials import INTERPRETER, run_python, write_strips
 from benchmarks.gpu.steps.training_run import last_checkpoint, small_flags
 from common.files import file_hash
+from training.checkpoint import load_checkpoint
 
 LEFT_ON_GPU = 4 * 2**30  # bytes that another process leaves: enough for libraries, for no batch
 ADDRESS_SPACE = 4 * 2**30  # bytes of a process on the CPU of a dry run
@@ -67,13 +68,9 @@ def run_out_of_memory(setup: Setup, flags: list[object]) -> Iterator[Figure]:
     after = hashes(folder)
     yield is_so("the other run is as before", before == {name: after[name] for name in before})
     run = last_checkpoint(folder)
-    resumed = run_python("trainer.py", "--resume", run, "--epochs", epochs_done(run) + 1)
+    more = load_checkpoint(run)["epoch"] + 1
+    resumed = run_python("trainer.py", "--resume", run, "--epochs", more)
     yield is_so("and it can be resumed", resumed.returncode == 0)
-
-
-def epochs_done(checkpoint: Path) -> int:
-    """The number of finished epochs of a run."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
 from benchmarks.gpu.materials import (
     INTERPRETER,
     PATCH,
+    equal_tensors,
     make_network,
     require_success,
     run_python,
@@ -86,8 +87,7 @@ def two_processes(setup: Setup, is_synchronized: bool, name: str) -> Iterator[Fi
     if any(child.exitcode for child in children):
         raise RuntimeError("a process failed")
     first, second = (torch.load(setup.folder / f"{rank}.pt") for rank in range(2))
-    is_equal = all(torch.equal(first[key], second[key]) for key in first)
-    yield is_so(f"{name}: equal weights", is_equal)
+    yield is_so(f"{name}: equal weights", equal_tensors(first, second))
 
 
 def train_together(setup: Setup, rank: int, is_synchronized: bool) -> None:

@@ -20,6 +20,7 @@ from benchmarks.gpu.materials import (
     same_weights,
     write_strips,
 )
+from training.checkpoint import BEST_SUFFIX
 
 
 def run(setup: Setup) -> Iterator[Figure]:
@@ -88,5 +89,5 @@ def small_flags(setup: Setup) -> list[object]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The last checkpoint of the only run in a folder, or None."""
-    found = [path for path in folder.glob("*.pth") if not path.stem.endswith("_best")]
+    found = [path for path in folder.glob("*.pth") if not path.name.endswith(BEST_SUFFIX)]
     return found[0] if found else None
