@@ -10,7 +10,6 @@ as far as the pixels do not determine it.
 import math
 
 import torch
-from torch.nn import functional
 
 from ops.constants import constant
 from ops.filters import (
@@ -19,6 +18,7 @@ from ops.filters import (
     enlarge,
     gaussian_mean,
     mean_square,
+    pad_along,
     sizes,
 )
 from ops.gain import gain_and_offset
@@ -161,8 +161,7 @@ def slope(plane: torch.Tensor, axis: int) -> torch.Tensor:
     It is a sum of differences: ONNX Runtime takes more than twice as long to convolve one channel.
     """
     reach, length = len(DERIVATIVE) // 2, int(plane.shape[axis])
-    padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-    padded = functional.pad(plane, padding, mode="replicate")
+    padded = pad_along(plane, axis, reach)
 
     def neighbour(distance: int) -> torch.Tensor:
         return padded.narrow(axis, reach + distance, length)

@@ -45,13 +45,14 @@ def halve(images: torch.Tensor) -> torch.Tensor:
 def gradients(images: torch.Tensor) -> torch.Tensor:
     """Gradients (B, C, 2, H, W) of (B, C, H, W), along y and along x."""
     reach = len(DERIVATIVE) // 2
-    along_y = convolve(
-        functional.pad(images, (0, 0, reach, reach), mode="replicate"), DERIVATIVE, 2
-    )
-    along_x = convolve(
-        functional.pad(images, (reach, reach, 0, 0), mode="replicate"), DERIVATIVE, 3
-    )
-    return torch.stack([along_y, along_x], dim=2)
+    along = [convolve(pad_along(images, axis, reach), DERIVATIVE, axis) for axis in (2, 3)]
+    return torch.stack(along, dim=2)
+
+
+def pad_along(images: torch.Tensor, axis: int, reach: int) -> torch.Tensor:
+    """Repeat the border pixels of (B, C, H, W) `reach` times outwards along axis 2 or 3."""
+    padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+    return functional.pad(images, padding, mode="replicate")
 
 
 def gaussian_window(sigma: float, reach: int | None = None) -> list[float]:

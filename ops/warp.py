@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch.nn import functional
 
 from ops.constants import constant
 from ops.filters import (
@@ -12,6 +11,7 @@ from ops.filters import (
     cut,
     overlapping_column_blocks,
     overlapping_row_blocks,
+    pad_along,
     sizes,
 )
 
@@ -47,8 +47,7 @@ def shift_slightly(
     """
     reach = len(DERIVATIVE) // 2
     for axis, shift in ((2, shift_y), (3, shift_x)):
-        padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-        padded = functional.pad(images, padding, mode="replicate")
+        padded = pad_along(images, axis, reach)
         first, second = (convolve(padded, window, axis) for window in (DERIVATIVE, HALF_CURVATURE))
         images = images + shift * (first + shift * second)
     return images
@@ -159,11 +158,11 @@ class Warper:
         self.taps = torch.arange(-reach, reach + 1, dtype=shift.dtype, device=shift.device)
         weights = lanczos_weights(self.taps[:, None, None] - shift[:, :, :, None], dim=3)
         along_y, along_x = (weights[:, :, axis].unbind(dim=2) for axis in (0, 1))
-        padded = functional.pad(images, (0, 0, reach, reach), mode="replicate")
+        padded = pad_along(images, 2, reach)
         images = sum(
             weight * padded[:, :, tap : tap + self.height] for tap, weight in enumerate(along_y)
         )
-        self.moved_along_y = functional.pad(images, (reach, reach, 0, 0), mode="replicate")
+        self.moved_along_y = pad_along(images, 3, reach)
         return self._sum_of_columns(along_x)
 
     def _sum_of_columns(self, along_x: tuple[torch.Tensor, ...]) -> torch.Tensor:
