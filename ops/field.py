@@ -13,13 +13,12 @@ import torch
 
 from ops.constants import constant
 from ops.filters import (
-    DERIVATIVE,
     avg_pool_blocks,
     enlarge,
     gaussian_mean,
     mean_square,
-    pad_along,
     sizes,
+    slope,
 )
 from ops.gain import gain_and_offset
 from ops.warp import LARGEST_SHIFT, Warper, shift_slightly, widen
@@ -153,23 +152,6 @@ def edge_weights(length: int) -> list[float]:
     """Return the weights of pixels along an axis, which fall to 0 at the edges."""
     places = (min(place, length - 1 - place) + 0.5 for place in range(length))
     return [min(1.0, place / TAPER) for place in places]
-
-
-def slope(plane: torch.Tensor, axis: int) -> torch.Tensor:
-    """Return the gradient of a plane (B, 1, H, W) along axis 2 or 3.
-
-    It is a sum of differences: ONNX Runtime takes more than twice as long to convolve one channel.
-    """
-    reach, length = len(DERIVATIVE) // 2, int(plane.shape[axis])
-    padded = pad_along(plane, axis, reach)
-
-    def neighbour(distance: int) -> torch.Tensor:
-        return padded.narrow(axis, reach + distance, length)
-
-    return sum(
-        DERIVATIVE[reach + distance] * (neighbour(distance) - neighbour(-distance))
-        for distance in range(1, reach + 1)
-    )
 
 
 def median_of_rows(values: torch.Tensor) -> torch.Tensor:
