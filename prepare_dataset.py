@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from arguments import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
 from common.errors import UserError, run_command
-from common.files import new_folder
+from common.files import new_folder, require_regular
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
-from data.image_files import DEFAULT_INPUT_MAX, load_image, open_channels
+from data.image_files import DEFAULT_INPUT_MAX, encode_image, load_image, open_channels
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"  # folder of the painted defective strips
@@ -298,11 +298,12 @@ def mask_of_boxes(path: Path, size: tuple[int, int]) -> np.ndarray:
     """
     mask = np.zeros(size, np.uint8)
     try:
+        require_regular(path)
         for line in path.read_text(encoding="utf-8").split("\n"):
             if line.strip():
                 left, top, right, bottom = map(int, line.split()[:4])
                 mask[top:bottom, left:right] = 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
             f"{path}: found no readable boxes ({error}), expected lines of x1 y1 x2 y2 type"
         ) from None
@@ -348,23 +349,22 @@ def write_painted_strip(
 def write_strip(path: Path, image: np.ndarray) -> None:
     """Write (C, H, W) as a TIFF, channels first, or as a PNG in OpenCV's channel order.
 
-    Raises `UserError` when OpenCV cannot write the file.
+    Raises `UserError` when OpenCV cannot encode it, and `OSError` when it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tiff":
         tifffile.imwrite(path, image, photometric="minisblack", planarconfig="separate")
-    elif not cv2.imwrite(str(path), np.moveaxis(image, 0, 2)):
-        raise UserError(f"{path}: cannot be written")
+    else:
+        path.write_bytes(encode_image(path, np.moveaxis(image, 0, 2)))
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write a mask (H, W) uint8 {0, 1} as an image of 0 and 255.
 
-    Raises `UserError` when OpenCV cannot write the file.
+    Raises `UserError` when OpenCV cannot encode it, and `OSError` when it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), mask * 255):
-        raise UserError(f"{path}: cannot be written")
+    path.write_bytes(encode_image(path, mask * 255))
 
 
 def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None:

@@ -14,6 +14,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 STOPPED = "interrupted: every file that has its final name is whole"
+# What the system, the memory or a hostile file may raise anywhere. It is the input's or the
+# machine's fault, so a command ends with one line instead of a traceback.
+FAILURES = (OSError, MemoryError, RecursionError, UnicodeError, OverflowError)
+# parts of the texts of a `RuntimeError`: of torch, and of `Path.resolve` before Python 3.13
+NO_MEMORY, LINK_LOOP = "can't allocate memory", "Symlink loop"
 
 
 class UserError(Exception):
@@ -72,11 +77,65 @@ def one_line(error: Exception, longest: int = 200) -> str:
     return text if len(text) <= longest else f"... {text[-longest:]}"
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether an exception is one of FAILURES, or what torch and `Path.resolve` raise instead."""
+    return isinstance(error, FAILURES) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in (NO_MEMORY, LINK_LOOP))
+    )
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return one line on an error that `is_failure`, without the path that it is about."""
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        reason = f" ({one_line(error, 120)})" if str(error) else ""
+        return f"found too little memory{reason}, expected a smaller input or more memory"
+    if isinstance(error, RecursionError):
+        return "found a content that is nested too deeply, expected one that this suite writes"
+    if isinstance(error, UnicodeError):
+        return f"found a text that is not valid Unicode ({one_line(error, 120)})"
+    if isinstance(error, OverflowError):
+        return f"found a number that is too large ({one_line(error, 120)})"
+    if isinstance(error, OSError):
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        reason = error.strerror or one_line(error) or type(error).__name__
+        return f"cannot be {'written' if is_full else 'used'} ({reason})"
+    return one_line(error)
+
+
+def explain_failure(error: BaseException) -> str:
+    """As `describe_failure`, with the path in front where the error names one."""
+    path = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    if isinstance(error, FileNotFoundError) and path is None:
+        path = "the working folder"  # os.getcwd, after it was removed
+    if isinstance(error, OSError) and path is None and error.errno == errno.ENOSPC:
+        path = "standard output"
+    text = describe_failure(error)
+    return text if path is None else f"{os.fsdecode(path)}: {text}"
+
+
 @contextmanager
-def prefix_errors(what: Path | str) -> Iterator[None]:
-    """Put the name of a file (or flag) in front of every `UserError` that the block raises."""
+def failures_as_user_errors() -> Iterator[None]:
+    """Turn every exception of the block that `is_failure` into a `UserError`."""
     try:
         yield
+    except BrokenPipeError:  # of our own output
+        raise
+    except (*FAILURES, RuntimeError) as error:
+        if not is_failure(error):
+            raise
+        raise UserError(describe_failure(error)) from None
+
+
+@contextmanager
+def prefix_errors(what: Path | str) -> Iterator[None]:
+    """Put the name of a file (or flag) in front of every error that the block raises.
+
+    Every `UserError`, and every exception that `is_failure`, becomes a `UserError`.
+    """
+    try:
+        with failures_as_user_errors():
+            yield
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
 
@@ -84,8 +143,8 @@ def prefix_errors(what: Path | str) -> Iterator[None]:
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code.
 
-    It is what the command returned, 0 for None; 1 after a `UserError`; 128 + its number after a
-    signal.
+    It is what the command returned, 0 for None; 1 after a `UserError` and after an error that
+    `is_failure`, which are printed as one line; 128 + its number after a signal.
     """
     global _received
     _received = 0
@@ -94,7 +153,9 @@ def run_command(command: Callable[[], int | None]) -> int:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, _stop) for number in numbers}
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    for stream in (sys.stdout, sys.stderr):  # file names need not be text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = command() or 0
         sys.stdout.flush()
@@ -110,13 +171,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output has ended: nothing can be printed any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (*FAILURES, RuntimeError) as error:
+        if not is_failure(error):
             raise
-        print(
-            f"error: {error.filename or 'standard output'}: cannot be written ({error.strerror})",
-            file=sys.stderr,
-        )
+        print(f"error: {explain_failure(error)}", file=sys.stderr)
         return 1
     finally:
         for number, handler in handlers.items():
@@ -124,18 +182,20 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 def install_exception_hook() -> None:
-    """Print one line on Ctrl-C while a command is still importing, which takes seconds.
+    """Print one line on Ctrl-C, and on an error of the system, while a command is still importing.
 
-    `run_command` takes over from there.
+    Importing takes seconds. `run_command` takes over from there.
     """
-    sys.excepthook = _print_interruption_in_one_line
+    sys.excepthook = _print_in_one_line
 
 
-def _print_interruption_in_one_line(
+def _print_in_one_line(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print(STOPPED, file=sys.stderr)
+    elif is_failure(error):
+        print(f"error: {explain_failure(error)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -4,11 +4,14 @@ So a file or folder that has its final name is complete.
 """
 
 import hashlib
+import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 
@@ -31,6 +34,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def require_regular(path: Path) -> None:
+    """Raise `UserError`, without the path, unless `path` is a regular file or a link to one.
+
+    To open a FIFO would wait for ever, and a device such as /dev/zero has no end. Raises `OSError`
+    when there is no such file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        found = kinds.get(stat.S_IFMT(mode), "a device")
+        raise UserError(f"found {found}, expected a regular file")
+
+
+def read_notes(path: Path, most: int = 2**28) -> Any:
+    """Return the content of a JSON file that the suite keeps for itself.
+
+    None stands for a file that is missing, damaged, not regular, or larger than `most` bytes: what
+    it would save is done anew.
+    """
+    with suppress(OSError, ValueError, RecursionError, UserError):
+        require_regular(path)
+        if path.stat().st_size <= most:
+            return json.loads(path.read_bytes())
+    return None
 
 
 @contextmanager

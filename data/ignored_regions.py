@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, prefix_errors
+from common.files import require_regular
 from data.image_files import Channels, load_mask, open_channels
 
 DEAD_PIXEL_REACH = 2  # pixels around a dead pixel in which a detector reacts to it
@@ -81,6 +82,8 @@ def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
     Raises `UserError` with the line's number if the content is invalid.
     """
     try:
+        with prefix_errors(path):
+            require_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not set(DEAD_PIXEL_COLUMNS) <= set(reader.fieldnames or ()):

@@ -15,7 +15,9 @@ import tifffile
 import torch
 
 from common.errors import UserError, one_line, prefix_errors
+from common.files import require_regular
 from data.folder import IMAGE_SUFFIXES
+from data.image_headers import require_decodable_bytes, require_decodable_tiff
 from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
@@ -144,6 +146,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
     Raises `UserError`, without the path, for a file that cannot be read.
     """
     try:
+        require_regular(path)
         if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
             return _read_tiff(path)
         return _read_png_or_jpg(path), 2
@@ -158,8 +161,10 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
     """As `read_pixels`; memory-mapped where the pixels are neither compressed nor scattered."""
-    with tifffile.TiffFile(path) as tiff:
+    # an OME file may name other files to read, anywhere
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
         series = tiff.series[0]
+        require_decodable_tiff(series)
         channel_axis = next(
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None
         )
@@ -175,6 +180,7 @@ def _read_png_or_jpg(path: Path) -> np.ndarray:
     Raises `UserError` for a file that is cut short or cannot be decoded.
     """
     encoded = path.read_bytes()
+    require_decodable_bytes(encoded)
     # checked first, because a decoder may invent the missing part of a file that is cut short
     is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]
     pixels = (
@@ -224,3 +230,18 @@ def _check_values(channels: np.ndarray, input_max: float) -> None:
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:
     """Convert (3, H, W) grey levels 0-255 to a (1, 3, H, W) tensor of 0-1 on `device`."""
     return torch.from_numpy(to_unit_range(image))[None].to(device)
+
+
+def encode_image(path: Path, pixels: np.ndarray) -> bytes:
+    """Encode (H, W) or (H, W, C), in OpenCV's channel order, in the format of `path`'s suffix.
+
+    The caller writes the bytes, since OpenCV's own writer ends the process on a file name that is
+    not valid UTF-8. Raises `UserError`, naming the file, for pixels that the format cannot hold.
+    """
+    try:
+        is_done, encoded = cv2.imencode(path.suffix.lower(), pixels)
+    except (cv2.error, UnicodeError):
+        is_done = False
+    if not is_done:
+        raise UserError(f"{path}: found an image that its format cannot hold, expected PNG or JPG")
+    return encoded.tobytes()

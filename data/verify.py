@@ -4,14 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.errors import UserError, prefix_errors
-from common.files import atomic_write
+from common.files import atomic_write, read_notes
 from data.folder import StripFile
 from data.image_files import load_image, load_mask
 from gaussian import MAX_GREY
@@ -45,9 +44,8 @@ class VerifiedFiles:
         self.unchanged: set[str] = set()
         self._facts: dict[str, list] = {}
         if path:
-            with suppress(OSError, ValueError):
-                content = json.loads(path.read_text())
-                self._facts = content if isinstance(content, dict) else {}
+            content = read_notes(path)
+            self._facts = content if isinstance(content, dict) else {}
 
     def facts(self, path: Path, asked: str, count: int, read: Callable[[], list]) -> list:
         """Return the `count` facts that `read` reports about a file.

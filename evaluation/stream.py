@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from common.errors import UserError, prefix_errors
+from common.errors import UserError, failures_as_user_errors, prefix_errors
 from common.pipeline import READERS, StageTimes, grouped, in_order, threads
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
@@ -89,7 +89,7 @@ def iter_predictions(
 
     def read(strip: StripFile) -> _LoadedStrip | UserError:
         try:
-            with times.of("loading"):
+            with times.of("loading"), failures_as_user_errors():
                 image, mask = load(strip)
                 ignored = regions.of(strip.path, image.shape[1:])
             with times.of("preprocessing"), prefix_errors(strip.path):
@@ -123,7 +123,8 @@ def _predict_group(
     So one bad strip does not lose the others.
     """
     try:
-        return batches.predict([entry.prepared for entry in group]) if group else []
+        with failures_as_user_errors():
+            return batches.predict([entry.prepared for entry in group]) if group else []
     except UserError as error:
         return (
             [error]

@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from common.files import atomic_write
+from data.image_files import encode_image
 from evaluation.detections import Detection
 from evaluation.results import StripResult
 from evaluation.stream import Prediction
@@ -167,7 +168,7 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
 def save_png(path: Path, picture: np.ndarray) -> None:
     """Write a picture (H, W, 3) uint8, BGR. Raises `UserError` when the file cannot be written."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        temporary.write_bytes(encode_image(path, picture))
 
 
 def grey(plane: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from common.distributed import ProcessGroup
 from common.errors import UserError
-from common.files import atomic_write, refused_by_system
+from common.files import atomic_write, read_notes, refused_by_system
 from reporting.pictures import save_curves, save_png
 from training.checkpoint import BEST_SUFFIX
 from training.selection import History
@@ -120,9 +120,7 @@ class RunFolder:
     def write_start(self, settings: dict[str, Any], started: dict[str, Any]) -> None:
         """Write the settings, and append `started` to the record of starts."""
         environment = self.file("_environment.json")
-        starts = []
-        with suppress(OSError, ValueError):  # a damaged record must not stop the run
-            starts = json.loads(environment.read_text())
+        starts = read_notes(environment)  # a damaged record must not stop the run
         starts = starts if isinstance(starts, list) else []
         for path, content in (
             (self.file("_arguments.json"), settings),

@@ -8,11 +8,10 @@ It shows Target with rings around the defects, and its difference to Ref1.
 
 from pathlib import Path
 
-import cv2
-
 from benchmarks.command_line import make_parser
 from benchmarks.suite.levels import GROUPS
 from benchmarks.suite.picture import draw_levels
+from reporting.pictures import save_png
 
 
 def main() -> None:
@@ -23,8 +22,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300, help="how many of its rows")
     arguments = parser.parse_args()
     picture = draw_levels(arguments.number, arguments.rows, levels=GROUPS[arguments.group])
-    if not cv2.imwrite(str(arguments.output), picture):
-        raise SystemExit(f"{arguments.output}: could not be written")
+    save_png(arguments.output, picture)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""Files, disks and interruptions that nobody wishes for: one line that says what is wrong."""
+
+import errno
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+import inference_pytorch
+from common.errors import UserError, prefix_errors, run_command
+from common.pipeline import StageTimes
+from data.folder import StripFile
+from data.ignored_regions import IgnoredRegions
+from data.image_files import load_image
+from data.verify import VerifiedFiles
+from evaluation.stream import iter_predictions
+from prepare_dataset import write_strip
+
+STRIP = np.full((3, 130, 130), 90, np.uint8)
+
+
+def last_line(capsys: pytest.CaptureFixture) -> str:
+    """The only line of an error."""
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "/a: cannot be used (Perm"),
+        (OSError(errno.ENOSPC, "No space left", "/a"), "/a: cannot be written (No space"),
+        (OSError(errno.ENOSPC, "No space left"), "standard output: cannot be written"),
+        (FileNotFoundError(errno.ENOENT, "No such"), "the working folder: cannot be used (No"),
+        (MemoryError("Unable to allocate 9 GiB"), "found too little memory (Unable to allocate 9"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "found too little memory"),
+        (RuntimeError("Symlink loop from '/a'"), "Symlink loop from '/a'"),
+        (RecursionError("too deep"), "found a content that is nested too deeply"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "found a text that is not valid"),
+        (OverflowError("int too large"), "found a number that is too large (int too large)"),
+    ],
+)
+def test_whatever_the_machine_raises_is_one_line(error, line, capsys):
+    def command() -> None:
+        raise error
+
+    assert run_command(command) == 1
+    assert last_line(capsys).startswith(f"error: {line}")
+
+
+def test_a_mistake_of_the_code_keeps_its_traceback():
+    def command() -> None:
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run_command(command)
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 300, "loop/x", "\udcff.tiff", "x\n.tiff"], ids=["long", "loop", "bytes", "line"]
+)
+def test_a_path_that_no_system_takes_is_one_line(name, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    words = ["--method", "smoothed", "--threshold", "1", "--gpu_id", "-1"]
+    words += ["--output_dir", str(tmp_path / "out"), "--test_path", str(tmp_path / name)]
+    code = run_command(lambda: inference_pytorch.infer(inference_pytorch.parse_args(words)))
+    error = capsys.readouterr().err
+    assert code == 1 and error.startswith("error: ") and "Traceback" not in error
+
+
+def test_memory_that_runs_out_names_the_file_and_costs_one_strip(tmp_path):
+    """One strip's failure is that strip's alone."""
+    strips = [StripFile(tmp_path / name, Path(name), None, None) for name in ("a", "b", "c")]
+
+    def load(strip: StripFile):
+        with prefix_errors(strip.path):
+            if strip.path.name == "b":
+                raise MemoryError("Unable to allocate 9 GiB")
+        return np.zeros((3, 4, 4), np.float32), None
+
+    answers = list(
+        iter_predictions(lambda image: image[0], strips, load, IgnoredRegions(), StageTimes())
+    )
+    assert [isinstance(answer, UserError) for answer in answers] == [False, True, False]
+    assert str(answers[1]).startswith(f"{tmp_path / 'b'}: found too little memory (Unable")
+
+
+@pytest.mark.parametrize("name", ["pipe.tiff", "pipe.png", "zero.tiff", "zero.png", "folder.tiff"])
+def test_only_regular_files_are_opened(name, tmp_path):
+    path, kind = tmp_path / name, Path(name).stem
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    found = {"pipe": "a FIFO", "zero": "a device", "folder": "a folder"}[kind]
+    with pytest.raises(UserError, match=f"found {found}, expected a regular file"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_bytes(b"\xff\xfe{"),
+    ],
+    ids=["fifo", "device", "nested", "no text"],
+)
+def test_notes_that_cannot_be_read_are_begun_anew(write, tmp_path):
+    notes = tmp_path / ".checked_strips.json"
+    write(notes)
+    VerifiedFiles(notes).save()
+    assert notes.is_file() and not notes.is_symlink() and notes.read_text() == "{}"
+
+
+def png_of(height: int, width: int) -> bytes:
+    """A PNG whose header says more than its few pixels."""
+    encoded = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + encoded[24:29]
+    return encoded[:12] + header + struct.pack(">I", zlib.crc32(header)) + encoded[33:]
+
+
+def jpg_of(height: int, width: int) -> bytes:
+    """The same of a JPG."""
+    encoded = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    place = encoded.index(b"\xff\xc0") + 5
+    return encoded[:place] + struct.pack(">HH", height, width) + encoded[place + 4 :]
+
+
+@pytest.mark.parametrize("suffix, encode", [(".png", png_of), (".jpg", jpg_of)])
+def test_the_size_is_looked_at_before_a_picture_is_decoded(suffix, encode, tmp_path):
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(encode(60_000, 50_000))
+    with pytest.raises(UserError, match=r"found an image of \(60000, 50000\), 12000 million"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
+def test_the_size_is_looked_at_before_a_tiff_is_decoded(tile, tmp_path):
+    path = tmp_path / "bomb.tiff"
+    tifffile.imwrite(path, STRIP, photometric="minisblack", compression="zlib", tile=tile)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.tags["ImageLength"].overwrite(60_000)
+            page.tags["ImageWidth"].overwrite(50_000)
+    with pytest.raises(UserError, match=r"found an image of \(3, 60000, 50000\), 9000 million"):
+        load_image(path)
+
+
+def test_a_tile_may_not_be_larger_than_an_image(tmp_path):
+    path = tmp_path / "bomb.tiff"
+    tifffile.imwrite(path, STRIP, photometric="minisblack", compression="zlib", tile=(16, 16))
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.tags["TileLength"].overwrite(60_000)
+            page.tags["TileWidth"].overwrite(50_000)
+    with pytest.raises(UserError, match=r"found an image of tiles of \(60000, 50000\)"):
+        load_image(path)
+
+
+def test_a_name_that_is_not_text_can_be_written_and_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"strip_\xff.png")
+    write_strip(path, STRIP)
+    assert (load_image(path) == 90).all()
