@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.folder import IMAGE_SUFFIXES, split_beside
+from data.image_files import INPUT_MAX_LIMITS
 from evaluation.detections import POLARITIES
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
@@ -15,6 +16,8 @@ from ops.tiling import PATCH_SIZES
 
 # every random generator takes seeds up to this one
 LARGEST_SEED = 2**63 - 1
+# Limits of flags without one of their own. No machine serves more, and a typing error ends at once.
+LARGEST_COUNT, LARGEST_NUMBER = 1_000_000, 1e12
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
@@ -95,7 +98,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     )
     parser.add_argument(
         "--input_max",
-        type=positive,
+        type=camera_range,
         help="largest pixel value of the camera; for a --method without a model",
     )
     add_target_false_alarms(parser, default=None)
@@ -167,17 +170,21 @@ def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | No
     parser.add_argument("--target_false_alarms", type=false_alarm_rate, default=default, help=text)
 
 
-def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes whole numbers from `lowest` to `highest`; None: no limit.
+def whole_number(lowest: int, highest: int | None = None, reason: str = "") -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers from `lowest` to `highest`.
 
-    The returned parser raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    None means LARGEST_COUNT. `reason` says why no more are possible. The returned parser raises
+    `ValueError` or `argparse.ArgumentTypeError` for other texts.
     """
+    most = LARGEST_COUNT if highest is None else highest
 
     def parse(text: str) -> int:
         value = int(text)
-        if value < lowest or (highest is not None and value > highest):
-            limits = f"at least {lowest}" if highest is None else f"{lowest} to {highest}"
-            raise argparse.ArgumentTypeError(f"found {value}, expected {limits}")
+        if not lowest <= value <= most:
+            is_low = highest is None and value < lowest
+            limits = f"at least {lowest}" if is_low else f"{lowest} to {most}"
+            why = f": {reason}" if reason and value > most else ""
+            raise argparse.ArgumentTypeError(f"found {value}, expected {limits}{why}")
         return value
 
     parse.__name__ = "whole number"
@@ -185,13 +192,28 @@ def whole_number(lowest: int, highest: int | None = None) -> Callable[[str], int
 
 
 def positive(text: str) -> float:
-    """Parse a finite number above 0.
+    """Parse a number above 0 and up to LARGEST_NUMBER.
 
     Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
     """
     value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0")
+    if not 0 < value <= LARGEST_NUMBER:
+        limit = f" and up to {LARGEST_NUMBER:g}" if value > LARGEST_NUMBER else ""
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0{limit}")
+    return value
+
+
+def camera_range(text: str) -> float:
+    """Parse the largest pixel value of a camera, within INPUT_MAX_LIMITS.
+
+    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
+    """
+    value = positive(text)
+    lowest, highest = INPUT_MAX_LIMITS
+    if not lowest <= value <= highest:
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected {lowest:g} to {highest:.0f}: a camera delivers 32 bits at most"
+        )
     return value
 
 

@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import argparse
 import itertools
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -42,10 +43,10 @@ import torch
 from arguments import (
     CHECKPOINT_FOLDER,
     ONNX_FOLDER,
+    camera_range,
     command_parser,
     from_0_to_1,
     newest,
-    positive,
     require_input_max,
     whole_number,
 )
@@ -54,6 +55,7 @@ from common.files import atomic_write
 from data.folder import list_images
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
+from data.image_headers import require_decodable
 from deploy.export_module import INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from deploy.metadata import (
     format_table,
@@ -79,6 +81,7 @@ from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, mod
 DEFAULT_OPSET = 18
 # strips to measure the ranges of int8 on, of 18 tiles each; more change no range that matters
 CALIBRATION_STRIPS = 16
+LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
 
 
@@ -110,7 +113,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--image_size",
-        type=whole_number(1),
+        type=whole_number(1, LONGEST_SIDE, "no TIFF of a line camera is longer"),
         nargs=2,
         metavar=("H", "W"),
         help="height and width of the strips in pixels; default: as trained",
@@ -173,7 +176,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--input_max",
-        type=positive,
+        type=camera_range,
         help="largest pixel value of the camera; for a --method without a model",
     )
     parser.add_argument(
@@ -237,6 +240,9 @@ def export(arguments: argparse.Namespace) -> Path:
     Raises `UserError`, and writes nothing, when the flags contradict each other, the file disagrees
     with PyTorch, or --precision is worse than fp32 and --force is not given.
     """
+    if arguments.image_size:
+        with prefix_errors("--image_size"):
+            require_decodable(math.prod(arguments.image_size) * 3, tuple(arguments.image_size))
     source = load_trained(arguments) if arguments.method == "net" else make_classical(arguments)
     output_path = arguments.output_path
     if output_path.suffix != ".onnx":

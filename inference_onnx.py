@@ -49,6 +49,8 @@ from deploy.session import DEVICES, SessionSettings
 from evaluation.detector import Detector
 from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 
+LARGEST_BATCH, MOST_THREADS = 1024, 256
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
@@ -65,10 +67,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="auto: cuda where it can compute the model, else cpu",
     )
-    parser.add_argument("--batch", type=whole_number(1), default=1, help="strips per call")
+    parser.add_argument(
+        "--batch",
+        type=whole_number(1, LARGEST_BATCH, "a call needs memory for all of them at once"),
+        default=1,
+        help="strips per call",
+    )
     parser.add_argument(
         "--threads",
-        type=whole_number(1),
+        type=whole_number(1, MOST_THREADS, "each needs a core, and memory of its own"),
         help="CPU threads per call; default: that of ONNX Runtime, one per core",
     )
     parser.add_argument(

@@ -29,7 +29,7 @@ import numpy as np
 import tifffile
 from tqdm import tqdm
 
-from arguments import LARGEST_SEED, add_img_format, command_parser, positive, whole_number
+from arguments import LARGEST_SEED, add_img_format, camera_range, command_parser, whole_number
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
@@ -83,7 +83,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             add_img_format(command, default=None)
             command.add_argument(
                 "--input_max",
-                type=positive,
+                type=camera_range,
                 default=DEFAULT_INPUT_MAX,
                 help="largest value that the camera can deliver",
             )

@@ -37,6 +37,7 @@ from arguments import (
     add_img_format,
     add_target_false_alarms,
     add_true_or_false,
+    camera_range,
     command_parser,
     positive,
     share,
@@ -163,7 +164,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_img_format(parser, default="tiff")
     parser.add_argument(
         "--num_defects_range",
-        type=number(3),
+        type=number(3, 1000),
         nargs=2,
         default=[3, 8],
         metavar=("MIN", "MAX"),
@@ -207,19 +208,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--num_workers",
-        type=number(0),
+        type=number(0, 256),
         default=None,
         help="loader processes; default: 4 on a GPU, 0 on the CPU",
     )
     parser.add_argument(
         "--base_channels",
-        type=number(1),
+        type=number(1, 1024),
         default=64,
         help="width of the first level; 16 suits a CPU",
     )
     parser.add_argument(
         "--input_max",
-        type=positive,
+        type=camera_range,
         default=DEFAULT_INPUT_MAX,
         help="largest value that the camera can deliver",
     )

@@ -184,9 +184,11 @@ def run_command(command: Callable[[], int | None]) -> int:
 def install_exception_hook() -> None:
     """Print one line on Ctrl-C, and on an error of the system, while a command is still importing.
 
-    Importing takes seconds. `run_command` takes over from there.
+    Importing takes seconds. `run_command` takes over from there. It fails at once in a working
+    folder that was removed: there MKL, which torch loads, would end the process.
     """
     sys.excepthook = _print_in_one_line
+    os.getcwd()
 
 
 def _print_in_one_line(

@@ -21,6 +21,7 @@ from data.image_headers import require_decodable_bytes, require_decodable_tiff
 from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
+INPUT_MAX_LIMITS = (1e-6, 2.0**32)  # no camera delivers more than 32 bits
 # usual values of --input_max: unit range, 8, 10, 12, 14 and 16 bits
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
 # the bytes that mark the end of a complete file

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import tifffile
 
+import export_onnx_fullimage
+import inference_onnx
 import inference_pytorch
+import trainer
 from common.errors import UserError, prefix_errors, run_command
 from common.pipeline import StageTimes
 from data.folder import StripFile
@@ -20,6 +23,7 @@ from data.image_files import load_image
 from data.verify import VerifiedFiles
 from evaluation.stream import iter_predictions
 from prepare_dataset import write_strip
+from training.checkpoint import load_checkpoint
 
 STRIP = np.full((3, 130, 130), 90, np.uint8)
 
@@ -170,3 +174,47 @@ def test_a_name_that_is_not_text_can_be_written_and_read(tmp_path):
     path = tmp_path / os.fsdecode(b"strip_\xff.png")
     write_strip(path, STRIP)
     assert (load_image(path) == 90).all()
+
+
+@pytest.mark.parametrize(
+    "parse, words, message",
+    [
+        (inference_onnx.parse_args, "--batch 1025", "expected 1 to 1024: a call needs memory"),
+        (inference_onnx.parse_args, "--threads 9999", "expected 1 to 256: each needs a core"),
+        (inference_onnx.parse_args, "--input_max 1e308", "up to 1e+12"),
+        (inference_onnx.parse_args, "--input_max 5e9", "a camera delivers 32 bits at most"),
+        (trainer.parse_args, f"--bs {'9' * 401}", "expected 1 to 1000000"),
+        (trainer.parse_args, f"--lr {'9' * 401}", "expected a number above 0"),
+        (trainer.parse_args, f"--bs {'9' * 5000}", "invalid whole number value"),
+        (
+            export_onnx_fullimage.parse_args,
+            "--image_size 200 65536",
+            "expected 1 to 65535: no TIFF",
+        ),
+    ],
+)
+def test_a_number_has_a_limit_and_a_reason(parse, words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(words.split())
+    assert message in capsys.readouterr().err
+
+
+def test_an_image_size_is_one_that_could_be_scored():
+    words = ["--image_size", "60000", "60000", "--method", "smoothed"]
+    with pytest.raises(UserError, match=r"--image_size: found an image of \(60000, 60000\)"):
+        export_onnx_fullimage.export(export_onnx_fullimage.parse_args(words))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"img_height": 10**9}, "million values, expected at most 134 million"),
+        ({"img_width": 0}, r"found strips of \(200, 0\)"),
+        ({"img_width": True}, "found img_width True"),
+        ({"input_max": float("inf")}, "found input_max inf"),
+        ({"seed": "9" * 10_000}, "found seed '9{59}, expected"),
+    ],
+)
+def test_a_checkpoint_s_facts_have_limits(changes, message, make_checkpoint):
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(make_checkpoint(**changes))

@@ -3,6 +3,7 @@
 A checkpoint is written atomically. Reading it never runs code from the file.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from common.errors import UserError, one_line, prefix_errors
 from common.files import atomic_write
-from data.image_files import DEFAULT_INPUT_MAX
+from data.image_files import DEFAULT_INPUT_MAX, INPUT_MAX_LIMITS
+from data.image_headers import require_decodable
 from evaluation.model_info import (
     MEASURED,
     STRIP_DETECTOR,
@@ -117,11 +119,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 "expected a checkpoint of trainer.py"
             )
         content = DEFAULTS | content
-        wrong = [key for key, kinds in KEY_TYPES.items() if not isinstance(content[key], kinds)]
+        wrong = [
+            key
+            for key, kinds in KEY_TYPES.items()
+            if not isinstance(content[key], kinds) or isinstance(content[key], bool)
+        ]
         if wrong:
             raise UserError(
-                f"found {wrong[0]} {content[wrong[0]]!r}, expected a checkpoint of trainer.py"
+                f"found {wrong[0]} {content[wrong[0]]!r:.60}, expected a checkpoint of trainer.py"
             )
+        size = (content["img_height"], content["img_width"])
+        if min(size) < 1:
+            raise UserError(f"found strips of {size} (height, width), expected at least 1 pixel")
+        require_decodable(math.prod(size) * 3, size)
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(
                 f"found image type {content['image_type']!r}, "
@@ -140,9 +150,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 f"found weighting {content['weighting']} and align none, "
                 "expected registered references"
             )
-        if not content["input_max"] > 0:
+        if not INPUT_MAX_LIMITS[0] <= content["input_max"] <= INPUT_MAX_LIMITS[1]:
             raise UserError(
-                f"found input_max {content['input_max']}, expected the camera's largest value"
+                f"found input_max {content['input_max']:.60g}, expected the camera's largest value"
             )
         check_measured(content)
         return content
