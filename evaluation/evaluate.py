@@ -122,6 +122,7 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     whole = Evaluation(baselines={name: MetricSet() for name in result.baselines})
     whole.results = [strip_result for part in parts for strip_result in part.results]
     whole.problems = [problem for part in parts for problem in part.problems]
+    whole.warnings = [warning for part in parts for warning in part.warnings]
     whole.metrics.merge([part.metrics for part in parts])
     for name, metrics in whole.baselines.items():
         metrics.merge([part.baselines[name] for part in parts])

@@ -120,7 +120,9 @@ class GroundTruth:
 class Evaluation:
     """The result of every strip that could be read, all metrics, and a line for every other strip.
 
-    Metrics are computed once, on first use: after the last strip.
+    `problems` holds the lines of the strips that could not be used, `warnings` sentences about
+    everything else that a user must know before the verdicts count. Metrics are computed once, on
+    first use: after the last strip.
     """
 
     results: list[StripResult] = field(default_factory=list)
@@ -128,6 +130,7 @@ class Evaluation:
     baselines: dict[str, MetricSet] = field(default_factory=dict)
     worst_cases: WorstCases = field(default_factory=WorstCases)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     times: StageTimes = field(default_factory=StageTimes)
 
     @property

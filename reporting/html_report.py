@@ -72,6 +72,7 @@ def write_report(
     page = render(
         "report.html",
         threshold=threshold.describe(),
+        warnings=result.warnings,
         drift=drift,
         problems=result.problems,
         rejected=sum(scored.verdict == "NG" for scored in result.results),

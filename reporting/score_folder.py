@@ -130,12 +130,12 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         raise UserError(
             f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}"
         )
+    unused = masks_without_strip(folder, strips) if settings.use_ground_truth_mask else []
+    result.warnings += [f"{path}: found a mask without a strip of its name" for path in unused]
     drift = write_everything(
         output_dir, detector, result, threshold, settings_shown(detector, folder, settings)
     )
-    unused = masks_without_strip(folder, strips) if settings.use_ground_truth_mask else []
-    warnings = [*drift, *(f"{path}: found a mask without a strip of its name" for path in unused)]
-    _print_outcome(result, len(strips), warnings, output_dir)
+    _print_outcome(result, len(strips), [*result.warnings, *drift], output_dir)
     return 1 if result.problems else 0
 
 

@@ -121,6 +121,7 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.point_recalls],
         "rivals": {name: result.figures_by_detector[name] for name in result.baselines},
         "drift": drift,
+        "warnings": result.warnings,
         "problems": result.problems,
     }
 

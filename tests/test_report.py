@@ -430,15 +430,19 @@ def test_what_may_be_missing(dataset, tmp_path, look_at):
 
 
 def test_problems_and_a_threshold_that_is_known(scored, tmp_path, look_at):
-    result = replace(scored[0], problems=["a.tiff: found no strip", "b.tiff: found no strip"])
+    result = replace(
+        scored[0],
+        problems=["a.tiff: found no strip", "b.tiff: found no strip"],
+        warnings=["the folder: found values of <1 level>"],
+    )
     threshold = threshold_for(calibrate([np.array([0.2, 0.1])] * 5), 0.1, "set on 5 good strips")
     with look_at(report_of(result, tmp_path, threshold=threshold)) as seen:
         assert threshold.describe() in seen.text()
-        boxes = seen.page.locator(".box").all_inner_texts()
+        warnings, problems = seen.page.locator(".box").all_inner_texts()
+        assert warnings.startswith("Warnings (1)") and "values of <1 level>" in warnings
         assert (
-            len(boxes) == 1
-            and boxes[0].startswith("Strips that could not be scored (2)")
-            and "b.tiff: found no strip" in boxes[0]
+            problems.startswith("Strips that could not be scored (2)")
+            and "b.tiff: found no strip" in problems
         )
 
 
