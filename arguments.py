@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
-from data.folder import IMAGE_SUFFIXES, split_beside
+from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
+from data.listing import IMAGE_SUFFIXES
 from evaluation.detections import POLARITIES
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo

@@ -52,10 +52,10 @@ from arguments import (
 )
 from common.errors import UserError, prefix_errors, run_command
 from common.files import atomic_write
-from data.folder import list_images
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
 from data.image_headers import require_decodable
+from data.listing import list_images
 from deploy.export_module import INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from deploy.metadata import (
     format_table,

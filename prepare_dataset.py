@@ -33,8 +33,9 @@ from arguments import LARGEST_SEED, add_img_format, camera_range, command_parser
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
-from data.folder import GOOD, IMAGE_SUFFIXES, list_images, mask_path
+from data.folder import GOOD, mask_path
 from data.image_files import DEFAULT_INPUT_MAX, encode_image, load_image, open_channels
+from data.listing import IMAGE_SUFFIXES, list_images
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"  # folder of the painted defective strips

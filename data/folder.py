@@ -1,29 +1,48 @@
-"""The layout of a data set on disk: strips, their kinds and their masks.
+"""The layout of a data set on disk: strips, their kinds, their masks and their true points.
 
 ROOT/train/good/...                           good strips to train on
 ROOT/valid/KIND/NAME.EXT, ROOT/test/KIND/...  KIND is `good` or the name of a kind of defect
 ROOT/ground_truth_valid/KIND/NAME_mask.EXT    masks of valid/
 ROOT/ground_truth/KIND/NAME_mask.EXT          masks of test/
+
+Other usual names of these folders and files are taken, too: `truth_layout` has them.
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from data.listing import ALL_SUFFIXES, list_files, list_images, sub_folders, without_masks
+from data.true_points import Point, match_points
+from data.truth_layout import (
+    POINTS_FILE,
+    StripNames,
+    TruthFiles,
+    is_of_other_split,
+    mask_folders,
+    match_masks,
+    points_in_name,
+    split_of,
+)
 
-# the choices of --img_format, each with its file suffixes in lower case
-IMAGE_SUFFIXES = {"tiff": (".tif", ".tiff"), "png_jpg": (".png", ".jpg", ".jpeg")}
 GOOD = "good"
-MASK_FOLDERS = {"valid": "ground_truth_valid", "test": "ground_truth"}
+# names of a folder of good strips, in any case; every other name is a kind of defect
+GOOD_NAMES = (GOOD, "ok", "normal", "pass", "passed")
+# names of a folder that cannot hold good strips, in any case
+BAD_NAMES = ("ng", "nok", "bad", "fail", "failed", "reject", "rejected", "defect", "defects")
+BAD_NAMES += ("defective", "anomaly", "anomalous", "abnormal")
 
 
 @dataclass(frozen=True)
 class StripFile:
     """One strip on disk.
 
-    `relative` is its path below the scored folder, `kind` the kind of defect or GOOD (None:
-    unknown), and `mask` the path of its ground truth mask (None: no mask).
+    `relative` is its path below the scored folder, `kind` the kind of defect or that of a folder of
+    good strips (None: unknown), and `mask` the path of its ground truth mask (None: no mask), with
+    `more_masks` where several files hold it together. `points` are its true points (y, x), where
+    they are known as coordinates (None: they are not).
 
     Where `painted_with` is given, synthetic defects are painted into the strip whenever it is read:
     `painted_with` is their seed and `painted_by` their recipe. None means that the strip is read
@@ -36,142 +55,207 @@ class StripFile:
     mask: Path | None
     painted_with: tuple[int, ...] | None = None
     painted_by: str = "classic"
+    more_masks: tuple[Path, ...] = ()
+    points: tuple[Point, ...] | None = None
 
     @property
     def is_defective(self) -> bool | None:
-        """Whether the strip has a defect; None where its kind is unknown."""
-        return None if self.kind is None else self.kind != GOOD
+        """Whether the strip has a defect; None where its kind is unknown and no point is."""
+        if self.kind is None:
+            return True if self.points else None
+        return not is_good(self.kind)
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All files of the mask, none where there is none."""
+        return (self.mask, *self.more_masks) if self.mask else ()
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether a mask or coordinates say where the defects are."""
+        return self.mask is not None or self.points is not None
 
 
-def list_images(folder: Path, img_format: str | None = None) -> list[Path]:
-    """All images in a folder and its sub-folders, sorted.
-
-    `img_format` is one of IMAGE_SUFFIXES; None means the one format that the folder holds.
-
-    Raises `UserError` for a missing folder, for a folder without images, and where `img_format` is
-    None and the folder holds both formats.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: found {'a file' if folder.exists() else 'no such path'}, "
-            "expected a folder of images"
-        )
-    formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
-    found = {name: sorted(list_files(folder, IMAGE_SUFFIXES[name])) for name in formats}
-    found = {name: paths for name, paths in found.items() if paths}
-    if not found:
-        suffixes = ", ".join(suffix for name in formats for suffix in IMAGE_SUFFIXES[name])
-        raise UserError(f"{folder}: found no images, expected files ending in {suffixes}")
-    if len(found) > 1:
-        raise UserError(
-            f"{folder}: found images of several formats, expected one: "
-            f"choose with --img_format {{{','.join(found)}}}"
-        )
-    return next(iter(found.values()))
+def is_good(kind: str) -> bool:
+    """Return whether a folder of that name holds good strips."""
+    return kind.casefold() in GOOD_NAMES
 
 
 def list_strips(
     folder: Path, img_format: str | None = None, use_masks: bool = True
 ) -> list[StripFile]:
-    """All strips in a folder, with their kind and mask where the layout gives them.
+    """All strips in a folder, with their kind, mask and points where the layout gives them.
 
-    `folder` may be the whole of `test/` or `valid/`, one kind in it, or any other folder.
+    `folder` may be the whole of `test/` or `valid/`, one kind in it, any other folder, or one file.
 
-    Raises `UserError` as `list_images`.
+    Raises `UserError` as `list_images`, and for a file of points that cannot be read.
     """
     # not Path.resolve, which follows links: the path as given shows the layout
-    folder = Path(os.path.abspath(folder))
+    folder, paths = Path(os.path.abspath(folder)), None
+    if folder.is_file():
+        folder, paths = folder.parent, [folder]
     split = _find_split(folder)
-    masks = _find_masks(split) if use_masks else {}
+    paths = paths or list_images(folder, img_format)
+    truth, points, _ = _find_truth(split) if use_masks else (TruthFiles(), {}, [])
     strips = []
-    for path in list_images(folder, img_format):
+    for path in paths:
         in_split = path.relative_to(split)
+        key = in_split.with_suffix("").as_posix()
+        masks = truth.masks.get(key, [])
         strips.append(
             StripFile(
                 path,
                 path.relative_to(folder),
                 _find_kind(in_split),
-                masks.get(in_split.with_suffix("")),
+                masks[0] if masks else None,
+                more_masks=tuple(masks[1:]),
+                points=points.get(key) if not masks else None,
             )
         )
     return strips
 
 
-def masks_without_strip(folder: Path, strips: list[StripFile]) -> list[Path]:
-    """The masks that lie where those of `folder` belong but match none of `strips`.
+def truth_without_strip(folder: Path) -> list[str]:
+    """A line about every mask and every row of points that lies where those of `folder` belong.
 
-    `strips` is what `list_strips(folder)` returns.
+    Only those are named that fit no strip. Of one kind in a split, only masks of that kind are.
     """
     folder = Path(os.path.abspath(folder))
+    if folder.is_file():
+        return []
     split = _find_split(folder)
-    used = {strip.mask for strip in strips}
-    return [
-        path
-        for name, path in _find_masks(split).items()
-        if path not in used and folder in (split, *(split / name).parents)
-    ]
+    truth, _, lines = _find_truth(split)
+    if folder != split:
+        unused = [path for path in truth.unused if folder.name in path.parts]
+        lines = []
+    else:
+        unused = truth.unused
+    return [f"{path}: found a mask without a strip of its name" for path in unused] + lines
 
 
 def split_beside(training_path: Path, split: str) -> Path | None:
-    """The folder `split` (`valid` or `test`) of the data set whose `train/good` is `training_path`.
+    """The folder `split` (`valid` or `test`) of the data set whose strips to train on are given.
 
-    Returns None where there is no such folder, or where `training_path` is not a `train/good`.
+    `training_path` is the data set's `train/good`, or its `train` where the strips lie in it
+    directly. Returns None where there is no such folder, or where `training_path` is neither.
     """
     path = Path(os.path.abspath(training_path))
-    if path.parts[-2:] != ("train", GOOD):
-        return None
-    folder = path.parent.parent / split
-    return folder if folder.is_dir() else None
+    if is_good(path.name) and split_of(path.parent.name) == "train":
+        return split_folder(path.parent.parent, split)
+    if split_of(path.name) == "train" and not any(map(is_good, sub_folders(path))):
+        return split_folder(path.parent, split)
+    return None
+
+
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a data set that holds a split, by any of its names, or None."""
+    folders = {name.casefold(): folder for name, folder in sub_folders(root).items()}
+    if (root / split).is_dir():
+        return root / split
+    return next((folder for name, folder in folders.items() if split_of(name) == split), None)
+
+
+def require_good_only(folder: Path) -> None:
+    """Raise `UserError` for a folder to train on whose sub-folders are not good strips alone.
+
+    Those are the splits of a data set, a folder of good strips beside others, and a folder of
+    defective ones. The error names the folder that was probably meant.
+    """
+    folder = Path(os.path.abspath(folder))
+    folders = sub_folders(folder)
+    splits = [name for name in folders if split_of(name)]
+    good = [] if is_good(folder.name) else [name for name in folders if is_good(name)]
+    bad = [name for name in folders if name.casefold() in BAD_NAMES]
+    if not (splits or good or bad):
+        return
+    train = split_folder(folder, "train") if splits else folder
+    meant = (
+        next((child for name, child in sub_folders(train).items() if is_good(name)), train)
+        if (train)
+        else None
+    )
+    advice = f": did you mean {meant}?" if meant and meant != folder else ""
+    found = ", ".join(f"{name}/" for name in sorted({*splits, *good, *bad}))
+    raise UserError(
+        f"{folder}: found {found} in it, expected a folder of good strips alone, "
+        f"for everything in it is trained on as good{advice}"
+    )
+
+
+def require_one_split(folder: Path) -> None:
+    """Raise `UserError` for a folder to score that is a whole data set, with its splits in it."""
+    folder = Path(os.path.abspath(folder))
+    splits = [name for name in sub_folders(folder) if split_of(name)]
+    if splits:
+        meant = split_folder(folder, "test") or folder / splits[0]
+        raise UserError(
+            f"{folder}: found {', '.join(f'{name}/' for name in sorted(splits))} in it, "
+            f"expected the strips of one of them: did you mean {meant}?"
+        )
+
+
+def describe_kinds(strips: list[StripFile]) -> str:
+    """One line with the number of strips in each folder and what they count as.
+
+    It is empty where no strip lies in a folder of a kind.
+    """
+    kinds = Counter(strip.kind for strip in strips if strip.kind is not None)
+    parts = []
+    for kind, count in sorted(kinds.items()):
+        marked = sum(strip.has_truth for strip in strips if strip.kind == kind)
+        truth = f", {marked} with a mask or points" if marked else ""
+        parts.append(f"{kind} {count} ({'good' if is_good(kind) else 'defective'}{truth})")
+    text = ", ".join(parts)
+    if kinds and not any(map(is_good, kinds)):
+        text += f"; none counts as good: a folder named {', '.join(GOOD_NAMES)} does, in any case"
+    return f"strips by folder: {text}" if text else ""
 
 
 def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png") -> Path:
     """The path of the mask of strip `name` (without suffix), which has a defect of `kind`."""
-    return root / MASK_FOLDERS[split] / kind / f"{name}_mask{suffix}"
-
-
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files in a folder and its sub-folders that end in one of `suffixes`, in any order.
-
-    `suffixes` are in lower case; the case of a file's suffix does not matter. Linked folders are
-    walked as well, each folder once. Broken links are listed too, so that reading them reports an
-    error. Every listing of a folder of images goes through this function.
-    """
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        identity = os.path.realpath(parent)
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        found += [Path(parent) / file for file in files if Path(file).suffix.lower() in suffixes]
-    return found
+    folder = {"valid": "ground_truth_valid", "test": "ground_truth"}[split]
+    return root / folder / kind / f"{name}_mask{suffix}"
 
 
 def _find_split(folder: Path) -> Path:
     """The folder of the kinds: the parent of one kind in `test/` or `valid/`, else `folder`."""
-    return (
-        folder.parent
-        if folder.parent.name in MASK_FOLDERS and folder.name not in MASK_FOLDERS
-        else folder
+    is_kind = split_of(folder.parent.name) in ("valid", "test") and not split_of(folder.name)
+    return folder.parent if is_kind else folder
+
+
+def _find_truth(split: Path) -> tuple[TruthFiles, dict[str, tuple[Point, ...]], list[str]]:
+    """The masks of the strips in `split`, their points by key, and lines on points that fit none.
+
+    Raises `UserError` for a folder or a file of points that cannot be read.
+    """
+    files, tables = _images_and_tables(split)
+    strips = without_masks(split, files)
+    keys = [path.relative_to(split).with_suffix("") for path in strips]
+    kinds = [_find_kind(key) for key in keys]
+    names = StripNames(
+        (key.as_posix() for key in keys), [kind is not None and is_good(kind) for kind in kinds]
     )
+    masks = [(path, path.relative_to(split)) for path in sorted(set(files) - set(strips))]
+    for root in mask_folders(split):
+        files, more = _images_and_tables(root)
+        relative = [(path, path.relative_to(root)) for path in files]
+        masks += [entry for entry in relative if not is_of_other_split(entry[1], split)]
+        tables += more
+    points, lines = match_points(names, tables)
+    for key in keys:
+        if named := points_in_name(key.name):
+            points.setdefault(key.as_posix(), named)
+    return match_masks(names, masks), points, lines
 
 
-def _find_masks(split: Path) -> dict[Path, Path]:
-    """KIND/NAME to the mask file of a strip in `split`; empty where there is no mask folder."""
-    root = split.parent / MASK_FOLDERS.get(split.name, "ground_truth")
-    return _index_masks(root) if root.is_dir() else {}
+def _images_and_tables(folder: Path) -> tuple[list[Path], list[tuple[Path, Path]]]:
+    """The images in a folder, and its files of points with their paths in it, sorted."""
+    files = sorted(list_files(folder, (*ALL_SUFFIXES, Path(POINTS_FILE).suffix)))
+    tables = [path for path in files if path.name.casefold() == POINTS_FILE]
+    images = [path for path in files if path.suffix.lower() in ALL_SUFFIXES]
+    return images, [(path, path.relative_to(folder)) for path in tables]
 
 
 def _find_kind(path_in_split: Path) -> str | None:
     """The first folder of a strip's path in its split; None for a strip that lies in no folder."""
     return path_in_split.parts[0] if len(path_in_split.parts) > 1 else None
-
-
-def _index_masks(mask_root: Path) -> dict[Path, Path]:
-    """KIND/NAME to mask file, for masks of every format in `mask_root`."""
-    suffixes = tuple(suffix for group in IMAGE_SUFFIXES.values() for suffix in group)
-    masks = [path for path in list_files(mask_root, suffixes) if path.stem.endswith("_mask")]
-    return {
-        path.relative_to(mask_root).with_name(path.stem.removesuffix("_mask")): path
-        for path in masks
-    }

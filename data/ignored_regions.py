@@ -8,7 +8,9 @@ import numpy as np
 
 from common.errors import UserError, prefix_errors
 from common.files import require_regular
-from data.image_files import Channels, load_mask, open_channels
+from common.notes import warn_once
+from data.image_files import Channels, open_channels
+from data.masks import LARGEST_SHARE, load_mask
 
 DEAD_PIXEL_REACH = 2  # pixels around a dead pixel in which a detector reacts to it
 DEAD_PIXEL_COLUMNS = ("y", "x")
@@ -53,11 +55,46 @@ class IgnoredRegions:
                     f"found {len(channels)} channels, "
                     f"expected channel {self.mask_channel} of --mask_channel"
                 )
-            return self._common | (channels[self.mask_channel] != 0)
+            return self._common | self._of_channel(channels[self.mask_channel])
+
+    def _of_channel(self, channel: np.ndarray) -> np.ndarray:
+        """Return what a strip's own channel ignores, (H, W) bool.
+
+        Raises `UserError`, without the path, if that is all of it. Warns once if it is more than
+        half, as where the channel marks what is to be inspected.
+        """
+        ignored = channel != 0
+        share = ignored.mean()
+        found = f"channel {self.mask_channel} is not 0 in {share:.0%} of the strip"
+        if share == 1:
+            raise UserError(
+                f"found that {found}, expected 0 wherever pixels count: "
+                "if the channel marks what to inspect, invert it"
+            )
+        if share > LARGEST_SHARE:
+            warn_once(
+                f"--mask_channel {self.mask_channel}: more than half of a strip is ignored, "
+                "as pixels that are not 0 do not count: "
+                "if 255 marks what to inspect in it, invert the channel"
+            )
+        return ignored
+
+    def _read_ignore_mask(self, image_size: tuple[int, int]) -> np.ndarray:
+        ignored = load_mask(self.mask_path, image_size, largest_share=1.0)
+        if ignored.all():
+            raise UserError(
+                f"{self.mask_path}: found no pixel that is 0, expected 0 wherever pixels count"
+            )
+        if ignored.mean() > LARGEST_SHARE:
+            warn_once(
+                f"{self.mask_path}: more than half of a strip is ignored, "
+                "as pixels that are not 0 do not count: if 255 marks what to inspect, invert it"
+            )
+        return ignored
 
     def _of_all(self, image_size: tuple[int, int]) -> np.ndarray:
         ignored = (
-            load_mask(self.mask_path, image_size)
+            self._read_ignore_mask(image_size)
             if self.mask_path
             else np.zeros(image_size, dtype=bool)
         )

@@ -6,6 +6,8 @@ wants, and checks their values.
 
 import logging
 import math
+import struct
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -16,8 +18,8 @@ import torch
 
 from common.errors import UserError, one_line, prefix_errors
 from common.files import require_regular
-from data.folder import IMAGE_SUFFIXES
 from data.image_headers import require_decodable_bytes, require_decodable_tiff
+from data.listing import IMAGE_SUFFIXES
 from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
@@ -26,6 +28,8 @@ INPUT_MAX_LIMITS = (1e-6, 2.0**32)  # no camera delivers more than 32 bits
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
 # the bytes that mark the end of a complete file
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+# of a BMP: the first byte of its pixels, width, height, bits of a pixel, and compression
+BMP_HEADER = struct.Struct("<10xI4xii2xHI")
 LONGEST_TRAILER = 1024  # bytes from the end to search for it: some programs append a few bytes
 CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2, and a mask that the networks do not read
 
@@ -58,27 +62,6 @@ def load_image(
         planes = open_channels(path, channels)
         _check_values(planes, input_max)
         return to_grey_levels(planes, input_max)
-
-
-def load_mask(path: Path, image_size: tuple[int, int]) -> np.ndarray:
-    """Load a ground truth mask as (H, W) bool, True on a defect.
-
-    Raises `UserError`, naming the file, when it cannot be read or its size is not `image_size`
-    (height, width).
-    """
-    with prefix_errors(path):
-        mask, _ = read_pixels(path)
-        if mask.ndim == 3 and mask.shape[2] in CHANNEL_COUNTS:
-            mask = mask[:, :, :3].any(axis=2)
-        if mask.shape != tuple(image_size):
-            raise UserError(
-                f"found a mask of {mask.shape}, "
-                f"expected {tuple(image_size)} (height, width) like its strip"
-            )
-        # JPG blurs a mask's edges: there a pixel counts as a defect from half of the largest value
-        return np.asarray(
-            mask > mask.max() / 2 if path.suffix.lower() in (".jpg", ".jpeg") else mask != 0
-        )
 
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
@@ -116,7 +99,8 @@ def open_channels(path: Path, channels: Channels = Channels.STRIP) -> np.ndarray
     if pixels.ndim != 3:
         raise UserError(
             f"found an image of shape {pixels.shape}, "
-            "expected three dimensions with 3 or 4 channels"
+            "expected three dimensions with 3 or 4 channels: "
+            "prepare_dataset.py combine makes strips of files of one channel"
         )
     planes = np.moveaxis(pixels, _find_channel_axis(pixels.shape, channel_axis), 0)
     if channels is Channels.STRIP_WITH_MASK:
@@ -156,7 +140,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
     except Exception as error:  # tifffile and its codecs raise exceptions of many types
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(
-            f"found no readable image ({reason}), expected a whole TIFF, PNG or JPG file"
+            f"found no readable image ({reason}), expected a whole TIFF, PNG, JPG or BMP file"
         ) from None
 
 
@@ -164,7 +148,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
     """As `read_pixels`; memory-mapped where the pixels are neither compressed nor scattered."""
     # an OME file may name other files to read, anywhere
     with tifffile.TiffFile(path, _multifile=False) as tiff:
-        series = tiff.series[0]
+        series = _main_image(tiff.series)
         require_decodable_tiff(series)
         channel_axis = next(
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None
@@ -175,6 +159,12 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
         return np.memmap(path, pixel_type, "r", series.dataoffset, series.shape), channel_axis
 
 
+def _main_image(images: Sequence[tifffile.TiffPageSeries]) -> tifffile.TiffPageSeries:
+    """The largest of the images in a TIFF, the first of several; the others are thumbnails."""
+    full = [image for image in images if not image.keyframe.is_reduced] or images
+    return max(full, key=lambda image: image.size)
+
+
 def _read_png_or_jpg(path: Path) -> np.ndarray:
     """(H, W, C) in OpenCV's order: Target is blue, Ref1 green and Ref2 red.
 
@@ -183,13 +173,24 @@ def _read_png_or_jpg(path: Path) -> np.ndarray:
     encoded = path.read_bytes()
     require_decodable_bytes(encoded)
     # checked first, because a decoder may invent the missing part of a file that is cut short
-    is_whole = END_MARKS[path.suffix.lower()] in encoded[-LONGEST_TRAILER:]
+    is_whole = _is_whole(encoded, path.suffix.lower())
     pixels = (
         cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if is_whole else None
     )
     if pixels is None:
-        raise UserError("found no readable image, expected a whole PNG or JPG file")
+        raise UserError("found no readable image, expected a whole PNG, JPG or BMP file")
     return pixels
+
+
+def _is_whole(encoded: bytes, suffix: str) -> bool:
+    """Whether a file's content is complete: its end is there, or all bytes that a BMP announces."""
+    if suffix in END_MARKS:
+        return END_MARKS[suffix] in encoded[-LONGEST_TRAILER:]
+    if len(encoded) < BMP_HEADER.size:
+        return False
+    start, width, height, bits, compression = BMP_HEADER.unpack_from(encoded)
+    row = (abs(width) * bits + 31) // 32 * 4  # rows are padded to four bytes
+    return compression not in (0, 3) or len(encoded) >= start + row * abs(height)
 
 
 def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> int:

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data.folder import GOOD, StripFile, list_strips, split_beside
+from common.notes import warn_once
+from data.folder import (
+    GOOD,
+    StripFile,
+    describe_kinds,
+    list_strips,
+    require_good_only,
+    split_beside,
+    truth_without_strip,
+)
 from data.verify import VerifiedFiles, verify_strips
 
 # Beside the checkpoints: the results of the last check, so that the next start is fast.
@@ -71,6 +80,7 @@ def find_dataset(
     The results of the check are kept in the folder `notes`. Without validation strips, some are set
     aside and painted by `recipe`. Raises a `UserError` that names all bad files.
     """
+    require_good_only(training_path)
     started = time.perf_counter()
     groups, size, problems = {}, None, []
     good_files = VerifiedFiles(notes / CHECKED)
@@ -80,7 +90,10 @@ def find_dataset(
             groups[split] = []
             if folder is None:
                 continue
-            strips = list_strips(folder, img_format, use_masks=use_masks and split != "train")
+            with_masks = use_masks and split != "train"
+            strips = list_strips(folder, img_format, use_masks=with_masks)
+            for line in truth_without_strip(folder) if with_masks else []:
+                warn_once(line)
             verification = verify_strips(strips, input_max, patch, size, good_files)
             size = size or verification.image_size
             groups[split] = verification.usable
@@ -97,6 +110,9 @@ def find_dataset(
         f"checked {count} strips and their masks in {seconds:.1f} s; "
         f"{unchanged} files unchanged since the last check"
     )
+    for split in ("valid", "test"):
+        if kinds := describe_kinds(groups[split]):
+            print(f"{split}: {kinds}")
     if groups["valid"]:
         return Dataset(size, **groups)
     groups["train"], groups["valid"] = set_aside(groups["train"], recipe)

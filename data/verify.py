@@ -5,14 +5,18 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.errors import UserError, prefix_errors
 from common.files import atomic_write, read_notes
+from common.notes import warn_once
 from data.folder import StripFile
-from data.image_files import load_image, load_mask
+from data.image_files import load_image
+from data.masks import load_mask
+from data.true_points import require_inside
 from gaussian import MAX_GREY
 from ops.tiling import tile_positions
 
@@ -91,13 +95,16 @@ def verify_strips(
     - a strip is smaller than a patch
     - its size is not `image_size` (None: the size of most strips)
     - another strip has the same name but for the suffix
-    - a defective strip has no mask although others have one
+    - a true point lies outside of its strip
+    - a defective strip has neither mask nor points although others have one of them
 
     Raises `UserError` if no value of all usable strips exceeds 1 although `input_max` does.
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
-    needs_mask = any(strip.mask for strip in strips)
+    needs_truth = any(strip.has_truth for strip in strips)
     good_files = good_files or VerifiedFiles()
+
+    empty_masks: list[str] = []
 
     def read(path: Path) -> list:
         image = load_image(path, input_max)
@@ -115,18 +122,23 @@ def verify_strips(
                         "found another image of that name, "
                         "expected names that differ without their suffix"
                     )
-                if needs_mask and strip.is_defective and not strip.mask:
+                if needs_truth and strip.is_defective and not strip.has_truth:
                     raise UserError(
                         f"found no mask {strip.path.stem}_mask, "
-                        "expected one as other defective strips have"
+                        "expected one as other defective strips have, or a row in points.csv"
                     )
-            if strip.mask:
+                require_inside(strip.points or (), (height, width))
+            marked = sum(
                 good_files.facts(
-                    strip.mask,
-                    f"mask {height}x{width}",
-                    2,
-                    lambda: list(load_mask(strip.mask, (height, width)).shape),
-                )
+                    mask,
+                    f"marked pixels of {height}x{width}",
+                    1,
+                    partial(_count_marked, mask, (height, width)),
+                )[0]
+                for mask in strip.masks
+            )
+            if strip.masks and strip.is_defective and not marked:
+                empty_masks.append(str(strip.mask))
         except UserError as error:
             return error
         return (height, width), highest
@@ -141,6 +153,11 @@ def verify_strips(
                 disable=None,
                 leave=False,
             )
+        )
+    if empty_masks:
+        warn_once(
+            f"{min(empty_masks)}: found a mask that marks nothing, though its strip lies in a "
+            f"folder of defective ones; masks like it: {len(empty_masks)}"
         )
     problems = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     facts = [
@@ -163,6 +180,10 @@ def verify_strips(
             facts[0][0].path.parent,
         )
     return Verification(expected, usable, problems)
+
+
+def _count_marked(mask: Path, image_size: tuple[int, int]) -> list[int]:
+    return [int(load_mask(mask, image_size).sum())]
 
 
 def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:

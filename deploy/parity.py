@@ -10,8 +10,8 @@ import torch
 
 from common.errors import UserError
 from data.demo_strips import make_strip
-from data.folder import list_images
 from data.image_files import load_image, to_unit_range
+from data.listing import list_images
 from deploy.export_module import StripGraph, strongest_peaks
 from deploy.onnx_predictor import to_model_input
 from deploy.session import open_session

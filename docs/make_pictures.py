@@ -20,7 +20,8 @@ from arguments import CHECKPOINT_FOLDER, newest
 from benchmarks.detectors import load_predictor
 from common.device import choose_device
 from data.demo_strips import STRIP_SIZE, make_strip
-from data.image_files import load_image, load_mask
+from data.image_files import load_image
+from data.masks import load_mask
 from data.recipes import RECIPES
 from dataloader import StripPatches, painted_samples
 from evaluation.detections import detect

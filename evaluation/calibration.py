@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.pipeline import StageTimes
-from data.folder import GOOD, StripFile
+from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
@@ -56,7 +56,7 @@ def calibrate_on(
 
 def good_strips(strips: list[StripFile]) -> list[StripFile]:
     """Return the strips that are known to have no defect."""
-    return [strip for strip in strips if strip.kind == GOOD]
+    return [strip for strip in strips if strip.is_defective is False]
 
 
 def best_sigmas(

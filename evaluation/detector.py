@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from data.folder import GOOD, list_strips
+from data.folder import list_strips, split_folder
 from data.ignored_regions import IgnoredRegions
+from data.truth_layout import split_of
 from data.verify import verify_strips
 from evaluation.calibration import (
     best_sigmas,
@@ -78,12 +79,11 @@ def classical(
 
     Raises `UserError` when those strips cannot be used.
     """
-    beside = Path(os.path.abspath(folder)).with_name("valid") if folder else None
-    valid = (
-        list_strips(beside, img_format)
-        if beside and folder.name == "test" and beside.is_dir()
-        else []
+    place = Path(os.path.abspath(folder)) if folder else None
+    beside = (
+        split_folder(place.parent, "valid") if place and split_of(place.name) == "test" else None
     )
+    valid = list_strips(beside, img_format) if beside else []
     verification = verify_strips(valid, input_max)
     if verification.problems:
         raise UserError(verification.problems[0])
@@ -94,7 +94,7 @@ def classical(
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
     info = ModelInfo("strip", input_max, predictor.align, measured=measured)
-    source = f"set on {beside / GOOD}" if beside else ""
+    source = f"set on {good[0].path.parent}" if good else ""
     return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 
 

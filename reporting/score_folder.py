@@ -13,7 +13,13 @@ import torch
 
 from common.errors import UserError
 from common.files import refused_by_system
-from data.folder import StripFile, list_strips, masks_without_strip
+from data.folder import (
+    StripFile,
+    describe_kinds,
+    list_strips,
+    require_one_split,
+    truth_without_strip,
+)
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX
 from data.verify import verify_strips
@@ -94,6 +100,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
                 "expected one elsewhere"
             )
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
+    require_one_split(folder)
     strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask)
     verification = verify_strips(
         strips, detector.info.input_max, detector.patch, detector.info.image_size
@@ -105,6 +112,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         )
     # raises now if the ignored regions do not fit: all strips have the same size
     ignored.of(verification.usable[0].path, verification.image_size)
+    if kinds := describe_kinds(verification.usable):
+        print(kinds)
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # false alarms are counted per strip, so the threshold holds for this size only
@@ -130,8 +139,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         raise UserError(
             f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}"
         )
-    unused = masks_without_strip(folder, strips) if settings.use_ground_truth_mask else []
-    result.warnings += [f"{path}: found a mask without a strip of its name" for path in unused]
+    if settings.use_ground_truth_mask:
+        result.warnings += truth_without_strip(folder)
     drift = write_everything(
         output_dir, detector, result, threshold, settings_shown(detector, folder, settings)
     )
@@ -189,7 +198,7 @@ def evaluate_with_baselines(
     The baselines show whether the detector is worth its cost. `pictures_per_kind` limits how many
     strips of each kind get a picture; None means all.
     """
-    has_truth = any(strip.mask for strip in strips)
+    has_truth = any(strip.has_truth for strip in strips)
     baselines = (
         make_baselines(detector.info.measured.get("rival_sigmas", {}), detector.device)
         if has_truth

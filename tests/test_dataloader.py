@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from data import strip_cache
-from data.image_files import load_image, load_mask, to_unit_range
+from data.image_files import load_image, to_unit_range
+from data.masks import load_mask
 from data.recipes import ClassicRecipe
 from dataloader import EpochBatches, StripPatches
 from ops.tiling import tile_positions

@@ -10,7 +10,8 @@ from common.errors import UserError
 from data import demo_strips
 from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, render_channel
 from data.folder import list_strips
-from data.image_files import load_image, load_mask
+from data.image_files import load_image
+from data.masks import load_mask
 from gaussian import AMPLITUDES, Defect, paint
 from prepare_dataset import parse_args, prepare
 from tests.conftest import run

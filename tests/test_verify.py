@@ -5,8 +5,9 @@ import pytest
 
 from common.errors import UserError
 from data import verify
-from data.folder import list_images, list_strips, split_beside
+from data.folder import list_strips, split_beside
 from data.image_files import load_image
+from data.listing import list_images
 from data.verify import VerifiedFiles, verify_strips
 
 GOOD = np.full((3, 150, 140), 100, np.float32)
