@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
@@ -163,6 +164,45 @@ def parse_scoring(
             "expected one way to set it"
         )
     return parsed
+
+
+def require_like_flags(parser: argparse.ArgumentParser, values: dict[str, Any]) -> None:
+    """Raise `UserError` for a value that the flag of its name does not give.
+
+    `values` are settings by name, as a file holds them: paths as text. Names without a flag pass.
+    """
+    for flag in parser._actions:  # argparse has no public way to its flags
+        if flag.dest in values and not _is_of_flag(flag, values[flag.dest]):
+            raise UserError(
+                f"found a run of --{flag.dest} {shown(values[flag.dest])}, "
+                "expected a value that the flag takes"
+            )
+
+
+def _is_of_flag(flag: argparse.Action, value: object) -> bool:
+    if value is None:
+        return flag.default is None
+    if flag.nargs == 0 or flag.type is true_or_false:
+        return isinstance(value, bool)
+    if isinstance(flag.nargs, int):
+        is_list = isinstance(value, list | tuple) and len(value) == flag.nargs
+        return is_list and all(_is_one_of_flag(flag, entry) for entry in value)
+    return _is_one_of_flag(flag, value)
+
+
+def _is_one_of_flag(flag: argparse.Action, value: object) -> bool:
+    """Whether the flag makes exactly this value of its text."""
+    if flag.choices is not None:
+        return isinstance(value, str) and value in flag.choices
+    if flag.type in (None, Path):
+        return isinstance(value, str) and "\0" not in value
+    if type(value) not in (int, float):
+        return False
+    try:
+        parsed = flag.type(repr(value))
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+    return parsed == value
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:

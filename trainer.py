@@ -27,6 +27,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +41,7 @@ from arguments import (
     camera_range,
     command_parser,
     positive,
+    require_like_flags,
     share,
     whole_number,
 )
@@ -69,7 +71,7 @@ from training.checkpoint import build_network, load_checkpoint, model_info, save
 from training.distillation import check_teacher, require_not_of_run
 from training.guards import explained_failures
 from training.loop import Training
-from training.resume import describe_resumption, find_last_checkpoint
+from training.resume import describe_resumption, find_last_checkpoint, require_state_fits
 from training.run_folder import (
     ALIGNED_SUFFIX,
     TEST_SUFFIX,
@@ -126,6 +128,40 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     The result has every setting, with the recipe's defaults, and `given`, the names of the flags
     that the command line sets. A wrong command line ends the process.
     """
+    parser = make_parser()
+    defaults = vars(parser.parse_args([]))
+    given = vars(
+        parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN)))
+    )
+    given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
+    recipe = given.get("recipe", defaults["recipe"])
+    derived = {
+        "recipe_settings": settings_of_recipe(recipe),
+        "teacher_sha256": None,
+        "given": list(given),
+    }
+    parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
+    if not parsed.resume and not parsed.training_dataset_path:
+        parser.error("found neither --training_dataset_path nor --resume, expected one of them")
+    problem = None if parsed.resume else find_contradiction(vars(parsed))
+    if problem:
+        parser.error(problem)
+    return parsed
+
+
+def find_contradiction(values: dict[str, Any]) -> str | None:
+    """A line on settings of which each is valid but that exclude each other; None without any."""
+    weighting, align = values["weighting"], values["align"]
+    if weighting != "none" and align == "none":
+        return f"--weighting {weighting}: found --align none, expected registered references"
+    fewest, most = values["num_defects_range"]
+    if fewest > most:
+        return f"--num_defects_range: found {[fewest, most]}, expected MIN no larger than MAX"
+    return None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line; a resumed run's settings are held against it, too."""
     parser = command_parser(__doc__)
     number = whole_number
     parser.add_argument(
@@ -273,30 +309,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="batch norm over all processes' patches; GPUs only",
     )
-    defaults = vars(parser.parse_args([]))
-    given = vars(
-        parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN)))
-    )
-    given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
-    recipe = given.get("recipe", defaults["recipe"])
-    derived = {
-        "recipe_settings": settings_of_recipe(recipe),
-        "teacher_sha256": None,
-        "given": list(given),
-    }
-    parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
-    if not parsed.resume and not parsed.training_dataset_path:
-        parser.error("found neither --training_dataset_path nor --resume, expected one of them")
-    if parsed.weighting != "none" and parsed.align == "none" and not parsed.resume:
-        parser.error(
-            f"--weighting {parsed.weighting}: found --align none, expected registered references"
-        )
-    if parsed.num_defects_range[0] > parsed.num_defects_range[1]:
-        parser.error(
-            f"--num_defects_range: found {parsed.num_defects_range}, "
-            "expected MIN no larger than MAX"
-        )
-    return parsed
+    return parser
 
 
 def train(arguments: argparse.Namespace) -> Path | None:
@@ -349,7 +362,13 @@ def prepare(
     content = load_checkpoint(resumed) if resumed else {}
     if resumed:
         with prefix_errors(resumed):
+            kept = {name: content[name] for name in values if name in content and name != "gpu_id"}
+            require_like_flags(make_parser(), kept)
             values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
+            problem = find_contradiction(values)
+            if problem:
+                raise UserError(problem)
+            require_state_fits(content, ARCHITECTURES[values["arch"]], values["base_channels"])
     settings = from_values(TrainingSettings, values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")

@@ -5,6 +5,7 @@ It ends with one line, an exit code, and no half-written file.
 
 import errno
 import os
+import reprlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class DeferredSignal:
     number: int = 0
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother, _SHORT.maxlevel = 60, 60, 60, 2
 _held: DeferredSignal | None = None  # not None while signals are deferred
 # The last signal's number, kept because Python swallows an exception that a signal handler raises
 # while a finalizer runs.
@@ -75,6 +78,14 @@ def one_line(error: Exception, longest: int = 200) -> str:
     """
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"... {text[-longest:]}"
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as an error shows it: at most some 60 characters.
+
+    The whole `repr` of a hostile value may need more memory than there is.
+    """
+    return _SHORT.repr(value)
 
 
 def is_failure(error: BaseException) -> bool:

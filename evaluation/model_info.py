@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from evaluation.thresholds import (
     DEFAULT_RATE,
     HIGHEST_RATE,
@@ -17,6 +17,7 @@ from ops.classical import POINT_SIGMAS
 from ops.tiling import PATCH_SIZES
 
 STRIP_DETECTOR = "strip detector"  # also the tool of a file without the entry `tool`
+MAX_NAME = 60  # characters of a tool's name that are printed
 KEPT_WITH_MODEL = "kept with the model"  # the printed origin of a model's own threshold
 
 # What a training measures on held-out strips, for the threshold, the drift warnings and the
@@ -84,8 +85,9 @@ class ModelInfo:
 
 def require_tool(found: object, expected: str) -> None:
     """Raise `UserError`, without the path, unless the tool `expected` made the model."""
-    if found != expected:
-        raise UserError(f"found a model of the {found}, expected one of the {expected}")
+    if not isinstance(found, str) or found != expected:
+        name = found if isinstance(found, str) and len(found) <= MAX_NAME else shown(found)
+        raise UserError(f"found a model of the {name}, expected one of the {expected}")
 
 
 def check_measured(content: dict[str, Any]) -> None:
@@ -96,15 +98,20 @@ def check_measured(content: dict[str, Any]) -> None:
         ),
         "calibration": lambda value: value is None or is_calibration(value),
         "channel_ranges": lambda value: (
-            isinstance(value, dict) and all(map(_is_range, value.values()))
+            isinstance(value, dict)
+            and all(isinstance(name, str) for name in value)
+            and all(map(_is_range, value.values()))
         ),
         "rival_sigmas": lambda value: (
-            isinstance(value, dict) and all(sigma in POINT_SIGMAS for sigma in value.values())
+            isinstance(value, dict)
+            and all(
+                type(sigma) in (int, float) and sigma in POINT_SIGMAS for sigma in value.values()
+            )
         ),
     }
     for name, is_usable in checks.items():
         if name in content and not is_usable(content[name]):
-            found = f"{content[name]!r:.60}"
+            found = shown(content[name])
             raise UserError(
                 f"found {name} {found}, expected what a training measures on held-out strips"
             )

@@ -4,17 +4,22 @@ import errno
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 import export_onnx_fullimage
 import inference_onnx
 import inference_pytorch
 import trainer
+from common.distributed import SINGLE_PROCESS
 from common.errors import UserError, prefix_errors, run_command
 from common.pipeline import StageTimes
 from data.folder import StripFile
@@ -23,7 +28,11 @@ from data.image_files import load_image
 from data.verify import VerifiedFiles
 from evaluation.stream import iter_predictions
 from prepare_dataset import write_strip
+from tests.conftest import arguments_for, without_test
 from training.checkpoint import load_checkpoint
+from training.loop import Training
+from training.resume import RESUME_KEYS
+from training.strip_task import StripTask
 
 STRIP = np.full((3, 130, 130), 90, np.uint8)
 
@@ -212,9 +221,94 @@ def test_an_image_size_is_one_that_could_be_scored():
         ({"img_width": 0}, r"found strips of \(200, 0\)"),
         ({"img_width": True}, "found img_width True"),
         ({"input_max": float("inf")}, "found input_max inf"),
-        ({"seed": "9" * 10_000}, "found seed '9{59}, expected"),
+        ({"seed": "9" * 10_000}, r"found seed '9+\.\.\.9+', expected"),
     ],
 )
 def test_a_checkpoint_s_facts_have_limits(changes, message, make_checkpoint):
     with pytest.raises(UserError, match=message):
         load_checkpoint(make_checkpoint(**changes))
+
+
+@pytest.fixture(scope="module")
+def resumable(dataset, tmp_path_factory) -> dict[str, Any]:
+    """The content of the last checkpoint of a training of one step."""
+    root = without_test(dataset, tmp_path_factory.mktemp("data") / "strips")
+    folder = tmp_path_factory.mktemp("run")
+    arguments = trainer.parse_args(arguments_for(root, folder))
+    with ExitStack() as resources:
+        run = trainer.prepare(arguments, SINGLE_PROCESS, resources)
+        task = StripTask(run.settings, run.dataset, SINGLE_PROCESS.device)
+        training = Training(task, run.settings, SINGLE_PROCESS, run.folder, None)
+        training.take_step(next(training.loader.steps(0, 0)))
+        training.finish_epoch({})
+    return load_checkpoint(run.folder.last)
+
+
+# Each is of a kind that the setting does not have, or out of its range.
+HOSTILE = ("/../../../x", -1, True, None, float("nan"), 10**30, [], {}, [[]], "\0", 0.5)
+FLAGS_OF_A_RUN = [
+    flag.dest
+    for flag in trainer.make_parser()._actions
+    if flag.dest not in ("help", "resume", "overwrite", "gpu_id", "checkpoint_path", "version")
+]
+
+
+@pytest.fixture
+def prepared_with(tmp_path, monkeypatch) -> Callable[[dict[str, Any]], str | None]:
+    """The error of a run that is resumed from a checkpoint of some content; None without one."""
+    path = tmp_path / "a" / "b" / "c" / "run.pth"
+
+    def prepare(content: dict[str, Any]) -> str | None:
+        monkeypatch.setattr(trainer, "load_checkpoint", lambda path: content)
+        arguments = trainer.parse_args(["--resume", str(path), "--gpu_id", "-1"])
+        try:
+            with ExitStack() as resources:
+                trainer.prepare(arguments, SINGLE_PROCESS, resources)
+        except UserError as error:
+            return str(error)
+        return None
+
+    return prepare
+
+
+@pytest.mark.parametrize("name", FLAGS_OF_A_RUN)
+def test_a_resumed_setting_is_checked_like_its_flag(name, resumable, prepared_with, tmp_path):
+    """None of them ends in a traceback, and none writes anything outside of its folder."""
+    refused = 0
+    for value in HOSTILE:
+        if type(value) is type(resumable[name]) and name in ("training_dataset_path", "teacher"):
+            continue  # any text is a path
+        error = prepared_with(resumable | {name: value})
+        refused += error is not None and "run.pth: found" in error
+        written = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+        assert all(file.startswith(("BgRemoval_lr", ".")) for file in written)
+    assert refused >= len(HOSTILE) - 4, name  # some flags take one or the other of them
+
+
+@pytest.mark.parametrize(
+    "name",
+    (*RESUME_KEYS, "strips_sha256", "recipe_settings", "epoch"),
+)
+def test_a_resumed_run_s_state_is_checked(name, resumable, prepared_with):
+    for value in ("/../../../x", -1, [{}], {"state": {}, "param_groups": []}, torch.ones(3)):
+        error = prepared_with(resumable | {name: value})
+        assert error and "\n" not in error, (name, value)
+
+
+def test_weights_and_optimizer_of_another_network_are_refused(resumable, prepared_with):
+    error = prepared_with(resumable | {"base_channels": 8})
+    assert "found weights of another network" in error
+    state = resumable["optimizer_state_dict"]
+    changed = state["state"] | {0: state["state"][0] | {"exp_avg": torch.zeros(1)}}
+    other = {"optimizer_state_dict": state | {"state": changed}}
+    assert "does not fit the network" in prepared_with(resumable | other)
+    assert prepared_with(resumable) is None
+
+
+def test_a_small_file_cannot_describe_a_large_network(resumable, make_checkpoint):
+    weights = {
+        name: torch.zeros(()).expand(tensor.shape)
+        for name, tensor in resumable["model_state_dict"].items()
+    }
+    with pytest.raises(UserError, match="does not hold tensors by name"):
+        load_checkpoint(make_checkpoint(model_state_dict=weights))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError, one_line, prefix_errors
+from common.errors import UserError, one_line, prefix_errors, shown
 from common.files import atomic_write
 from data.image_files import DEFAULT_INPUT_MAX, INPUT_MAX_LIMITS
 from data.image_headers import require_decodable
@@ -112,7 +112,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not (
             isinstance(weights, dict)
             and weights
-            and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+            and all(
+                isinstance(name, str) and _is_stored(tensor) for name, tensor in weights.items()
+            )
         ):
             raise UserError(
                 "found a model_state_dict that does not hold tensors by name, "
@@ -126,7 +128,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ]
         if wrong:
             raise UserError(
-                f"found {wrong[0]} {content[wrong[0]]!r:.60}, expected a checkpoint of trainer.py"
+                f"found {wrong[0]} {shown(content[wrong[0]])}, expected a checkpoint of trainer.py"
             )
         size = (content["img_height"], content["img_width"])
         if min(size) < 1:
@@ -134,16 +136,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         require_decodable(math.prod(size) * 3, size)
         if content["image_type"] not in PATCH_SIZES:
             raise UserError(
-                f"found image type {content['image_type']!r}, "
+                f"found image type {shown(content['image_type'])}, "
                 f"expected one of {', '.join(PATCH_SIZES)}"
             )
         if content["align"] not in ALIGN_MODES:
             raise UserError(
-                f"found align {content['align']!r}, expected one of {', '.join(ALIGN_MODES)}"
+                f"found align {shown(content['align'])}, expected one of {', '.join(ALIGN_MODES)}"
             )
         if content["weighting"] not in WEIGHTINGS:
             raise UserError(
-                f"found weighting {content['weighting']!r}, expected one of {', '.join(WEIGHTINGS)}"
+                f"found weighting {shown(content['weighting'])}, "
+                f"expected one of {', '.join(WEIGHTINGS)}"
             )
         if content["weighting"] != "none" and content["align"] == "none":
             raise UserError(
@@ -152,10 +155,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             )
         if not INPUT_MAX_LIMITS[0] <= content["input_max"] <= INPUT_MAX_LIMITS[1]:
             raise UserError(
-                f"found input_max {content['input_max']:.60g}, expected the camera's largest value"
+                f"found input_max {shown(content['input_max'])}, "
+                "expected the camera's largest value"
             )
         check_measured(content)
         return content
+
+
+def _is_stored(value: object) -> bool:
+    """Whether a value is a dense tensor on the CPU, each of whose elements is in the file.
+
+    A tensor that repeats one element may describe a network of any size in a small file.
+    """
+    if not isinstance(value, torch.Tensor) or value.is_quantized:
+        return False
+    is_dense = value.layout is torch.strided and value.device.type == "cpu"
+    return is_dense and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def model_info(content: dict[str, Any]) -> ModelInfo:
@@ -184,16 +199,20 @@ def build_network(content: dict[str, Any], path: Path) -> SegmentationNetwork:
         name = content["network"]
         if name not in NETWORK_CLASSES:
             raise UserError(
-                f"found weights of the network {name!r}, "
+                f"found weights of the network {shown(name)}, "
                 f"expected one of {', '.join(NETWORK_CLASSES)}"
             )
         if FIRST_LAYER not in weights:
             first = next(iter(weights))
             raise UserError(
-                f"found weights of another network (they begin with {first!r}), "
+                f"found weights of another network (they begin with {shown(first)}), "
                 f"expected those of {name}"
             )
         try:
+            # without memory first: a damaged width may ask for more than there is
+            with torch.device("meta"):
+                shapes = NETWORK_CLASSES[name](base_channels=len(weights[FIRST_LAYER]))
+            shapes.load_state_dict(weights, assign=True)
             network = NETWORK_CLASSES[name](base_channels=len(weights[FIRST_LAYER]))
             network.load_state_dict(weights)
         except (RuntimeError, TypeError) as error:

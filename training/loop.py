@@ -70,7 +70,11 @@ class Training:
         self.running_loss = RunningLoss(processes)
         if resumed:
             self.network.load_state_dict(resumed["model_state_dict"])
-            self.optimizer.load_state_dict(resumed["optimizer_state_dict"])
+            hyperparameters = self.optimizer.state_dict()["param_groups"]
+            # Adam's own settings are the code's, not the file's
+            self.optimizer.load_state_dict(
+                resumed["optimizer_state_dict"] | {"param_groups": hyperparameters}
+            )
             self.history, self.step = resumed["history"], resumed["step"]
             self.running_loss = RunningLoss(processes, resumed["loss_sum"], resumed["loss_count"])
         self.ddp = self._wrap_for_processes() if processes.count > 1 else None

@@ -1,10 +1,14 @@
 """--resume: which checkpoint a run continues from, and with which settings."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+import torch
+from torch import nn
+
+from common.errors import UserError, shown
 from training.checkpoint import BEST_SUFFIX
 from training.run_folder import NOT_FINITE_SUFFIX
 from training.settings import Start, as_plain
@@ -44,7 +48,9 @@ def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> P
         return place
     other_suffixes = (BEST_SUFFIX, NOT_FINITE_SUFFIX)
     found = [
-        path for path in place.glob(f"{pattern}.pth") if not path.name.endswith(other_suffixes)
+        path
+        for path in place.glob(f"{pattern}.pth")
+        if path.is_file() and not path.name.endswith(other_suffixes)
     ]
     if not found:
         raise UserError(
@@ -64,11 +70,80 @@ def require_resumable(content: dict[str, Any], processes: int, more: Iterable[st
         raise UserError(
             f"found no {missing[0]}, expected a checkpoint of a training that can be resumed"
         )
+    checks = {
+        **dict.fromkeys(("step", "loss_count", "processes"), _is_count),
+        "loss_sum": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+        "history": _is_history,
+        "epoch": _is_count,
+    }
+    wrong = [key for key, is_usable in checks.items() if not is_usable(content[key])]
+    if wrong:
+        raise UserError(
+            f"found {wrong[0]} {shown(content[wrong[0]])}, expected what a training writes"
+        )
     if content["processes"] != processes:
         raise UserError(
             f"found a run of {content['processes']} processes (NPROC), "
             f"expected as many as now: {processes}"
         )
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_history(value: object) -> bool:
+    """Whether a value is a `History`: epochs from 1 on, with numbers by name."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and all(type(entry.get(name)) in (int, float) for name in ("epoch", "loss", "lr"))
+        and entry["epoch"] == number
+        and all(
+            isinstance(name, str) and isinstance(figure, int | float | None)
+            for name, figure in entry.items()
+        )
+        for number, entry in enumerate(value, start=1)
+    )
+
+
+def require_state_fits(
+    content: dict[str, Any], network_class: type[nn.Module], base_channels: int
+) -> None:
+    """Check that weights and optimizer state fit the network that the run continues with.
+
+    Raises `UserError`, without the path, when they are another network's, or damaged.
+    """
+    with torch.device("meta"):  # shapes alone
+        network = network_class(base_channels=base_channels)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in content["model_state_dict"].items()}
+    if found != expected:
+        raise UserError(
+            f"found weights of another network than the run's {network_class.__name__} "
+            f"of --base_channels {base_channels}"
+        )
+    if not _is_adam_state(content["optimizer_state_dict"], list(network.parameters())):
+        raise UserError("found an optimizer_state_dict that does not fit the network")
+
+
+def _is_adam_state(value: object, parameters: list[torch.Tensor]) -> bool:
+    """Whether a value is what Adam's `state_dict` gives for these parameters."""
+    numbers = list(range(len(parameters)))
+    if not isinstance(value, dict):
+        return False
+    try:
+        (group,), states = value["param_groups"], value["state"]
+        if group["params"] != numbers or list(states) not in ([], numbers):
+            return False
+        return all(
+            states[number][name].shape == parameters[number].shape
+            and states[number][name].is_floating_point()
+            and states[number]["step"].numel() == 1
+            for number in states
+            for name in ("exp_avg", "exp_avg_sq")
+        )
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return False
 
 
 def resumed_values(

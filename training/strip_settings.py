@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from data.recipes import CLASSIC, RECIPES, settings_of_recipe
 from data.splits import Dataset
 from ops.tiling import PATCH_SIZES
@@ -76,6 +76,8 @@ def resumed_strip_values(
     path, when the run cannot continue as asked.
     """
     require_resumable(content, processes, [STRIPS_HASH])
+    if not isinstance(content["training_dataset_path"], str):
+        raise UserError("found no training_dataset_path, expected the folder of the run's strips")
     tool_values = {
         "training_dataset_path": Path(content["training_dataset_path"]),
         **resumed_recipe(content),
@@ -97,6 +99,8 @@ def resumed_recipe(content: dict[str, Any]) -> dict[str, Any]:
     `UserError`, without the path, when this code's recipe differs from the one in the run.
     """
     recipe, stored = content.get("recipe", CLASSIC), content.get("recipe_settings", {})
+    if not isinstance(stored, dict):
+        raise UserError(f"found recipe_settings {shown(stored)}, expected amounts by name")
     if recipe not in RECIPES:
         raise UserError(f"found a run of --recipe {recipe}, expected one of {', '.join(RECIPES)}")
     current = settings_of_recipe(recipe)
