@@ -49,6 +49,7 @@ class StripPatches(Dataset):
         self.paths = paths
         self.strips = OpenStrips(paths, cache_size)
         self.patch = patch
+        self.image_size = tuple(image_size)
         self.positions = tile_positions(image_size, patch)
         self.synthesis = synthesis
         self.seed = seed
@@ -84,7 +85,13 @@ class StripPatches(Dataset):
         strip, (y, x) = self._locate(index)
         with prefix_errors(self.paths[strip]):
             channels = self.strips[strip]
-        return to_grey_levels(channels[:, y : y + self.patch, x : x + self.patch], self.input_max)
+            if channels.shape[1:] != self.image_size:
+                raise UserError(
+                    f"found {channels.shape[1:]} (height, width), "
+                    f"expected {self.image_size} as when the training began"
+                )
+            crop = channels[:, y : y + self.patch, x : x + self.patch]
+        return to_grey_levels(crop, self.input_max)
 
 
 class EpochBatches(Sampler):

@@ -50,7 +50,7 @@ from arguments import (
     require_input_max,
     whole_number,
 )
-from common.errors import UserError, prefix_errors, run_command
+from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
@@ -65,6 +65,7 @@ from deploy.metadata import (
     write_entries,
 )
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
+from deploy.onnx_file import GRAPH_HASH
 from deploy.onnx_predictor import to_model_input
 from deploy.parity import PARITY, compare_modes, parity_strips, prove_parity
 from deploy.precision import PRECISIONS, in_half_precision, quantize
@@ -461,12 +462,15 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
 def is_up_to_date(path: Path, entries: dict[str, str]) -> bool:
     """Whether `path` is a readable ONNX file whose metadata include all `entries`.
 
-    The entries identify the checkpoint and describe how it was exported.
+    The entries identify the checkpoint and describe how it was exported. The file has to have the
+    hash of its graph, too, which shows that nothing has changed in it since.
     """
     try:
-        return entries.items() <= read_entries(path).items()
+        with failures_as_user_errors():
+            found = read_entries(path)
     except UserError:
         return False
+    return GRAPH_HASH in found and entries.items() <= found.items()
 
 
 def read_entries(path: Path) -> dict[str, str]:

@@ -49,7 +49,7 @@ class IgnoredRegions:
         if self.mask_channel is None:
             return self._common
         with prefix_errors(path):
-            channels = open_channels(path, Channels.STRIP_WITH_MASK)
+            channels = open_channels(path, Channels.STRIP_WITH_MASK, is_mapped=False)
             if len(channels) <= self.mask_channel:
                 raise UserError(
                     f"found {len(channels)} channels, "

@@ -59,7 +59,7 @@ def load_image(
     lie outside the range.
     """
     with prefix_errors(path):
-        planes = open_channels(path, channels)
+        planes = open_channels(path, channels, is_mapped=False)
         _check_values(planes, input_max)
         return to_grey_levels(planes, input_max)
 
@@ -80,15 +80,18 @@ def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
     return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
 
 
-def open_channels(path: Path, channels: Channels = Channels.STRIP) -> np.ndarray:
+def open_channels(
+    path: Path, channels: Channels = Channels.STRIP, is_mapped: bool = True
+) -> np.ndarray:
     """The wanted channels as (C, H, W), with the file's own type and values.
 
-    Where the file allows it the array is memory-mapped, so that pixels are read on first use. This
+    Where `is_mapped` and the file allows it, the array is memory-mapped, so that nothing is read
+    yet; to touch a pixel of a file that was cut short meanwhile would end the process. This
     function does not check values.
 
     Raises `UserError`, without the path, for a file without these channels or of another type.
     """
-    pixels, channel_axis = read_pixels(path)
+    pixels, channel_axis = read_pixels(path, is_mapped)
     if not (
         np.issubdtype(pixels.dtype, np.floating)
         or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)
@@ -123,7 +126,7 @@ def _only_channel(pixels: np.ndarray) -> np.ndarray:
     raise UserError(f"found an image of shape {pixels.shape}, expected one grey channel")
 
 
-def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
+def read_pixels(path: Path, is_mapped: bool = False) -> tuple[np.ndarray, int | None]:
     """The pixels of a file, of any shape, and the channel axis where the file names it (else None).
 
     Every image file is opened by this function.
@@ -133,7 +136,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
     try:
         require_regular(path)
         if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
-            return _read_tiff(path)
+            return _read_tiff(path, is_mapped)
         return _read_png_or_jpg(path), 2
     except UserError:
         raise
@@ -144,8 +147,8 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int | None]:
         ) from None
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
-    """As `read_pixels`; memory-mapped where the pixels are neither compressed nor scattered."""
+def _read_tiff(path: Path, is_mapped: bool) -> tuple[np.ndarray, int | None]:
+    """As `read_pixels`; a map is possible where the pixels are neither compressed nor scattered."""
     # an OME file may name other files to read, anywhere
     with tifffile.TiffFile(path, _multifile=False) as tiff:
         series = _main_image(tiff.series)
@@ -153,7 +156,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, int | None]:
         channel_axis = next(
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None
         )
-        if series.dataoffset is None or not series.keyframe.is_memmappable:
+        if not is_mapped or series.dataoffset is None or not series.keyframe.is_memmappable:
             return series.asarray(), channel_axis
         pixel_type = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
         return np.memmap(path, pixel_type, "r", series.dataoffset, series.shape), channel_axis

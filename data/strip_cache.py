@@ -1,6 +1,6 @@
 """The strips of a data set, opened on first use.
 
-They are memory-mapped, or decoded once for all worker processes.
+Their pixels stay in the files, or are decoded once for all worker processes.
 """
 
 import mmap
@@ -13,50 +13,54 @@ import numpy as np
 
 from common.errors import prefix_errors
 from data.image_files import open_channels
+from data.strip_in_file import StripInFile
 
-# Memory-mapped strips that stay open. Each needs an open file, of which many systems allow a
-# process 1024.
-MAPS_KEPT = 256
+# Strips whose files stay open. Many systems allow a process 1024 open files.
+FILES_KEPT = 256
 
 
 class OpenStrips:
     """The strips of a data set by their number, opened on first use.
 
-    A memory-mapped strip needs no memory of its own, whatever the number of worker processes;
-    MAPS_KEPT of them stay open. If strips have to be decoded, the first `decoded_kept` of the data
+    A strip in an uncompressed file is read from there, whatever the number of worker processes;
+    FILES_KEPT of them stay open. If strips have to be decoded, the first `decoded_kept` of the data
     set stay in memory, once for all worker processes.
     """
 
     def __init__(self, paths: list[Path], decoded_kept: int):
         self.paths = paths
-        self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._in_files: OrderedDict[int, StripInFile] = OrderedDict()
         self._decoded = (
             SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
         )
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        """Return the strip's channels (3, H, W) as stored; raises `UserError` if unreadable."""
-        if number in self._mapped:
-            self._mapped.move_to_end(number)
-            return self._mapped[number]
+    def __getitem__(self, number: int) -> np.ndarray | StripInFile:
+        """Return the strip's channels (3, H, W) as stored, to be cropped.
+
+        Raises `UserError` or `OSError` if the file cannot be read.
+        """
+        if number in self._in_files:
+            self._in_files.move_to_end(number)
+            return self._in_files[number]
         decoded = self._decoded[number] if self._decoded else None
         if decoded is not None:
             return decoded
         channels = open_channels(self.paths[number])
         if isinstance(channels, np.memmap):
-            self._keep_mapped(number, channels)
-        elif self._decoded:
+            return self._keep_in_file(number, channels)
+        if self._decoded:
             self._decoded.keep(number, channels)
         return channels
 
-    def _keep_mapped(self, number: int, channels: np.ndarray) -> None:
-        self._mapped[number] = channels
-        if len(self._mapped) > MAPS_KEPT:
-            self._mapped.popitem(last=False)
+    def _keep_in_file(self, number: int, channels: np.memmap) -> StripInFile:
+        self._in_files[number] = strip = StripInFile(self.paths[number], channels)
+        if len(self._in_files) > FILES_KEPT:
+            self._in_files.popitem(last=False)[1].close()
+        return strip
 
     def __getstate__(self) -> dict[str, Any]:
         # a process that is not forked opens the strips itself
-        return self.__dict__ | {"_mapped": OrderedDict(), "_decoded": None}
+        return self.__dict__ | {"_in_files": OrderedDict(), "_decoded": None}
 
 
 class SharedStrips:
@@ -71,7 +75,7 @@ class SharedStrips:
         with prefix_errors(example):
             channels = open_channels(example)
         if isinstance(channels, np.memmap):
-            count = 0  # a data set of memory-mapped strips needs no decoding
+            count = 0  # a data set of uncompressed files needs no decoding
         self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(
             count, *channels.shape
         )

@@ -15,8 +15,9 @@ from typing import Any
 
 import onnx
 
-from common.errors import UserError
+from common.errors import UserError, shown
 from common.files import file_hash
+from data.image_files import INPUT_MAX_LIMITS
 from deploy.export_module import (
     DETECTION_COLUMNS,
     INPUT_CHANNELS,
@@ -25,6 +26,7 @@ from deploy.export_module import (
     StripGraph,
     largest_value,
 )
+from deploy.onnx_file import GRAPH_HASH, graph_hash
 from evaluation.model_info import (
     MEASURED,
     STRIP_DETECTOR,
@@ -54,6 +56,7 @@ REQUIRED_ENTRIES = (
 )
 # the threshold entries of a checkpoint whose training measured nothing on good strips
 NO_THRESHOLD = "none"
+MAX_DIGITS = 9  # of schema_version
 MAX_SHOWN = 100  # characters of an entry that are printed
 
 
@@ -165,9 +168,10 @@ def _join_ranges(ranges: list[tuple[int, int]]) -> str:
 
 
 def write_entries(path: Path, entries: dict[str, str]) -> None:
-    """Replace all metadata entries of the ONNX file at `path`."""
+    """Replace all metadata entries of the ONNX file at `path`, and add the hash of its graph."""
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, entries)
+    hashed = {GRAPH_HASH: graph_hash(model.SerializeToString())}
+    onnx.helper.set_model_props(model, entries | hashed)
     onnx.save(model, path)
 
 
@@ -183,9 +187,9 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
             "expected a file of this suite's export_onnx_fullimage.py: export again"
         )
     version = entries["schema_version"]
-    if not version.isdecimal():
+    if not version.isdecimal() or len(version) > MAX_DIGITS:
         raise UserError(
-            f"found schema_version {version!r} in its metadata, expected a whole number"
+            f"found schema_version {shown(version)} in its metadata, expected a whole number"
         )
     if int(version) > SCHEMA_VERSION:
         raise UserError(
@@ -208,7 +212,7 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
     ):
         if entries[name] not in known:
             raise UserError(
-                f"found {name} {entries[name]!r} in its metadata, "
+                f"found {name} {shown(entries[name])} in its metadata, "
                 f"expected one of {', '.join(known)}"
             )
     info = ModelInfo(
@@ -222,13 +226,13 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
 
 
 def _parse_input_max(text: str) -> float:
-    """Parse the camera's largest value. Raises `UserError` unless it is finite and above 0."""
+    """Parse the camera's largest value. Raises `UserError` unless it is in INPUT_MAX_LIMITS."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise UserError(f"found input_max {text!r} in its metadata, expected a number above 0")
+    if not INPUT_MAX_LIMITS[0] <= value <= INPUT_MAX_LIMITS[1]:
+        raise UserError(f"found input_max {shown(text)} in its metadata, expected a number above 0")
     return value
 
 
@@ -236,7 +240,7 @@ def _parse_measured(entries: dict[str, str]) -> dict[str, Any]:
     """Parse the values measured on held-out strips. Raises `UserError` for unusable ones."""
     try:
         measured = {name: json.loads(entries[name]) for name in MEASURED}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(
             "found metadata that are no JSON, expected a file of export_onnx_fullimage.py"
         ) from None

@@ -33,9 +33,10 @@ class OnnxPredictor:
             self.device = self.placed.device
             self.batch = settings.batch
             self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map)
-            nodes = [*self.session.get_inputs(), self.session.get_outputs()[0]]
+            nodes = [*self.session.get_inputs(), *self.session.get_outputs()[:1]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
-            height, width = signature[0][-2:]
+            # an input or output may have any number of dimensions, or none
+            height, width = [*signature[0], *(None,) * 2][3:5] if signature else (None, None)
             kind = ONNX_TYPES[INPUTS[self.metadata.input_kind]]
             expected = [
                 ("input", kind, self.metadata.channels, height, width),

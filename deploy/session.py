@@ -16,6 +16,7 @@ import torch  # before any session is created: it loads the CUDA libraries of it
 from common.errors import UserError, one_line
 from common.files import file_hash, refused_by_system
 from deploy.nvidia import tensorrt_version, visible_gpus
+from deploy.onnx_file import read_file
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -71,13 +72,14 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
     """Open a model on the requested device; `auto` is CUDA if it computes the graph, else the CPU.
 
-    Raises `UserError`, without the path, when the file is missing or not a model, or when the
-    device does not compute it.
+    Raises `UserError`, without the path, when the file is missing or not a model, as
+    `onnx_file.read_file`, or when the device does not compute it.
     """
     if not path.is_file():
         raise UserError(
             "found no such file, expected an ONNX file written by export_onnx_fullimage.py"
         )
+    read_file(path)
     if settings.cuda_graph and settings.device != "cuda":
         raise UserError(f"--cuda_graph: found --device {settings.device}, expected --device cuda")
     if settings.device != "auto":
@@ -124,7 +126,12 @@ class FreeCall:
         self.output = session.get_outputs()[0].name
 
     def __call__(self, strips: np.ndarray) -> np.ndarray:
-        return self.session.run([self.output], {self.input: strips})[0][:, 0]
+        answer = self.session.run([self.output], {self.input: strips})[0]
+        expected = (len(strips), 3, *strips.shape[2:])
+        found = getattr(answer, "shape", None)
+        if found != expected:
+            raise UserError(f"found an answer of {found}, expected {expected} as the file declares")
+        return answer[:, 0]
 
 
 class BoundCall:
@@ -234,6 +241,8 @@ def _refused_by_runtime(batch: int) -> Iterator[None]:
     """Turn an error of ONNX Runtime into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     # ONNX Runtime raises another class for every status, without a common base
     except Exception as error:
         text = f"found that ONNX Runtime cannot compute it ({one_line(error)})"

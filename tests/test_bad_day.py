@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import tifffile
 import torch
@@ -25,10 +26,16 @@ from common.pipeline import StageTimes
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
+from data.recipes import ClassicRecipe
+from data.strip_cache import OpenStrips
+from data.strip_in_file import StripInFile
 from data.verify import VerifiedFiles
+from dataloader import StripPatches
+from deploy.metadata import write_entries
+from deploy.onnx_predictor import OnnxPredictor
 from evaluation.stream import iter_predictions
 from prepare_dataset import write_strip
-from tests.conftest import arguments_for, without_test
+from tests.conftest import SMALL_SIZE, arguments_for, without_test
 from training.checkpoint import load_checkpoint
 from training.loop import Training
 from training.resume import RESUME_KEYS
@@ -312,3 +319,138 @@ def test_a_small_file_cannot_describe_a_large_network(resumable, make_checkpoint
     }
     with pytest.raises(UserError, match="does not hold tensors by name"):
         load_checkpoint(make_checkpoint(model_state_dict=weights))
+
+
+def changed_model(source: Path, path: Path, change: Callable[[onnx.ModelProto], Any]) -> Path:
+    """A copy of an ONNX file that is changed, and has the hash of its graph all the same."""
+    model = onnx.load(source)
+    change(model)
+    onnx.save(model, path)
+    write_entries(path, {entry.key: entry.value for entry in model.metadata_props})
+    return path
+
+
+def set_entry(name: str, value: str) -> Callable[[onnx.ModelProto], None]:
+    """Changes one of the metadata entries."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for entry in model.metadata_props:
+            if entry.key == name:
+                entry.value = value
+
+    return change
+
+
+def other_shape(model: onnx.ModelProto) -> None:
+    """Answer half of the heatmap that the file declares."""
+    graph, make = model.graph, onnx.helper.make_node
+    del graph.node[:], graph.initializer[:]
+    for name, values in (("half", np.array([1, 1, 2, 1])), ("value", np.float32([0.5]))):
+        graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    graph.node.append(make("Shape", ["input"], ["shape"]))
+    graph.node.append(make("Div", ["shape", "half"], ["halved"]))
+    graph.node.append(make("Expand", ["value", "halved"], ["output"]))
+
+
+def loop(model: onnx.ModelProto) -> None:
+    """Append a loop."""
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", [], [], body=body))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (set_entry("calibration", "[" * 100_000), "found metadata that are no JSON"),
+        (set_entry("calibration", "9" * 100_000), "found metadata that are no JSON"),
+        (set_entry("calibration", " " * 2**25), "bytes, expected at most"),
+        (set_entry("schema_version", "9" * 5000), "found schema_version '9"),
+        (set_entry("input_max", "1e300"), "found input_max '1e300'"),
+        (lambda model: model.graph.ClearField("output"), "found inputs and outputs"),
+        (other_shape, r"found an answer of \(1, 3, 100, 150\), expected \(1, 3, 200, 150\)"),
+        (loop, "found the operation Loop, which may never end"),
+    ],
+    ids=["nested", "digits", "enormous", "version", "range", "no output", "shape", "loop"],
+)
+def test_an_onnx_file_is_checked(change, message, onnx_model, tmp_path):
+    path = changed_model(onnx_model, tmp_path / "model.onnx", change)
+    with pytest.raises(UserError, match=f"model.onnx: .*{message}|{message}"):
+        OnnxPredictor(path)(np.zeros((3, *SMALL_SIZE), np.float32))
+
+
+def test_metadata_that_are_no_text_are_one_line(onnx_model, tmp_path):
+    path = tmp_path / "model.onnx"
+    content = onnx_model.read_bytes()
+    path.write_bytes(content.replace(b"Background Removal", b"\xff" * 18))
+    with pytest.raises(UserError, match=r"model.onnx: found metadata that are not UTF-8"):
+        OnnxPredictor(path)
+
+
+def test_a_flipped_bit_is_noticed_by_the_runner_and_by_skip_existing(onnx_model, tmp_path):
+    path = tmp_path / "model.onnx"
+    content = bytearray(onnx_model.read_bytes())
+    largest = max(onnx.load(onnx_model).graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    content[bytes(content).index(largest.raw_data[:64]) + 30] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model.onnx: found a graph or weights that changed"):
+        OnnxPredictor(path)
+    entries = export_onnx_fullimage.read_entries(onnx_model)
+    assert export_onnx_fullimage.is_up_to_date(onnx_model, entries)
+    assert not export_onnx_fullimage.is_up_to_date(path, entries)
+
+
+def test_a_file_of_earlier_code_has_no_hash_and_is_exported_anew(onnx_model, tmp_path):
+    model = onnx.load(onnx_model)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    del entries["graph_sha256"]
+    onnx.helper.set_model_props(model, entries)
+    onnx.save(model, tmp_path / "model.onnx")
+    OnnxPredictor(tmp_path / "model.onnx")
+    assert not export_onnx_fullimage.is_up_to_date(tmp_path / "model.onnx", entries)
+
+
+LAYOUTS = {
+    "planes": ((3, 150, 140), {}),
+    "pixels": ((150, 140, 3), {"photometric": "rgb"}),
+    "four planes": ((4, 150, 140), {}),
+    "four channels in a pixel": ((150, 140, 4), {"photometric": "rgb"}),
+}
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_crop_is_read_from_the_file_as_it_lies_there(layout, byteorder, strip_file):
+    shape, options = LAYOUTS[layout]
+    pixels = np.random.default_rng(0).integers(0, 999, shape).astype(np.uint16)
+    path = strip_file(pixels, byteorder=byteorder, **options)
+    (strip,) = [OpenStrips([path], 0)[0]]
+    planes = pixels[:3] if shape[2] == 140 and shape[0] < 5 else np.moveaxis(pixels, 2, 0)[:3]
+    assert isinstance(strip, StripInFile) and strip.shape == (3, 150, 140)
+    assert np.array_equal(strip[:, 20:148, 5:133], planes[:, 20:148, 5:133])
+    assert np.array_equal(strip[:, 140:300, 100:], planes[:, 140:300, 100:])
+    assert np.array_equal(np.array(strip), planes)
+
+
+def patches_of(paths: list[Path]) -> StripPatches:
+    return StripPatches(paths, (150, 140), 128, ClassicRecipe((3, 8)), cache_size=len(paths))
+
+
+def test_a_strip_that_is_cut_short_under_a_training_is_named(strip_file):
+    """With a memory map this would be a bus error, which no process survives."""
+    path = strip_file(np.full((3, 150, 140), 90, np.float32))
+    samples = patches_of([path])
+    assert samples[0]["three_channel_input"].shape == (3, 128, 128)
+    os.truncate(path, 4096)
+    with pytest.raises(UserError, match=r"strip.tiff: found a file that has become shorter"):
+        samples[3]
+
+
+def test_a_strip_of_another_size_under_a_training_is_named(strip_file):
+    paths = [
+        strip_file(np.full((3, 150, 140), 90, np.uint8), name, compression="zlib")
+        for name in ("a.tiff", "b.tiff")
+    ]
+    samples = patches_of(paths)
+    strip_file(np.full((3, 160, 140), 90, np.uint8), "b.tiff", compression="zlib")
+    with pytest.raises(UserError, match=r"b.tiff: found \(160, 140\) .*expected \(150, 140\)"):
+        samples[4]

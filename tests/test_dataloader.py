@@ -299,10 +299,10 @@ def test_painting_leaves_a_cached_strip_as_it_was(strip_file):
 
 def test_more_strips_than_files_that_may_be_open(strip_file):
     pixels = np.full((3, 128, 128), 90, np.uint8)
-    paths = [strip_file(pixels, f"{number}.tiff") for number in range(strip_cache.MAPS_KEPT + 60)]
+    paths = [strip_file(pixels, f"{number}.tiff") for number in range(strip_cache.FILES_KEPT + 60)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + strip_cache.MAPS_KEPT + 20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + strip_cache.FILES_KEPT + 20, limits[1]))
     try:
         samples = StripPatches(paths, (128, 128), 128, ClassicRecipe((3, 8)))
         assert all(samples[index]["three_channel_input"].max() > 0 for index in range(len(paths)))
