@@ -350,7 +350,7 @@ def test_a_number_of_strips_or_threads_is_at_least_one(capsys):
     for flag in ("--batch", "--threads"):
         with pytest.raises(SystemExit):
             inference_onnx.parse_args([flag, "0"])
-        assert "found 0, expected at least 1" in capsys.readouterr().err
+        assert "found 0, expected 1 to " in capsys.readouterr().err
 
 
 def test_engines_of_another_model_or_batch_are_not_taken(tmp_path):
