@@ -48,7 +48,7 @@ from arguments import (
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.settings import from_values
-from data.folder import StripFile
+from data.folder import StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
 from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, settings_of_recipe
 from data.registered_copies import aligned_copies
@@ -464,10 +464,13 @@ def score_test_strips(
         measure=channel_measure(detector.predictor.align, detector.device),
     )
     result = evaluate_with_baselines(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
-    write_everything(output, detector, result, threshold, settings.plain())
+    scored = split_beside(Path(settings.training_dataset_path), "test")
+    write_everything(output, detector, scored, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
     for line in describe_result(result):
         print(f"  {line}")
+    for warning in result.warnings:
+        print(f"  warning: {warning}")
     print(f"  pictures, verdicts and {REPORT} are in {output}")
     if result.problems:  # every strip passed the checks before the first epoch
         raise UserError("\n".join(result.problems))

@@ -96,7 +96,7 @@ def score(root: Path, count: int) -> tuple[float, float, float]:
     ]
     started = time.perf_counter()
     result = evaluate(detector.predictor, strips, rules=Rules(THRESHOLD, patch=128), baselines={})
-    write_everything(root / f"out{count}", detector, result, THRESHOLD, {})
+    write_everything(root / f"out{count}", detector, root / "test", result, THRESHOLD, {})
     seconds = time.perf_counter() - started
     report = (root / f"out{count}" / "report.html").stat().st_size
     return (

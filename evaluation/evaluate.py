@@ -4,7 +4,7 @@ Validation, calibration and the scoring of a folder call it.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,8 +16,8 @@ from common.pipeline import WRITERS, Backlog, StageTimes, threads
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
 from data.labelled_strip import read_strip
-from evaluation.detections import PackedDetections, detect
-from evaluation.matching import FALSE_ALARM, defects_in_mask, match
+from evaluation.detections import Detection, PackedDetections, detect
+from evaluation.matching import defects_in_mask, match
 from evaluation.results import Evaluation, GroundTruth, MetricSet, Rules, StripResult
 from evaluation.stream import (
     BatchPredictor,
@@ -111,7 +111,8 @@ def _add_strip(
         result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
     strip_result = _apply_rules(strip, image, heatmap, truth, rules)
     result.results.append(strip_result)
-    _keep_worst_cases(result.worst_cases, strip_result, image, heatmap, truth)
+    if rules.threshold:
+        _keep_worst_cases(result.worst_cases, strip_result, image, heatmap, truth)
     return strip_result
 
 
@@ -170,12 +171,28 @@ def _keep_worst_cases(
     heatmap: np.ndarray,
     truth: GroundTruth | None,
 ) -> None:
-    if not truth or result.found is None:
-        return
     file = result.strip.relative.as_posix()
+    if not truth:
+        _keep_strongest(worst_cases, file, result.detections, image, heatmap)
+        return
     for number, true_defect in enumerate(truth.truths):
         if not (result.found == number).any():
             worst_cases.add_miss(file, true_defect, image, heatmap)
-    for detection, number in zip(result.detections, result.found):
-        if number == FALSE_ALARM:
+    for detection, status in zip(result.detections, result.statuses):
+        if status == "false alarm":
             worst_cases.add_false_alarm(file, detection, image, heatmap)
+        elif status == "hit":
+            worst_cases.add_hit(file, detection, image, heatmap)
+
+
+def _keep_strongest(
+    worst_cases: WorstCases,
+    file: str,
+    detections: Sequence[Detection],
+    image: np.ndarray,
+    heatmap: np.ndarray,
+) -> None:
+    if detections:
+        worst_cases.add_strongest(file, detections[0], len(detections) - 1, image, heatmap)
+    else:
+        worst_cases.add_below_threshold(file, image, heatmap)

@@ -199,6 +199,20 @@ class FrocMetrics:
         allowed = int(rate * self.strips + 1e-9)
         return float(false_alarms[allowed]) if len(false_alarms) > allowed else -np.inf
 
+    def above(self, limits: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the recall, 0-1, and the false alarms per strip of detections above scores (N,).
+
+        The recall is None without true defects, and both are None without strips.
+        """
+        if not self.strips:
+            return None, None
+        false_alarms, truths = (
+            len(scores) - np.searchsorted(np.sort(scores), limits, side="right")
+            for scores in (self._pooled_false_alarms(), self._pooled_truths()[:, 0])
+        )
+        recall = truths / self.truths if self.truths else None
+        return recall, false_alarms / self.strips
+
     def _found(self, rate: float) -> np.ndarray:
         return self._pooled_truths()[:, 0] > self.limit(rate)
 

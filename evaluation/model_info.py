@@ -8,6 +8,7 @@ from common.errors import UserError, shown
 from evaluation.thresholds import (
     DEFAULT_RATE,
     HIGHEST_RATE,
+    NOT_HELD_OUT,
     UNCALIBRATED,
     Threshold,
     is_calibration,
@@ -76,10 +77,7 @@ class ModelInfo:
         calibration. Raises `ValueError` for a `target` outside 0 to HIGHEST_RATE.
         """
         if not self.calibration:
-            return Threshold(
-                UNCALIBRATED,
-                "no good strip was held out: set one with --good_path FOLDER of good strips",
-            )
+            return Threshold(UNCALIBRATED, NOT_HELD_OUT)
         return threshold_for(self.calibration, target or self.target_false_alarms, source)
 
 

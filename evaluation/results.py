@@ -59,6 +59,17 @@ class StripResult:
         return "NG" if self.detections else "OK"
 
     @property
+    def outcome(self) -> str:
+        """`found` or `escaped` for a defective strip, `passed` or `overkill` for a good one.
+
+        `overkill` is a good strip that is NG. Empty where the strip's kind is not known.
+        """
+        names = {True: ("escaped", "found"), False: ("passed", "overkill")}
+        if self.strip.is_defective is None:
+            return ""
+        return names[self.strip.is_defective][self.verdict == "NG"]
+
+    @property
     def statuses(self) -> list[str]:
         """`hit`, `false alarm`, `no matter` or empty, for each detection.
 

@@ -23,6 +23,7 @@ HIGHEST_RATE = 10.0  # false alarms per strip up to which peaks are kept
 DEFAULT_RATE = 0.1  # false alarms per strip
 DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which clustering is measured
 UNCALIBRATED = 0.5  # threshold on the heatmap, without a calibration
+NOT_HELD_OUT = "no good strip was held out: set one with --good_path FOLDER of good strips"
 
 # {"strips": n, "peaks": descending, "maxima": each strip's highest peak, descending,
 # "dispersion": variance / mean}: plain values
@@ -55,6 +56,11 @@ class Threshold:
             and bound_on_rate(0, self.strips) <= self.target * (1 + 1e-9)
         )
 
+    @property
+    def strips_needed(self) -> int:
+        """How many good strips without a false alarm support the target rate."""
+        return int(np.ceil(bound_on_rate(0, 1) / self.target))
+
     def describe(self) -> str:
         """Return one line about the threshold, its rate and its bounds."""
         text = f"threshold {self.value:.4g} ({self.origin})"
@@ -62,7 +68,6 @@ class Threshold:
             text += ", which nothing can exceed"
         if self.target is None:
             return f"{text}: its rate of false alarms is not known"
-        needed = int(np.ceil(bound_on_rate(0, 1) / self.target))
         text += (
             f": {self.rate:.3g} false alarms per strip on {self.strips} good strips, "
             f"{self.target:g} asked for; at 95 % confidence "
@@ -70,8 +75,21 @@ class Threshold:
             f"and at most {self.bound:.3g} per strip if they cluster as on these"
         )
         if not self.is_supported:
+            needed = self.strips_needed
             text += f". So few strips cannot support {self.target:g}: expected at least {needed}"
         return text
+
+    def doubts(self) -> list[str]:
+        """Return sentences on why verdicts at this threshold prove little; empty where they do."""
+        if self.origin == NOT_HELD_OUT:
+            return [f"the threshold {self.value:g} was set on no strip at all: {self.origin}"]
+        if self.target is None or self.is_supported:
+            return []
+        return [
+            f"the threshold rests on {self.strips} good strip{'' if self.strips == 1 else 's'}, "
+            f"expected at least {self.strips_needed} to support {self.target:g} false alarms per "
+            "strip: set it on more with --good_path FOLDER of good strips"
+        ]
 
 
 def calibrate(heights: list[np.ndarray]) -> Calibration:

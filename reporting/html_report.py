@@ -3,29 +3,25 @@
 It is one self-contained file: it opens from disk and loads nothing from a network.
 """
 
-import base64
-import os
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
-import cv2
-import numpy as np
 from markupsafe import Markup
 
 from common.files import atomic_write
+from common.numbers import three_digits
 from evaluation.metrics import FALSE_ALARM_RATES
+from evaluation.operating_points import OperatingPoint, operating_points
 from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
-from evaluation.worst_cases import CROP_REACH, WorstCase
+from reporting.case_figures import case_figures, shown_file
 from reporting.charts import froc_chart, score_histograms
-from reporting.pictures import BACKDROP, DETECTED, GAP, RING_RADIUS, TRUTH, grey, heat
+from reporting.pictures import DETECTED, TRUTH
 from reporting.tables import MISSING, NEEDS_TRUTHS
 from reporting.templating import render
 
-ENLARGEMENT = 4  # screen pixels per strip pixel, in the pictures of misses and false alarms
-LOSSLESS = 101  # OpenCV's WebP quality above 100 means lossless
 UNKNOWN = "\N{EN DASH}"
 GROUPS_OF_STRIPS = {False: "good", True: "defective", None: "unknown"}
 NEEDS_KNOWN = "needs good strips, or defective ones with masks"
@@ -36,6 +32,9 @@ COMPARED_METRICS = (
     "pixel_average_precision",
     "image_auroc",
 )
+MOST_ROWS = 2000  # strips in the table: more of them make the page slow, and nobody reads them
+# mistakes first, then NG, then by score: which strips are in the table where not all are
+FIRST_OUTCOMES = ("overkill", "escaped")
 
 
 @dataclass(frozen=True)
@@ -47,48 +46,51 @@ class ShownMetric:
     needs: str
 
 
-@dataclass(frozen=True)
-class ShownFile:
-    """A strip's name, and the URL of its panels relative to the report (None: no panels)."""
-
-    name: str
-    link: str | None
-
-
 def write_report(
     path: Path,
     result: Evaluation,
     threshold: Threshold,
     drift: list[str],
+    subject: dict[str, str],
     settings: dict[str, object],
 ) -> None:
     """Write the report on a folder that was scored at `threshold`.
 
-    It shows verdicts, metrics, curves, the worst mistakes and every strip. `drift` holds warning
-    sentences, `settings` the run's settings by name. The report links panels that lie beside
-    `path`. Text need be neither escaped nor valid Unicode. Raises `UserError` when the file cannot
-    be written.
+    It shows verdicts, warnings, detections as pictures, metrics, curves and the strips. `subject`
+    names what was scored and with what, `drift` holds warning sentences, `settings` the run's
+    settings by name. The report links panels that lie beside `path`. Text need be neither escaped
+    nor valid Unicode. Raises `UserError` when the file cannot be written.
     """
+    folder, cases = path.parent, result.worst_cases
+    metrics = _metrics(result)
+    points = operating_points(result, threshold.value)
     page = render(
         "report.html",
-        threshold=threshold.describe(),
-        warnings=result.warnings,
+        subject=subject | {"threshold": threshold.describe().removeprefix("threshold ")},
+        warnings=[*threshold.doubts(), *result.warnings],
         drift=drift,
         problems=result.problems,
         rejected=sum(scored.verdict == "NG" for scored in result.results),
-        metrics=_metrics(result),
+        outcomes=_outcomes(result),
+        metrics=[shown for shown in metrics if shown.value is not None],
+        undefined=_undefined(metrics, result),
         recalls=result.point_recalls,
         rates=FALSE_ALARM_RATES,
         detectors=_detector_metrics(result),
         froc=_froc(result),
         histograms=_histograms(result, threshold),
-        misses=_case_figures(result.worst_cases.misses, TRUTH, path.parent),
-        false_alarms=_case_figures(result.worst_cases.false_alarms, DETECTED, path.parent),
+        points=json.dumps([_operating_row(point) for point in points]),
+        position=[point.threshold for point in points].index(threshold.value) if points else 0,
+        is_filtered=_is_filtered(result, points, threshold),
+        misses=case_figures(cases.misses, TRUTH, folder),
+        false_alarms=case_figures(cases.false_alarms, DETECTED, folder),
+        hits=case_figures(cases.hits, TRUTH, folder),
+        strongest=case_figures(cases.strongest, DETECTED, folder),
+        below_threshold=case_figures(cases.below_threshold, DETECTED, folder),
         truths=result.metrics.points.truths,
         known_strips=result.metrics.points.strips,
-        needs_truths=NEEDS_TRUTHS,
-        needs_known=NEEDS_KNOWN,
-        strips=[_strip_row(scored, path.parent) for scored in result.results],
+        strips=[_strip_row(scored, folder) for scored in _rows_shown(result.results)],
+        scored=len(result.results),
         unknown=UNKNOWN,
         settings=settings,
     )
@@ -104,6 +106,24 @@ def _metrics(result: Evaluation) -> list[ShownMetric]:
         *(_shown(f"{name} at the threshold", value) for name, value in at_threshold),
         *(_shown(name, value) for name, value in others if not name.startswith("point")),
     ]
+
+
+def _undefined(metrics: list[ShownMetric], result: Evaluation) -> str:
+    """One line with everything that is not defined and what it needs; empty where all is."""
+    lacking: dict[str, list[str]] = {}
+    for shown in metrics:
+        if shown.value is None:
+            lacking.setdefault(shown.needs, []).append(shown.name)
+    if not result.metrics.points.truths:
+        lacking.setdefault(NEEDS_TRUTHS, []).append("recall against false alarms")
+    return "; ".join(f"{', '.join(names)} ({needs})" for needs, names in lacking.items())
+
+
+def _outcomes(result: Evaluation) -> dict[str, int]:
+    """How many strips have each outcome, where the kind of some strip is known."""
+    outcomes = [scored.outcome for scored in result.results]
+    names = ("found", "escaped", "overkill", "passed")
+    return {name: outcomes.count(name) for name in names} if any(outcomes) else {}
 
 
 def _detector_metrics(result: Evaluation) -> dict[str, list[ShownMetric]]:
@@ -124,6 +144,24 @@ def _shown(name: str, value: float | None) -> ShownMetric:
     return ShownMetric(label, value, REASONS[first_word])
 
 
+def _operating_row(point: OperatingPoint) -> list[object]:
+    """What the page shows of a threshold: its flag's value, and the counts as texts or numbers."""
+    shares = (point.recall, point.false_alarms)
+    return [
+        f"{point.threshold:.9g}",
+        point.rejected,
+        point.overkill,
+        point.escaped,
+        *(None if share is None else three_digits(share) for share in shares),
+    ]
+
+
+def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Threshold) -> bool:
+    """Whether --min_area or --polarity removes detections that the operating points count."""
+    rejected = sum(scored.verdict == "NG" for scored in result.results)
+    return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
+
+
 def _froc(result: Evaluation) -> Markup | None:
     if not result.metrics.points.truths:
         return None
@@ -140,70 +178,27 @@ def _histograms(result: Evaluation, threshold: Threshold) -> Markup | None:
     return score_histograms(scores, threshold.value) if scores else None
 
 
-def _case_figures(
-    cases: list[WorstCase],
-    color: tuple[int, int, int],
-    folder: Path,
-) -> list[dict[str, object]]:
-    """What the template shows of each case: its picture, file, place and caption."""
-    shown = []
-    for case in cases:
-        picture = draw_worst_case(case, color)
-        webp = cv2.imencode(".webp", picture, (cv2.IMWRITE_WEBP_QUALITY, LOSSLESS))[1].tobytes()
-        height, width = picture.shape[:2]
-        shown.append(
-            {
-                "file": _file(Path(case.file), folder),
-                "place": case.place,
-                "caption": case.caption,
-                "height": height,
-                "width": width,
-                "webp": base64.b64encode(webp).decode(),
-            }
-        )
-    return shown
+def _rows_shown(results: list[StripResult]) -> list[StripResult]:
+    """The strips in the table, in the order of the folder: all, or those that matter most."""
+    if len(results) <= MOST_ROWS:
+        return results
 
+    def importance(at: int) -> tuple[bool, bool, float]:
+        scored = results[at]
+        return scored.outcome in FIRST_OUTCOMES, scored.verdict == "NG", scored.score
 
-def draw_worst_case(case: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
-    """Draw Target, Ref1, Ref2 and heatmap side by side, enlarged, with a ring around the place.
-
-    `color` is the ring's, BGR. Returns (H, W, 3) uint8, BGR, ENLARGEMENT times the size of the
-    strip's pixels. The place is in the middle of each panel; BACKDROP fills what lies outside the
-    strip.
-    """
-    *channels, heatmap = case.crops
-    panels = [_centered(panel, case.offset) for panel in (*map(grey, channels), heat(heatmap))]
-    middle = panels[0].shape[0] // 2
-    for panel in panels:
-        cv2.circle(panel, (middle, middle), ENLARGEMENT * RING_RADIUS, color, 1, cv2.LINE_AA)
-    gap = np.full((panels[0].shape[0], GAP, 3), BACKDROP, np.uint8)
-    others = [part for panel in panels[1:] for part in (gap, panel)]
-    return np.concatenate([panels[0], *others], axis=1)
-
-
-def _centered(crop: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """An enlarged square around the point at `offset` (y, x) of a crop (h, w, 3) uint8."""
-    side = 2 * CROP_REACH + 1
-    square = np.full((side, side, 3), BACKDROP, np.uint8)
-    top, left = (CROP_REACH - at for at in offset)
-    square[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
-    return np.repeat(np.repeat(square, ENLARGEMENT, axis=0), ENLARGEMENT, axis=1)
+    chosen = sorted(range(len(results)), key=importance, reverse=True)[:MOST_ROWS]
+    return [results[at] for at in sorted(chosen)]
 
 
 def _strip_row(scored: StripResult, folder: Path) -> dict[str, object]:
     """What the table of strips shows of a strip."""
     return {
-        "file": _file(scored.strip.relative, folder),
+        "file": shown_file(scored.strip.relative, folder),
         "kind": scored.strip.kind,
         "verdict": scored.verdict,
+        "outcome": scored.outcome,
         "score": scored.score,
         "detections": len(scored.detections),
         "strongest": scored.detections[0] if scored.detections else None,
     }
-
-
-def _file(relative: Path, folder: Path) -> ShownFile:
-    panels = relative.with_name(f"{relative.stem}_panels.png")
-    # unlike Path.is_file, os.path.isfile returns False for a name that is too long
-    exists = os.path.isfile(folder / panels)
-    return ShownFile(relative.as_posix(), quote(os.fsencode(panels.as_posix())) if exists else None)

@@ -31,6 +31,7 @@ from evaluation.detector import Detector, calibrated, classical
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
 from evaluation.matching import MATCH_RADIUS
+from evaluation.operating_points import threshold_contradiction
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
 from reporting.html_report import write_report
@@ -142,7 +143,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     if settings.use_ground_truth_mask:
         result.warnings += truth_without_strip(folder)
     drift = write_everything(
-        output_dir, detector, result, threshold, settings_shown(detector, folder, settings)
+        output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
     )
     _print_outcome(result, len(strips), [*result.warnings, *drift], output_dir)
     return 1 if result.problems else 0
@@ -218,31 +219,37 @@ def evaluate_with_baselines(
 def write_everything(
     output_dir: Path,
     detector: Detector,
+    folder: Path,
     result: Evaluation,
     threshold: Threshold,
     settings: dict[str, Any],
 ) -> list[str]:
-    """Write all files except those of single strips.
+    """Write all files except those of single strips, which lie in `folder`.
 
-    Returns the drift warnings: channels in which the strips differ from those of the training.
+    Adds a warning to the result where the threshold does not hold on these strips. Returns the
+    drift warnings: channels in which the strips differ from those of the training.
     """
+    contradiction = threshold_contradiction(result, threshold)
+    result.warnings += [contradiction] if contradiction else []
     statistics = [strip_result.statistics for strip_result in result.results]
     drift = drift_warnings(statistics, detector.info.measured.get("channel_ranges", {}))
     write_results(output_dir, result, threshold, drift)
-    write_report(output_dir / REPORT, result, threshold, drift, settings)
+    subject = {
+        "model": detector.name,
+        "strips": str(folder.absolute()),
+        "scored": datetime.now().astimezone().isoformat(" ", timespec="minutes"),
+    }
+    write_report(output_dir / REPORT, result, threshold, drift, subject, settings)
     return drift
 
 
-def settings_shown(detector: Detector, folder: Path, settings: ScoringSettings) -> dict[str, str]:
+def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, str]:
     """The settings that the report shows, as texts by name."""
     names = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
     values = {name: getattr(settings, name) for name in names}
     return {
-        "detector": detector.name,
         "device": str(detector.predictor.device),
-        "strips": str(folder.absolute()),
         **{name: str(value) for name, value in values.items() if value is not None},
-        "scored": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
 

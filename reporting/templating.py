@@ -7,6 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from common.numbers import three_digits
+
 TEMPLATES = Path(__file__).with_name("templates")
 # control characters, and bytes of a file name that is not valid UTF-8
 NOT_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -23,7 +25,7 @@ def render(template: str, **values: object) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=_printable,
@@ -31,6 +33,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["three_digits"] = three_digits
+    return environment
 
 
 def _printable(value: object) -> str:

@@ -1,6 +1,7 @@
 """The report as a person sees it: real evaluations, looked at in a real browser."""
 
 import os
+import re
 import shutil
 import urllib.parse
 from contextlib import contextmanager
@@ -13,18 +14,21 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from common.errors import UserError
+from common.numbers import three_digits
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from evaluation.evaluate import evaluate
 from evaluation.metrics import FALSE_ALARM_RATES
+from evaluation.operating_points import threshold_contradiction
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold, calibrate, threshold_for
 from evaluation.worst_cases import CROP_REACH, PICTURES
 from ops.classical import DoubleDetection, ToleranceEnvelope
 from prepare_dataset import write_strip
-from reporting.charts import froc_chart, recall_at, score_histograms
-from reporting.html_report import ENLARGEMENT, write_report
+from reporting.case_figures import ENLARGEMENT
+from reporting.charts import RIGHT, WIDTH, froc_chart, recall_at, score_histograms
+from reporting.html_report import MOST_ROWS, write_report
 from reporting.pictures import StripWriter
 from tests.conftest import SMALL_SIZE
 
@@ -133,7 +137,12 @@ def scored(dataset, tmp_path_factory) -> tuple[Evaluation, Path]:
 
 
 def report_of(result: Evaluation, folder: Path, **changes: object) -> Path:
-    arguments = {"threshold": THRESHOLD, "drift": [], "settings": {"model": "model_best.pth"}}
+    arguments = {
+        "threshold": THRESHOLD,
+        "drift": [],
+        "subject": {"model": "model_best.pth"},
+        "settings": {"min_area": 1},
+    }
     write_report(folder / "report.html", result, **(arguments | changes))
     return folder / "report.html"
 
@@ -151,7 +160,7 @@ def many(result: Evaluation, count: int) -> Evaluation:
     return replace(result, results=results)
 
 
-@pytest.mark.parametrize("width", [1280, 800])
+@pytest.mark.parametrize("width", [1280, 800, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
     result, folder = scored
@@ -159,29 +168,39 @@ def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
         result,
         folder,
         drift=["target_mean: too <dark>"],
-        settings={"model": "a&b.pth", "a" * 300: "b" * 3000},
+        subject={"model": "a&b.pth", "strips": "/data/" + "s" * 300, "scored": "2024-02-29"},
+        settings={"a" * 300: "b" * 3000},
     )
     with look_at(path, width, scheme) as seen:
         assert seen.page.locator("h2").all_inner_texts() == [
             "Unlike the training strips (1)",
+            "Verdicts and truth",
             "Figures",
             "Beside simpler detectors",
             "Recall against false alarms",
-            "Scores",
+            "Scores and threshold",
             "Worst misses",
             "Worst false alarms",
+            "Found defects",
             "Strips",
             "Settings",
             "What cannot be seen",
         ]
         text = seen.text()
         rejected = sum(scored.verdict == "NG" for scored in result.results)
-        assert f"4 strips: {rejected} NG, {4 - rejected} OK, at {THRESHOLD.describe()}" in text
+        assert f"4 strips: {rejected} NG, {4 - rejected} OK" in text
+        names, values = (
+            seen.page.locator(f".subject {tag}").all_inner_texts() for tag in ("dt", "dd")
+        )
+        assert names == ["model", "strips", "scored", "threshold"]
+        assert values[2:] == ["2024-02-29", THRESHOLD.describe().split(" ", 1)[1]]
         assert (
             "target_mean: too <dark>" in text
             and "itself & <b>again</b>" in text
             and "a&b.pth" in text
         )
+        files = seen.page.locator("#strips td:first-child")
+        assert files.first.bounding_box()["width"] > 150, "names of files one letter a line"
         background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
 
@@ -191,7 +210,8 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
     with look_at(report_of(result, folder)) as seen:
         tiles = dict(
             zip(
-                seen.page.locator("dt").all_inner_texts(), seen.page.locator("dd").all_inner_texts()
+                seen.page.locator(".tiles dt").all_inner_texts(),
+                seen.page.locator(".tiles dd").all_inner_texts(),
             )
         )
         figures = {
@@ -203,7 +223,7 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
             "pixel AUROC": result.figures["pixel_auroc"],
         }
         assert len(tiles) == 8 and {name: tiles[name] for name in figures} == {
-            name: f"{value:.4f}" for name, value in figures.items()
+            name: three_digits(value) for name, value in figures.items()
         }
         recalls, comparison = (seen.page.locator(".wide table").nth(number) for number in range(2))
         for row, group in zip(
@@ -213,7 +233,8 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
         ):
             assert row.startswith(f"{group['group']}\t{group['truths']}\t")
             for value, low, high in group["recall"].values():
-                assert f"{value:.3f} {low:.3f} to {high:.3f}" in row
+                value, low, high = map(three_digits, (value, low, high))
+                assert f"{value} {low} to {high}" in row
         boards = {"this detector": result.metrics, **result.baselines}
         for row, (name, board) in zip(
             comparison.locator("tbody tr").all_inner_texts(), boards.items(), strict=True
@@ -225,7 +246,7 @@ def test_the_figures_are_the_evaluation_s(scored, look_at):
             ]
             assert row.split("\t") == [
                 name,
-                *(f"{board.compute()[figure]:.4f}" for figure in names),
+                *(three_digits(board.compute()[figure]) for figure in names),
             ]
         assert (
             seen.page.locator("path.curve").count() == 2 * 3
@@ -248,7 +269,8 @@ def test_mistakes_are_shown_with_links_to_their_panels(dataset, tmp_path, look_a
     missing.worst_cases.false_alarms = alarming.worst_cases.false_alarms
     with look_at(report_of(missing, tmp_path, threshold=rules.threshold)) as seen:
         pictures, side = seen.page.locator("figure img"), ENLARGEMENT * (2 * CROP_REACH + 1)
-        assert pictures.count() == len(missing.worst_cases.misses) + PICTURES
+        cases = missing.worst_cases
+        assert pictures.count() == len(cases.misses) + PICTURES + len(cases.hits)
         sizes = seen.page.evaluate(
             "[...document.images]"
             ".map(image => [image.naturalHeight, Math.floor(image.naturalWidth / 4)])"
@@ -294,11 +316,11 @@ def test_sorting_and_filtering(scored, tmp_path, look_at):
         assert seen.rows(0) == by_score[::-1]
         for direction in (-1, 1):  # strips without a detection come last either way
             seen.sort("y")
-            numbers = [int(cell) for cell in seen.rows(5) if cell.isdigit()]
+            numbers = [int(cell) for cell in seen.rows(6) if cell.isdigit()]
             assert 0 < len(numbers) < 30 and numbers == sorted(
                 numbers, key=lambda number: direction * number
             )
-            assert not any(cell.isdigit() for cell in seen.rows(5)[len(numbers) :])
+            assert not any(cell.isdigit() for cell in seen.rows(6)[len(numbers) :])
         seen.page.fill("#filter", "GOOD strip_2")
         wanted = [
             scored
@@ -340,7 +362,7 @@ def test_hostile_names(tmp_path, look_at):
         '</script><script>alert("a")</script>': "\ud800$x${y}{{ x }}{% y %}",
         "s" * 400: "t" * 4000,
     }
-    for width in (1280, 800):
+    for width in (1280, 800, 390):
         with look_at(
             report_of(result, tmp_path / "out", drift=["d" * 3000], settings=settings), width
         ) as seen:
@@ -385,48 +407,119 @@ def cases(dataset: Path) -> dict[str, Evaluation]:
     }
 
 
-def undefined_figures(result: Evaluation) -> int:
-    """In the tiles, and in the rows of the comparison: three recalls and two more for each
-    detector.
-    """
-    tiles = result.at_threshold() | {
-        name: value for name, value in result.figures.items() if not name.startswith("point")
-    }
-    compared = (
-        [board.compute() for board in (result.metrics, *result.baselines.values())]
-        if result.baselines
-        else []
-    )
-    left_out = ("image_average_precision", "pixel_auroc", "pixel_aupro")
-    rows = [
-        value
-        for figures in compared
-        for name, value in figures.items()
-        if not name.startswith(left_out)
-    ]
-    return [*tiles.values(), *rows].count(None)
-
-
 def test_what_may_be_missing(dataset, tmp_path, look_at):
     for name, result in cases(dataset).items():
         with look_at(report_of(result, tmp_path)) as seen:
-            missing, text = seen.page.locator(".missing").all_inner_texts(), seen.text()
-            assert len(missing) == undefined_figures(result) and all(
-                "needs" in each for each in missing
-            ), name
-            count = len(result.results)
-            truths = result.metrics.points.truths
+            text = seen.text()
+            count, truths = len(result.results), result.metrics.points.truths
             known = result.metrics.points.strips
+            tiles = result.at_threshold() | {
+                figure: value
+                for figure, value in result.figures.items()
+                if not figure.startswith("point")
+            }
+            defined = [value for value in tiles.values() if value is not None]
+            assert seen.page.locator(".tiles dt").count() == len(defined), name
+            lines = seen.page.locator("#undefined").all_inner_texts()
+            assert len(lines) == (len(defined) < len(tiles)), name
+            for figure, value in tiles.items():
+                if value is None:
+                    words = figure.replace("_", " ").replace("auroc", "AUROC")
+                    assert words.replace("aupro", "AUPRO") in lines[0], (name, figure)
             assert text.count(f"{count} strip{'' if count == 1 else 's'}: ") == 1
             assert seen.page.locator("circle.mark").count() == (3 if truths else 0)
             assert seen.page.locator("svg.chart").count() == bool(count) + bool(truths)
-            assert text.count("Not defined: needs defective strips with masks.") == (
-                0 if truths else 3
-            ), name
-            assert text.count("Not defined: needs good strips, or defective ones with masks.") == (
-                0 if known else 1
-            ), name
+            headings = seen.page.locator("h2").all_inner_texts()
+            assert ("Worst misses" in headings) == ("Found defects" in headings) == bool(truths)
+            assert ("Worst false alarms" in headings) == bool(known), name
             assert "nan" not in text.lower().split() and len(seen.rows(0)) == count
+
+
+def test_an_unlabelled_folder_shows_its_strongest_detections(dataset, tmp_path, look_at):
+    strips = [replace(strip, kind=None, mask=None) for strip in list_strips(dataset / "test")]
+    heights = [0.9, 0.3, 0.05, 0.6]
+    places = [(20, 30), (40, 50), (60, 70), (80, 10)]
+    planned = iter(zip(heights, places))
+
+    def predictor(image):
+        heatmap, (height, place) = np.zeros(image.shape[1:], np.float32), next(planned)
+        heatmap[place] = height
+        return heatmap
+
+    result = evaluate(predictor, strips, rules=Rules(THRESHOLD))
+    with look_at(report_of(result, tmp_path)) as seen:
+        headings = seen.page.locator("h2").all_inner_texts()
+        assert headings[:2] == ["Strongest detections", "Just below the threshold"]
+        assert "Figures" not in headings and "Verdicts and truth" not in headings
+        captions = seen.page.locator("figcaption").all_inner_texts()
+        order = [0, 3, 1, 2]  # NG strips first, by their heatmaps
+        assert [caption.split(":")[0] for caption in captions] == [
+            "{} at y {}, x {}".format(strips[at].relative.as_posix(), *places[at]) for at in order
+        ]
+        assert seen.page.locator("#undefined").count() == 1
+        assert "overkill" not in seen.page.inner_html("#verdict")
+        assert seen.page.inner_text("#counts") == "3 NG, 1 OK"
+
+
+def test_good_strips_that_are_ng_are_marked_and_filterable(dataset, tmp_path, look_at):
+    result = evaluate(BASELINE, list_strips(dataset / "test"), rules=Rules(THRESHOLD))
+    outcomes = [scored.outcome for scored in result.results]
+    assert 0 < outcomes.count("overkill") < len(outcomes)
+    with look_at(report_of(result, tmp_path)) as seen:
+        cells = seen.page.locator(".outcomes td").all_inner_texts()
+        assert [tuple(cell.split()) for cell in cells] == [
+            (str(outcomes.count(name)), name) for name in ("found", "escaped", "overkill", "passed")
+        ]
+        assert seen.rows(3) == outcomes
+        wrong = outcomes.count("overkill") + outcomes.count("escaped")
+        assert seen.page.locator("tr.mistake").count() == wrong
+        seen.page.select_option("#verdict", "overkill")
+        assert set(seen.rows(3)) == {"overkill"} and set(seen.rows(1)) == {"good"}
+        assert len(seen.rows(3)) == outcomes.count("overkill")
+
+
+def test_the_slider_counts_what_its_flag_would_give(dataset, tmp_path, look_at):
+    strips = list_strips(dataset / "test")
+    result = evaluate(BASELINE, strips, rules=Rules(THRESHOLD))
+    with look_at(report_of(result, tmp_path)) as seen:
+        last = int(seen.page.get_attribute("#threshold", "max"))
+        assert seen.page.inner_text("#flag") == "--threshold 0.1"
+        for position in (0, last // 3, last // 2, last):
+            seen.page.evaluate(
+                "at => { const slider = document.getElementById('threshold'); slider.value = at;"
+                "slider.dispatchEvent(new Event('input')); }",
+                position,
+            )
+            value = float(seen.page.inner_text("#flag").split()[1])
+            again = evaluate(BASELINE, strips, rules=Rules(Threshold(value, "as given")))
+            outcomes = [scored.outcome for scored in again.results]
+            rejected = sum(scored.verdict == "NG" for scored in again.results)
+            measured = again.at_threshold()
+            assert seen.page.inner_text("#counts") == (
+                f"{rejected} NG, {len(strips) - rejected} OK, "
+                f"{outcomes.count('overkill')} overkill, {outcomes.count('escaped')} escaped, "
+                f"recall {three_digits(measured['recall'])}, "
+                f"{three_digits(measured['false_alarms_per_strip'])} false alarms per strip"
+            )
+
+
+def test_a_threshold_that_does_not_hold_is_in_red(dataset, tmp_path, look_at):
+    strips = list_strips(dataset / "test")
+    threshold = threshold_for(calibrate([np.array([0.01])] * 8), 0.1, "kept with the model")
+    result = evaluate(BASELINE, strips, rules=Rules(threshold))
+    warning = threshold_contradiction(result, threshold)
+    suggested = float(re.search(r"--threshold (\S+)", warning)[1])
+    for value, holds in ((suggested, True), (suggested * 0.99, False)):
+        rules = Rules(Threshold(value, "as given"))
+        rate = evaluate(BASELINE, strips, rules=rules).at_threshold()["false_alarms_per_strip"]
+        assert (rate <= 0.1) is holds
+    result.warnings.append(warning)
+    with look_at(report_of(result, tmp_path, threshold=threshold)) as seen:
+        box = seen.page.locator(".box.red").inner_text()
+        assert "rests on 8 good strips, expected at least 30" in box and warning in box
+    fitting = replace(threshold, value=suggested)
+    result = evaluate(BASELINE, strips, rules=Rules(fitting))
+    assert threshold_contradiction(result, fitting) is None
 
 
 def test_problems_and_a_threshold_that_is_known(scored, tmp_path, look_at):
@@ -437,26 +530,34 @@ def test_problems_and_a_threshold_that_is_known(scored, tmp_path, look_at):
     )
     threshold = threshold_for(calibrate([np.array([0.2, 0.1])] * 5), 0.1, "set on 5 good strips")
     with look_at(report_of(result, tmp_path, threshold=threshold)) as seen:
-        assert threshold.describe() in seen.text()
+        assert threshold.describe().split(" ", 1)[1] in seen.text()
+        assert threshold.doubts()[0] in seen.text()
         warnings, problems = seen.page.locator(".box").all_inner_texts()
-        assert warnings.startswith("Warnings (1)") and "values of <1 level>" in warnings
+        assert warnings.startswith("Warnings (2)") and "values of <1 level>" in warnings
         assert (
             problems.startswith("Strips that could not be scored (2)")
             and "b.tiff: found no strip" in problems
         )
 
 
-def test_five_hundred_strips(scored, tmp_path, look_at):
-    path = report_of(many(scored[0], 500), tmp_path)
-    assert path.stat().st_size < 2e6
+def test_five_thousand_strips(scored, tmp_path, look_at):
+    result = many(scored[0], 5000)
+    flagged = next(one for one in result.results if one.verdict == "NG")
+    mistake = next(one for one in result.results if one.strip.kind == "good")
+    mistake.detections, mistake.score = flagged.detections, 0.0
+    path = report_of(result, tmp_path)
+    assert path.stat().st_size < 1.5e6
     with look_at(path) as seen:
+        assert f"{MOST_ROWS} of 5000 strips" in seen.text() and "5000 strips: " in seen.text()
+        assert mistake.strip.relative.as_posix() in seen.rows(0)
         seen.sort("score")
-        assert len(seen.rows(0)) == 500
+        assert len(seen.rows(0)) == MOST_ROWS
         nodes = seen.page.evaluate("document.getElementById('strips').tBodies[0].childNodes.length")
-        assert nodes == 500, (
+        assert nodes == MOST_ROWS, (
             "text between the rows makes sorting thousands of them take ten seconds instead of one"
         )
-        seen.page.fill("#filter", "strip_499")
+        name = seen.rows(0)[7].split("/")[1]
+        seen.page.fill("#filter", name)
         assert len(seen.rows(0)) == 1
 
 
@@ -528,4 +629,23 @@ def test_every_strip_is_in_a_bar_and_every_tick_in_the_chart(scores):
         counted = [int(part.split(" strips")[0]) for part in chart.split("<title>")[1:]]
         assert sum(counted) == len(scores) + 1 and "nan" not in chart
         places = [float(part.split('"')[0]) for part in chart.split('class="grid" x1="')[1:]]
-        assert len(places) >= 2 and min(places) >= 52 and max(places) <= 628
+        assert len(places) >= 2 and min(places) >= 52 and max(places) <= WIDTH - RIGHT
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.0, "0.00"),
+        (1.0, "1.00"),
+        (0.95, "0.950"),
+        (0.99949, "0.999"),
+        (0.9996, "0.9996"),
+        (0.99998, "0.99998"),
+        (0.999999999999, "1.00"),
+        (12.345, "12.3"),
+        (123.4, "123"),
+        (0.00012345, "0.000123"),
+    ],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text

@@ -6,7 +6,7 @@
   const [filter, verdict, shown] = ["filter", "verdict", "shown"].map(byId);
   const cells = column => Array.from(body.querySelectorAll("td:nth-child(" + (column + 1) + ")"));
   const lower = cell => cell.textContent.toLowerCase();
-  const [files, kinds, verdicts] = [0, 1, 2].map(column => cells(column).map(lower));
+  const [files, kinds, verdicts, outcomes] = [0, 1, 2, 3].map(column => cells(column).map(lower));
   const rows = cells(0).map(cell => cell.parentElement);
   // Digits are padded, so that 9 comes before 10.
   const text = cell => lower(cell).replace(/\d+/g, digits => digits.padStart(15, "0"));
@@ -35,7 +35,8 @@
     let count = 0;
     rows.forEach((row, at) => {
       const searched = files[at] + "\n" + kinds[at];
-      const fits = words.every(word => searched.includes(word)) && verdicts[at].includes(wanted);
+      const isWanted = !wanted || verdicts[at] === wanted || outcomes[at] === wanted;
+      const fits = isWanted && words.every(word => searched.includes(word));
       row.hidden = !fits;
       count += fits;
     });
@@ -53,4 +54,35 @@
   verdict.addEventListener("change", apply);
   document.querySelector(".controls").hidden = false;
   apply();
+})();
+(() => {
+  const trial = document.getElementById("trial");
+  if (!trial) return;
+  const points = JSON.parse(trial.dataset.points);
+  const [slider, flag, counts] = ["threshold", "flag", "counts"].map(id => document.getElementById(id));
+  const chart = trial.previousElementSibling, line = chart.querySelector(".trial");
+  const [strips, low, high, left, right] =
+    ["strips", "low", "high", "left", "right"].map(name => Number(chart.dataset[name]));
+
+  function show() {
+    const [threshold, rejected, overkill, escaped, recall, falseAlarms] = points[slider.value];
+    const logit = Math.max(-18, Math.min(18, Math.log(threshold / (1 - threshold))));
+    const x = left + (logit - low) / (high - low) * (right - left);
+    line.setAttribute("transform", "translate(" + x + " 0)");
+    flag.textContent = "--threshold " + threshold;
+    counts.textContent = [
+      rejected + " NG", (strips - rejected) + " OK",
+      overkill === null ? "" : overkill + " overkill",
+      escaped === null ? "" : escaped + " escaped",
+      recall === null ? "" : "recall " + recall,
+      falseAlarms === null ? "" : falseAlarms + " false alarms per strip",
+    ].filter(Boolean).join(", ");
+    slider.setAttribute("aria-valuetext", threshold + ": " + counts.textContent);
+  }
+
+  slider.max = points.length - 1;
+  slider.value = slider.getAttribute("value");
+  slider.addEventListener("input", show);
+  trial.hidden = false;
+  show();
 })();
