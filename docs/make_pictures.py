@@ -39,6 +39,10 @@ JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
 PATCH = PATCH_SIZES["strip"]  # pixels
 EXAMPLE = "strip_031"  # a defective demo test strip
 EXAMPLE_ROWS = slice(110, 410)  # of it that panels.jpg shows
+# A defective demo test strip with a defect, and near it a point that Ref1 has, too: places (y, x).
+HERO, DEFECT, SHARED = "strip_008", (433, 59), (447, 22)
+HERO_ROWS = slice(340, 540)  # of it that hero.jpg shows
+INSET = 15  # pixels on each side of a point that its insets show
 
 
 def save_jpg(name: str, picture: np.ndarray) -> None:
@@ -65,6 +69,40 @@ def draw_panels(run: Path, dataset: Path) -> None:
             whole, *rows, mask[EXAMPLE_ROWS], title, detect(rows[1], rows[0], threshold.value)
         )
         save_jpg("panels.jpg", cv2.imread(str(whole)))
+
+
+def draw_hero(run: Path, dataset: Path) -> None:
+    """A part of a strip, and beside it two of its points enlarged: a defect, and one that is none.
+
+    The heatmap has the colours of the report.
+    """
+    predictor = load_predictor(Path(f"{run}{BEST_SUFFIX}"), choose_device(-1))
+    image = load_image(dataset / "test" / "bright_spots" / f"{HERO}.tiff")
+    planes = (*image, predictor(image))
+    figure = Figure(figsize=(10.6, 4.3), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
+    part = left.subplots()
+    part.imshow(image[0, HERO_ROWS], cmap="gray", vmin=0, vmax=255)
+    part.set(title="Target", xticks=[], yticks=[])
+    rows = right.subplots(2, 4)
+    points = (
+        (DEFECT, "tab:red", "defect"),
+        (SHARED, "tab:blue", "also in Ref1:\nignored"),
+    )
+    for axes, ((y, x), color, name) in zip(rows, points):
+        corner, side = (x - INSET, y - HERO_ROWS.start - INSET), 2 * INSET
+        part.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=color, linewidth=2))
+        around = np.s_[y - INSET : y + INSET + 1, x - INSET : x + INSET + 1]
+        for axis, plane, largest in zip(axes, planes, (255, 255, 255, 1)):
+            colors = "gray" if largest == 255 else "inferno"
+            axis.imshow(plane[around], cmap=colors, vmin=0, vmax=largest)
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set(edgecolor=color, linewidth=2)
+        axes[0].set_ylabel(name, color=color, fontsize=13)
+    for axis, title in zip(rows[0], ("Target", "Ref1", "Ref2", "heatmap")):
+        axis.set_title(title)
+    figure.savefig(PICTURES / "hero.jpg", dpi=100, pil_kwargs={"quality": 88})
 
 
 def draw_demo_strips() -> None:
@@ -161,6 +199,7 @@ def main() -> None:
     )
     PICTURES.mkdir(exist_ok=True)
     draw_panels(run, arguments.dataset)
+    draw_hero(run, arguments.dataset)
     draw_demo_strips()
     draw_samples(run)
     draw_recipes(arguments.dataset)
