@@ -1,11 +1,13 @@
 """Flags that several commands share, and the defaults of flags that were not given."""
 
 import argparse
+import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from common.errors import UserError, shown
+from common.product import PRODUCT
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
@@ -20,15 +22,83 @@ from ops.tiling import PATCH_SIZES
 LARGEST_SEED = 2**63 - 1
 # Limits of flags without one of their own. No machine serves more, and a typing error ends at once.
 LARGEST_COUNT, LARGEST_NUMBER = 1_000_000, 1e12
+UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message on unknown flags begins
+SCORING_GROUPS = {
+    "what to score, and with what": "model_path method test_path output_dir img_format image_type "
+    "input_max",
+    "threshold": "target_false_alarms good_path threshold",
+    "detections and metrics": "min_area polarity match_radius use_ground_truth_mask",
+    "pixels that do not count": "dead_pixels ignore_mask mask_channel",
+    "machine": "gpu_id device batch threads cuda_graph doctor",
+}
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
-def command_parser(description: str) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """A parser of whole flags, which names the nearest flag for one that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message with the nearest flag to each unknown one, and exit with code 2."""
+        if message.startswith(UNRECOGNIZED):
+            known = {_plain(flag): flag for flag in _flags(self)}
+            for word in message.removeprefix(UNRECOGNIZED).split():
+                flag = word.partition("=")[0]
+                nearest = difflib.get_close_matches(_plain(flag), known, 1)
+                if flag.startswith("-") and nearest:
+                    message += f"; {flag}: did you mean {known[nearest[0]]}?"
+        super().error(message)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's line breaks and states the default of each flag."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        has_value = bool(action.option_strings) and action.nargs != 0
+        if not has_value or "default" in text or action.default is argparse.SUPPRESS:
+            return text
+        if action.required:
+            return f"{text}; required"
+        values = action.default if isinstance(action.default, list) else [action.default]
+        default = "none" if action.default is None else " ".join(map(str, values))
+        return f"{text}; default: {default}".removeprefix("; ").replace("%", "%%")
+
+
+def command_parser(description: str) -> CommandParser:
     """A parser whose flags have no abbreviations; it prints `description` with its line breaks."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(
-        description=description, formatter_class=formatter, allow_abbrev=False
+    parser = CommandParser(
+        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=PRODUCT)
+    return parser
+
+
+def group_flags(parser: argparse.ArgumentParser, groups: dict[str, str]) -> None:
+    """Show flags below titles in --help; the others stay below `options`.
+
+    `groups` has the flags of each title, without dashes, separated by spaces. A flag that the
+    parser lacks is left out.
+    """
+    for title, names in groups.items():
+        group = parser.add_argument_group(title)
+        for name in names.split():
+            action = parser._option_string_actions.get(f"--{name}")
+            if action:  # argparse has no public way to group a flag that is there already
+                parser._optionals._group_actions.remove(action)
+                group._group_actions.append(action)
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """All flags of a parser and of its sub-commands."""
+    flags = list(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            flags += [flag for command in action.choices.values() for flag in _flags(command)]
+    return flags
+
+
+def _plain(flag: str) -> str:
+    return flag.lower().lstrip("-").replace("-", "_")
 
 
 def true_or_false(text: str) -> bool:
@@ -58,7 +128,10 @@ def add_image_type(parser: argparse.ArgumentParser, default: str | None) -> None
     """Add --image_type, which sets the patch size; None means the image type of the model."""
     sizes = ", ".join(f"{name} {size}x{size}" for name, size in PATCH_SIZES.items())
     parser.add_argument(
-        "--image_type", choices=PATCH_SIZES, default=default, help=f"patch size: {sizes}"
+        "--image_type",
+        choices=PATCH_SIZES,
+        default=default,
+        help=f"patch size: {sizes}; default: {default or 'as trained'}",
     )
 
 
@@ -68,7 +141,7 @@ def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None
         "--img_format",
         choices=IMAGE_SUFFIXES,
         default=default,
-        help="files to read; default: %(default)s",
+        help=f"files to read; default: {default or 'the one format that the folder holds'}",
     )
 
 
@@ -157,6 +230,7 @@ def parse_scoring(
     Ends the process with a usage message when --threshold is given with a flag that also sets the
     threshold.
     """
+    group_flags(parser, SCORING_GROUPS)
     parsed = parser.parse_args(arguments)
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
         parser.error(

@@ -46,6 +46,7 @@ from arguments import (
     camera_range,
     command_parser,
     from_0_to_1,
+    group_flags,
     newest,
     require_input_max,
     whole_number,
@@ -84,6 +85,16 @@ DEFAULT_OPSET = 18
 CALIBRATION_STRIPS = 16
 LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
+
+
+FLAG_GROUPS = {
+    "from and to": "checkpoint_path method output_path skip_existing describe",
+    "the file's input and outputs": "input input_channels input_max image_size mode outputs "
+    "opset_version",
+    "threshold": "good_path",
+    "lower precision": "precision calibration_path target max_recall_drop force",
+    "proof of parity": "test_path",
+}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -196,6 +207,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="print an ONNX file's metadata, and export nothing",
     )
+    group_flags(parser, FLAG_GROUPS)
     return parser.parse_args(arguments)
 
 

@@ -73,11 +73,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "from an MVTec AD category with images of 1024x1024",
     }
     for name, text in descriptions.items():
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(
+            name, help=text, description=text, formatter_class=parser.formatter_class
+        )
         command.add_argument(
             "--output", type=Path, required=True, help="new folder for the data set"
         )
-        command.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=42)
+        command.add_argument(
+            "--seed",
+            type=whole_number(0, LARGEST_SEED),
+            default=42,
+            help="of everything that is random",
+        )
         if name != "demo":
             command.add_argument("--source", type=Path, required=True, help="folder to read")
         if name == "testset":

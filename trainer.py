@@ -40,6 +40,7 @@ from arguments import (
     add_true_or_false,
     camera_range,
     command_parser,
+    group_flags,
     positive,
     require_like_flags,
     share,
@@ -110,6 +111,15 @@ RESUME_HELP = (
 )
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
 TEST_PICTURES_PER_KIND = 10
+FLAG_GROUPS = {
+    "strips": "training_dataset_path img_format image_type input_max use_mask",
+    "run": "checkpoint_path resume overwrite save_every seed epochs patience",
+    "painted defects": "recipe num_defects_range",
+    "network": "arch base_channels align weighting teacher",
+    "loss and optimizer": "bs accumulate lr lr_schedule alpha gamma_start gamma_end gamma_schedule",
+    "threshold": "target_false_alarms",
+    "machine": "gpu_id num_workers cache_size amp compile deterministic sync_batch_norm",
+}
 
 
 @dataclass(frozen=True)
@@ -309,6 +319,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="batch norm over all processes' patches; GPUs only",
     )
+    group_flags(parser, FLAG_GROUPS)
     return parser
 
 

@@ -17,6 +17,7 @@ import onnx
 
 from common.errors import UserError, shown
 from common.files import file_hash
+from common.product import PRODUCT
 from data.image_files import INPUT_MAX_LIMITS
 from deploy.export_module import (
     DETECTION_COLUMNS,
@@ -41,7 +42,6 @@ from ops.registration import ALIGN_MODES, MEASURES
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 
 SCHEMA_VERSION = 2
-PRODUCT = "Background Removal Net 1.0"
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
 # false alarms per strip; the file has a threshold for each of these rates
 RATES = (0.01, 0.1, 1.0, 10.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from common.product import PRODUCT
 from docs.draw_architecture import repository_modules
 from tests.conftest import ROOT, export_file, run_module
 
@@ -52,7 +53,7 @@ def flags_of(parser):
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 flags |= flags_of(command)
-        elif not isinstance(action, argparse._HelpAction):
+        elif not isinstance(action, argparse._HelpAction | argparse._VersionAction):
             flags[action.option_strings[0]] = action
     return flags
 
@@ -70,7 +71,8 @@ def commands_in(text):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    section = text.split(f"## {script}.py\n")[1].split("\n## ")[0]
+    sections = re.split(r"^#+ (?=.*\.py)", text, flags=re.MULTILINE)[1:]
+    section = "".join(part for part in sections if f"{script}.py" in part.splitlines()[0])
     rows = {
         flag: default.strip()
         for flag, default in re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section, flags=re.MULTILINE)
@@ -82,6 +84,38 @@ def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
         if action.default is not None and not isinstance(action, argparse._StoreTrueAction):
             assert rows[flag].strip("`") == " ".join(map(str, values)), flag
         assert ("required" in rows[flag]) == action.required
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_states_every_default_in_groups(script, monkeypatch):
+    parser = parser_of(script, monkeypatch)
+    for flag, action in flags_of(parser).items():
+        text = parser._get_formatter()._expand_help(action)
+        assert action.nargs == 0 or "default: " in text or action.required, flag
+    titles = [group.title for group in parser._action_groups if group._group_actions]
+    assert len(titles) > 4 or script == "prepare_dataset"
+
+
+@pytest.mark.parametrize(
+    "script, words, nearest",
+    [
+        ("inference_onnx", ["--treshold", "0.3"], "--threshold"),
+        ("inference_pytorch", ["--model-path=a.pth"], "--model_path"),
+        ("trainer", ["--epoch", "3"], "--epochs"),
+        ("prepare_dataset", ["demo", "--output", "a", "--sed", "1"], "--seed"),
+    ],
+)
+def test_an_unknown_flag_gets_the_nearest_one(script, words, nearest, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).parse_args(words)
+    assert f"did you mean {nearest}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_command_says_its_version(script, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(script).parse_args(["--version"])
+    assert capsys.readouterr().out == f"{PRODUCT}\n"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
