@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import UserError, shown
+from common.files import RUN_NAME_RULE, is_run_name
 from common.product import PRODUCT
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
@@ -150,7 +151,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     parser.add_argument(
         "--test_path",
         type=Path,
-        help="folder of strips; default: test/ of the data set that the model was trained on",
+        help="folder of strips, or one strip; default: test/ of the data set of the training",
     )
     parser.add_argument(
         "--output_dir",
@@ -268,6 +269,8 @@ def _is_one_of_flag(flag: argparse.Action, value: object) -> bool:
     """Whether the flag makes exactly this value of its text."""
     if flag.choices is not None:
         return isinstance(value, str) and value in flag.choices
+    if flag.type is run_name:
+        return isinstance(value, str) and is_run_name(value)
     if flag.type in (None, Path):
         return isinstance(value, str) and "\0" not in value
     if type(value) not in (int, float):
@@ -304,6 +307,16 @@ def whole_number(lowest: int, highest: int | None = None, reason: str = "") -> C
 
     parse.__name__ = "whole number"
     return parse
+
+
+def run_name(text: str) -> str:
+    """Parse the name of a run, which its files begin with.
+
+    Raises `argparse.ArgumentTypeError` for a name that is not one for files everywhere.
+    """
+    if not is_run_name(text):
+        raise argparse.ArgumentTypeError(f"found {shown(text)}, expected {RUN_NAME_RULE}")
+    return text
 
 
 def positive(text: str) -> float:

@@ -6,6 +6,10 @@
     python prepare_dataset.py testset --source /data/good_strips --output dataset/mine
     python prepare_dataset.py deeppcb --source /data/DeepPCB/PCBData --output dataset/deeppcb
     python prepare_dataset.py mvtec --source /data/mvtec/grid --output dataset/grid
+    # strips of three channels from images of one channel, in three folders
+    python prepare_dataset.py combine --target A --ref1 B --ref2 C --output my_strips/train/good
+    # the same with the means of many references
+    python prepare_dataset.py combine --target A --references B C D E --output my_strips/train/good
 
 The output folder appears once it is complete. An output folder that already contains files is
 refused. The same --seed gives the same files.
@@ -22,20 +26,33 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tifffile
+import torch
 from tqdm import tqdm
 
 from arguments import LARGEST_SEED, add_img_format, camera_range, command_parser, whole_number
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
+from common.notes import note_once
+from data.combine import (
+    StripSources,
+    average_references,
+    find_channel,
+    find_channels_by_ending,
+    pair_sources,
+    stack_channels,
+    without_partner,
+)
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, mask_path
 from data.image_files import DEFAULT_INPUT_MAX, encode_image, load_image, open_channels
 from data.listing import IMAGE_SUFFIXES, list_images
+from data.registered_copies import StripAligner
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"  # folder of the painted defective strips
@@ -43,6 +60,8 @@ DEMO_COUNTS = {"train": (60, 0), "valid": (30, 30), "test": (40, 40)}  # good an
 MVTEC_CROPS = 5  # strips per image, side by side: 5 x 176 of 1024 columns
 DEEPPCB_VALID_EVERY = 5  # one of so many boards in the training groups is for validation
 DEEPPCB_TEST_SHARE = 3  # one of so many groups is for the test, at least one
+COMBINE_MODES = ("full", "fine")  # of the suite's aligner, those that match the light, too
+FEWEST_TO_AVERAGE = 3  # references; one or two are channels as they are
 POINT_COLUMNS = (
     "file",
     "y",
@@ -71,6 +90,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "deeppcb": "Target, Ref1 and Ref2 from a DeepPCB checkout, masks from its boxes",
         "mvtec": "976x176 strips of three equal channels "
         "from an MVTec AD category with images of 1024x1024",
+        "combine": "strips of three channels from images of one channel",
     }
     for name, text in descriptions.items():
         command = commands.add_parser(
@@ -85,17 +105,64 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             default=42,
             help="of everything that is random",
         )
-        if name != "demo":
+        if name == "combine":
+            add_combine(command)
+        elif name != "demo":
             command.add_argument("--source", type=Path, required=True, help="folder to read")
         if name == "testset":
             add_img_format(command, default=None)
-            command.add_argument(
-                "--input_max",
-                type=camera_range,
-                default=DEFAULT_INPUT_MAX,
-                help="largest value that the camera can deliver",
-            )
-    return parser.parse_args(arguments)
+            add_input_max(command)
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "combine":
+        require_one_way(parser, parsed)
+    return parsed
+
+
+def add_input_max(command: argparse.ArgumentParser) -> None:
+    """Add --input_max."""
+    command.add_argument(
+        "--input_max",
+        type=camera_range,
+        default=DEFAULT_INPUT_MAX,
+        help="largest value that the camera can deliver",
+    )
+
+
+def add_combine(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `combine`."""
+    place = "folder of images, matched by name; or one file for all strips"
+    command.add_argument("--target", required=True, help="folder of Target's images")
+    command.add_argument("--ref1", help=f"of the first reference: {place}")
+    command.add_argument("--ref2", help=f"of the second one: {place}; default: the first one again")
+    command.add_argument(
+        "--references",
+        nargs="+",
+        metavar="PLACE",
+        help="three references or more, each a folder or a file: registered to Target and averaged",
+    )
+    command.add_argument(
+        "--folder",
+        type=Path,
+        help="one folder of all images; the flags above are then endings of names, such as _ref1",
+    )
+    command.add_argument(
+        "--align",
+        choices=COMBINE_MODES,
+        default="fine",
+        help="how --references are registered: as trainer.py does",
+    )
+    add_input_max(command)
+
+
+def require_one_way(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    """End the process with a usage message unless one kind of references is given."""
+    if bool(parsed.references) == bool(parsed.ref1) or (parsed.references and parsed.ref2):
+        parser.error("combine: expected either --ref1, perhaps with --ref2, or --references")
+    if parsed.references and len(parsed.references) < FEWEST_TO_AVERAGE:
+        parser.error(
+            f"--references: found {len(parsed.references)}, expected three or more: "
+            "one or two are --ref1 and --ref2"
+        )
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -108,6 +175,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         "testset": build_testset,
         "deeppcb": build_deeppcb,
         "mvtec": build_mvtec,
+        "combine": build_combine,
     }[arguments.command]
     with new_folder(arguments.output) as folder:
         build(folder, arguments)
@@ -284,6 +352,43 @@ def cut_strips(
     return points
 
 
+def build_combine(root: Path, arguments: argparse.Namespace) -> None:
+    """Write a strip of every image of Target, in the folders that its images lie in.
+
+    Raises `UserError` when an image has no partner, or two partners do not fit each other.
+    """
+    places = [
+        arguments.target,
+        *(arguments.references or filter(None, (arguments.ref1, arguments.ref2))),
+    ]
+    target, *references = (
+        find_channels_by_ending(arguments.folder, places)
+        if arguments.folder
+        else map(find_channel, places)
+    )
+    jobs = pair_sources(target, references)
+    for reference in references:
+        if unused := without_partner(target, reference):
+            note_once(
+                f"{reference.place}: left out {unused[0].name}, as Target has no image of that "
+                f"name; images like it: {len(unused)}"
+            )
+    if arguments.references:
+        combine = partial(
+            average_references,
+            aligner=StripAligner(arguments.align, torch.device("cpu")),
+            input_max=arguments.input_max,
+        )
+    else:
+        combine = stack_channels
+
+    def make(sources: StripSources) -> None:
+        name = sources.name
+        write_strip(root / name.parent / f"{name.name}.tiff", combine(sources))
+
+    in_parallel(make, jobs, "combining channels")
+
+
 def side_by_side_crops(grey: np.ndarray, path: Path) -> list[np.ndarray]:
     """MVTEC_CROPS strips of an image (H, W), left to right from the top left corner.
 
@@ -413,8 +518,11 @@ def main() -> int:
     if arguments.command == "testset":
         following = f"bash inference_pytorch.sh --test_path '{arguments.output}/test'"
     else:
-        more = " --img_format png_jpg" if arguments.command == "deeppcb" else ""
-        following = f"bash train.sh --training_dataset_path '{arguments.output}/train/good'{more}"
+        good = arguments.output / "train" / GOOD
+        is_split = arguments.command != "combine" or good.is_dir()
+        following = (
+            f"bash train.sh --training_dataset_path '{good if is_split else arguments.output}'"
+        )
     print(f"the data set is in {arguments.output}; next: {following}")
     return 0
 

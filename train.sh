@@ -42,7 +42,7 @@ if ! names_a_run "$@"; then # a named run continues in its own folder
     settings+=(--checkpoint_path "$here/checkpoints")
 fi
 if ! given --resume "$@"; then # a resumed run keeps its own settings
-    settings+=(--image_type strip --img_format tiff --bs 16 --num_defects_range 4 10)
+    settings+=(--image_type strip --bs 16 --num_defects_range 4 10)
     settings+=(--cache_size 100 --seed 42 --recipe robust --arch difference)
     settings+=(--align fine)
     if registers "$@"; then settings+=(--weighting likelihood); fi

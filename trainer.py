@@ -9,7 +9,7 @@
     # after an interruption
     python trainer.py --resume
 
-A run writes its files into --checkpoint_path, under its name
+A run writes its files into --checkpoint_path, under --name or
 BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{h}x{w}_{image_type}: the last and the best checkpoint, settings,
 environment, metrics, TensorBoard events and pictures. When the data set has test strips, it also
 writes the best checkpoint's scores and pictures of them. Ctrl-C saves what was learnt so far.
@@ -43,6 +43,7 @@ from arguments import (
     group_flags,
     positive,
     require_like_flags,
+    run_name,
     share,
     whole_number,
 )
@@ -51,7 +52,8 @@ from common.errors import UserError, prefix_errors, run_command
 from common.settings import from_values
 from data.folder import StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
-from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, settings_of_recipe
+from data.recipe_file import read_recipe_settings
+from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, ROBUST
 from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
@@ -95,6 +97,8 @@ RECIPE_HELP = (
     "how samples are made: classic paints strong defects, robust also faint ones, "
     "on channels that differ"
 )
+AMOUNTS_HELP = "YAML file with any amounts of --recipe robust, such as contrast: [5, 100]"
+NAME_HELP = "name of the run's files; default: one made of its settings"
 ALIGN_HELP = (
     "register the references to Target by fractions of a pixel (shift), "
     "match their gain and offset, too (full), "
@@ -113,8 +117,8 @@ RESUME_HELP = (
 TEST_PICTURES_PER_KIND = 10
 FLAG_GROUPS = {
     "strips": "training_dataset_path img_format image_type input_max use_mask",
-    "run": "checkpoint_path resume overwrite save_every seed epochs patience",
-    "painted defects": "recipe num_defects_range",
+    "run": "checkpoint_path name resume overwrite save_every seed epochs patience",
+    "painted defects": "recipe recipe_settings num_defects_range",
     "network": "arch base_channels align weighting teacher",
     "loss and optimizer": "bs accumulate lr lr_schedule alpha gamma_start gamma_end gamma_schedule",
     "threshold": "target_false_alarms",
@@ -145,8 +149,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
     recipe = given.get("recipe", defaults["recipe"])
+    # a resumed run has its own recipe, and the classic one takes no amounts
+    takes_amounts = ROBUST if given.get("resume") and "recipe" not in given else recipe
+    amounts = given.get("recipe_settings")
     derived = {
-        "recipe_settings": settings_of_recipe(recipe),
+        "recipe_settings": read_recipe_settings(amounts, takes_amounts if amounts else recipe),
         "teacher_sha256": None,
         "given": list(given),
     }
@@ -207,7 +214,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="-1: CPU; default: the first GPU, else the CPU",
     )
     add_image_type(parser, default="strip")
-    add_img_format(parser, default="tiff")
+    add_img_format(parser, default=None)
+    parser.add_argument("--name", type=run_name, help=NAME_HELP)
     parser.add_argument(
         "--num_defects_range",
         type=number(3, 1000),
@@ -217,6 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="fewest and most points in a painted patch, background points included",
     )
     parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
+    parser.add_argument("--recipe_settings", type=Path, metavar="FILE", help=AMOUNTS_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
     parser.add_argument("--weighting", choices=WEIGHTINGS, default="none", help=WEIGHTING_HELP)
     add_true_or_false(
@@ -373,7 +382,9 @@ def prepare(
     content = load_checkpoint(resumed) if resumed else {}
     if resumed:
         with prefix_errors(resumed):
-            kept = {name: content[name] for name in values if name in content and name != "gpu_id"}
+            kept = {name: content[name] for name in values if name in content}
+            for name in ("gpu_id", "recipe_settings"):  # which are checked elsewhere
+                kept.pop(name, None)
             require_like_flags(make_parser(), kept)
             values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
             problem = find_contradiction(values)
@@ -423,6 +434,7 @@ def find_strips(settings: TrainingSettings) -> Dataset:
         settings.input_max,
         settings.recipe,
         settings.use_mask,
+        settings.recipe_settings,
     )
 
 

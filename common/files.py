@@ -6,6 +6,7 @@ So a file or folder that has its final name is complete.
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED_ENDINGS = ("_best", "_not_finite", ".pth")  # of the names of a run's checkpoints
+RUN_NAME_RULE = (
+    "up to 100 letters, digits, dots, hyphens and underscores, a letter or digit first, "
+    f"and none of {', '.join(RESERVED_ENDINGS)} last"
+)
 
 
 @contextmanager
@@ -34,6 +42,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_run_name(name: str) -> bool:
+    """Return whether all files of a run may begin with `name`, on every file system."""
+    return bool(RUN_NAME.fullmatch(name)) and not name.endswith(RESERVED_ENDINGS)
 
 
 def require_regular(path: Path) -> None:

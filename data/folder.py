@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.listing import ALL_SUFFIXES, list_files, list_images, sub_folders, without_masks
+from data.points import PointSettings
 from data.true_points import Point, match_points
 from data.truth_layout import (
     POINTS_FILE,
@@ -45,8 +46,8 @@ class StripFile:
     they are known as coordinates (None: they are not).
 
     Where `painted_with` is given, synthetic defects are painted into the strip whenever it is read:
-    `painted_with` is their seed and `painted_by` their recipe. None means that the strip is read
-    unchanged.
+    `painted_with` is their seed, `painted_by` their recipe, and `painted_points` what its points
+    are like (None: as usual). None means that the strip is read unchanged.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class StripFile:
     mask: Path | None
     painted_with: tuple[int, ...] | None = None
     painted_by: str = "classic"
+    painted_points: PointSettings | None = None
     more_masks: tuple[Path, ...] = ()
     points: tuple[Point, ...] | None = None
 

@@ -115,14 +115,19 @@ def open_channels(
 
 
 def _only_channel(pixels: np.ndarray) -> np.ndarray:
-    """Reshape (H, W), (1, H, W) or (H, W, 1) to (1, H, W).
+    """Reshape an image of one grey channel to (1, H, W): (H, W), (1, H, W) or (H, W, 1).
 
-    Raises `UserError`, without the path, for any other shape.
+    A grey image may also be stored in three equal colours (H, W, 3), with opacity or without.
+    Raises `UserError`, without the path, for any other image.
     """
     if pixels.ndim == 2:
         return pixels[None]
     if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[2]):
         return np.moveaxis(pixels, 0 if pixels.shape[0] == 1 else 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] in CHANNEL_COUNTS:
+        if (pixels[:, :, :1] == pixels[:, :, 1:3]).all():
+            return np.moveaxis(pixels[:, :, :1], 2, 0)
+        raise UserError("found an image in colours, expected one grey channel")
     raise UserError(f"found an image of shape {pixels.shape}, expected one grey channel")
 
 

@@ -21,5 +21,6 @@ def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarr
         return image, None
     mask = np.zeros(image.shape[1:], dtype=np.float32)
     if strip.painted_with:
-        paint_strip(strip.painted_by, image, mask, np.random.default_rng(strip.painted_with))
+        generator = np.random.default_rng(strip.painted_with)
+        paint_strip(strip.painted_by, image, mask, generator, strip.painted_points)
     return image, mask > 0 if strip.painted_with or strip.is_defective is False else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from common.settings import from_values
 from data.augmentation import AugmentationSettings, augment, measure_noise, shuffle_channels
 from data.points import PointSettings, draw_points, paint_points
 from gaussian import (
@@ -85,6 +86,22 @@ RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def make_recipe(
+    name: str, num_defects_range: tuple[int, int], amounts: dict[str, Any]
+) -> Synthesis:
+    """Return a recipe with the amounts that `settings_of_recipe` names; it has no others."""
+    if name == CLASSIC:
+        return ClassicRecipe(num_defects_range)
+    return RobustRecipe(
+        num_defects_range, from_values(AugmentationSettings, amounts), point_settings(amounts)
+    )
+
+
+def point_settings(amounts: dict[str, Any]) -> PointSettings:
+    """Return the settings of a recipe's points among its amounts, defaults where there are none."""
+    return from_values(PointSettings, amounts)
+
+
 def settings_of_recipe(name: str) -> dict[str, Any]:
     """Return every amount of a recipe as plain values, by name.
 
@@ -101,17 +118,21 @@ def settings_of_recipe(name: str) -> dict[str, Any]:
 
 
 def paint_strip(
-    recipe: str, image: np.ndarray, mask: np.ndarray, generator: np.random.Generator
+    recipe: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    generator: np.random.Generator,
+    amounts: PointSettings | None = None,
 ) -> None:
     """Paint a recipe's defects and background points, and nothing else, into a whole strip.
 
     It is for validation. The strip (3, H, W), grey levels 0-255, and its mask (H, W) float32, in
-    which the defects are marked, change in place.
+    which the defects are marked, change in place. `amounts` None are the robust recipe's defaults.
     """
     if recipe == CLASSIC:
         paint_defects(image, mask, generator, STRIP_DEFECTS_RANGE)
         return
-    amounts, count = PointSettings(), int(generator.integers(*ROBUST_STRIP_RANGE))
+    amounts, count = amounts or PointSettings(), int(generator.integers(*ROBUST_STRIP_RANGE))
     points = draw_points(
         generator, amounts, count, mask.shape, measure_noise(image[TARGET], image[REF1])
     )

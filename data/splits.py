@@ -4,6 +4,7 @@ import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from data.folder import (
     split_beside,
     truth_without_strip,
 )
+from data.points import PointSettings
+from data.recipes import point_settings
 from data.verify import VerifiedFiles, verify_strips
 
 # Beside the checkpoints: the results of the last check, so that the next start is fast.
@@ -70,15 +73,17 @@ def find_dataset(
     training_path: Path,
     notes: Path,
     patch: int,
-    img_format: str,
+    img_format: str | None,
     input_max: float,
     recipe: str,
     use_masks: bool = True,
+    amounts: dict[str, Any] | None = None,
 ) -> Dataset:
     """Return the strips to train, validate and test on, after verifying every one.
 
     The results of the check are kept in the folder `notes`. Without validation strips, some are set
-    aside and painted by `recipe`. Raises a `UserError` that names all bad files.
+    aside and painted by `recipe` with its `amounts` (None: the usual ones). Raises a `UserError`
+    that names all bad files.
     """
     require_good_only(training_path)
     started = time.perf_counter()
@@ -115,15 +120,20 @@ def find_dataset(
             print(f"{split}: {kinds}")
     if groups["valid"]:
         return Dataset(size, **groups)
-    groups["train"], groups["valid"] = set_aside(groups["train"], recipe)
+    groups["train"], groups["valid"] = set_aside(
+        groups["train"], recipe, point_settings(amounts or {})
+    )
     return Dataset(size, **groups, is_valid_set_aside=bool(groups["valid"]))
 
 
-def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], list[StripFile]]:
+def set_aside(
+    strips: list[StripFile], recipe: str, points: PointSettings | None = None
+) -> tuple[list[StripFile], list[StripFile]]:
     """Return the strips to train on, and the strips to validate on, each twice: good and painted.
 
     One tenth is set aside, at least one strip, but never the only one. Which ones, and what is
-    painted into them, depends only on the list of strips and on the recipe, which paints them.
+    painted into them, depends only on the list of strips and on the recipe, which paints them with
+    its `points` (None: the usual ones).
     """
     if len(strips) < 2:
         return strips, []
@@ -140,6 +150,7 @@ def set_aside(strips: list[StripFile], recipe: str) -> tuple[list[StripFile], li
                 kind=PAINTED,
                 painted_with=(HELD_OUT_SEED, number),
                 painted_by=recipe,
+                painted_points=points,
             )
         )
     return [strip for number, strip in enumerate(strips) if number not in chosen], validation

@@ -276,8 +276,7 @@ def test_the_next_command_fits_the_files(tmp_path, deeppcb):
     flags = ("--source", deeppcb, "--output", tmp_path / "set")
     done = run("prepare_dataset.py", "deeppcb", *flags, genuine=True)
     assert done.stdout.endswith(
-        f"next: bash train.sh --training_dataset_path '{tmp_path}/set/train/good' "
-        "--img_format png_jpg\n"
+        f"next: bash train.sh --training_dataset_path '{tmp_path}/set/train/good'\n"
     )
 
 

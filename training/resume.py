@@ -10,7 +10,7 @@ from torch import nn
 
 from common.errors import UserError, shown
 from training.checkpoint import BEST_SUFFIX
-from training.run_folder import NOT_FINITE_SUFFIX
+from training.run_folder import NOT_FINITE_SUFFIX, settings_beside
 from training.settings import Start, as_plain
 
 # entries of a checkpoint without which a run cannot continue
@@ -33,7 +33,8 @@ FREE_ON_RESUME = frozenset(
 def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> Path:
     """The checkpoint that --resume names: a file, or the newest last checkpoint in a folder.
 
-    In a folder, the name without its suffix matches the glob `pattern`. Raises `UserError` when the
+    In a folder, the name without its suffix matches the glob `pattern`, or is that of any run if
+    the command line sets nothing that a run's name says. Raises `UserError` when the
     folder has no such checkpoint. It also raises it for a best checkpoint, as that would lose the
     later epochs, unless --overwrite or another --checkpoint_path is given.
     """
@@ -46,10 +47,12 @@ def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> P
         )
     if not place.is_dir():
         return place
+    is_any = not start.given & {"name", "lr", "bs", "image_type"}
+    named = [path for path in place.glob("*.pth") if is_any and settings_beside(path).is_file()]
     other_suffixes = (BEST_SUFFIX, NOT_FINITE_SUFFIX)
     found = [
         path
-        for path in place.glob(f"{pattern}.pth")
+        for path in {*place.glob(f"{pattern}.pth"), *named}
         if path.is_file() and not path.name.endswith(other_suffixes)
     ]
     if not found:

@@ -46,11 +46,12 @@ except ImportError:  # Windows has no fcntl; there the folder is not locked
     fcntl = None
 
 LOCK = ".training.lock"
+SETTINGS_SUFFIX = "_arguments.json"
 TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
 SUFFIXES = (  # of everything that a run writes
     ".pth",
     BEST_SUFFIX,
-    "_arguments.json",
+    SETTINGS_SUFFIX,
     "_environment.json",
     "_metrics.jsonl",
     "_events",
@@ -123,7 +124,7 @@ class RunFolder:
         starts = read_notes(environment)  # a damaged record must not stop the run
         starts = starts if isinstance(starts, list) else []
         for path, content in (
-            (self.file("_arguments.json"), settings),
+            (self.file(SETTINGS_SUFFIX), settings),
             (environment, [*starts, started]),
         ):
             with atomic_write(path) as temporary:
@@ -185,6 +186,11 @@ class RunFolder:
 def best_beside(last: Path) -> Path:
     """The path of the best checkpoint of the run whose last (or best) checkpoint is `last`."""
     return last.with_name(f"{last.stem.removesuffix(Path(BEST_SUFFIX).stem)}{BEST_SUFFIX}")
+
+
+def settings_beside(last: Path) -> Path:
+    """The path of the settings of the run whose last checkpoint is `last`."""
+    return last.with_name(f"{last.stem}{SETTINGS_SUFFIX}")
 
 
 def _print_except_file_errors(failure: threading.ExceptHookArgs) -> None:

@@ -1,11 +1,13 @@
 """The settings of a strip detector's training, its run's name, and the rules for resuming it."""
 
+import glob
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, shown
+from data.recipe_file import check_amounts, check_names
 from data.recipes import CLASSIC, RECIPES, settings_of_recipe
 from data.splits import Dataset
 from ops.tiling import PATCH_SIZES
@@ -16,7 +18,9 @@ RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
 STRIPS_HASH = "strips_sha256"  # entry of a checkpoint that identifies the run's strips
 # Settings that may change on resume, besides those of every run. The teacher's file may move, since
 # its hash is compared.
-FREE = frozenset(("training_dataset_path", "cache_size", "target_false_alarms", "teacher"))
+FREE = frozenset(
+    ("training_dataset_path", "img_format", "cache_size", "target_false_alarms", "teacher")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class TrainingSettings(LoopSettings):
 
     training_dataset_path: Path
     image_type: str
-    img_format: str
+    img_format: str | None
     num_defects_range: tuple[int, int]
     recipe: str
     align: str
@@ -47,6 +51,7 @@ class TrainingSettings(LoopSettings):
     recipe_settings: dict[str, Any]
     teacher_sha256: str | None = None
     weighting: str = "none"
+    name: str | None = None
 
     @property
     def patch(self) -> int:
@@ -55,12 +60,16 @@ class TrainingSettings(LoopSettings):
 
     def run_name(self, image_size: tuple[int, int]) -> str:
         """The name of the run's files, for strips of `image_size` (height, width) in pixels."""
+        if self.name is not None:
+            return self.name
         height, width = image_size
         return RUN_NAME.format(height=height, width=width, **self.plain())
 
 
 def run_pattern(values: dict[str, Any], given: Iterable[str]) -> str:
     """A glob for the names of runs that share the `given` settings with `values`."""
+    if "name" in given:
+        return glob.escape(values["name"])
     lr, bs, image_type = (
         values[name] if name in given else "*" for name in ("lr", "bs", "image_type")
     )
@@ -89,29 +98,39 @@ def resumed_strip_values(
             "found a run without a teacher, "
             f"expected one that was begun with --teacher {values['teacher']}"
         )
+    if "recipe_settings" in start.given:
+        _require_same_amounts(values["recipe_settings"], tool_values["recipe_settings"])
     return resumed_values(values, start, content, folder, tool_values, FREE)
+
+
+def _require_same_amounts(given: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Raise `UserError`, without the path, when the command line has other amounts than a run."""
+    for name, value in given.items():
+        if stored.get(name) != value:
+            raise UserError(
+                f"found a run whose {name} is {stored.get(name)}, expected {value}: "
+                "a resumed run keeps its settings"
+            )
 
 
 def resumed_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """The recipe of a run, and the recipe's settings.
 
     A checkpoint that names no recipe has the classic one, which was the only one then. Raises
-    `UserError`, without the path, when this code's recipe differs from the one in the run.
+    `UserError`, without the path, when this code's recipe has other amounts than the run's by name,
+    or the run has a value that is out of range.
     """
     recipe, stored = content.get("recipe", CLASSIC), content.get("recipe_settings", {})
     if not isinstance(stored, dict):
         raise UserError(f"found recipe_settings {shown(stored)}, expected amounts by name")
     if recipe not in RECIPES:
         raise UserError(f"found a run of --recipe {recipe}, expected one of {', '.join(RECIPES)}")
-    current = settings_of_recipe(recipe)
-    changed = [name for name in (*stored, *current) if stored.get(name) != current.get(name)]
-    if changed:
-        found, expected = stored.get(changed[0]), current.get(changed[0])
+    check_names(stored, recipe)
+    if missing := [name for name in settings_of_recipe(recipe) if name not in stored]:
         raise UserError(
-            f"found a run with a recipe whose {changed[0]} is {found}, expected {expected}, "
-            "which this code has"
+            f"found a run with a recipe without {missing[0]}, which this code's recipe has"
         )
-    return {"recipe": recipe, "recipe_settings": stored}
+    return {"recipe": recipe, "recipe_settings": check_amounts(stored) if stored else {}}
 
 
 def require_same_strips(content: dict[str, Any], dataset: Dataset) -> None:

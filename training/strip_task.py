@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.distributed import ProcessGroup
-from data.recipes import RECIPES
+from data.recipes import make_recipe
 from data.splits import Dataset
 from dataloader import StripPatches, painted_samples
 from evaluation.evaluate import evaluate
@@ -130,7 +130,7 @@ def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatch
         dataset.copies or [strip.path for strip in dataset.train],
         dataset.image_size,
         settings.patch,
-        RECIPES[settings.recipe](settings.num_defects_range),
+        make_recipe(settings.recipe, settings.num_defects_range, settings.recipe_settings),
         settings.seed,
         MAX_GREY if dataset.copies else settings.input_max,
         settings.cache_size,

@@ -1,0 +1,248 @@
+"""The ways in that most lines need: single channels, coordinates, candidates, named amounts."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from common.errors import UserError
+from data.folder import list_strips
+from data.image_files import load_image
+from data.labelled_strip import read_strip
+from data.recipe_file import LIMITS, check_amounts
+from data.recipes import RobustRecipe, make_recipe, point_settings, settings_of_recipe
+from data.splits import set_aside
+from gaussian import TARGET
+from prepare_dataset import main as prepare_main
+from prepare_dataset import parse_args as parse_prepare
+from prepare_dataset import prepare
+from tests.conftest import arguments_for
+from trainer import parse_args as parse_training
+from trainer import train
+from training.checkpoint import load_checkpoint
+
+SIZE = (130, 140)
+
+
+def combine(*flags: object) -> None:
+    prepare(parse_prepare(["combine", *map(str, flags)]))
+
+
+@pytest.fixture
+def planes() -> np.ndarray:
+    """Target, Ref1 and Ref2 of two strips: (2, 3, H, W) uint8."""
+    return np.random.default_rng(0).integers(0, 255, (2, 3, *SIZE), dtype=np.uint8)
+
+
+def write_channels(root: Path, planes: np.ndarray, pattern: str, scale: int = 1) -> None:
+    for number, strip in enumerate(planes):
+        for channel, plane in zip("ABC", strip):
+            path = root / pattern.format(n=number, c=channel)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = plane.astype(np.uint16) * scale if scale > 1 else plane
+            if path.suffix == ".tif":
+                tifffile.imwrite(path, pixels)
+            else:
+                cv2.imwrite(str(path), pixels)
+
+
+@pytest.mark.parametrize("suffix, scale", [("bmp", 1), ("png", 16), ("tif", 16), ("BMP", 1)])
+def test_three_folders_of_images_become_strips(
+    tmp_path, planes, suffix, scale, capsys, monkeypatch
+):
+    write_channels(tmp_path, planes, "{c}/day/{n}." + suffix, scale)
+    flags = ("--target", tmp_path / "A", "--ref1", tmp_path / "B", "--ref2", tmp_path / "C")
+    output = tmp_path / "strips"
+    words = ["prepare_dataset.py", "combine", *map(str, flags), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", words)
+    assert prepare_main() == 0
+    assert f"next: bash train.sh --training_dataset_path '{output}'" in capsys.readouterr().out
+    for number, strip in enumerate(planes):
+        stored = tifffile.imread(output / "day" / f"{number}.tiff")
+        assert stored.dtype == (np.uint8 if scale == 1 else np.uint16)
+        assert np.array_equal(stored, strip.astype(np.uint16) * scale)
+
+
+def test_one_folder_with_endings_and_one_file_for_all(tmp_path, planes):
+    write_channels(tmp_path, planes, "all/{n}_{c}.bmp")
+    places = ("--folder", tmp_path / "all", "--target", "_A", "--ref1", "_B", "--ref2", "_C")
+    combine(*places, "--output", tmp_path / "strips")
+    assert np.array_equal(load_image(tmp_path / "strips/1.tiff"), planes[1])
+    write_channels(tmp_path, planes[:, :1], "{c}/{n}.png")
+    golden = tmp_path / "all/0_B.bmp"
+    combine("--target", tmp_path / "A", "--ref1", golden, "--output", tmp_path / "golden")
+    expected = np.stack([planes[1, 0], planes[0, 1], planes[0, 1]])
+    assert np.array_equal(load_image(tmp_path / "golden/1.tiff"), expected)
+
+
+def test_a_grey_image_in_three_colours_is_one_channel_and_a_colour_photo_is_not(tmp_path, planes):
+    write_channels(tmp_path, planes, "{c}/{n}.bmp")
+    path = tmp_path / "B/0.bmp"
+    cv2.imwrite(str(path), np.dstack([planes[0, 1]] * 3))
+    flags = ("--target", tmp_path / "A", "--ref1", tmp_path / "B", "--output")
+    combine(*flags, tmp_path / "strips")
+    assert np.array_equal(load_image(tmp_path / "strips/0.tiff")[2], planes[0, 1])
+    cv2.imwrite(str(path), np.moveaxis(planes[0], 0, 2))
+    with pytest.raises(UserError, match=r"B/0.bmp: found an image in colours, expected one grey"):
+        combine(*flags, tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+
+
+def test_channels_that_do_not_fit_are_refused_by_name(tmp_path, planes, capsys):
+    write_channels(tmp_path, planes, "{c}/{n}.png")
+    flags = ("--target", tmp_path / "A", "--ref1", tmp_path / "B", "--output", tmp_path / "strips")
+    (tmp_path / "B/1.png").rename(tmp_path / "B/x.png")
+    with pytest.raises(UserError, match=r"B: found no image 1 as in .*missing: 1 of 2"):
+        combine(*flags)
+    (tmp_path / "B/x.png").rename(tmp_path / "B/1.PNG")
+    cv2.imwrite(str(tmp_path / "B/1.PNG"), planes[0, 0, 1:])
+    with pytest.raises(UserError, match=r"B/1.PNG: found \(129, 140\).* expected \(130, 140\)"):
+        combine(*flags)
+    cv2.imwrite(str(tmp_path / "B/1.PNG"), planes[0, 0].astype(np.uint16))
+    with pytest.raises(UserError, match=r"B/1.PNG: found pixels of type uint16, expected uint8"):
+        combine(*flags)
+    cv2.imwrite(str(tmp_path / "B/1.PNG"), planes[0, 0])
+    cv2.imwrite(str(tmp_path / "B/2.png"), planes[0, 0])
+    combine(*flags)
+    assert f"{tmp_path}/B: left out 2.png" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"0.png: .*prepare_dataset.py combine makes strips of"):
+        load_image(tmp_path / "A/0.png")
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ("--target A", "either --ref1"),
+        ("--target A --ref1 B --references B C D", "either --ref1"),
+        ("--target A --references B C", "expected three or more"),
+    ],
+)
+def test_references_are_given_in_one_way(flags, complaint, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        combine(*flags.split(), "--output", "nowhere")
+    assert complaint in capsys.readouterr().err
+
+
+def test_many_references_are_registered_to_target_and_averaged_in_two_groups(tmp_path):
+    generator = np.random.default_rng(1)
+    texture = cv2.GaussianBlur(generator.normal(0, 1, (SIZE[0] + 8, SIZE[1] + 8)), (0, 0), 2)
+    texture = 2048 + 400 * texture / texture.std()
+    shifts = [(0, 0), (0.6, -1.2), (-1.4, 0.3), (1.1, 0.9)]
+    for name, (down, across) in zip("TABC", shifts):
+        matrix = np.float32([[1, 0, across - 4], [0, 1, down - 4]])
+        moved = cv2.warpAffine(texture, matrix, SIZE[::-1], flags=cv2.INTER_CUBIC)
+        noisy = moved * (1 if name == "T" else 0.9) + generator.normal(0, 80, SIZE)
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "0.png"), np.clip(noisy, 0, 4095).astype(np.uint16))
+    flags = ["--target", tmp_path / "T", "--output", tmp_path / "strips", "--input_max", 4095]
+    combine(*flags, "--align", "full", "--references", *(tmp_path / name for name in "ABC"))
+    stored = tifffile.imread(tmp_path / "strips/0.tiff")
+    assert stored.shape == (3, *SIZE) and stored.dtype == np.float32
+    truth = texture[4:-4, 4:-4]
+    residual = [(plane - truth)[10:-10, 10:-10].std() for plane in stored]
+    # two references are averaged in Ref1 and one is left as it is, all moved by an interpolation
+    assert abs(residual[TARGET] - 80) < 4
+    assert residual[1] < 0.85 * residual[2] and residual[2] < 100
+    with pytest.raises(UserError, match=r"0.png: found values up to \d+, expected at most 255"):
+        combine(*flags[:3], tmp_path / "dark", "--references", *(tmp_path / n for n in "ABC"))
+
+
+FLAGS = ("--training_dataset_path", "strips", "--recipe", "robust", "--recipe_settings")
+
+
+def amounts_file(folder: Path, text: str) -> str:
+    (folder / "amounts.yaml").write_text(text)
+    return str(folder / "amounts.yaml")
+
+
+def test_amounts_from_a_file_replace_the_recipes(tmp_path):
+    text = "contrast: [20, 30]  # grey levels\nleak_share: 0\nstripe_count: [2, 4]\n"
+    settings = parse_training([*FLAGS, amounts_file(tmp_path, text)]).recipe_settings
+    assert settings == settings_of_recipe("robust") | {
+        "contrast": [20.0, 30.0],
+        "leak_share": 0.0,
+        "stripe_count": [2, 4],
+    }
+    recipe = make_recipe("robust", (4, 10), settings)
+    assert recipe.points.contrast == (20.0, 30.0) and recipe.nuisances.stripe_count == (2, 4)
+    usual = make_recipe("robust", (4, 10), settings_of_recipe("robust"))
+    assert usual == RobustRecipe((4, 10))
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        (
+            "contrasts: [5, 9]",
+            "found no amount 'contrasts' in --recipe robust: did you mean contra",
+        ),
+        ("qqq: 1", "'qqq' in --recipe robust: expected one of shift, wobble_share"),
+        ("contrast: 5", "contrast 5, expected two numbers, the smaller one first, from 0.1 to 255"),
+        ("contrast: [9, 5]", r"contrast \[9, 5\], expected two numbers"),
+        ("leak_share: 1.5", "leak_share 1.5, expected a number from 0 to 1"),
+        ("leak_share: yes", "leak_share True, expected a number"),
+        ("jitter: .nan", "jitter nan, expected a number from 0 to 5"),
+        ("stripe_count: [1, 2.5]", "expected two whole numbers"),
+        ("sigma: [1, 9]", "sigma up to 9 and large_sigma up to 5"),
+        ("- 1\n- 2", r"found \[1, 2\], expected lines of names"),
+        ("contrast: [5", "no readable YAML file"),
+        ("a: !!python/object/apply:os.system [ls]", "no readable YAML file"),
+    ],
+)
+def test_wrong_amounts_are_one_line(tmp_path, text, complaint):
+    with pytest.raises(UserError, match=rf"amounts.yaml: .*{complaint}") as error:
+        parse_training([*FLAGS, amounts_file(tmp_path, text)])
+    assert "\n" not in str(error.value)
+
+
+def test_every_amount_has_limits_and_the_usual_value_is_within():
+    usual = settings_of_recipe("robust")
+    assert set(LIMITS) == set(usual) and check_amounts(usual) == usual
+
+
+def test_the_classic_recipe_takes_no_amounts(tmp_path):
+    path = amounts_file(tmp_path, "contrast: [5, 9]")
+    with pytest.raises(UserError, match="found --recipe classic, whose amounts are fixed"):
+        parse_training(["--training_dataset_path", "strips", "--recipe_settings", path])
+
+
+def test_a_named_run_keeps_its_amounts_and_finds_png_strips_by_looking(tmp_path, dataset):
+    good = tmp_path / "train" / "good"
+    good.mkdir(parents=True)
+    for path in sorted((dataset / "train" / "good").iterdir())[:3]:
+        pixels = np.rint(np.moveaxis(load_image(path), 0, 2)).astype(np.uint8)
+        cv2.imwrite(str(good / f"{path.stem}.png"), pixels)
+    runs = tmp_path / "runs"
+    amounts = amounts_file(tmp_path, "contrast: [60, 61]\nlarge_share: 0\nnoise_share: 0")
+    flags = ["--recipe", "robust", "--recipe_settings", amounts, "--name", "line_3.b"]
+    best = train(parse_training(arguments_for(tmp_path, runs, *flags, "--epochs", 1)))
+    assert best == runs / "line_3.b_best.pth"
+    content = load_checkpoint(runs / "line_3.b.pth")
+    assert content["recipe_settings"]["contrast"] == [60.0, 61.0] and content["name"] == "line_3.b"
+    other = amounts_file(tmp_path, "contrast: [60, 62]\nlarge_share: 0\nnoise_share: 0")
+    resumed = ["--resume", str(runs), "--epochs", "2", "--gpu_id", "-1"]
+    with pytest.raises(UserError, match=r"whose contrast is \[60.0, 61.0\], expected \[60.0, 62"):
+        train(parse_training([*resumed, "--recipe_settings", other]))
+    with pytest.raises(UserError, match=r"found no other.pth"):
+        train(parse_training([*resumed, "--name", "other"]))
+    assert train(parse_training(resumed)) == best
+    assert len(load_checkpoint(runs / "line_3.b.pth")["history"]) == 2
+
+
+def test_strips_that_are_set_aside_are_painted_with_the_runs_amounts(dataset):
+    amounts = {"contrast": (90.0, 91.0), "large_share": 0.0, "noise_share": 0.0, "jitter": 0.0}
+    amounts |= {"leak_share": 0.0, "flat_share": 0.0}
+    strips = list_strips(dataset / "train" / "good")
+    _, (good, painted) = set_aside(strips, "robust", point_settings(amounts))
+    (before, _), (after, mask) = (read_strip(strip, 255) for strip in (good, painted))
+    change = np.abs(after - before)[TARGET][mask]
+    assert mask.any() and 60 < change.max() <= 91.5
+
+
+@pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", "", "x_best", "é", "n" * 101])
+def test_names_that_are_no_file_names_are_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_training(["--training_dataset_path", "strips", "--name", name])
+    assert "--name: found" in capsys.readouterr().err
