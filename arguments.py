@@ -12,7 +12,7 @@ from common.product import PRODUCT
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
-from evaluation.detections import POLARITIES
+from evaluation.detections import MOST_PER_STRIP, POLARITIES
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
 from evaluation.thresholds import HIGHEST_RATE
@@ -28,7 +28,7 @@ SCORING_GROUPS = {
     "what to score, and with what": "model_path method test_path output_dir img_format image_type "
     "input_max",
     "threshold": "target_false_alarms good_path threshold",
-    "detections and metrics": "min_area polarity match_radius use_ground_truth_mask",
+    "detections and metrics": "min_area polarity match_radius candidates use_ground_truth_mask",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
     "machine": "gpu_id device batch threads cuda_graph doctor",
 }
@@ -205,6 +205,12 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         type=positive,
         default=MATCH_RADIUS,
         help="largest distance in pixels between a true point and its detection",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=whole_number(0, MOST_PER_STRIP, "a heatmap has no more detections"),
+        default=0,
+        help="write so many of each strip's strongest detections, below the threshold, too",
     )
     parser.add_argument(
         "--dead_pixels",

@@ -151,6 +151,5 @@ def _evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
 
 def _quality(evaluation: Evaluation, sigma: float) -> tuple[float, float]:
     metrics = evaluation.baselines[sigma].compute()
-    return metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"], metrics[
-        "pixel_average_precision"
-    ]
+    recalls = metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"]
+    return recalls, metrics["pixel_average_precision"] or 0.0  # undefined with points alone

@@ -141,12 +141,31 @@ def detect(
         place = (int(peaks.points[number, 0]), int(peaks.points[number, 1]))
         measures = (float(peaks.scores[number]), float(peaks.heights[number]), area, box)
         found.append(Detection(*place, *measures, *contrasts[number].tolist()))
+    return [entry for entry in _of_polarity(found, polarity) if entry.area >= min_area]
+
+
+def strongest(
+    heatmap: np.ndarray, image: np.ndarray, count: int, polarity: str = "both"
+) -> list[Detection]:
+    """Return the `count` strongest local maxima of a heatmap, whatever the threshold.
+
+    Arguments are those of `detect`. A maximum has no extent without a threshold: its area is 0.
+    """
+    peaks = find_peaks(heatmap)
+    if polarity == "both":
+        peaks = Peaks(peaks.points[:count], peaks.heights[:count], peaks.scores[:count])
+    found = []
+    for (y, x), score, height, contrasts in zip(
+        peaks.points.tolist(), peaks.scores, peaks.heights, contrasts_at(image, peaks.points)
+    ):
+        measures = (float(score), float(height), 0, (y, x, y + 1, x + 1))
+        found.append(Detection(y, x, *measures, *contrasts.tolist()))
+    return _of_polarity(found, polarity)[:count]
+
+
+def _of_polarity(detections: list[Detection], polarity: str) -> list[Detection]:
     wanted = {"both": (True, False), "bright": (True,), "dark": (False,)}[polarity]
-    return [
-        detection
-        for detection in found
-        if detection.area >= min_area and detection.is_bright in wanted
-    ]
+    return [detection for detection in detections if detection.is_bright in wanted]
 
 
 def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from common.pipeline import WRITERS, Backlog, StageTimes, threads
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
 from data.labelled_strip import read_strip
-from evaluation.detections import Detection, PackedDetections, detect
-from evaluation.matching import defects_in_mask, match
+from data.true_points import require_inside
+from evaluation.detections import Detection, PackedDetections, detect, strongest
+from evaluation.matching import defects_at, defects_in_mask, match
 from evaluation.results import Evaluation, GroundTruth, MetricSet, Rules, StripResult
 from evaluation.stream import (
     BatchPredictor,
@@ -99,13 +100,12 @@ def _add_strip(
     Raises `UserError`, and adds nothing, if a baseline fails.
     """
     strip, image, heatmap = prediction.strip, prediction.image, prediction.heatmap
-    mask, ignored = prediction.mask, prediction.ignored
+    ignored = prediction.ignored
     baseline_heatmaps = {
         name: checked_heatmap(strip, image, baseline, ignored)
         for name, baseline in baselines.items()
     }
-    is_known = use_masks and mask is not None
-    truth = _ground_truth(image, mask, ignored, rules.patch) if is_known else None
+    truth = _ground_truth(prediction, rules.patch) if use_masks else None
     result.metrics.update(strip, heatmap, truth, rules.match_radius)
     for name, baseline_heatmap in baseline_heatmaps.items():
         result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
@@ -132,11 +132,18 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     return whole
 
 
-def _ground_truth(
-    image: np.ndarray, mask: np.ndarray, ignored: np.ndarray | None, patch: int | None
-) -> GroundTruth:
-    counted = mask if ignored is None else mask & ~ignored
-    return GroundTruth(counted, *defects_in_mask(counted, image, patch), ignored)
+def _ground_truth(prediction: Prediction, patch: int | None) -> GroundTruth | None:
+    """Return the truth about a strip from its mask or its points, None where there is neither."""
+    image, mask, ignored = prediction.image, prediction.mask, prediction.ignored
+    if mask is not None:
+        counted = mask if ignored is None else mask & ~ignored
+        return GroundTruth(counted, *defects_in_mask(counted, image, patch), ignored)
+    points = prediction.strip.points
+    if points is None:
+        return None
+    require_inside(points, image.shape[1:])
+    counted = [(y, x) for y, x in points if ignored is None or not ignored[round(y), round(x)]]
+    return GroundTruth(None, defects_at(counted, image, patch), None, ignored)
 
 
 def _apply_rules(
@@ -154,14 +161,20 @@ def _apply_rules(
     result.detections = PackedDetections(
         detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity)
     )
+    if rules.candidates:
+        result.candidates = PackedDetections(
+            strongest(heatmap, image, rules.candidates, rules.polarity)
+        )
     if truth:
-        points = np.array([(detection.y, detection.x) for detection in result.detections]).reshape(
-            -1, 2
-        )
-        result.found = match(points, truth.truths, truth.labels, rules.match_radius).astype(
-            np.int32
-        )
+        result.found = _match(result.detections, truth, rules.match_radius)
+        result.found_by_candidates = _match(result.candidates, truth, rules.match_radius)
     return result
+
+
+def _match(detections: Sequence[Detection], truth: GroundTruth, radius: float) -> np.ndarray:
+    """Return `match` of detections, in few bytes."""
+    points = np.array([(detection.y, detection.x) for detection in detections], dtype=np.int64)
+    return match(points.reshape(-1, 2), truth.truths, truth.labels, radius).astype(np.int32)
 
 
 def _keep_worst_cases(

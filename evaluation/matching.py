@@ -1,5 +1,6 @@
 """True defects of a strip, and their matches with detections: one to one, the strongest first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,6 +68,22 @@ def defects_in_mask(
         for center, area, contrast in zip(centers, stats[1:, cv2.CC_STAT_AREA], contrasts)
     ]
     return truths, labels - 1
+
+
+def defects_at(
+    points: Sequence[tuple[float, float]], image: np.ndarray, patch: int | None = None
+) -> list[TrueDefect]:
+    """Return points (y, x) that are known as coordinates as true defects, of unknown area.
+
+    Contrast and region are those of `defects_in_mask`.
+    """
+    if not points:
+        return []
+    contrasts = agreed_contrast(contrasts_at(image, np.rint(points).astype(np.int64)))
+    return [
+        TrueDefect(tuple(point), None, float(contrast), region_of(point, image.shape[1:], patch))
+        for point, contrast in zip(points, contrasts)
+    ]
 
 
 def agreed_contrast(contrasts: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from data.ignored_regions import IgnoredRegions
 from evaluation.detections import Detection, find_peaks
 from evaluation.matching import FALSE_ALARM, IGNORED, MATCH_RADIUS, TrueDefect, match_strip
 from evaluation.metrics import FrocMetrics, PixelMetrics, image_figures
+from evaluation.ranks import RankMetrics
 from evaluation.thresholds import Threshold
 from evaluation.worst_cases import WorstCases
 
@@ -26,7 +27,8 @@ class Rules:
     """The rules that decide on detections, hits, and pixels that do not count.
 
     `match_radius` is in pixels. `patch` determines where the seams of tiles lie. Without a
-    threshold there are metrics, but no detections and no verdicts.
+    threshold there are metrics, but no detections and no verdicts. `candidates` is how many of each
+    strip's strongest local maxima are kept, whatever the threshold.
     """
 
     threshold: Threshold | None = None
@@ -36,6 +38,7 @@ class Rules:
     ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
     patch: int | None = None
     measure: Measure | None = None
+    candidates: int = 0
 
 
 @dataclass
@@ -43,7 +46,8 @@ class StripResult:
     """One strip: its heatmap's maximum, and its detections above the threshold, strongest first.
 
     `truths` is the number of true defects, and `found` the one that each detection has found, as of
-    `match`. Both are None where the truth is not known.
+    `match`. Both are None where the truth is not known. `candidates` are the strongest local maxima
+    above the threshold and below, and `found_by_candidates` is the same as `found` for them.
     """
 
     strip: StripFile
@@ -52,6 +56,8 @@ class StripResult:
     truths: int | None = None
     found: np.ndarray | None = None
     statistics: dict[str, float] = field(default_factory=dict)
+    candidates: Sequence[Detection] = ()
+    found_by_candidates: np.ndarray | None = None
 
     @property
     def verdict(self) -> str:
@@ -76,12 +82,19 @@ class StripResult:
         `no matter` is neither a hit nor a false alarm, such as a second detection of a defect.
         Empty means that the truth is not known.
         """
-        if self.found is None:
-            return [""] * len(self.detections)
-        return [
-            {FALSE_ALARM: "false alarm", IGNORED: "no matter"}.get(number, "hit")
-            for number in self.found.tolist()
-        ]
+        return _statuses(self.found, len(self.detections))
+
+    @property
+    def candidate_statuses(self) -> list[str]:
+        """The same for each candidate."""
+        return _statuses(self.found_by_candidates, len(self.candidates))
+
+
+def _statuses(found: np.ndarray | None, count: int) -> list[str]:
+    if found is None:
+        return [""] * count
+    names = {FALSE_ALARM: "false alarm", IGNORED: "no matter"}
+    return [names.get(number, "hit") for number in found.tolist()]
 
 
 class MetricSet:
@@ -89,7 +102,7 @@ class MetricSet:
 
     def __init__(self) -> None:
         self.labelled: list[tuple[bool, float]] = []
-        self.pixels, self.points = PixelMetrics(), FrocMetrics()
+        self.pixels, self.points, self.ranks = PixelMetrics(), FrocMetrics(), RankMetrics()
 
     def update(
         self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float
@@ -97,15 +110,20 @@ class MetricSet:
         """Count a strip with its heatmap (H, W), 0-1; `radius` in pixels is that of `match`."""
         if strip.is_defective is not None:
             self.labelled.append((strip.is_defective, float(heatmap.max())))
-        if truth:
+        peaks = find_peaks(heatmap)
+        outcome = match_strip(peaks, truth.truths, truth.labels, radius) if truth else None
+        self.ranks.update(peaks.scores, outcome)
+        if outcome:
+            self.points.update(outcome)
+        if truth and truth.mask is not None:
             self.pixels.update(heatmap, truth.mask, truth.ignored)
-            self.points.update(match_strip(find_peaks(heatmap), truth.truths, truth.labels, radius))
 
     def merge(self, others: "list[MetricSet]") -> None:
         """Become the sum of `others`."""
         self.labelled = [entry for other in others for entry in other.labelled]
         self.pixels.merge([other.pixels for other in others])
         self.points.merge([other.points for other in others])
+        self.ranks.merge([other.ranks for other in others])
 
     def compute(self) -> Figures:
         """Return all metrics by name, 0-1, None where they are not defined."""
@@ -119,11 +137,12 @@ class GroundTruth:
     """The truth about a strip: mask (H, W) bool, true defects, labels, and ignored pixels.
 
     `labels` (H, W) is the index of each pixel's defect, -1 for none; `ignored` is (H, W) bool.
+    Mask and labels are None where the defects are known as points alone.
     """
 
-    mask: np.ndarray
+    mask: np.ndarray | None
     truths: list[TrueDefect]
-    labels: np.ndarray
+    labels: np.ndarray | None
     ignored: np.ndarray | None
 
 

@@ -14,6 +14,7 @@ from common.files import atomic_write
 from common.numbers import three_digits
 from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.operating_points import OperatingPoint, operating_points
+from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
 from reporting.case_figures import case_figures, shown_file
@@ -77,6 +78,7 @@ def write_report(
         recalls=result.point_recalls,
         rates=FALSE_ALARM_RATES,
         detectors=_detector_metrics(result),
+        ranks=_ranks(result),
         froc=_froc(result),
         histograms=_histograms(result, threshold),
         points=json.dumps([_operating_row(point) for point in points]),
@@ -160,6 +162,12 @@ def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Th
     """Whether --min_area or --polarity removes detections that the operating points count."""
     rejected = sum(scored.verdict == "NG" for scored in result.results)
     return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
+
+
+def _ranks(result: Evaluation) -> dict[str, list[RankRecall]]:
+    """The known points among the strongest detections, by detector; empty without known points."""
+    found = {name: metrics.ranks.compute() for name, metrics in result.metrics_by_detector.items()}
+    return {name: recalls for name, recalls in found.items() if recalls}
 
 
 def _froc(result: Evaluation) -> Markup | None:

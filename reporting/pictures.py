@@ -34,10 +34,12 @@ def save_panels(
     mask: np.ndarray | None,
     title: str,
     detections: Sequence[Detection] = (),
+    points: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write the seven PANELS of one strip as a PNG.
 
-    `image` is (3, H, W) grey levels 0-255, `heatmap` (H, W) 0-1, `mask` (H, W) bool or None.
+    `image` is (3, H, W) grey levels 0-255, `heatmap` (H, W) 0-1, `mask` (H, W) bool or None. True
+    defects without a mask are `points` (y, x).
     Detections are circled in every panel; true defects get a larger ring in Target and heatmap.
     Differences of DIFFERENCE_SHOWN grey levels and more are white. Raises `UserError` when the file
     cannot be written.
@@ -49,9 +51,11 @@ def save_panels(
         grey(difference * (255 / DIFFERENCE_SHOWN)) for difference in differences
     ]
     panels.append(heat(heatmap))
-    if mask is not None:
-        for panel in (panels[0], panels[-1]):
+    for panel in (panels[0], panels[-1]):
+        if mask is not None:
             _ring_defects(panel, mask)
+        for y, x in points:
+            cv2.circle(panel, (round(x), round(y)), RING_RADIUS, TRUTH, 1, cv2.LINE_AA)
     for panel in panels:
         for detection in detections:
             top, left, bottom, right = detection.box
@@ -88,6 +92,7 @@ class StripWriter:
                 prediction.mask,
                 title,
                 result.detections,
+                prediction.strip.points or (),
             )
 
 

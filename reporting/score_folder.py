@@ -36,7 +36,12 @@ from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
 from reporting.html_report import write_report
 from reporting.pictures import StripWriter
-from reporting.tables import describe_baselines, describe_figures, write_results
+from reporting.tables import (
+    describe_baselines,
+    describe_figures,
+    describe_ranks,
+    write_results,
+)
 
 REPORT = "report.html"
 
@@ -61,6 +66,7 @@ class ScoringSettings:
     min_area: int = 1
     polarity: str = "both"
     match_radius: float = MATCH_RADIUS
+    candidates: int = 0
     dead_pixels: Path | None = None
     ignore_mask: Path | None = None
     mask_channel: int | None = None
@@ -133,6 +139,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         ignored,
         seams,
         measure,
+        settings.candidates,
     )
     result = evaluate_with_baselines(detector, verification.usable, rules, output_dir)
     result.problems[:0] = verification.problems
@@ -260,6 +267,7 @@ def describe_result(result: Evaluation) -> list[str]:
     """
     verdicts = [strip_result.verdict for strip_result in result.results]
     lines = [*describe_figures(result.figures), *describe_baselines(result)]
+    lines += describe_ranks(result.metrics.ranks.compute())
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from common.files import atomic_write
 from evaluation.metrics import FALSE_ALARM_RATES, Recall
+from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, Figures, StripResult
 from evaluation.thresholds import Threshold
 
@@ -28,9 +29,14 @@ DETECTIONS = (
     "contrast_ref2",
     "status",
 )
+# A candidate has no extent: where it is above the threshold, `detections.csv` has it.
+CANDIDATES = ("file", "rank", "y", "x", "score", "peak", "contrast_ref1", "contrast_ref2")
+CANDIDATES += ("above_threshold", "status")
+CANDIDATES_FILE = "candidates.csv"
 CHANNELS_FILE = "channels.csv"
 NEEDS_TRUTHS = "needs defective strips with masks"
-MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_TRUTHS}
+NEEDS_POINTS = f"{NEEDS_TRUTHS} or points"
+MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_POINTS}
 
 
 def write_results(
@@ -70,6 +76,9 @@ def write_results(
             for scored in result.results
         )
         write_table(output_dir / CHANNELS_FILE, ("file", *names), rows)
+    if any(scored.candidates for scored in result.results):
+        rows = (row for scored in result.results for row in candidate_rows(scored, threshold.value))
+        write_table(output_dir / CANDIDATES_FILE, CANDIDATES, rows)
     write_detections(output_dir / "detections.json", result, threshold)
     write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
 
@@ -110,6 +119,24 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
         yield dict(zip(DETECTIONS, values))
 
 
+def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[object, ...]]:
+    """A strip's strongest detections, above the threshold and below: rows of CANDIDATES."""
+    pairs = zip(scored.candidates, scored.candidate_statuses)
+    for rank, (candidate, status) in enumerate(pairs, start=1):
+        yield (
+            scored.strip.relative.as_posix(),
+            rank,
+            candidate.y,
+            candidate.x,
+            candidate.score,
+            candidate.peak,
+            candidate.contrast_ref1,
+            candidate.contrast_ref2,
+            int(candidate.peak > threshold),
+            status,
+        )
+
+
 def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dict[str, Any]:
     """The content of `metrics.json`: the metrics, and everything that they were computed with."""
     verdicts = [scored.verdict for scored in result.results]
@@ -119,6 +146,9 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
         "at_threshold": result.at_threshold(),
         "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.point_recalls],
+        "recall_at_k": [
+            vars(entry) | {"recall": entry.recall} for entry in result.metrics.ranks.compute()
+        ],
         "rivals": {name: result.figures_by_detector[name] for name in result.baselines},
         "drift": drift,
         "warnings": result.warnings,
@@ -138,6 +168,15 @@ def describe_figures(figures: Figures) -> list[str]:
         missing = f"not defined: {MISSING[name.split('_')[0]]}" if value is None else ""
         lines.append(f"{name.replace('_', ' '):26}{missing or f'{value:.4f}'}")
     return lines
+
+
+def describe_ranks(recalls: list[RankRecall]) -> list[str]:
+    """One line with the known points among the strongest detections of the folder, or none."""
+    if not recalls:
+        return []
+    ranks = ", ".join(str(entry.k) for entry in recalls)
+    found = ", ".join(str(entry.found) for entry in recalls)
+    return [f"known points among the {ranks} strongest detections: {found} of {recalls[0].truths}"]
 
 
 def describe_baselines(result: Evaluation) -> list[str]:

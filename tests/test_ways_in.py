@@ -1,5 +1,7 @@
 """The ways in that most lines need: single channels, coordinates, candidates, named amounts."""
 
+import csv
+import json
 from pathlib import Path
 
 import cv2
@@ -8,13 +10,18 @@ import pytest
 import tifffile
 
 from common.errors import UserError
-from data.folder import list_strips
+from data.folder import list_strips, truth_without_strip
 from data.image_files import load_image
 from data.labelled_strip import read_strip
 from data.recipe_file import LIMITS, check_amounts
 from data.recipes import RobustRecipe, make_recipe, point_settings, settings_of_recipe
 from data.splits import set_aside
+from data.verify import verify_strips
+from evaluation.matching import MatchResult, TrueDefect
+from evaluation.ranks import RankMetrics
 from gaussian import TARGET
+from inference_pytorch import infer
+from inference_pytorch import parse_args as parse_inference
 from prepare_dataset import main as prepare_main
 from prepare_dataset import parse_args as parse_prepare
 from prepare_dataset import prepare
@@ -246,3 +253,126 @@ def test_names_that_are_no_file_names_are_refused(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_training(["--training_dataset_path", "strips", "--name", name])
     assert "--name: found" in capsys.readouterr().err
+
+
+SPOTS = ((60, 40), (110, 120))  # (y, x)
+
+
+def write_strip_with_spots(path: Path, spots: tuple[tuple[int, int], ...], contrast: float) -> None:
+    generator = np.random.default_rng(len(path.name) + len(spots))
+    strip = 90 + generator.normal(0, 1, (3, *SIZE))
+    for y, x in spots:
+        strip[TARGET, y - 1 : y + 2, x - 1 : x + 2] += contrast
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, strip.astype(np.float32), photometric="minisblack")
+
+
+@pytest.mark.parametrize(
+    "table, rows",
+    [
+        ("test/points.csv", "file,y,x\nbright/0.tif,60,40\nbright/0.tif,110,120\n"),
+        ("test/bright/points.csv", "File, Y ,X\n0,60.0,40\n0,110,120\n"),
+        ("ground_truth/bright/points.csv", "x,file,y\n40,0.TIF,60\n120,0.tif,110\n"),
+        ("masks/Points.csv", "file,y,x\nbright\\0.tif,60,40\n\n0.tif,110,120\n"),
+        (
+            "gt/points.csv",
+            "file,y,x,target,ref1,ref2\n0,60,40,1,0,0\n0,9,9,1,1,0\n0,8,8,0,0,1\n0,110,120,1,0,0\n",
+        ),
+    ],
+)
+def test_true_points_come_from_a_table_wherever_masks_are_taken(tmp_path, table, rows):
+    for kind in ("bright", "good"):
+        write_strip_with_spots(tmp_path / "test" / kind / "0.tif", SPOTS, 50)
+    (tmp_path / table).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / table).write_text(rows)
+    bright, good = list_strips(tmp_path / "test")
+    assert bright.points == SPOTS and good.points is None
+    assert list_strips(tmp_path / "test", use_masks=False)[0].points is None
+    assert truth_without_strip(tmp_path / "test") == []
+
+
+def test_true_points_come_from_names(tmp_path):
+    for name in ("part#40,60#120,110.tif", "part#1.5,2.tif", "part#1.tif", "a#b.tif"):
+        write_strip_with_spots(tmp_path / name, (), 0)
+    points = {strip.path.name: strip.points for strip in list_strips(tmp_path)}
+    assert points["part#40,60#120,110.tif"] == SPOTS and points["part#1.5,2.tif"] == ((2.0, 1.5),)
+    assert points["part#1.tif"] is points["a#b.tif"] is None
+
+
+def test_wrong_tables_of_points_are_errors_and_unused_rows_are_named(tmp_path):
+    write_strip_with_spots(tmp_path / "test/bright/0.tif", SPOTS, 50)
+    table = tmp_path / "test/points.csv"
+    for text, complaint in (
+        ("name,y,x\n", "expected file, y and x"),
+        ("file,y,x\n0.tif,60,\n", "line 2: found '0.tif, 60, ', expected a file, and y and x"),
+        ("file,y,x\n0.tif,60,nan\n", "line 2: "),
+        ("file,y,x\n0.tif,-1,5\n", "line 2: "),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=rf"points.csv: .*{complaint}"):
+            list_strips(tmp_path / "test")
+    table.write_text("file,y,x\nbright/0.tif,130,5\nbright/7.tif,1,5\n")
+    strips = list_strips(tmp_path / "test")
+    assert truth_without_strip(tmp_path / "test") == [
+        f"{table}: found points of bright/7.tif, expected the name of a strip"
+    ]
+    problem = verify_strips(strips, 255).problems[0]
+    assert problem.endswith(
+        "bright/0.tif: found a true point at y 130, x 5, expected one inside (130, 140) "
+        "(height, width)"
+    )
+
+
+def test_recall_at_k_counts_the_places_of_all_detections_and_ties_do_not_help():
+    truths = (TrueDefect((0, 0)), TrueDefect((9, 9)))
+    metrics = RankMetrics()
+    scores = np.arange(40.0, 0, -1)
+    outcome = MatchResult(scores, np.where(scores == 35, 0, np.where(scores == 12, 1, -1)), truths)
+    metrics.update(scores, outcome)
+    assert [entry.found for entry in metrics.compute()] == [2, 2, 2, 2]
+    metrics.update(np.full(29, 35.0), None)  # as strong as the defect, on a strip of unknown truth
+    assert [entry.found for entry in metrics.compute()] == [0, 1, 2, 2]
+    merged = RankMetrics()
+    merged.merge([metrics, metrics])
+    assert [(entry.k, entry.found, entry.truths) for entry in merged.compute()] == [
+        (30, 0, 4),
+        (50, 0, 4),
+        (150, 4, 4),
+        (500, 4, 4),
+    ]
+
+
+def test_known_points_and_candidates_of_a_folder_and_of_one_strip(tmp_path, capsys):
+    folder, output = tmp_path / "strips", tmp_path / "out"
+    write_strip_with_spots(folder / "a#40,60#120,110.tif", SPOTS, 60)
+    write_strip_with_spots(folder / "b#40,60#120,110.tif", SPOTS, 9)
+    write_strip_with_spots(folder / "c.tif", (), 0)
+    flags = ["--method", "smoothed", "--threshold", "0.1", "--gpu_id", "-1", "--candidates", "4"]
+    flags += ["--test_path", str(folder), "--output_dir", str(output)]
+    assert infer(parse_inference(flags)) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "known points among the 30, 50, 150, 500 strongest detections: 4, 4, 4, 4 of 4" in printed
+    )
+    assert "above the threshold: 0.5000 of the true points found" in printed
+    assert "pixel average precision   not defined" in printed
+    summary = json.loads((output / "metrics.json").read_text())
+    assert summary["recall_at_k"][0] == {"k": 30, "found": 4, "truths": 4, "recall": 1.0}
+    with (output / "candidates.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == [str(rank) for rank in (1, 2, 3, 4)] * 3
+    by_file = {
+        name: [(int(row["y"]), int(row["x"]), row["status"]) for row in rows if row["file"] == name]
+        for name in ("b#40,60#120,110.tif", "c.tif")
+    }
+    found = {entry for entry in by_file["b#40,60#120,110.tif"] if entry[2] == "hit"}
+    assert {entry[:2] for entry in found} == set(SPOTS)
+    assert {status for _, _, status in by_file["c.tif"]} == {""}
+    assert {row["above_threshold"] for row in rows if row["file"][0] == "b"} == {"0"}
+    report = (output / "report.html").read_text()
+    assert "Known points among the strongest detections" in report
+    flags[flags.index(str(folder))] = str(folder / "b#40,60#120,110.tif")
+    flags[flags.index(str(output))] = str(tmp_path / "one")
+    assert infer(parse_inference(flags)) == 0
+    assert "1 of 1 strips scored" in capsys.readouterr().out
+    assert (tmp_path / "one" / "b#40,60#120,110_heatmap.tiff").is_file()
