@@ -1,16 +1,25 @@
 """Notes to the user: what a command has left out or taken for granted."""
 
 import sys
-from functools import cache
+import threading
+
+_said: set[str] = set()
+_lock = threading.Lock()  # strips are read in several threads
 
 
-@cache
 def note_once(text: str) -> None:
     """Print a note to stderr, once in a process: several steps of a command walk one folder."""
-    print(f"note: {text}", file=sys.stderr)
+    _say_once(f"note: {text}")
 
 
-@cache
 def warn_once(text: str) -> None:
     """Print a warning to stderr, once in a process."""
-    print(f"warning: {text}", file=sys.stderr)
+    _say_once(f"warning: {text}")
+
+
+def _say_once(line: str) -> None:
+    with _lock:
+        if line in _said:
+            return
+        _said.add(line)
+    print(line, file=sys.stderr)

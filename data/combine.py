@@ -128,7 +128,7 @@ def stack_channels(sources: StripSources) -> np.ndarray:
     planes = []
     for path in paths:
         with prefix_errors(path):
-            plane = open_channels(path, Channels.GREY)[0]
+            plane = open_channels(path, Channels.GREY, is_mapped=False)[0]
             _require_like_target(plane, planes[0] if planes else plane)
             planes.append(plane)
     return np.stack(planes)

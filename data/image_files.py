@@ -18,6 +18,7 @@ import torch
 
 from common.errors import UserError, one_line, prefix_errors
 from common.files import require_regular
+from common.notes import note_once
 from data.image_headers import require_decodable_bytes, require_decodable_tiff
 from data.listing import IMAGE_SUFFIXES
 from gaussian import MAX_GREY
@@ -157,6 +158,8 @@ def _read_tiff(path: Path, is_mapped: bool) -> tuple[np.ndarray, int | None]:
     # an OME file may name other files to read, anywhere
     with tifffile.TiffFile(path, _multifile=False) as tiff:
         series = _main_image(tiff.series)
+        if len(tiff.series) > 1:
+            note_once(f"{path.parent}: left out all but the largest image of TIFFs with several")
         require_decodable_tiff(series)
         channel_axis = next(
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None

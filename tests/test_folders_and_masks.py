@@ -205,11 +205,15 @@ def test_folders_that_hold_more_than_good_strips_are_not_trained_on(tmp_path, fo
     )
 
 
-def test_a_training_folder_of_other_names_finds_its_data_set(tmp_path):
+def test_a_training_folder_of_other_names_finds_its_data_set(tmp_path, capsys):
     make_split(tmp_path / "Train", ("Normal",))
     make_split(tmp_path / "Val", ("ok", "NG"))
+    unused = write(tmp_path / "masks_val/NG/9.png", MARKS)
     dataset = find_dataset(tmp_path / "Train/Normal", tmp_path, 128, None, 255, "classic")
     assert [strip.is_defective for strip in dataset.valid] == [True, True, False, False]
+    printed = capsys.readouterr()
+    assert "valid: strips by folder: NG 2 (defective), ok 2 (good)" in printed.out
+    assert f"warning: {unused}: found a mask without a strip of its name" in printed.err
     assert split_beside(tmp_path / "Train", "valid") is None  # its strips are not known to be good
     shutil.move(tmp_path / "Train/Normal", tmp_path / "plain/train")
     make_split(tmp_path / "plain/test", ("good",))
@@ -264,13 +268,14 @@ def test_a_folder_that_may_not_be_read_is_an_error():
             os.seteuid(0)
 
 
-def test_the_thumbnail_before_a_strip_is_not_the_strip(tmp_path):
+def test_the_thumbnail_before_a_strip_is_not_the_strip(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     for name, options in (("marked.tif", {"subfiletype": 1}), ("unmarked.tif", {})):
         with tifffile.TiffWriter(tmp_path / name) as tiff:
             tiff.write(pixels[::4, ::4], photometric="rgb", **options)
             tiff.write(pixels, photometric="rgb")
         assert np.array_equal(load_image(tmp_path / name), np.moveaxis(pixels, 2, 0))
+    assert capsys.readouterr().err.count("left out all but the largest image") == 1
 
 
 def test_bmp_strips_are_read_and_cut_ones_refused(tmp_path):
