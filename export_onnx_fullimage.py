@@ -76,6 +76,7 @@ from evaluation.detector import Detector, calibrated, classical
 from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
 from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
+from ops.candidates import CANDIDATES
 from ops.classical import METHODS
 from ops.detector import AligningDetector
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
@@ -85,6 +86,7 @@ DEFAULT_OPSET = 18
 CALIBRATION_STRIPS = 16
 LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
+ALIGNED = "one trained with --align"  # a detector
 
 
 FLAG_GROUPS = {
@@ -147,7 +149,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--mode",
         choices=EXPORT_MODES,
         default="tiles",
-        help="tiles: as in training; whole: the strip in one piece",
+        help="tiles: as in training; whole: the strip in one piece; points: only where points "
+        "are likely, for a model trained with --align",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=whole_number(1),
+        default=CANDIDATES,
+        help="with --mode points: places of a strip that the network looks at",
     )
     parser.add_argument(
         "--outputs",
@@ -387,6 +396,8 @@ def load_trained(arguments: argparse.Namespace) -> Source:
     content = load_checkpoint(path)
     info = model_info(content)
     require_input_max(arguments.input_max, info, path)
+    if arguments.mode == "points" and info.align == "none":
+        raise UserError(f"--mode points: found {path}, which aligns nothing, expected {ALIGNED}")
     if arguments.image_size:
         info = replace(info, image_size=tuple(arguments.image_size))
     detector = SegmentationNetworkONNXFullImage(
@@ -396,6 +407,7 @@ def load_trained(arguments: argparse.Namespace) -> Source:
         info.align,
         arguments.mode,
         info.weighting,
+        arguments.candidates,
     )
     if arguments.good_path:
         scorer = Detector(str(path), DetectorPredictor(detector, CPU), info, CPU)
@@ -441,8 +453,7 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
         )
     if "alignment" in arguments.outputs and source.detector.align == "none":
         raise UserError(
-            "--outputs alignment: found a detector that aligns nothing, "
-            "expected one trained with --align"
+            f"--outputs alignment: found a detector that aligns nothing, expected {ALIGNED}"
         )
     if (
         "detections" in arguments.outputs
@@ -456,19 +467,18 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
 
 
 def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) -> dict[str, str]:
-    """Report lines that compare mode `whole` with `tiles`; empty for a detector in tiles."""
-    whole = source.detector
-    if not isinstance(whole, SegmentationNetworkONNXFullImage) or whole.mode == "tiles":
+    """Report lines that compare another mode with `tiles`; empty for a detector in tiles."""
+    detector = source.detector
+    if not isinstance(detector, SegmentationNetworkONNXFullImage) or detector.mode == "tiles":
         return {}
-    patch = source.info.patch
     tiles = SegmentationNetworkONNXFullImage(
-        whole.patch_network.network,
+        detector.patch_network.network,
         source.image_size,
-        patch,
-        whole.align,
-        weighting=whole.weighting,
+        source.info.patch,
+        detector.align,
+        weighting=detector.weighting,
     )
-    return compare_modes(whole, tiles.eval(), strips, threshold)
+    return compare_modes(detector, tiles.eval(), strips, threshold)
 
 
 def is_up_to_date(path: Path, entries: dict[str, str]) -> bool:

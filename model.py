@@ -15,22 +15,25 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ops.candidates import CANDIDATES, Candidates
 from ops.detector import AligningDetector
 from ops.differences import (
+    FILTER_REACH,
     agreed_difference,
     consistent_difference,
     envelope_excess,
     local_noise,
     point_likelihood,
 )
-from ops.likelihood import weighted_probability
+from ops.likelihood import POINT_SIGMA, likelihood_ratio, weighted_probability
 from ops.tiling import Tiling, WholeImage
 
 # (in_channels, out_channels) to layers that keep height and width
 Convolution = Callable[[int, int], nn.Sequential]
 # Scales a difference of 32 grey levels to 1, the whole range of a channel: small ones matter.
 DIFFERENCE_SCALE = 8.0
-EXPORT_MODES = ("tiles", "whole")  # a strip is cut into tiles as in training, or taken in one piece
+# A strip is cut into tiles as in training, taken in one piece, or looked at where points may lie.
+EXPORT_MODES = ("tiles", "whole", "points")
 EVIDENCE_SIGMAS = (0.8, 1.4)  # pixels, of the filters for points from one to four pixels across
 # input planes that the difference network computes from the three channels
 DIFFERENCE_FEATURES = 5 + len(EVIDENCE_SIGMAS)
@@ -107,6 +110,7 @@ class SegmentationNetwork(nn.Module):
     # the convolution of every level but the first, which has the full resolution
     lower_convolution: Convolution = staticmethod(convolution)
     head_features = 0  # so many of the last input planes go to the head, besides the decoder's
+    feature_reach = 0  # pixels around a pixel that its input planes depend on, besides the noise
 
     def __init__(self, in_channels: int = 3, out_channels: int = 2, base_channels: int = 64):
         super().__init__()
@@ -136,8 +140,12 @@ class SegmentationNetwork(nn.Module):
         """Images (B, in_channels, h, w), values 0-1, to logits (B, out_channels, h, w)."""
         return self.segment(self.features(images))
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the first layer's input planes, (B, planes, h, w): here the images themselves."""
+    def features(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the first layer's input planes, (B, planes, h, w): here the images themselves.
+
+        Patches that are too small to measure the noise around a pixel come with it, as
+        `local_noise` of the strip, (B, 1, h, w).
+        """
         return images
 
     def segment(self, features: torch.Tensor) -> torch.Tensor:
@@ -188,14 +196,16 @@ class DifferenceSegmentationNetwork(SegmentationNetwork):
     encoder_widths = (1, 2, 4, 8)
     decoder_widths = (4, 2, 1)
     head_features = len(EVIDENCE_SIGMAS)
+    feature_reach = FILTER_REACH
 
     def __init__(self, out_channels: int = 2, base_channels: int = 64):
         super().__init__(DIFFERENCE_FEATURES, out_channels, base_channels)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
+    def features(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Return DIFFERENCE_FEATURES planes of three channels (B, 3, h, w), values 0-1."""
         differences = images[:, :1] - images[:, 1:3]
-        consistent, noise = consistent_difference(differences), local_noise(differences)
+        consistent = consistent_difference(differences)
+        noise = local_noise(differences) if noise is None else noise
         strong = DIFFERENCE_SCALE * torch.cat(
             [envelope_excess(images), agreed_difference(consistent, differences)], dim=1
         )
@@ -222,16 +232,11 @@ class SegmentationNetworkONNX(nn.Module):
 
     def margin(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w) to (B, 1, h, w): the logit of the background less that of the defect."""
-        background, defect = self.network(patches).split(1, dim=1)
-        return background - defect
+        return margin_of(self.network(patches))
 
     def defect_probability(self, patches: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) to (B, 1, h, w): the second of the softmax's two channels.
-
-        The formula is explicit because ONNX Runtime's Softmax across planes takes ten times as
-        long, and its Sigmoid loses digits close to 1.
-        """
-        return 1 / (1 + torch.exp(self.margin(patches)))
+        """(B, 3, h, w) to (B, 1, h, w): the second of the softmax's two channels."""
+        return probability_of(self.margin(patches))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, 3, h, w), values 0-1, to (B, 3, h, w) = [defect probability 0-1, 0, 0]."""
@@ -243,8 +248,9 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
 
     First, the references are aligned as `align` says. In mode "tiles", all tiles of all strips then
     go through one copy of the network as one batch. In mode "whole", each strip goes through it in
-    one piece. `image_size` is (height, width). `weighting`, one of WEIGHTINGS, says by what
-    the odds of the network's probability are multiplied.
+    one piece. In mode "points", only patches around the strongest `candidates` of each strip do, as
+    one batch. `image_size` is (height, width). `weighting`, one of WEIGHTINGS, says by what the
+    odds of the network's probability are multiplied.
     """
 
     def __init__(
@@ -255,26 +261,71 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         align: str = "none",
         mode: str = "tiles",
         weighting: str = "none",
+        candidates: int = CANDIDATES,
     ):
         super().__init__(align)
         self.mode, self.weighting = mode, weighting
         self.patch_network = SegmentationNetworkONNX(network)
-        self.tiling = (
-            Tiling(image_size, patch)
-            if mode == "tiles"
-            else WholeImage(image_size, network.multiple)
-        )
+        if mode == "points":
+            self.tiling = Candidates(
+                image_size, network.multiple, network.feature_reach, candidates
+            )
+        elif mode == "whole":
+            self.tiling = WholeImage(image_size, network.multiple)
+        else:
+            self.tiling = Tiling(image_size, patch)
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
+        if self.mode == "points":
+            return self.heatmap_at_candidates(strips)
         tiles = self.tiling.split(strips)
         if self.weighting == "none":
             return self.tiling.stitch(self.patch_network.defect_probability(tiles))
-        return weighted_probability(self.tiling.stitch(self.patch_network.margin(tiles)), strips)
+        ratio = likelihood_ratio(strips, POINT_SIGMA)
+        return weighted_probability(self.tiling.stitch(self.patch_network.margin(tiles)), ratio)
+
+    def heatmap_at_candidates(self, strips: torch.Tensor) -> torch.Tensor:
+        """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1.
+
+        The ratio is dense. The network's input planes are computed for the patches only, which
+        makes no difference but for the noise, which is that of the strip.
+        """
+        noise = local_noise(strips[:, :1] - strips[:, 1:3])
+        ratio = likelihood_ratio(strips, POINT_SIGMA, noise)
+        places = self.tiling.choose(ratio)
+        # in turns: a tensor of all planes would be a copy of them
+        patches, noise, ratio = (
+            self.tiling.cut(planes, places) for planes in (strips, noise, ratio)
+        )
+        network, inside = self.patch_network.network, self.tiling.inside
+        margin = margin_of(network.segment(inside(network.features(patches, noise))))
+        if self.weighting == "none":
+            heatmap = self.tiling.put_back(probability_of(margin), places)
+        else:
+            heatmap = self.tiling.put_back(weighted_probability(margin, inside(ratio)), places)
+        # maxima of a ratio that is not a number may be numbers in ONNX Runtime
+        mean = strips.mean(dim=(1, 2, 3), keepdim=True)
+        return heatmap + (mean - mean)
 
     def forward(self, strips: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W), values 0-1, to (B, 3, H, W) = [defect probability 0-1, 0, 0]."""
         return with_two_zero_channels(self.detect_with_alignment(strips)[0])
+
+
+def margin_of(logits: torch.Tensor) -> torch.Tensor:
+    """(B, 2, h, w) to (B, 1, h, w): the logit of the background less that of the defect."""
+    background, defect = logits.split(1, dim=1)
+    return background - defect
+
+
+def probability_of(margin: torch.Tensor) -> torch.Tensor:
+    """The defect probability of a margin, of any shape.
+
+    The formula is explicit because ONNX Runtime's Softmax across planes takes ten times as long,
+    and its Sigmoid loses digits close to 1.
+    """
+    return 1 / (1 + torch.exp(margin))
 
 
 def with_two_zero_channels(heatmap: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ from deploy.precision_gate import generated_strips
 from deploy.session import SessionSettings, open_session, place_session
 from model import (
     ARCHITECTURES,
+    EXPORT_MODES,
     SegmentationNetwork,
     SegmentationNetworkONNX,
     SegmentationNetworkONNXFullImage,
@@ -163,7 +164,7 @@ ROWS = (
             align="fine",
             weighting="likelihood",
         )
-        for mode in ("tiles", "whole")
+        for mode in EXPORT_MODES
     ),
     *(Row(f"{method}, no network", method) for method in METHODS),
 )

@@ -127,9 +127,19 @@ def _network_entries(detector: AligningDetector) -> dict[str, str]:
 def _tiling_entries(
     detector: AligningDetector, image_size: tuple[int, int], patch: int
 ) -> dict[str, str]:
-    """The tiling in pixels: where tiles begin, and which rows and columns of each are kept."""
+    """The tiling in pixels: where tiles begin, and which rows and columns of each are kept.
+
+    Of candidates, how many there are and how large their patches are.
+    """
     if detector.mode == "whole":
         return {"mode": "whole"}
+    if detector.mode == "points":
+        places = detector.tiling
+        return {
+            "mode": "points",
+            "candidates": str(places.count),
+            "patch_size": f"{places.side} {places.side}",
+        }
     tiling = {"mode": "tiles", "tile_size": f"{patch} {patch}"}
     for name, length in zip(("rows", "columns"), image_size):
         tiling[f"tile_{name}"] = _join_numbers(calculate_positions(length, patch))

@@ -150,25 +150,25 @@ def _check_alignment(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def compare_modes(
-    whole: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float
+    other: AligningDetector, tiles: AligningDetector, strips: np.ndarray, threshold: float
 ) -> dict[str, str]:
-    """Compare the heatmaps of whole strips with those of the training's tiles.
+    """Compare the heatmaps of another mode with those of the training's tiles.
 
     `strips` are (B, 3, H, W) in grey levels 0-255. Returns the report's line.
     """
     with torch.inference_mode():
         batch = torch.from_numpy(to_unit_range(strips))
         heatmaps = [
-            detector.detect_with_alignment(batch)[0][:, 0].numpy() for detector in (whole, tiles)
+            detector.detect_with_alignment(batch)[0][:, 0].numpy() for detector in (other, tiles)
         ]
     difference = np.abs(heatmaps[0] - heatmaps[1])
     peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
     unmatched = [sum(map(_count_unmatched, *pair)) for pair in (peaks, peaks[::-1])]
     counts = [sum(map(len, each)) for each in peaks]
     return {
-        "whole - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} on average; "
-        f"above {threshold:.3g} {counts[0]} detections, {unmatched[0]} of them not in the tiles, "
-        f"which have {counts[1]}, {unmatched[1]} of them not here"
+        f"{other.mode} - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} "
+        f"on average; above {threshold:.3g} {counts[0]} detections, {unmatched[0]} of them not "
+        f"in the tiles, which have {counts[1]}, {unmatched[1]} of them not here"
     }
 
 

@@ -39,7 +39,15 @@ class HalfPrecision(nn.Module):
         self.network = network.half()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network.segment(self.network.features(images).half()).float()
+        return self.segment(self.features(images))
+
+    def features(self, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """As the network's, in float32."""
+        return self.network.features(images, noise)
+
+    def segment(self, features: torch.Tensor) -> torch.Tensor:
+        """As the network's, of input planes (B, planes, h, w) float32."""
+        return self.network.segment(features.half()).float()
 
 
 def in_half_precision(

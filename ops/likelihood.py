@@ -54,29 +54,32 @@ POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 CERTAIN = 3000.0  # odds of a weighted probability of 0.9997
 
 
-def weighted_probability(margin: torch.Tensor, strips: torch.Tensor) -> torch.Tensor:
+def weighted_probability(margin: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by (1 + L)².
 
-    `margin` is the network's logit of the background less that of the defect, (B, 1, H, W). L is
-    the likelihood ratio of a point of POINT_SIGMA in the aligned strips (B, 3, H, W). Where L is 0
-    the network alone decides, as of a defect that has another shape than a point. Odds above
-    CERTAIN grow by their fourth root only: float32 would round their probability to 1, and strong
-    points would be equal.
+    `margin` is the network's logit of the background less that of the defect, `ratio` is L, the
+    likelihood ratio of a point of POINT_SIGMA, both (B, 1, H, W). Where L is 0 the network alone
+    decides, as of a defect that has another shape than a point. Odds above CERTAIN grow by their
+    fourth root only: float32 would round their probability to 1, and strong points would be equal.
     """
-    odds_against = torch.exp(margin) / (1 + likelihood_ratio(strips, POINT_SIGMA)) ** 2
+    odds_against = torch.exp(margin) / (1 + ratio) ** 2
     return 1 / (1 + torch.maximum(odds_against, CERTAIN**-0.75 * odds_against.sqrt().sqrt()))
 
 
-def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
+def likelihood_ratio(
+    strips: torch.Tensor, sigma: float, noise: torch.Tensor | None = None
+) -> torch.Tensor:
     """(B, 1, H, W), at least 0: how much likelier "in Target alone" is than its best rival.
 
     It is the log likelihood ratio of a point of `sigma` pixels in Target alone, less that of the
     strongest rival in the 3x3 pixels around: a point that a reference explains, a line along or
-    across the strip, or nothing at all.
+    across the strip, or nothing at all. `noise` is the `local_noise` of the strips' differences,
+    where the caller has it.
     """
     differences = strips[:, :1] - strips[:, 1:3]
+    noise = local_noise(differences) if noise is None else noise
     # of one channel: a difference has the noise of two
-    noise = noise_at_edges(strips, differences, sigma) / math.sqrt(2)
+    noise = noise_at_edges(strips, differences, noise, sigma) / math.sqrt(2)
     first, second = (matched_filter(differences, sigma) / noise).split(1, dim=1)
     both = differences[:, :1] + differences[:, 1:]
     # largest of pairs: ONNX Runtime takes several times as long to reduce a few channels
@@ -88,14 +91,15 @@ def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
     return functional.relu(alone - rival.clamp(min=NOTHING))
 
 
-def noise_at_edges(strips: torch.Tensor, differences: torch.Tensor, sigma: float) -> torch.Tensor:
+def noise_at_edges(
+    strips: torch.Tensor, differences: torch.Tensor, noise: torch.Tensor, sigma: float
+) -> torch.Tensor:
     """(B, 1, H, W): the local noise of a difference, and what edges that moved add to it.
 
     An edge that moved by e pixels leaves e times the gradient of the references. The variance of e
     is the slope of the squared differences over the squared gradient, over the whole strip: 0 where
     the references lie where Target does.
     """
-    noise = local_noise(differences)
     reference = (strips[:, 1:2] + strips[:, 2:3]) / 2
     down, across = slope(reference, 2), slope(reference, 3)
     steepness = down * down + across * across

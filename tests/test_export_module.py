@@ -16,7 +16,11 @@ from deploy.onnx_predictor import OnnxPredictor, to_model_input
 from evaluation.detections import find_peaks
 from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import read_entries
-from model import DifferenceSegmentationNetwork, SegmentationNetworkONNXFullImage
+from model import (
+    EXPORT_MODES,
+    DifferenceSegmentationNetwork,
+    SegmentationNetworkONNXFullImage,
+)
 from ops.classical import METHODS, classical_detector
 from ops.registration import MEASURES, Alignment
 from ops.tiling import WholeImage
@@ -202,6 +206,27 @@ def test_a_piece_is_padded_no_further_than_the_network_needs():
         whole.split(images[:, :, :, :128])
 
 
+def test_a_file_with_candidates_says_so_and_has_its_own_threshold(
+    difference_checkpoint, dataset, tmp_path, capsys
+):
+    flags = ("--mode", "points", "--candidates", 20, "--good_path", dataset / "train" / "good")
+    path = export_file(difference_checkpoint, tmp_path / "m.onnx", *flags, opset=11)
+    entries, report = read_entries(path), capsys.readouterr().out
+    assert (entries["mode"], entries["candidates"]) == ("points", "20")
+    assert entries["patch_size"] == "24 24" and "tile_rows" not in entries
+    assert "points - tiles" in report
+    strips = np.stack([make_strip(np.random.default_rng(number), SMALL_SIZE) for number in (1, 2)])
+    strips[1, 0, 5, 5] = np.nan
+    found = opened(path).run(["output"], {"input": to_model_input(strips, "unit", 3, 255.0)})[0]
+    assert np.isfinite(found[0]).all() and np.isnan(found[1, 0]).any()
+
+
+def test_a_model_that_aligns_nothing_is_refused(make_checkpoint, tmp_path):
+    with pytest.raises(UserError, match="which aligns nothing, expected one trained with --align"):
+        export_file(make_checkpoint(), tmp_path / "m.onnx", "--mode", "points")
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_classical_detector_is_exported_in_the_same_format(dataset, strips, tmp_path, method):
     words = (
@@ -280,7 +305,7 @@ def test_aligned_strips_are_what_the_detector_sees(difference_checkpoint, strips
     content = load_checkpoint(difference_checkpoint)
     network = build_network(content, difference_checkpoint)
     images = torch.from_numpy(to_unit_range(strips))
-    for mode in ("tiles", "whole"):
+    for mode in EXPORT_MODES:
         with torch.inference_mode():
             heatmap, measures = (
                 SegmentationNetworkONNXFullImage(network, SMALL_SIZE, 128, "full", mode)
@@ -296,7 +321,7 @@ def test_aligned_strips_are_what_the_detector_sees(difference_checkpoint, strips
         assert torch.equal(heatmap, plain) and torch.equal(measures, expected) and none is None
 
 
-@pytest.mark.parametrize("mode", ["tiles", "whole"])
+@pytest.mark.parametrize("mode", EXPORT_MODES)
 def test_a_strip_has_one_heatmap_whenever_and_beside_whichever_it_is_called(
     difference_checkpoint, tmp_path, strips, mode
 ):

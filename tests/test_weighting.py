@@ -54,7 +54,9 @@ def test_the_odds_are_those_of_the_network_times_the_squared_ratio_plus_one(
     np.testing.assert_allclose(found[is_alone], expected[is_alone], atol=1e-6)
 
 
-@pytest.mark.parametrize("mode, opset", [("tiles", 11), ("whole", 13), ("whole", 18)])
+@pytest.mark.parametrize(
+    "mode, opset", [("tiles", 11), ("whole", 13), ("points", 17), ("points", 18)]
+)
 def test_a_file_finds_what_pytorch_finds(make_checkpoint, make_network, strips, mode, opset):
     checkpoint = make_checkpoint(**WEIGHTED)
     path = checkpoint.with_suffix(".onnx")
@@ -95,20 +97,22 @@ def test_strong_points_stay_apart():
     for contrast in (60, 90, 120):
         strip[0, 31:34, 31:34] = 100 + contrast
         images = torch.from_numpy(to_unit_range(strip.astype(np.float32)))[None]
-        peaks.append(float(weighted_probability(torch.full((1, 1, 64, 64), -10.0), images).max()))
+        ratio = likelihood_ratio(images, 1.0)
+        peaks.append(float(weighted_probability(torch.full_like(ratio, -10.0), ratio).max()))
     assert peaks[0] < peaks[1] < peaks[2] < 1
 
 
-def test_int8_takes_the_same_layers_with_a_weighting(make_checkpoint):
+def test_int8_takes_the_same_layers_with_a_weighting_and_with_candidates(make_checkpoint):
     layers = []
-    for number, weighting in enumerate(("none", "likelihood")):
+    kinds = (("none", "tiles"), ("likelihood", "tiles"), ("likelihood", "points"))
+    for number, (weighting, mode) in enumerate(kinds):
         checkpoint = make_checkpoint(f"{number}_best.pth", align="fine", weighting=weighting)
         path = checkpoint.with_suffix(".onnx")
-        export_file(checkpoint, path, opset=13)
+        export_file(checkpoint, path, "--mode", mode, opset=13)
         graph = onnx.load(path).graph
         nodes = {node.name: node.op_type for node in graph.node}
         layers.append([nodes[name] for name in inner_layers(graph)])
-    assert layers[0] == layers[1] and layers[0].count("Conv") > 20
+    assert layers[0] == layers[1] == layers[2] and layers[0].count("Conv") > 20
 
 
 def test_a_training_keeps_its_weighting_and_validates_with_it(dataset, tmp_path):

@@ -13,7 +13,12 @@ from benchmarks.gpu.materials import PATCH, make_batch, train_network
 from common.device import full_precision
 from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision
-from model import ARCHITECTURES, SegmentationNetwork, SegmentationNetworkONNXFullImage
+from model import (
+    ARCHITECTURES,
+    EXPORT_MODES,
+    SegmentationNetwork,
+    SegmentationNetworkONNXFullImage,
+)
 from ops.classical import METHODS, classical_detector
 from ops.detector import AligningDetector
 from ops.registration import ALIGN_MODES
@@ -22,7 +27,6 @@ from ops.registration import ALIGN_MODES
 # has learnt something is judged by them.
 LARGEST_OF_BFLOAT16, LARGEST_OF_FLOAT16 = 0.15, 0.02
 BATCH = 3
-MODES = ("tiles", "whole")
 
 
 def run(setup: Setup) -> Iterator[Figure]:
@@ -43,7 +47,9 @@ def differences(
 ) -> Iterator[Figure]:
     """The largest difference of a network over all alignments and modes, in each type."""
     worst = dict.fromkeys(("float32", "bfloat16", "float16"), 0.0)
-    for align, mode in product(setup.choose(ALIGN_MODES, ("fine",)), MODES):
+    for align, mode in product(setup.choose(ALIGN_MODES, ("fine",)), EXPORT_MODES):
+        if (align, mode) == ("none", "points"):
+            continue  # candidates need registered references
         weighting = "likelihood" if align == "fine" else "none"
         detector = SegmentationNetworkONNXFullImage(
             network, setup.strip_size, PATCH, align, mode, weighting

@@ -27,7 +27,7 @@ from deploy.onnx_export import write_graph
 from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision
 from deploy.session import PROVIDERS, SessionSettings, make_call, nodes_by_provider, place_session
-from model import SegmentationNetworkONNXFullImage
+from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
 from tests.cpp import SOURCES
 
 OPSETS = 18, 17  # of a GPU, and of a dry run: its exporter is ten times as fast
@@ -43,7 +43,7 @@ def run(setup: Setup) -> Iterator[Figure]:
         return
     network = train_network(setup, "difference", setup.choose(64, 2))
     times: dict[tuple[str, int], list[float]] = defaultdict(list)  # of a precision and a batch
-    for mode, precision in product(setup.choose(("tiles", "whole"), ("whole",)), ("fp32", "fp16")):
+    for mode, precision in product(setup.choose(EXPORT_MODES, ("whole",)), ("fp32", "fp16")):
         size, name = setup.strip_size, f"{mode}_{precision}"
         detector = SegmentationNetworkONNXFullImage(
             network, size, PATCH, "fine", mode, "likelihood"
