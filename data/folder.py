@@ -171,11 +171,8 @@ def require_good_only(folder: Path) -> None:
     if not (splits or good or bad):
         return
     train = split_folder(folder, "train") if splits else folder
-    meant = (
-        next((child for name, child in sub_folders(train).items() if is_good(name)), train)
-        if (train)
-        else None
-    )
+    within = sub_folders(train).items() if train else ()
+    meant = next((child for name, child in within if is_good(name)), train)
     advice = f": did you mean {meant}?" if meant and meant != folder else ""
     found = ", ".join(f"{name}/" for name in sorted({*splits, *good, *bad}))
     raise UserError(
