@@ -34,6 +34,7 @@ GOOD_NAMES = (GOOD, "ok", "normal", "pass", "passed")
 # names of a folder that cannot hold good strips, in any case
 BAD_NAMES = ("ng", "nok", "bad", "fail", "failed", "reject", "rejected", "defect", "defects")
 BAD_NAMES += ("defective", "anomaly", "anomalous", "abnormal")
+MOST_KINDS = 20  # that one line names
 
 
 @dataclass(frozen=True)
@@ -199,11 +200,13 @@ def describe_kinds(strips: list[StripFile]) -> str:
     It is empty where no strip lies in a folder of a kind.
     """
     kinds = Counter(strip.kind for strip in strips if strip.kind is not None)
+    marked = Counter(strip.kind for strip in strips if strip.has_truth)
     parts = []
-    for kind, count in sorted(kinds.items()):
-        marked = sum(strip.has_truth for strip in strips if strip.kind == kind)
-        truth = f", {marked} with a mask or points" if marked else ""
+    for kind, count in sorted(kinds.items())[:MOST_KINDS]:
+        truth = f", {marked[kind]} with a mask or points" if marked[kind] else ""
         parts.append(f"{kind} {count} ({'good' if is_good(kind) else 'defective'}{truth})")
+    if len(kinds) > MOST_KINDS:
+        parts.append(f"and {len(kinds) - MOST_KINDS} more folders")
     text = ", ".join(parts)
     if kinds and not any(map(is_good, kinds)):
         text += f"; none counts as good: a folder named {', '.join(GOOD_NAMES)} does, in any case"

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,23 @@ def _check(name: str, value: Any, default: Any) -> Any:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that comes twice, of which YAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = Counter(str(key.value) for key, _ in node.value)
+        for name, times in names.items():
+            if times > 1:
+                raise yaml.YAMLError(f"{name} comes {times} times")
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         require_regular(path)
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"found more than {LARGEST_FILE:,} bytes, expected a few lines")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(

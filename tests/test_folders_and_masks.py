@@ -230,6 +230,10 @@ def test_good_and_defective_folders_count_as_what_they_say(tmp_path):
     described = describe_kinds(list_strips(make_split(tmp_path / "other", ("gut", "schlecht"))))
     assert described.startswith("strips by folder: gut 2 (defective), schlecht 2 (defective); none")
     assert "good, ok, normal" in described
+    many = list_strips(make_split(tmp_path / "days", tuple(map(str, range(30))), count=1))
+    assert describe_kinds(many).count("defective") == 20 and "10 more folders" in (
+        describe_kinds(many)
+    )
 
 
 def test_a_whole_data_set_is_not_scored_as_one_folder(tmp_path):

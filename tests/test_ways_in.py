@@ -195,6 +195,7 @@ def test_amounts_from_a_file_replace_the_recipes(tmp_path):
         ("sigma: [1, 9]", "sigma up to 9 and large_sigma up to 5"),
         ("- 1\n- 2", r"found \[1, 2\], expected lines of names"),
         ("contrast: [5", "no readable YAML file"),
+        ("gain: 0.1\ngain: 0.2", "no readable YAML file .gain comes 2 times."),
         ("a: !!python/object/apply:os.system [ls]", "no readable YAML file"),
     ],
 )
