@@ -51,6 +51,14 @@ def test_a_second_call_of_a_network_brings_nothing_to_the_device(architecture, a
     assert_second_call_uploads_nothing(detector)
 
 
+def test_a_second_call_with_candidates_brings_nothing_to_the_device():
+    network = ARCHITECTURES["difference"](base_channels=2)
+    detector = SegmentationNetworkONNXFullImage(
+        network, STRIP_SIZE, 128, "fine", "points", "likelihood"
+    )
+    assert_second_call_uploads_nothing(detector.eval().to(META))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_second_call_of_a_method_brings_nothing_to_the_device(method):
     assert_second_call_uploads_nothing(classical_detector(method, 1.0).eval().to(META))

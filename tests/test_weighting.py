@@ -54,9 +54,7 @@ def test_the_odds_are_those_of_the_network_times_the_squared_ratio_plus_one(
     np.testing.assert_allclose(found[is_alone], expected[is_alone], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "mode, opset", [("tiles", 11), ("whole", 13), ("points", 17), ("points", 18)]
-)
+@pytest.mark.parametrize("mode, opset", [("tiles", 11), ("whole", 13), ("points", 18)])
 def test_a_file_finds_what_pytorch_finds(make_checkpoint, make_network, strips, mode, opset):
     checkpoint = make_checkpoint(**WEIGHTED)
     path = checkpoint.with_suffix(".onnx")
