@@ -91,8 +91,8 @@ ALIGNED = "one trained with --align"  # a detector
 
 FLAG_GROUPS = {
     "from and to": "checkpoint_path method output_path skip_existing describe",
-    "the file's input and outputs": "input input_channels input_max image_size mode outputs "
-    "opset_version",
+    "the file's input and outputs": "input input_channels input_max image_size mode places "
+    "outputs opset_version",
     "threshold": "good_path",
     "lower precision": "precision calibration_path target max_recall_drop force",
     "proof of parity": "test_path",
@@ -153,7 +153,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "are likely, for a model trained with --align",
     )
     parser.add_argument(
-        "--candidates",
+        "--places",
         type=whole_number(1),
         default=CANDIDATES,
         help="with --mode points: places of a strip that the network looks at",
@@ -407,7 +407,7 @@ def load_trained(arguments: argparse.Namespace) -> Source:
         info.align,
         arguments.mode,
         info.weighting,
-        arguments.candidates,
+        arguments.places,
     )
     if arguments.good_path:
         scorer = Detector(str(path), DetectorPredictor(detector, CPU), info, CPU)

@@ -129,7 +129,7 @@ def _tiling_entries(
 ) -> dict[str, str]:
     """The tiling in pixels: where tiles begin, and which rows and columns of each are kept.
 
-    Of candidates, how many there are and how large their patches are.
+    Of candidates, how many places the network looks at and how large their patches are.
     """
     if detector.mode == "whole":
         return {"mode": "whole"}
@@ -137,7 +137,7 @@ def _tiling_entries(
         places = detector.tiling
         return {
             "mode": "points",
-            "candidates": str(places.count),
+            "places": str(places.count),
             "patch_size": f"{places.side} {places.side}",
         }
     tiling = {"mode": "tiles", "tile_size": f"{patch} {patch}"}

@@ -209,10 +209,10 @@ def test_a_piece_is_padded_no_further_than_the_network_needs():
 def test_a_file_with_candidates_says_so_and_has_its_own_threshold(
     difference_checkpoint, dataset, tmp_path, capsys
 ):
-    flags = ("--mode", "points", "--candidates", 20, "--good_path", dataset / "train" / "good")
+    flags = ("--mode", "points", "--places", 20, "--good_path", dataset / "train" / "good")
     path = export_file(difference_checkpoint, tmp_path / "m.onnx", *flags, opset=11)
     entries, report = read_entries(path), capsys.readouterr().out
-    assert (entries["mode"], entries["candidates"]) == ("points", "20")
+    assert (entries["mode"], entries["places"]) == ("points", "20")
     assert entries["patch_size"] == "24 24" and "tile_rows" not in entries
     assert "points - tiles" in report
     strips = np.stack([make_strip(np.random.default_rng(number), SMALL_SIZE) for number in (1, 2)])
