@@ -27,8 +27,9 @@ UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message on unknown f
 SCORING_GROUPS = {
     "what to score, and with what": "model_path method test_path output_dir img_format image_type "
     "input_max",
-    "threshold": "target_false_alarms good_path threshold",
-    "detections and metrics": "min_area polarity match_radius candidates use_ground_truth_mask",
+    "threshold": "target_false_alarms good_path threshold require_contrast",
+    "detections and metrics": "min_area polarity match_radius candidates use_ground_truth_mask "
+    "contrast_maps",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
     "machine": "gpu_id device batch threads cuda_graph doctor",
 }
@@ -187,6 +188,16 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         "--threshold",
         type=from_0_to_1,
         help="fixed threshold on the heatmap; its rate of false alarms is then unknown",
+    )
+    parser.add_argument(
+        "--require_contrast",
+        type=positive,
+        help="grey levels 0-255: a strip in which points need more contrast to be found is NG",
+    )
+    parser.add_argument(
+        "--contrast_maps",
+        action="store_true",
+        help="write for each strip the contrast that a point at each pixel needs",
     )
     parser.add_argument(
         "--min_area",

@@ -57,7 +57,7 @@ from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
 from data.image_headers import require_decodable
 from data.listing import list_images
-from deploy.export_module import INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
+from deploy.export_module import CONTRASTS, INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
 from deploy.metadata import (
     format_table,
     make_entries,
@@ -271,7 +271,7 @@ def export(arguments: argparse.Namespace) -> Path:
         output_path = output_path / f"{source.name}.onnx"
     info, input_max = source.info, source.info.input_max
     check_flags(arguments, source)
-    graph = StripGraph(source.detector, arguments.input, input_max, arguments.outputs).eval()
+    graph = make_graph(source.detector, arguments, source)
     channels, opset = arguments.input_channels, arguments.opset_version
     entries = make_entries(info, source.checkpoint, graph, channels, source.image_size, opset)
     if arguments.skip_existing and is_up_to_date(
@@ -296,6 +296,15 @@ def export(arguments: argparse.Namespace) -> Path:
                 "--good_path FOLDER sets one"
             )
     return output_path
+
+
+def make_graph(
+    detector: AligningDetector, arguments: argparse.Namespace, source: Source
+) -> StripGraph:
+    """The graph to export of a detector: that of `source`, or its copy in another precision."""
+    info = source.info
+    response = info.contrast_response(info.threshold().value)
+    return StripGraph(detector, arguments.input, info.input_max, arguments.outputs, response).eval()
 
 
 def write_model(
@@ -330,9 +339,7 @@ def write_variant(
     with TemporaryDirectory() as folder:
         variant = Path(folder) / "variant.onnx"
         if precision == "fp16":
-            half_graph = StripGraph(
-                in_half_precision(source.detector), arguments.input, input_max, arguments.outputs
-            ).eval()
+            half_graph = make_graph(in_half_precision(source.detector), arguments, source)
             write_model(half_graph, arguments, source, threshold, variant)
         else:
             quantize(path, variant, calibration_strips(arguments, source))
@@ -454,6 +461,12 @@ def check_flags(arguments: argparse.Namespace, source: Source) -> None:
     if "alignment" in arguments.outputs and source.detector.align == "none":
         raise UserError(
             f"--outputs alignment: found a detector that aligns nothing, expected {ALIGNED}"
+        )
+    contrasts = [output for output in arguments.outputs if output in CONTRASTS]
+    if contrasts and not source.info.noise:
+        raise UserError(
+            f"--outputs {contrasts[0]}: found nothing on the contrast of points that the detector "
+            "finds, expected one that registers references, and --good_path FOLDER of good strips"
         )
     if (
         "detections" in arguments.outputs

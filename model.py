@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ops.candidates import CANDIDATES, Candidates
+from ops.candidates import CANDIDATES, CANDIDATES_PER_POINT, Candidates
 from ops.detector import AligningDetector
 from ops.differences import (
     FILTER_REACH,
@@ -270,6 +270,7 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
             self.tiling = Candidates(
                 image_size, network.multiple, network.feature_reach, candidates
             )
+            self.most_points = max(1, candidates // CANDIDATES_PER_POINT)
         elif mode == "whole":
             self.tiling = WholeImage(image_size, network.multiple)
         else:

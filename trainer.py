@@ -64,6 +64,7 @@ from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
 from ops.likelihood import WEIGHTINGS
 from ops.registration import ALIGN_MODES
+from reporting.pictures import StripWriter
 from reporting.score_folder import (
     REPORT,
     describe_result,
@@ -451,8 +452,8 @@ def measure_best(
 ) -> Detector:
     """Measure the best checkpoint on held-out strips, and store the results in it.
 
-    They are the calibration, from which the threshold follows, the channels' ranges and the
-    baselines' sigmas.
+    They are the calibration, from which the threshold follows, the contrast that points need to be
+    found, the channels' ranges and the baselines' sigmas.
     """
     content = load_checkpoint(folder.best)
     predictor = TorchPredictor(
@@ -484,9 +485,14 @@ def score_test_strips(
     rules = Rules(
         threshold,
         patch=detector.patch,
-        measure=channel_measure(detector.predictor.align, detector.device),
+        measure=channel_measure(
+            detector.predictor.align,
+            detector.device,
+            detector.info.contrast_response(threshold.value),
+        ),
     )
-    result = evaluate_with_baselines(detector, strips, rules, output, TEST_PICTURES_PER_KIND)
+    writer = StripWriter(output, TEST_PICTURES_PER_KIND)
+    result = evaluate_with_baselines(detector, strips, rules, writer)
     scored = split_beside(Path(settings.training_dataset_path), "test")
     write_everything(output, detector, scored, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")

@@ -12,6 +12,7 @@ from torch.nn import functional
 from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
+from ops.inspected_contrast import ContrastResponse, contrast_map, inspected_contrast, noise_map
 
 # kinds of --input, with the tensor's type
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}
@@ -21,7 +22,10 @@ OUTPUTS = {
     "score": "score",
     "detections": "detections",
     "alignment": "alignment",
+    "inspected_contrast": "inspected_contrast",
+    "contrast_map": "contrast_map",
 }
+CONTRASTS = ("inspected_contrast", "contrast_map")  # outputs that need a `ContrastResponse`
 INPUT_CHANNELS = (3, 4)  # possible numbers of channels; only the first three are used
 UINT8_MAX = 255.0
 MOST_DETECTIONS = 100  # per strip: for a strip with more a list no longer helps
@@ -39,8 +43,11 @@ class StripGraph(nn.Module):
     detections  (B, MOST_DETECTIONS, 3), the strongest local maxima above `threshold` (1,): y, x,
                 heatmap; strongest first. Rows beyond the last detection are -1, -1, 0
     alignment   (B, 2, MEASURES), what `Alignment` measured of each reference
+    inspected_contrast  (B,), grey levels 0-255, as inspected_contrast.py has it for `response`
+    contrast_map  (B, 1, H, W), grey levels 0-255, what a point at each pixel needs
 
-    `input_max` is the camera's largest value, by which a `raw` input is divided.
+    `input_max` is the camera's largest value, by which a `raw` input is divided. `response` is what
+    the detector finds at the file's own threshold, whatever `threshold` is.
     """
 
     def __init__(
@@ -49,10 +56,12 @@ class StripGraph(nn.Module):
         input_kind: str = "unit",
         input_max: float = UINT8_MAX,
         outputs: tuple[str, ...] = ("heatmap",),
+        response: ContrastResponse | None = None,
     ):
         super().__init__()
         self.detector, self.input_kind, self.outputs = detector, input_kind, outputs
         self.factor = None if input_kind == "unit" else 1 / largest_value(input_kind, input_max)
+        self.response = response
 
     @property
     def output_names(self) -> list[str]:
@@ -64,14 +73,26 @@ class StripGraph(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         # slicing three channels of three would add a copy to the graph
         images = images if int(images.shape[1]) == 3 else images[:, :3]
-        heatmap, measures = self.detector.detect_with_alignment(self.to_unit_range(images))
+        strips, measures = self.detector.align_references(self.to_unit_range(images))
+        heatmap, contrasts = self.detector.heatmap(strips), self.contrasts(strips)
         make = {
             "heatmap": lambda: with_two_zero_channels(heatmap),
             "score": lambda: heatmap.amax(dim=(1, 2, 3)),
             "detections": lambda: strongest_peaks(heatmap, threshold),
             "alignment": lambda: measures,
         }
-        return tuple(make[output]() for output in self.outputs)
+        return tuple(
+            contrasts[output] if output in contrasts else make[output]() for output in self.outputs
+        )
+
+    def contrasts(self, strips: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Those of CONTRASTS that are outputs, by name, of aligned strips (B, 3, H, W)."""
+        wanted = [output for output in self.outputs if output in CONTRASTS]
+        if not wanted:
+            return {}
+        noise = noise_map(strips, self.response.noise)
+        make = {"inspected_contrast": inspected_contrast, "contrast_map": contrast_map}
+        return {output: make[output](noise, self.response) for output in wanted}
 
     def to_unit_range(self, images: torch.Tensor) -> torch.Tensor:
         """Scale images of the module's input kind to float32 0-1."""

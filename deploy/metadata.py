@@ -20,6 +20,7 @@ from common.files import file_hash
 from common.product import PRODUCT
 from data.image_files import INPUT_MAX_LIMITS
 from deploy.export_module import (
+    CONTRASTS,
     DETECTION_COLUMNS,
     INPUT_CHANNELS,
     INPUTS,
@@ -38,11 +39,13 @@ from evaluation.model_info import (
 )
 from ops.classical import ClassicalDetector
 from ops.detector import AligningDetector
+from ops.inspected_contrast import FOUND
 from ops.registration import ALIGN_MODES, MEASURES
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 
 SCHEMA_VERSION = 2
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
+LATER_ENTRIES = ("contrast_response",)  # which files of earlier code lack
 # false alarms per strip; the file has a threshold for each of these rates
 RATES = (0.01, 0.1, 1.0, 10.0)
 REQUIRED_ENTRIES = (
@@ -52,7 +55,7 @@ REQUIRED_ENTRIES = (
     "training_dataset_path",
     "input",
     "channels",
-    *MEASURED,
+    *(name for name in MEASURED if name not in LATER_ENTRIES),
 )
 # the threshold entries of a checkpoint whose training measured nothing on good strips
 NO_THRESHOLD = "none"
@@ -156,6 +159,9 @@ def _output_entries(graph: StripGraph, info: ModelInfo) -> dict[str, str]:
         columns["threshold_default"] = repr(info.threshold().value)
     if "alignment" in graph.outputs:
         columns["alignment"] = " ".join(MEASURES)
+    if any(output in CONTRASTS for output in graph.outputs):
+        columns["contrast_found"] = f"{FOUND:g}"
+        columns["contrast_threshold"] = repr(info.threshold().value)
     return columns
 
 
@@ -249,7 +255,7 @@ def _parse_input_max(text: str) -> float:
 def _parse_measured(entries: dict[str, str]) -> dict[str, Any]:
     """Parse the values measured on held-out strips. Raises `UserError` for unusable ones."""
     try:
-        measured = {name: json.loads(entries[name]) for name in MEASURED}
+        measured = {name: json.loads(entries[name]) for name in MEASURED if name in entries}
     except (ValueError, RecursionError):
         raise UserError(
             "found metadata that are no JSON, expected a file of export_onnx_fullimage.py"

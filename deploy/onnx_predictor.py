@@ -10,8 +10,11 @@ from deploy.export_module import INPUTS, largest_value
 from deploy.metadata import read_metadata
 from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
 from gaussian import MAX_GREY
+from ops.candidates import CANDIDATES_PER_POINT
+from ops.detector import AligningDetector
 
 ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
+MOST_DIGITS = 6  # of a number of candidates
 # by device; on a GPU the first calls choose algorithms and capture the graph
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}
 
@@ -32,7 +35,8 @@ class OnnxPredictor:
             self.session = self.placed.session
             self.device = self.placed.device
             self.batch = settings.batch
-            self.metadata = read_metadata(self.session.get_modelmeta().custom_metadata_map)
+            entries = self.session.get_modelmeta().custom_metadata_map
+            self.metadata = read_metadata(entries)
             nodes = [*self.session.get_inputs(), *self.session.get_outputs()[:1]]
             signature = [(node.name, node.type, *node.shape[1:]) for node in nodes]
             # an input or output may have any number of dimensions, or none
@@ -51,6 +55,8 @@ class OnnxPredictor:
                 )
             self._call = make_call(self.placed, self.batch)
         self.align, self.image_size = self.metadata.info.align, (height, width)
+        self.noise = self.metadata.info.noise or AligningDetector.noise
+        self.most_points = _most_points(entries.get("candidates", ""))
 
     def warm_up(self) -> None:
         """Do the work of the first calls: allocate memory, choose algorithms, build engines.
@@ -95,6 +101,13 @@ class OnnxPredictor:
             self.metadata.channels,
             self.metadata.info.input_max,
         )
+
+
+def _most_points(candidates: str) -> int | None:
+    """How many points a file finds at once, from its number of candidates; empty: any number."""
+    if not candidates.isdecimal() or len(candidates) > MOST_DIGITS:
+        return None
+    return max(1, int(candidates) // CANDIDATES_PER_POINT)
 
 
 def to_model_input(

@@ -23,8 +23,8 @@ from ops.detector import AligningDetector
 
 # largest difference of probabilities between ONNX Runtime and PyTorch, both on the CPU
 PARITY_TOLERANCE = 1e-4
-# largest difference of a shift in pixels, or of another of alignment's MEASURES, on strips: below
-# the accuracy of any measurement
+# largest difference of a shift in pixels, or of another of alignment's MEASURES, on strips, and of
+# a contrast as a share of it: below the accuracy of any measurement
 LARGEST_MISMATCH = 1e-2
 BATCHES = (1, 3)  # images per compared call
 PARITY_SEED = 0
@@ -69,9 +69,9 @@ def prove_parity(
     """Compare ONNX Runtime with PyTorch on the CPU, on strips, on noise and on `odd_strips`.
 
     `strips` are (B, 3, H, W) in grey levels 0-255; the file's input has `channels`. Heatmaps must
-    match PyTorch's within PARITY_TOLERANCE and alignment within LARGEST_MISMATCH. Score and
-    detections must follow exactly from the file's own heatmap. Returns the report's lines. Raises
-    `UserError` when an output differs.
+    match PyTorch's within PARITY_TOLERANCE, alignment and contrasts within LARGEST_MISMATCH. Score
+    and detections must follow exactly from the file's own heatmap. Returns the report's lines.
+    Raises `UserError` when an output differs.
     """
     session = open_session(path)
     noise = np.random.default_rng(PARITY_SEED).random(strips.shape, dtype=np.float32) * np.float32(
@@ -85,9 +85,10 @@ def prove_parity(
                 zip(graph.outputs, session.run(graph.output_names, {"input": images[:batch]}))
             )
             with torch.inference_mode():
-                heatmap, measures = graph.detector.detect_with_alignment(
+                aligned, measures = graph.detector.align_references(
                     graph.to_unit_range(torch.from_numpy(images[:batch, :3]))
                 )
+                heatmap = graph.detector.heatmap(aligned)
             differences[f"{name}, batch {batch}"] = float(
                 np.abs(results["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
             )
@@ -95,6 +96,8 @@ def prove_parity(
             _check_derived_outputs(results, threshold)
             if "alignment" in results and name == "strips":
                 _check_alignment(results["alignment"], measures.numpy())
+            if name == "strips":
+                _check_contrasts(results, graph.contrasts(aligned))
     worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
     # `not all(<)` instead of `any(>=)`, so that NaN fails too
     if not all(value < PARITY_TOLERANCE for value in differences.values()):
@@ -147,6 +150,16 @@ def _check_alignment(found: np.ndarray, expected: np.ndarray) -> None:
             f"the alignment differs from PyTorch's by {difference:.2g}, "
             f"expected less than {LARGEST_MISMATCH:g}"
         )
+
+
+def _check_contrasts(results: dict[str, np.ndarray], contrasts: dict[str, torch.Tensor]) -> None:
+    for output, expected in contrasts.items():
+        difference = np.abs(results[output] / expected.numpy() - 1).max()
+        if not difference < LARGEST_MISMATCH:
+            raise UserError(
+                f"the {output} differs from PyTorch's by {difference:.2%}, "
+                f"expected less than {LARGEST_MISMATCH:.0%}"
+            )
 
 
 def compare_modes(

@@ -1,10 +1,12 @@
 """Measurements on held-out strips that are kept with a model.
 
-They are its threshold, its baselines' sigmas, and the statistics of its strips.
+They are its threshold, the contrast that it needs, its baselines' sigmas, and the statistics of its
+strips.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -14,14 +16,16 @@ from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
+from evaluation.contrast_response import contrast_of, measure_response
 from evaluation.detections import find_peaks
 from evaluation.drift import alignment_statistics, channel_statistics, training_ranges
 from evaluation.evaluate import evaluate
 from evaluation.predictors import DetectorPredictor, TorchPredictor
-from evaluation.results import Evaluation, Measure
+from evaluation.results import INSPECTED_CONTRAST, Evaluation, Measure
 from evaluation.stream import BatchPredictor, Predictor, iter_predictions
 from evaluation.thresholds import Calibration, calibrate
 from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
+from ops.inspected_contrast import ContrastResponse
 
 MOST_STRIPS = 200  # strips whose channels are measured
 MOST_STRIPS_TO_CHOOSE_BY = 40  # strips to choose sigmas by: a dozen detectors score each
@@ -86,15 +90,26 @@ def best_sigmas(
     return sigmas
 
 
-def channel_measure(align: str, device: torch.device) -> Measure:
+def channel_measure(
+    align: str, device: torch.device, response: ContrastResponse | None = None
+) -> Measure:
     """Return the function that measures a strip's channels.
 
-    It gives `channel_statistics` and, where references are aligned, `alignment_statistics`.
+    It gives `channel_statistics` and, where references are aligned, `alignment_statistics`. With a
+    `response` of the detector it gives INSPECTED_CONTRAST, too, of what counts.
     """
     if align == "none":
-        return channel_statistics
+        return lambda image, ignored: channel_statistics(image)
     aligner = StripAligner(align, device)
-    return lambda image: channel_statistics(image) | alignment_statistics(aligner(image)[1])
+
+    def measure_strip(image: np.ndarray, ignored: np.ndarray | None) -> dict[str, float]:
+        aligned, measures = aligner(image)
+        statistics = channel_statistics(image) | alignment_statistics(measures)
+        if response:
+            statistics[INSPECTED_CONTRAST] = contrast_of(aligned, response, device, ignored)
+        return statistics
+
+    return measure_strip
 
 
 def channel_ranges(
@@ -108,7 +123,7 @@ def channel_ranges(
         disable=None,
         leave=False,
     )
-    return training_ranges([measure(load_image(strip.path, input_max)) for strip in progress])
+    return training_ranges([measure(load_image(strip.path, input_max), None) for strip in progress])
 
 
 def make_baselines(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
@@ -132,7 +147,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return all measurements that a checkpoint keeps.
 
-    The calibration is None where no good strip was held out.
+    The calibration and the response are None where no good strip was held out.
     """
     good = good_strips(valid)
     return {
@@ -141,6 +156,7 @@ def measure(
             train, input_max, channel_measure(predictor.align, device)
         ),
         "rival_sigmas": best_sigmas(valid, input_max, device),
+        "contrast_response": measure_response(predictor, good, input_max, IgnoredRegions(), device),
     }
 
 

@@ -19,20 +19,25 @@ from evaluation.calibration import (
     calibrate_on,
     good_strips,
 )
+from evaluation.contrast_response import measure_response
 from evaluation.model_info import KEPT_WITH_MODEL, ModelInfo
 from evaluation.predictors import DetectorPredictor
 from evaluation.thresholds import Threshold
 from ops.classical import baseline_name, choose_sigma, classical_detector
+from ops.inspected_contrast import NoiseModel
 
 
 class PlacedPredictor(Protocol):
-    """A predictor that names its device and its alignment of the references.
+    """A predictor that names its device, its alignment of the references, and its noise.
 
-    `align` is one of registration.ALIGN_MODES.
+    `align` is one of registration.ALIGN_MODES, `most_points` how many points of a strip it can find
+    at once (None: any number).
     """
 
     device: torch.device | str
     align: str
+    noise: NoiseModel
+    most_points: int | None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(3, H, W) grey levels 0-255 to the heatmap (H, W), 0-1."""
@@ -93,6 +98,9 @@ def classical(
     good = good_strips(valid)
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
+    measured["contrast_response"] = measure_response(
+        predictor, good, input_max, IgnoredRegions(), device
+    )
     info = ModelInfo("strip", input_max, predictor.align, measured=measured)
     source = f"set on {good[0].path.parent}" if good else ""
     return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
@@ -101,7 +109,7 @@ def classical(
 def calibrated(
     detector: Detector, folder: Path, img_format: str | None, ignored: IgnoredRegions
 ) -> Detector:
-    """The detector with a threshold set on the good strips of a folder.
+    """The detector with a threshold, and the contrast that it needs, from a folder's good strips.
 
     Prints a warning when these are the strips of the training.
 
@@ -128,5 +136,8 @@ def calibrated(
     calibration = calibrate_on(
         detector.predictor, verification.usable, detector.info.input_max, ignored
     )
-    info = detector.info.with_measured(calibration=calibration)
+    response = measure_response(
+        detector.predictor, verification.usable, detector.info.input_max, ignored, detector.device
+    )
+    info = detector.info.with_measured(calibration=calibration, contrast_response=response)
     return replace(detector, info=info, calibrated_on=f"set on {folder}")

@@ -19,7 +19,14 @@ from data.labelled_strip import read_strip
 from data.true_points import require_inside
 from evaluation.detections import Detection, PackedDetections, detect, strongest
 from evaluation.matching import defects_at, defects_in_mask, match
-from evaluation.results import Evaluation, GroundTruth, MetricSet, Rules, StripResult
+from evaluation.results import (
+    INSPECTED_CONTRAST,
+    Evaluation,
+    GroundTruth,
+    MetricSet,
+    Rules,
+    StripResult,
+)
 from evaluation.stream import (
     BatchPredictor,
     Prediction,
@@ -109,7 +116,7 @@ def _add_strip(
     result.metrics.update(strip, heatmap, truth, rules.match_radius)
     for name, baseline_heatmap in baseline_heatmaps.items():
         result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
-    strip_result = _apply_rules(strip, image, heatmap, truth, rules)
+    strip_result = _apply_rules(prediction, truth, rules)
     result.results.append(strip_result)
     if rules.threshold:
         _keep_worst_cases(result.worst_cases, strip_result, image, heatmap, truth)
@@ -146,18 +153,19 @@ def _ground_truth(prediction: Prediction, patch: int | None) -> GroundTruth | No
     return GroundTruth(None, defects_at(counted, image, patch), None, ignored)
 
 
-def _apply_rules(
-    strip: StripFile,
-    image: np.ndarray,
-    heatmap: np.ndarray,
-    truth: GroundTruth | None,
-    rules: Rules,
-) -> StripResult:
-    result = StripResult(strip, float(heatmap.max()), truths=len(truth.truths) if truth else None)
+def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules) -> StripResult:
+    image, heatmap = prediction.image, prediction.heatmap
+    result = StripResult(
+        prediction.strip, float(heatmap.max()), truths=len(truth.truths) if truth else None
+    )
     if rules.threshold is None:
         return result
     if rules.measure:
-        result.statistics = rules.measure(image)
+        result.statistics = rules.measure(image, prediction.ignored)
+        result.inspected_contrast = result.statistics.pop(INSPECTED_CONTRAST, None)
+    if rules.required_contrast is not None and result.inspected_contrast is not None:
+        # `not <=` instead of `>`, so that NaN is blind, too
+        result.is_blind = not result.inspected_contrast <= rules.required_contrast
     result.detections = PackedDetections(
         detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity)
     )

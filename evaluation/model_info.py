@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError, shown
+from evaluation.contrast_response import fit_response, is_response
 from evaluation.thresholds import (
     DEFAULT_RATE,
     HIGHEST_RATE,
@@ -15,19 +16,21 @@ from evaluation.thresholds import (
     threshold_for,
 )
 from ops.classical import POINT_SIGMAS
+from ops.inspected_contrast import ContrastResponse, NoiseModel
 from ops.tiling import PATCH_SIZES
 
 STRIP_DETECTOR = "strip detector"  # also the tool of a file without the entry `tool`
 MAX_NAME = 60  # characters of a tool's name that are printed
 KEPT_WITH_MODEL = "kept with the model"  # the printed origin of a model's own threshold
 
-# What a training measures on held-out strips, for the threshold, the drift warnings and the
-# baselines. The values here stand for a training that measured nothing.
+# What a training measures on held-out strips, for the threshold, the drift warnings, the baselines
+# and the inspected contrast. The values here stand for a training that measured nothing.
 UNMEASURED = {
     "target_false_alarms": DEFAULT_RATE,
     "calibration": None,
     "channel_ranges": {},
     "rival_sigmas": {},
+    "contrast_response": None,
 }
 MEASURED = tuple(UNMEASURED)
 
@@ -65,6 +68,17 @@ class ModelInfo:
     def target_false_alarms(self) -> float:
         """False alarms per strip that the threshold is set for."""
         return self.measured.get("target_false_alarms", DEFAULT_RATE)
+
+    def contrast_response(self, threshold: float) -> ContrastResponse | None:
+        """What is found above a threshold on the heatmap, 0-1; None where it was not measured."""
+        measured = self.measured.get("contrast_response")
+        return fit_response(measured, threshold) if measured else None
+
+    @property
+    def noise(self) -> NoiseModel | None:
+        """The noise that the detector measures in; None where no contrast was measured."""
+        measured = self.measured.get("contrast_response")
+        return NoiseModel(measured["noise"], measured["sigma"]) if measured else None
 
     def with_measured(self, **measured: Any) -> "ModelInfo":
         """A copy in which these values of MEASURED are set."""
@@ -106,6 +120,7 @@ def check_measured(content: dict[str, Any]) -> None:
                 type(sigma) in (int, float) and sigma in POINT_SIGMAS for sigma in value.values()
             )
         ),
+        "contrast_response": lambda value: value is None or is_response(value),
     }
     for name, is_usable in checks.items():
         if name in content and not is_usable(content[name]):

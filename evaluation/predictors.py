@@ -1,7 +1,8 @@
 """Predictors: `predictor(image)` gives the heatmap of a strip.
 
 The image is (3, H, W) in grey levels 0-255, the heatmap (H, W) float32, defect probability 0-1. A
-predictor's `align`, one of registration.ALIGN_MODES, says how it aligns the references first.
+predictor's `align`, one of registration.ALIGN_MODES, says how it aligns the references first, and
+`noise` in which noise it measures differences.
 """
 
 import numpy as np
@@ -11,10 +12,14 @@ from common.device import full_precision
 from data.image_files import to_batch
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from ops.detector import AligningDetector
+from ops.inspected_contrast import NoiseModel
 
 
 class TorchPredictor:
     """A network in PyTorch: the module that is exported, for strips of at least one patch."""
+
+    noise: NoiseModel = AligningDetector.noise
+    most_points: int | None = None
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class DetectorPredictor:
     def __init__(self, detector: AligningDetector, device: torch.device):
         self.detector = detector.to(device)
         self.device, self.align = device, detector.align
+        self.noise, self.most_points = detector.noise, detector.most_points
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ from evaluation.ranks import RankMetrics
 from evaluation.thresholds import Threshold
 from evaluation.worst_cases import WorstCases
 
-# (3, H, W) grey levels 0-255 to statistics of the channels, by name
-Measure = Callable[[np.ndarray], dict[str, float]]
+# (3, H, W) grey levels 0-255, and (H, W) bool where nothing counts or None, to statistics by name
+Measure = Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
 Figures = dict[str, float | None]
+INSPECTED_CONTRAST = "inspected_contrast"  # a statistic of `Measure` that is no channel's
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Rules:
 
     `match_radius` is in pixels. `patch` determines where the seams of tiles lie. Without a
     threshold there are metrics, but no detections and no verdicts. `candidates` is how many of each
-    strip's strongest local maxima are kept, whatever the threshold.
+    strip's strongest local maxima are kept, whatever the threshold. `required_contrast`, in grey
+    levels, is the largest inspected contrast of a strip that may be OK; None: any.
     """
 
     threshold: Threshold | None = None
@@ -39,6 +41,7 @@ class Rules:
     patch: int | None = None
     measure: Measure | None = None
     candidates: int = 0
+    required_contrast: float | None = None
 
 
 @dataclass
@@ -48,6 +51,8 @@ class StripResult:
     `truths` is the number of true defects, and `found` the one that each detection has found, as of
     `match`. Both are None where the truth is not known. `candidates` are the strongest local maxima
     above the threshold and below, and `found_by_candidates` is the same as `found` for them.
+    `inspected_contrast` is the contrast in grey levels at which 90 % of points are found, None
+    where that is not known; if it exceeds what the rules require, the strip `is_blind`.
     """
 
     strip: StripFile
@@ -58,11 +63,19 @@ class StripResult:
     statistics: dict[str, float] = field(default_factory=dict)
     candidates: Sequence[Detection] = ()
     found_by_candidates: np.ndarray | None = None
+    inspected_contrast: float | None = None
+    is_blind: bool = False
 
     @property
     def verdict(self) -> str:
-        """`NG` with a detection, `OK` without."""
-        return "NG" if self.detections else "OK"
+        """`NG` with a detection or where the strip is blind, else `OK`."""
+        return "NG" if self.detections or self.is_blind else "OK"
+
+    @property
+    def reason(self) -> str:
+        """Why a strip is NG: `detections`, `contrast` or both, with a blank between; else empty."""
+        reasons = {"detections": bool(self.detections), "contrast": self.is_blind}
+        return " ".join(name for name, is_true in reasons.items() if is_true)
 
     @property
     def outcome(self) -> str:
@@ -194,4 +207,20 @@ class Evaluation:
         return {
             "recall": counts["hit"] / truths if truths else None,
             "false_alarms_per_strip": counts["false alarm"] / len(known) if known else None,
+        }
+
+    def inspected_contrast(self) -> Figures:
+        """Return `median` and `worst` inspected contrast of the strips, and the number of `blind`.
+
+        The first two are None where no strip has one.
+        """
+        known = [
+            result.inspected_contrast
+            for result in self.results
+            if result.inspected_contrast is not None
+        ]
+        return {
+            "median": float(np.median(known)) if known else None,
+            "worst": max(known, default=None),
+            "blind": sum(result.is_blind for result in self.results),
         }

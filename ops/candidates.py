@@ -27,6 +27,7 @@ from ops.constants import constant
 from ops.filters import cut
 
 CANDIDATES = 32  # cells of a strip that the network looks at
+CANDIDATES_PER_POINT = 4  # at most: a point may lie where four cells meet
 CELL = 8  # pixels along each side
 CONTEXT = 8  # pixels around a cell that its patch has at least
 DECIDED = 4  # pixels around a cell for which its patch decides too: points lie across borders

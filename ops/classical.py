@@ -12,6 +12,7 @@ from torch import nn
 from ops.detector import AligningDetector
 from ops.differences import consistent_difference, envelope_excess, local_noise
 from ops.filters import blur, gaussian_window
+from ops.inspected_contrast import NoiseModel
 from ops.likelihood import likelihood_ratio
 
 # pixels; the best one is chosen on validation strips
@@ -95,6 +96,11 @@ class RegisteredDifference(ClassicalDetector):
     label = "registered difference"
     align = "full"
 
+    @property
+    def noise(self) -> NoiseModel:
+        """What the Gaussian leaves of the noise: edges count as noise."""
+        return NoiseModel("smoothed", self.sigma)
+
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""
         differences = self.smoothing(strips[:, :1] - strips[:, 1:3])
@@ -112,6 +118,11 @@ class LikelihoodRatio(ClassicalDetector):
 
     label = "likelihood ratio"
     align = "fine"
+
+    @property
+    def noise(self) -> NoiseModel:
+        """That of the ratio."""
+        return NoiseModel("edges", self.sigma)
 
     def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1."""

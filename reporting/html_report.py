@@ -20,7 +20,7 @@ from evaluation.thresholds import Threshold
 from reporting.case_figures import case_figures, shown_file
 from reporting.charts import froc_chart, score_histograms
 from reporting.pictures import DETECTED, TRUTH
-from reporting.tables import MISSING, NEEDS_TRUTHS
+from reporting.tables import MISSING, NEEDS_TRUTHS, describe_contrast
 from reporting.templating import render
 
 UNKNOWN = "\N{EN DASH}"
@@ -72,6 +72,7 @@ def write_report(
         drift=drift,
         problems=result.problems,
         rejected=sum(scored.verdict == "NG" for scored in result.results),
+        inspected=describe_contrast(result),
         outcomes=_outcomes(result),
         metrics=[shown for shown in metrics if shown.value is not None],
         undefined=_undefined(metrics, result),
@@ -160,7 +161,7 @@ def _operating_row(point: OperatingPoint) -> list[object]:
 
 def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Threshold) -> bool:
     """Whether --min_area or --polarity removes detections that the operating points count."""
-    rejected = sum(scored.verdict == "NG" for scored in result.results)
+    rejected = sum(len(scored.detections) > 0 for scored in result.results)
     return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
 
 
@@ -209,4 +210,6 @@ def _strip_row(scored: StripResult, folder: Path) -> dict[str, object]:
         "score": scored.score,
         "detections": len(scored.detections),
         "strongest": scored.detections[0] if scored.detections else None,
+        "inspected_contrast": scored.inspected_contrast,
+        "is_blind": scored.is_blind,
     }

@@ -4,7 +4,7 @@ Strips are drawn pixel for pixel, since a defect has only nine pixels. Curves ar
 matplotlib.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,21 @@ class StripWriter:
 
     The files lie in `output_dir`, under the sub-folder that the strip came from. The heatmap is a
     float32 TIFF of probabilities. The panels are a PNG, drawn for the first `pictures_per_kind`
-    strips of each kind (None: for all).
+    strips of each kind (None: for all). Where `contrast_map` is given, a float32 TIFF holds what it
+    returns for (3, H, W): the contrast in grey levels that a point at each pixel needs.
     """
 
     output_dir: Path
     pictures_per_kind: int | None = None
+    contrast_map: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, result: StripResult, prediction: Prediction, number: int) -> None:
         stem = self.output_dir / result.strip.relative.with_suffix("")
         with atomic_write(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
             tifffile.imwrite(temporary, prediction.heatmap)
+        if self.contrast_map:
+            with atomic_write(stem.with_name(f"{stem.name}_contrast.tiff")) as temporary:
+                tifffile.imwrite(temporary, self.contrast_map(prediction.image))
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
             title = (
                 f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"

@@ -27,6 +27,7 @@ from evaluation.calibration import (
     channel_measure,
     make_baselines,
 )
+from evaluation.contrast_response import contrast_maps
 from evaluation.detector import Detector, calibrated, classical
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
@@ -34,10 +35,12 @@ from evaluation.matching import MATCH_RADIUS
 from evaluation.operating_points import threshold_contradiction
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
+from ops.inspected_contrast import ContrastResponse
 from reporting.html_report import write_report
 from reporting.pictures import StripWriter
 from reporting.tables import (
     describe_baselines,
+    describe_contrast,
     describe_figures,
     describe_ranks,
     write_results,
@@ -51,7 +54,8 @@ class ScoringSettings:
     """How a folder is scored; the fields are named like the flags of arguments.add_test_folder.
 
     `threshold` lies in 0-1. None means a threshold set on `good_path`, or else the model's own, for
-    `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels.
+    `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels,
+    `require_contrast` in grey levels 0-255.
     """
 
     output_dir: Path
@@ -63,6 +67,8 @@ class ScoringSettings:
     threshold: float | None = None
     target_false_alarms: float | None = None
     use_ground_truth_mask: bool = True
+    require_contrast: float | None = None
+    contrast_maps: bool = False
     min_area: int = 1
     polarity: str = "both"
     match_radius: float = MATCH_RADIUS
@@ -96,8 +102,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
 
     Returns the command's exit code: 1 when some strips could not be used, else 0.
 
-    Raises `UserError` when no strip can be used, when no threshold is known, or when the output
-    folder lies among the strips.
+    Raises `UserError` when no strip can be used, when no threshold is known, when a contrast is
+    asked for that is not known, or when the output folder lies among the strips.
     """
     output_dir = settings.output_dir
     for input_dir in filter(None, (folder, settings.good_path)):
@@ -125,12 +131,15 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         output_dir.mkdir(parents=True, exist_ok=True)
     # false alarms are counted per strip, so the threshold holds for this size only
     detector = replace(detector, info=replace(detector.info, image_size=verification.image_size))
-    threshold = choose_threshold(detector, settings, ignored)
+    # sets what the threshold and the response are taken from
+    detector = set_on_good_strips(detector, settings, ignored)
+    threshold = choose_threshold(detector, settings)
+    response = choose_response(detector, settings, threshold)
     print(threshold.describe())
     seams = detector.patch if detector.patch > 1 else None
     align = detector.predictor.align
     is_measured = detector.info.measured.get("channel_ranges") or align != "none"
-    measure = channel_measure(align, detector.device) if is_measured else None
+    measure = channel_measure(align, detector.device, response) if is_measured else None
     rules = Rules(
         threshold,
         settings.min_area,
@@ -140,8 +149,15 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         seams,
         measure,
         settings.candidates,
+        settings.require_contrast,
     )
-    result = evaluate_with_baselines(detector, verification.usable, rules, output_dir)
+    writer = StripWriter(
+        output_dir,
+        contrast_map=contrast_maps(align, response, detector.device)
+        if settings.contrast_maps
+        else None,
+    )
+    result = evaluate_with_baselines(detector, verification.usable, rules, writer)
     result.problems[:0] = verification.problems
     if not result.results:
         raise UserError(
@@ -172,10 +188,17 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
     )
 
 
-def choose_threshold(
+def set_on_good_strips(
     detector: Detector, settings: ScoringSettings, ignored: IgnoredRegions
-) -> Threshold:
-    """The threshold of `settings`: given, else set on the good strips given, else the model's own.
+) -> Detector:
+    """The detector with what the good strips of `settings` say of it; unchanged without them."""
+    if not settings.good_path:
+        return detector
+    return calibrated(detector, settings.good_path, settings.img_format, ignored)
+
+
+def choose_threshold(detector: Detector, settings: ScoringSettings) -> Threshold:
+    """The threshold of `settings`: given, else the detector's own.
 
     A network without a threshold of its own has UNCALIBRATED.
 
@@ -184,9 +207,7 @@ def choose_threshold(
     """
     if settings.threshold is not None:
         return Threshold(settings.threshold, "as given")
-    if settings.good_path:
-        detector = calibrated(detector, settings.good_path, settings.img_format, ignored)
-    elif detector.is_classical and not detector.info.calibration:
+    if detector.is_classical and not detector.info.calibration:
         raise UserError(
             f"--method {settings.method}: found no threshold, "
             "expected --good_path FOLDER of good strips or --threshold"
@@ -194,17 +215,38 @@ def choose_threshold(
     return detector.threshold(settings.target_false_alarms)
 
 
+def choose_response(
+    detector: Detector, settings: ScoringSettings, threshold: Threshold
+) -> ContrastResponse | None:
+    """What the detector finds at the threshold; None where that was not measured.
+
+    Raises `UserError` where `settings` ask for it all the same.
+    """
+    response = detector.info.contrast_response(threshold.value)
+    wanted = "--require_contrast" if settings.require_contrast else "--contrast_maps"
+    if response or not (settings.require_contrast or settings.contrast_maps):
+        return response
+    if detector.predictor.align == "none":
+        raise UserError(
+            f"{wanted}: found a detector that registers nothing, "
+            "expected one trained with --align, or --method registered or likelihood"
+        )
+    raise UserError(
+        f"{wanted}: found nothing on the contrast of points that {detector.name} finds, "
+        "expected --good_path FOLDER of good strips, or a model trained, or exported with "
+        "--good_path, by this version"
+    )
+
+
 def evaluate_with_baselines(
     detector: Detector,
     strips: list[StripFile],
     rules: Rules,
-    output_dir: Path,
-    pictures_per_kind: int | None = None,
+    writer: StripWriter,
 ) -> Evaluation:
     """Evaluate the detector, and the classical baselines beside it where some strip has a mask.
 
-    The baselines show whether the detector is worth its cost. `pictures_per_kind` limits how many
-    strips of each kind get a picture; None means all.
+    The baselines show whether the detector is worth its cost.
     """
     has_truth = any(strip.has_truth for strip in strips)
     baselines = (
@@ -217,7 +259,7 @@ def evaluate_with_baselines(
         detector.predictor,
         strips,
         detector.info.input_max,
-        on_strip=StripWriter(output_dir, pictures_per_kind),
+        on_strip=writer,
         rules=rules,
         baselines=baselines,
     )
@@ -252,7 +294,15 @@ def write_everything(
 
 def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, str]:
     """The settings that the report shows, as texts by name."""
-    names = ("min_area", "polarity", "match_radius", "dead_pixels", "ignore_mask", "mask_channel")
+    names = (
+        "require_contrast",
+        "min_area",
+        "polarity",
+        "match_radius",
+        "dead_pixels",
+        "ignore_mask",
+        "mask_channel",
+    )
     values = {name: getattr(settings, name) for name in names}
     return {
         "device": str(detector.predictor.device),
@@ -269,6 +319,7 @@ def describe_result(result: Evaluation) -> list[str]:
     lines = [*describe_figures(result.figures), *describe_baselines(result)]
     lines += describe_ranks(result.metrics.ranks.compute())
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
+    lines += describe_contrast(result)
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:
         recall = (

@@ -12,8 +12,10 @@ from evaluation.metrics import FALSE_ALARM_RATES, Recall
 from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, Figures, StripResult
 from evaluation.thresholds import Threshold
+from ops.inspected_contrast import FOUND
+from ops.likelihood import POINT_SIGMA
 
-SCORES = ("file", "kind", "score", "verdict", "detections")
+SCORES = ("file", "kind", "score", "verdict", "detections", "inspected_contrast", "reason")
 DETECTIONS = (
     "file",
     "y",
@@ -57,6 +59,8 @@ def write_results(
                 f"{scored.score:.9g}",
                 scored.verdict,
                 len(scored.detections),
+                "" if scored.inspected_contrast is None else f"{scored.inspected_contrast:.4g}",
+                scored.reason,
             )
             for scored in result.results
         ),
@@ -96,7 +100,13 @@ def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> No
                 {name: value for name, value in row.items() if name != "file"}
                 for row in detection_rows(scored)
             ]
-            content = {"verdict": scored.verdict, "score": scored.score, "detections": detections}
+            content = {
+                "verdict": scored.verdict,
+                "reason": scored.reason,
+                "score": scored.score,
+                "inspected_contrast": scored.inspected_contrast,
+                "detections": detections,
+            }
             separator = "," if number else ""
             name = json.dumps(scored.strip.relative.as_posix())
             file.write(f"{separator}\n{name}: {json.dumps(content)}")
@@ -145,6 +155,7 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "verdicts": {verdict: verdicts.count(verdict) for verdict in ("OK", "NG")},
         "threshold": vars(threshold) | {"is_supported": threshold.is_supported},
         "at_threshold": result.at_threshold(),
+        "inspected_contrast": result.inspected_contrast(),
         "point_recall": [row | {"recall": by_rate(row["recall"])} for row in result.point_recalls],
         "recall_at_k": [
             vars(entry) | {"recall": entry.recall} for entry in result.metrics.ranks.compute()
@@ -195,6 +206,20 @@ def describe_baselines(result: Evaluation) -> list[str]:
         values = [metrics[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
         lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")
     return lines
+
+
+def describe_contrast(result: Evaluation) -> list[str]:
+    """A line on the inspected contrasts of the strips; none where they are not known."""
+    contrasts = result.inspected_contrast()
+    if contrasts["worst"] is None:
+        return []
+    line = (
+        f"inspected down to {contrasts['median']:.3g} grey levels (median), "
+        f"{contrasts['worst']:.3g} on the worst strip: {100 * FOUND:g} % of points of "
+        f"{POINT_SIGMA:g} px with that contrast are found"
+    )
+    blind = contrasts["blind"]
+    return [f"{line}; NG for their contrast: {blind}" if blind else line]
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
