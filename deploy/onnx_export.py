@@ -100,10 +100,11 @@ def quiet_exporters() -> Iterator[None]:
 def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> None:
     """Clean the file that an exporter wrote.
 
-    Removes stack traces, sets the outputs' sizes that the exporter left open, and gives the
-    threshold its default value.
+    Removes stack traces, sets the outputs' sizes that the exporter left open, gives the threshold
+    its default value, and stamps the file for the oldest runtime.
     """
     model = onnx.load(path)
+    stamp_ir_version(model)
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -117,6 +118,15 @@ def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> Non
         default = torch.tensor([threshold]).numpy()
         model.graph.initializer.append(numpy_helper.from_array(default, THRESHOLD))
     onnx.save(model, path)
+
+
+def stamp_ir_version(model: onnx.ModelProto) -> None:
+    """Set the IR version to the least that the model's opsets need.
+
+    Exporters stamp a newer one: torch writes IR version 10 over opset 18, which runtimes that know
+    this opset refuse (ONNX Runtime before 1.18).
+    """
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
 
 
 def inspect_file(path: Path, opset: int) -> dict[str, str]:

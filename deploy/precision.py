@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import nn
 
 from common.errors import UserError
+from deploy.onnx_export import stamp_ir_version
 from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 
 # values of --precision, with the name in the file's metadata
@@ -83,6 +84,9 @@ def quantize(source: Path, output: Path, batches: Iterable[np.ndarray]) -> None:
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_quantize=inner_layers(model.graph),
         )
+    quantized = onnx.load(output)
+    stamp_ir_version(quantized)
+    onnx.save(quantized, output)
 
 
 def inner_layers(graph: onnx.GraphProto) -> list[str]:

@@ -202,8 +202,11 @@ def fill_outside(
     limits = [(length - 1) / 2 + OUTSIDE for length in sizes(moved)]
     # a row beyond the edge: a shift along x that takes all of its pixels beyond
     across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * sizes(moved)[1], across)
-    is_beyond = (columns + across).abs() > limits[1]
-    (ref1, ref2), (is_beyond1, is_beyond2) = moved.split(1, dim=1), is_beyond.split(1, dim=1)
+    ref1, ref2 = moved.split(1, dim=1)
+    # split before the comparison: ONNX Runtime splits booleans only from 1.14 on
+    is_beyond1, is_beyond2 = (
+        distance > limits[1] for distance in (columns + across).abs().split(1, dim=1)
+    )
     filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)
     filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, ref1), ref2)
     return filled1, filled2
