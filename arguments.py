@@ -25,14 +25,16 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT, LARGEST_NUMBER = 1_000_000, 1e12
 UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message on unknown flags begins
 SCORING_GROUPS = {
-    "what to score, and with what": "model_path method test_path output_dir img_format image_type "
-    "input_max",
+    "what to score, and with what": "model_path method test_path output_dir img_format channels "
+    "image_type input_max",
     "threshold": "target_false_alarms good_path threshold require_contrast",
     "detections and metrics": "min_area polarity match_radius candidates use_ground_truth_mask "
     "contrast_maps",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
     "machine": "gpu_id device batch threads cuda_graph doctor",
 }
+STRIP_CHANNELS = ("target", "ref1", "ref2")
+CHANNEL_NUMBERS = ("0", "1", "2", "3")  # of a file's channels
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
 
 
@@ -147,6 +149,37 @@ def add_img_format(parser: argparse.ArgumentParser, default: str | None) -> None
     )
 
 
+def add_channels(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add --channels; None means the order of the files that the model was trained on."""
+    shown = default or "as the model was trained"
+    parser.add_argument(
+        "--channels",
+        type=channel_order,
+        default=default,
+        metavar="ORDER",
+        help="what a file's channels are, in turn, such as ref2,ref1,target; or the numbers of "
+        f"Target, Ref1 and Ref2, counted from 0, such as 2,1,0; default: {shown}",
+    )
+
+
+def channel_order(text: str) -> tuple[int, ...]:
+    """Parse --channels into the numbers of Target, Ref1 and Ref2 among a file's channels.
+
+    Raises `argparse.ArgumentTypeError` for other texts.
+    """
+    words = [word.strip().lower() for word in text.split(",")]
+    numbers = [int(word) for word in words if word in CHANNEL_NUMBERS]
+    if len(words) == len(numbers) == len(set(numbers)) == len(STRIP_CHANNELS):
+        return tuple(numbers)
+    is_complete = len(words) == len(set(words)) and set(STRIP_CHANNELS) <= set(words)
+    if is_complete and set(words) <= {*STRIP_CHANNELS, "mask"}:
+        return tuple(words.index(name) for name in STRIP_CHANNELS)
+    raise argparse.ArgumentTypeError(
+        f"found {text!r}, expected target, ref1, ref2 and perhaps mask in the order of a file's "
+        "channels, or three numbers"
+    )
+
+
 def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     """Add the flags of a command that scores a folder of strips."""
     parser.add_argument(
@@ -161,6 +194,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         help="folder for verdicts, heatmaps and the report",
     )
     add_img_format(parser, default=None)
+    add_channels(parser, default=None)
     add_image_type(parser, default=None)
     add_true_or_false(
         parser,
@@ -246,10 +280,18 @@ def parse_scoring(
     """Parse the flags of `add_test_folder` and check them against each other.
 
     Ends the process with a usage message when --threshold is given with a flag that also sets the
-    threshold.
+    threshold, or --method with a model.
     """
     group_flags(parser, SCORING_GROUPS)
+    default_model = parser.get_default("model_path")
+    parser.set_defaults(model_path=None)
     parsed = parser.parse_args(arguments)
+    if parsed.method != "net" and parsed.model_path:
+        parser.error(
+            f"found --method {parsed.method} beside --model_path {parsed.model_path}, "
+            "expected one of them: a --method has no model"
+        )
+    parsed.model_path = parsed.model_path or default_model
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
         parser.error(
             "found --threshold beside --good_path or --target_false_alarms, "

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.distributed import ProcessGroup
 from common.errors import UserError, prefix_errors
-from data.image_files import DEFAULT_INPUT_MAX, to_grey_levels, to_unit_range
+from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
 from data.strip_cache import OpenStrips
 from ops.tiling import tile_positions
@@ -32,8 +32,9 @@ class StripPatches(Dataset):
     A sample's key is (epoch, index), or an index alone for epoch 0. The sample depends on nothing
     but (seed, epoch, index): every worker makes the same one, and every epoch another one. It is
     `{"three_channel_input": (3, h, w) float32 0-1, "target_mask": (1, h, w) float32 {0, 1}}`. The
-    strips must have been verified; they are not checked again. Raises `UserError` if a strip cannot
-    be read.
+    strips must have been verified; they are not checked again. `order` is that of `open_channels`;
+    where strips are clipped, values outside of 0 to `input_max` become 0 or 255. Raises `UserError`
+    if a strip cannot be read.
     """
 
     def __init__(
@@ -45,15 +46,18 @@ class StripPatches(Dataset):
         seed: int = 0,
         input_max: float = DEFAULT_INPUT_MAX,
         cache_size: int = 0,
+        order: Sequence[int] = STORED_ORDER,
+        is_clipped: bool = True,
     ):
         self.paths = paths
-        self.strips = OpenStrips(paths, cache_size)
+        self.strips = OpenStrips(paths, cache_size, order)
         self.patch = patch
         self.image_size = tuple(image_size)
         self.positions = tile_positions(image_size, patch)
         self.synthesis = synthesis
         self.seed = seed
         self.input_max = input_max
+        self.is_clipped = is_clipped
 
     def __len__(self) -> int:
         return len(self.paths) * len(self.positions)
@@ -91,7 +95,7 @@ class StripPatches(Dataset):
                     f"expected {self.image_size} as when the training began"
                 )
             crop = channels[:, y : y + self.patch, x : x + self.patch]
-        return to_grey_levels(crop, self.input_max)
+        return to_grey_levels(crop, self.input_max, self.is_clipped)
 
 
 class EpochBatches(Sampler):

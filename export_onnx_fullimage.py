@@ -53,6 +53,7 @@ from arguments import (
 )
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write
+from common.notes import warn
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
 from data.image_headers import require_decodable
@@ -217,7 +218,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="print an ONNX file's metadata, and export nothing",
     )
     group_flags(parser, FLAG_GROUPS)
-    return parser.parse_args(arguments)
+    default_checkpoint = parser.get_default("checkpoint_path")
+    parser.set_defaults(checkpoint_path=None)
+    parsed = parser.parse_args(arguments)
+    if parsed.method != "net" and parsed.checkpoint_path:
+        warn(
+            f"--method {parsed.method} has no model: --checkpoint_path {parsed.checkpoint_path} is "
+            "not used"
+        )
+    parsed.checkpoint_path = parsed.checkpoint_path or default_checkpoint
+    return parsed
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
@@ -279,7 +289,7 @@ def export(arguments: argparse.Namespace) -> Path:
     ):
         output_path.touch()  # commands that look for the newest file find this one
         return output_path
-    strips = parity_strips(arguments.test_path, source.image_size, input_max)
+    strips = parity_strips(arguments.test_path, source.image_size, input_max, info.order)
     threshold = info.threshold().value
     with atomic_write(output_path) as temporary:
         write_model(graph, arguments, source, threshold, temporary)
@@ -375,7 +385,7 @@ def calibration_strips(arguments: argparse.Namespace, source: Source) -> Iterato
     input_max = source.info.input_max
     if arguments.calibration_path:
         images = (
-            load_image(path, input_max)
+            load_image(path, input_max, order=source.info.order)
             for path in list_images(arguments.calibration_path)[:CALIBRATION_STRIPS]
         )
     else:

@@ -9,5 +9,6 @@ if ! given --model_path "$@" && ! given --method "$@" && ! given --doctor "$@" &
     "$python" "$here/export_onnx_fullimage.py" --skip_existing \
         --checkpoint_path "$here/checkpoints" --output_path "$here/onnx_models"
 fi
-exec "$python" "$here/inference_onnx.py" \
-    --model_path "$here/onnx_models" --output_dir "$here/output/onnx" "$@"
+model=()
+if ! given --method "$@"; then model=(--model_path "$here/onnx_models"); fi
+exec "$python" "$here/inference_onnx.py" "${model[@]}" --output_dir "$here/output/onnx" "$@"

@@ -4,5 +4,6 @@
 set -euo pipefail
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
-exec "$python" "$here/inference_pytorch.py" \
-    --model_path "$here/checkpoints" --output_dir "$here/output/pytorch" "$@"
+model=()
+if ! given --method "$@"; then model=(--model_path "$here/checkpoints"); fi
+exec "$python" "$here/inference_pytorch.py" "${model[@]}" --output_dir "$here/output/pytorch" "$@"

@@ -35,7 +35,14 @@ import tifffile
 import torch
 from tqdm import tqdm
 
-from arguments import LARGEST_SEED, add_img_format, camera_range, command_parser, whole_number
+from arguments import (
+    LARGEST_SEED,
+    add_channels,
+    add_img_format,
+    camera_range,
+    command_parser,
+    whole_number,
+)
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
 from common.notes import note_once
@@ -50,7 +57,13 @@ from data.combine import (
 )
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, mask_path
-from data.image_files import DEFAULT_INPUT_MAX, encode_image, load_image, open_channels
+from data.image_files import (
+    DEFAULT_INPUT_MAX,
+    STORED_ORDER,
+    encode_image,
+    load_image,
+    open_channels,
+)
 from data.listing import IMAGE_SUFFIXES, list_images
 from data.registered_copies import StripAligner
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
@@ -111,6 +124,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("--source", type=Path, required=True, help="folder to read")
         if name == "testset":
             add_img_format(command, default=None)
+            add_channels(command, default="target,ref1,ref2")
             add_input_max(command)
     parsed = parser.parse_args(arguments)
     if parsed.command == "combine":
@@ -223,23 +237,29 @@ def demo_file(number: int) -> str:
 def build_testset(root: Path, arguments: argparse.Namespace) -> None:
     """Copy good strips, and write each of them once more with painted defects.
 
-    Raises `UserError` when an image cannot be read, or two would get the same name.
+    The copies are the files themselves, unless their channels are in another order: then Target is
+    first in all that is written. Raises `UserError` when an image cannot be read, or two would get
+    the same name.
     """
-    paths = list_images(arguments.source, arguments.img_format)
+    paths, order = list_images(arguments.source, arguments.img_format), arguments.channels
     names = flat_names(paths, arguments.source)
 
     def make(job: tuple[int, Path]) -> tuple[str, list[Point]]:
         number, path = job
-        image = load_image(path, arguments.input_max)
-        good = root / "test" / GOOD / f"{names[number]}{path.suffix}"
-        good.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, good)
-        generator = np.random.default_rng((arguments.seed, number))
+        image = load_image(path, arguments.input_max, order=order)
+        stored = open_channels(path, order=order)
         file = (
             f"{names[number]}{'.tiff' if path.suffix.lower() in IMAGE_SUFFIXES['tiff'] else '.png'}"
         )
+        good = root / "test" / GOOD / f"{names[number]}{path.suffix}"
+        if order == STORED_ORDER:
+            good.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, good)
+        else:
+            write_strip(good.with_name(file), stored)
+        generator = np.random.default_rng((arguments.seed, number))
         return file, write_painted_strip(
-            root, "test", file, image, generator, open_channels(path).dtype, arguments.input_max
+            root, "test", file, image, generator, stored.dtype, arguments.input_max
         )
 
     points = in_parallel(make, list(enumerate(paths)), "painting strips")

@@ -1,11 +1,14 @@
 """Train the segmentation network on good strips.
 
-    # two CPU cores
-    python trainer.py --training_dataset_path dataset/demo/train/good --base_channels 16 --epochs 10
-    # one GPU
-    python trainer.py --training_dataset_path /data/strips/train/good --num_defects_range 4 10 --amp
+    # the demo strips, which train.sh makes
+    python trainer.py
+    # your strips, with the settings that suit the device
+    python trainer.py --training_dataset_path /data/strips/train/good
     # eight GPUs
-    torchrun --nproc_per_node=8 trainer.py --training_dataset_path /data/strips/train/good --amp
+    torchrun --nproc_per_node=8 trainer.py --training_dataset_path /data/strips/train/good
+    # the first recipe of this suite
+    python trainer.py --training_dataset_path /data/strips/train/good \\
+        --recipe classic --align none --arch unet
     # after an interruption
     python trainer.py --resume
 
@@ -34,6 +37,7 @@ import torch
 from arguments import (
     CHECKPOINT_FOLDER,
     LARGEST_SEED,
+    add_channels,
     add_image_type,
     add_img_format,
     add_target_false_alarms,
@@ -45,15 +49,16 @@ from arguments import (
     require_like_flags,
     run_name,
     share,
+    true_or_false,
     whole_number,
 )
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.settings import from_values
-from data.folder import StripFile, split_beside
+from data.folder import GOOD, StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
 from data.recipe_file import read_recipe_settings
-from data.recipes import CLASSIC, RECIPE_DEFAULTS, RECIPES, ROBUST
+from data.recipes import RECIPE_DEFAULTS, RECIPES, ROBUST
 from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
@@ -75,6 +80,7 @@ from training.checkpoint import build_network, load_checkpoint, model_info, save
 from training.distillation import check_teacher, require_not_of_run
 from training.guards import explained_failures
 from training.loop import Training
+from training.presets import FEWEST_STEPS, device_preset, epochs_for, steps_per_epoch
 from training.resume import describe_resumption, find_last_checkpoint, require_state_fits
 from training.run_folder import (
     ALIGNED_SUFFIX,
@@ -93,6 +99,9 @@ from training.strip_settings import (
 )
 from training.strip_task import StripTask, selection_metric
 
+DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
+# flags whose default depends on others or on the device; a run has a value of each
+DERIVED = ("epochs", "base_channels", "amp", "weighting")
 NOT_GIVEN = object()  # marks a flag that the command line does not have
 RECIPE_HELP = (
     "how samples are made: classic paints strong defects, robust also faint ones, "
@@ -107,7 +116,7 @@ ALIGN_HELP = (
 )
 WEIGHTING_HELP = (
     "what multiplies the odds of each pixel's probability: likelihood, the likelihood ratio of a "
-    "point that Target alone has"
+    "point that Target alone has; default: likelihood, but none with --align none"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 RESUME_HELP = (
@@ -117,7 +126,7 @@ RESUME_HELP = (
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
 TEST_PICTURES_PER_KIND = 10
 FLAG_GROUPS = {
-    "strips": "training_dataset_path img_format image_type input_max use_mask",
+    "strips": "training_dataset_path img_format channels image_type input_max use_mask",
     "run": "checkpoint_path name resume overwrite save_every seed epochs patience",
     "painted defects": "recipe recipe_settings num_defects_range",
     "network": "arch base_channels align weighting teacher",
@@ -158,9 +167,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "teacher_sha256": None,
         "given": list(given),
     }
-    parsed = argparse.Namespace(**defaults | RECIPE_DEFAULTS[recipe] | given | derived)
+    preset = device_preset(given.get("gpu_id"))
+    parsed = argparse.Namespace(**defaults | preset | RECIPE_DEFAULTS[recipe] | given | derived)
+    if parsed.weighting is None:
+        parsed.weighting = "none" if parsed.align == "none" else "likelihood"
     if not parsed.resume and not parsed.training_dataset_path:
-        parser.error("found neither --training_dataset_path nor --resume, expected one of them")
+        if not DEMO_STRIPS.is_dir():
+            parser.error(
+                "found neither --training_dataset_path nor --resume, expected one of them, or demo "
+                "strips: python prepare_dataset.py demo --output dataset/demo makes them"
+            )
+        parsed.training_dataset_path = DEMO_STRIPS
     problem = None if parsed.resume else find_contradiction(vars(parsed))
     if problem:
         parser.error(problem)
@@ -206,7 +223,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="how the learning rate changes",
     )
     parser.add_argument(
-        "--epochs", type=number(1), default=30, help="an epoch is every tile of every strip once"
+        "--epochs",
+        type=number(1),
+        default=None,
+        help="an epoch is every tile of every strip once; default: 30 on a GPU, 10 on the CPU, "
+        f"more where strips are so few that {FEWEST_STEPS} steps need it",
     )
     parser.add_argument(
         "--gpu_id",
@@ -216,19 +237,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_image_type(parser, default="strip")
     add_img_format(parser, default=None)
+    add_channels(parser, default="target,ref1,ref2")
     parser.add_argument("--name", type=run_name, help=NAME_HELP)
     parser.add_argument(
         "--num_defects_range",
         type=number(3, 1000),
         nargs=2,
-        default=[3, 8],
+        default=[4, 10],
         metavar=("MIN", "MAX"),
         help="fewest and most points in a painted patch, background points included",
     )
-    parser.add_argument("--recipe", choices=RECIPES, default=CLASSIC, help=RECIPE_HELP)
+    parser.add_argument("--recipe", choices=RECIPES, default=ROBUST, help=RECIPE_HELP)
     parser.add_argument("--recipe_settings", type=Path, metavar="FILE", help=AMOUNTS_HELP)
-    parser.add_argument("--align", choices=ALIGN_MODES, default="none", help=ALIGN_HELP)
-    parser.add_argument("--weighting", choices=WEIGHTINGS, default="none", help=WEIGHTING_HELP)
+    parser.add_argument("--align", choices=ALIGN_MODES, default="fine", help=ALIGN_HELP)
+    parser.add_argument("--weighting", choices=WEIGHTINGS, default=None, help=WEIGHTING_HELP)
     add_true_or_false(
         parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
     )
@@ -241,7 +263,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache_size",
         type=number(0),
-        default=0,
+        default=100,
         help="decoded strips kept in memory; uncompressed TIFFs need none",
     )
     parser.add_argument(
@@ -271,8 +293,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base_channels",
         type=number(1, 1024),
-        default=64,
-        help="width of the first level; 16 suits a CPU",
+        default=None,
+        help="width of the first level; default: 64 on a GPU, 16 on the CPU",
     )
     parser.add_argument(
         "--input_max",
@@ -283,7 +305,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--arch",
         choices=ARCHITECTURES,
-        default="unet",
+        default="difference",
         help="mobile: for lines without a GPU; difference: also reads the channels' differences",
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
@@ -311,8 +333,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--amp",
-        action="store_true",
-        help="compute in bfloat16 where that is safe; for GPUs, and CPUs that have it",
+        type=true_or_false,
+        nargs="?",
+        const=True,
+        default=None,
+        metavar="{True,False}",
+        help="compute in bfloat16 where that is safe; for GPUs, and CPUs that have it; "
+        "default: on GPUs that have it",
     )
     parser.add_argument(
         "--compile",
@@ -384,9 +411,12 @@ def prepare(
     if resumed:
         with prefix_errors(resumed):
             kept = {name: content[name] for name in values if name in content}
-            for name in ("gpu_id", "recipe_settings"):  # which are checked elsewhere
+            for name in ("gpu_id", "recipe_settings", "channels"):  # which are checked elsewhere
                 kept.pop(name, None)
             require_like_flags(make_parser(), kept)
+            for name in DERIVED:
+                if kept.get(name, "") is None:
+                    raise UserError(f"found a run of --{name} None, expected a value")
             values = resumed_strip_values(values, start, content, resumed.parent, processes.count)
             problem = find_contradiction(values)
             if problem:
@@ -407,6 +437,8 @@ def prepare(
     if resumed:
         with prefix_errors(resumed):
             require_same_strips(content, dataset)
+    elif "epochs" not in start.given:
+        settings = with_enough_steps(settings, dataset, processes.count)
     folder = RunFolder(settings.checkpoint_path, settings.run_name(dataset.image_size))
     if settings.teacher:
         require_not_of_run(settings.teacher, (folder.last, folder.best))
@@ -425,6 +457,21 @@ def prepare(
     return PreparedRun(settings, dataset, folder, resumed)
 
 
+def with_enough_steps(
+    settings: TrainingSettings, dataset: Dataset, processes: int
+) -> TrainingSettings:
+    """The settings with more epochs where the strips are few; prints why."""
+    facts = len(dataset.train), dataset.image_size, processes
+    epochs = epochs_for(settings, *facts)
+    if epochs > settings.epochs:
+        print(
+            f"epochs: {epochs} instead of {settings.epochs}, because {len(dataset.train)} strips "
+            f"are {steps_per_epoch(settings, *facts)} steps an epoch and {FEWEST_STEPS} steps are "
+            "needed; --epochs sets another number"
+        )
+    return replace(settings, epochs=epochs)
+
+
 def find_strips(settings: TrainingSettings) -> Dataset:
     """The verified strips of a run. Raises `UserError` when some cannot be used."""
     folders = (settings.training_dataset_path, settings.checkpoint_path)
@@ -436,6 +483,7 @@ def find_strips(settings: TrainingSettings) -> Dataset:
         settings.recipe,
         settings.use_mask,
         settings.recipe_settings,
+        settings.channels,
     )
 
 
@@ -465,6 +513,7 @@ def measure_best(
     )
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms
+    measured["value_range"] = dataset.values.usual()
     save_checkpoint(folder.best, content | measured)
     info = replace(model_info(content), image_size=None, measured=measured)
     return Detector(folder.best.name, predictor, info, device)

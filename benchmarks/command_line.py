@@ -4,6 +4,13 @@ import argparse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# Flags of trainer.py for the first recipe, from which trainings that are compared depart by further
+# flags. They are in full, so that a default that changes changes no table.
+FIRST_RECIPE = (
+    *("--recipe", "classic", "--align", "none", "--weighting", "none", "--arch", "unet"),
+    *("--num_defects_range", 3, 8, "--base_channels", 64, "--epochs", 30, "--cache_size", 0),
+)
+FULL_PRECISION = ("--amp", "False")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

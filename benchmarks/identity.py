@@ -36,7 +36,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = (200, 150)
 COUNTS = {"train": (3, 0), "valid": (2, 2), "test": (2, 2)}  # good and defective strips
 KIND = "bright_spots"
-SMALL = ("--base_channels", 4, "--bs", 4, "--gpu_id", -1)
+# of the first recipe, in full: the defaults of the two trees may differ
+FIRST_RECIPE = (
+    *("--recipe", "classic", "--align", "none", "--weighting", "none", "--arch", "unet"),
+    *("--num_defects_range", 3, 8, "--cache_size", 0),
+)
+SMALL = (*FIRST_RECIPE, "--base_channels", 4, "--bs", 4, "--gpu_id", -1)
 TRAININGS = {  # name of the run: flags of trainer.py
     "classic": ("--epochs", 2),
     "robust": ("--epochs", 2, "--recipe", "robust", "--align", "full", "--arch", "difference"),

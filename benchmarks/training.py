@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.command_line import make_parser
+from benchmarks.command_line import FIRST_RECIPE, FULL_PRECISION, make_parser
 from benchmarks.tables import print_header, print_row
 from common.distributed import ProcessGroup
 from common.settings import from_values
@@ -213,9 +213,8 @@ def make_dataset(folder: Path, count: int, compression: str | None = None) -> Da
 
 def make_arguments(folder: Path, *flags: object) -> argparse.Namespace:
     """The arguments of trainer.py with a folder for strips and run, and further flags."""
-    return parse_args(
-        ["--training_dataset_path", str(folder), "--checkpoint_path", str(folder), *map(str, flags)]
-    )
+    own = ("--training_dataset_path", folder, "--checkpoint_path", folder)
+    return parse_args(list(map(str, (*FIRST_RECIPE, *FULL_PRECISION, *own, *flags))))
 
 
 def compare_speed(

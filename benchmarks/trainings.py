@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.command_line import ROOT
+from benchmarks.command_line import FIRST_RECIPE, FULL_PRECISION, ROOT
 
 INTERRUPTED = (
     "interrupted: finished work is kept, and the next call resumes the training that was running"
@@ -36,7 +36,8 @@ def train(run: Path, strips: Path, flags: list[object], log: Path | None = None)
     if list(run.glob("BgRemoval_*.pth")):
         words = ["--resume", run]
     else:
-        words = ["--training_dataset_path", strips, "--checkpoint_path", run, *flags]
+        words = ["--training_dataset_path", strips, "--checkpoint_path", run]
+        words += [*FIRST_RECIPE, *FULL_PRECISION, *flags]
     run_script(ROOT / "trainer.py", *words, log=log)
 
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 
+RED, PLAIN = "\033[1;31m", "\033[0m"
 _said: set[str] = set()
 _lock = threading.Lock()  # strips are read in several threads
 
@@ -15,6 +16,12 @@ def note_once(text: str) -> None:
 def warn_once(text: str) -> None:
     """Print a warning to stderr, once in a process."""
     _say_once(f"warning: {text}")
+
+
+def warn(text: str, is_serious: bool = False) -> None:
+    """Print a warning to stderr; one that voids the result is red on a terminal."""
+    line = f"warning: {text}"
+    print(f"{RED}{line}{PLAIN}" if is_serious and sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def _say_once(line: str) -> None:

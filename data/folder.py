@@ -49,6 +49,8 @@ class StripFile:
     Where `painted_with` is given, synthetic defects are painted into the strip whenever it is read:
     `painted_with` is their seed, `painted_by` their recipe, and `painted_points` what its points
     are like (None: as usual). None means that the strip is read unchanged.
+
+    `order` has the numbers of Target, Ref1 and Ref2 among the file's channels, as `load_image`.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class StripFile:
     painted_points: PointSettings | None = None
     more_masks: tuple[Path, ...] = ()
     points: tuple[Point, ...] | None = None
+    order: tuple[int, ...] = (0, 1, 2)
 
     @property
     def is_defective(self) -> bool | None:
@@ -85,11 +88,15 @@ def is_good(kind: str) -> bool:
 
 
 def list_strips(
-    folder: Path, img_format: str | None = None, use_masks: bool = True
+    folder: Path,
+    img_format: str | None = None,
+    use_masks: bool = True,
+    order: tuple[int, ...] = (0, 1, 2),
 ) -> list[StripFile]:
     """All strips in a folder, with their kind, mask and points where the layout gives them.
 
     `folder` may be the whole of `test/` or `valid/`, one kind in it, any other folder, or one file.
+    `order` is that of the strips' channels.
 
     Raises `UserError` as `list_images`, and for a file of points that cannot be read.
     """
@@ -113,6 +120,7 @@ def list_strips(
                 masks[0] if masks else None,
                 more_masks=tuple(masks[1:]),
                 points=points.get(key) if not masks else None,
+                order=order,
             )
         )
     return strips
@@ -217,6 +225,11 @@ def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png"
     """The path of the mask of strip `name` (without suffix), which has a defect of `kind`."""
     folder = {"valid": "ground_truth_valid", "test": "ground_truth"}[split]
     return root / folder / kind / f"{name}_mask{suffix}"
+
+
+def evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
+    """At most `most` strips, spread over all."""
+    return strips[:: -(-len(strips) // most)] if strips else []
 
 
 def _find_split(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from common.files import require_regular
 from common.notes import note_once
 from data.image_headers import require_decodable_bytes, require_decodable_tiff
 from data.listing import IMAGE_SUFFIXES
+from data.orientation import ORIENTATION_TAG, TURNS, UPRIGHT, exif_orientation, turn
 from gaussian import MAX_GREY
 
 DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
@@ -28,11 +29,16 @@ INPUT_MAX_LIMITS = (1e-6, 2.0**32)  # no camera delivers more than 32 bits
 # usual values of --input_max: unit range, 8, 10, 12, 14 and 16 bits
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
 # the bytes that mark the end of a complete file
+# Values that lie outside the range by at most this share of it, and are at most this share of a
+# strip, are clipped: a dark frame that was subtracted, or interpolation, leaves such values.
+CLIPPED_REACH, CLIPPED_SHARE = 0.05, 0.01
+STORED_ORDER = (0, 1, 2)  # Target, Ref1 and Ref2 as numbers of a file's channels
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 # of a BMP: the first byte of its pixels, width, height, bits of a pixel, and compression
 BMP_HEADER = struct.Struct("<10xI4xii2xHI")
 LONGEST_TRAILER = 1024  # bytes from the end to search for it: some programs append a few bytes
 CHANNEL_COUNTS = (3, 4)  # Target, Ref1, Ref2, and a mask that the networks do not read
+USUAL_OTHERS = ([], [1], *([count] for count in CHANNEL_COUNTS))  # sizes of all axes but y and x
 
 # tifffile logs each error before it raises it; here an error is one line
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -49,20 +55,35 @@ class Channels(Enum):
 
 
 def load_image(
-    path: Path, input_max: float = DEFAULT_INPUT_MAX, channels: Channels = Channels.STRIP
+    path: Path,
+    input_max: float = DEFAULT_INPUT_MAX,
+    channels: Channels = Channels.STRIP,
+    order: Sequence[int] = STORED_ORDER,
 ) -> np.ndarray:
     """Load the wanted channels of one image as (C, H, W) float32, grey levels 0-255.
 
     Every script loads strips with this function. It maps the file's range 0..`input_max` to 0..255.
-    The file is TIFF, PNG or JPG, with channels first or last, of float, uint8 or uint16.
+    The file is TIFF, PNG or JPG, with channels first or last, of float, uint8, uint16 or int16. It
+    is turned upright. `order` has the numbers of Target, Ref1 and Ref2 among the file's channels.
+    Values just outside the range are clipped.
 
     Raises `UserError`, naming the file, for any other file, and for values that are not finite or
     lie outside the range.
     """
+    return load_and_count(path, input_max, channels, order)[0]
+
+
+def load_and_count(
+    path: Path,
+    input_max: float = DEFAULT_INPUT_MAX,
+    channels: Channels = Channels.STRIP,
+    order: Sequence[int] = STORED_ORDER,
+) -> tuple[np.ndarray, int]:
+    """As `load_image`, with the number of values that were clipped."""
     with prefix_errors(path):
-        planes = open_channels(path, channels, is_mapped=False)
-        _check_values(planes, input_max)
-        return to_grey_levels(planes, input_max)
+        planes = open_channels(path, channels, is_mapped=False, order=order)
+        clipped = _count_outside(planes, input_max)
+        return to_grey_levels(planes, input_max, is_clipped=clipped > 0), clipped
 
 
 def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
@@ -73,18 +94,29 @@ def to_unit_range(grey_levels: np.ndarray) -> np.ndarray:
     return np.multiply(grey_levels, 1.0 / MAX_GREY, dtype=np.float32)
 
 
-def to_grey_levels(pixels: np.ndarray, input_max: float) -> np.ndarray:
-    """Scale pixels 0..`input_max` of any type to grey levels 0-255, in a new float32 array."""
+def to_grey_levels(pixels: np.ndarray, input_max: float, is_clipped: bool = False) -> np.ndarray:
+    """Scale pixels 0..`input_max` of any type to grey levels 0-255, in a new float32 array.
+
+    Where it `is_clipped`, values outside become 0 or 255.
+    """
     if input_max == MAX_GREY:
         # astype would return a numpy.memmap, which is slow to slice
-        return np.array(pixels, np.float32)
-    return np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
+        grey_levels = np.array(pixels, np.float32)
+    else:
+        grey_levels = np.multiply(np.asarray(pixels), MAX_GREY / input_max, dtype=np.float32)
+    return np.clip(grey_levels, 0, MAX_GREY, out=grey_levels) if is_clipped else grey_levels
 
 
 def open_channels(
-    path: Path, channels: Channels = Channels.STRIP, is_mapped: bool = True
+    path: Path,
+    channels: Channels = Channels.STRIP,
+    is_mapped: bool = True,
+    order: Sequence[int] = STORED_ORDER,
 ) -> np.ndarray:
-    """The wanted channels as (C, H, W), with the file's own type and values.
+    """The wanted channels as (C, H, W), with the file's own type and values, turned upright.
+
+    `order` has the numbers of Target, Ref1 and Ref2 among the file's channels, which are counted
+    from 0 as the file has them: a TIFF as stored, a PNG, JPG or BMP as blue, green and red.
 
     Where `is_mapped` and the file allows it, the array is memory-mapped, so that nothing is read
     yet; to touch a pixel of a file that was cut short meanwhile would end the process. This
@@ -95,9 +127,11 @@ def open_channels(
     pixels, channel_axis = read_pixels(path, is_mapped)
     if not (
         np.issubdtype(pixels.dtype, np.floating)
-        or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+        or pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.int16)
     ):
-        raise UserError(f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16")
+        raise UserError(
+            f"found pixels of type {pixels.dtype}, expected float32, uint8 or uint16, or int16"
+        )
     if channels is Channels.GREY:
         return _only_channel(pixels)
     if pixels.ndim != 3:
@@ -111,8 +145,26 @@ def open_channels(
         return planes
     if channels is Channels.COLOUR and path.suffix.lower() not in IMAGE_SUFFIXES["tiff"]:
         return planes[2::-1]  # OpenCV's order is blue, green, red
+    if channels is not Channels.COLOUR:
+        planes = _in_order(planes, order)
     single = {Channels.TARGET: 0, Channels.REF1: 1, Channels.REF2: 2}.get(channels)
     return planes[:3] if single is None else planes[single : single + 1]
+
+
+def _in_order(planes: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Target, Ref1 and Ref2 of all channels (C, H, W); a view where the order is regular.
+
+    Raises `UserError`, without the path, for a channel that is not there.
+    """
+    if max(order) >= len(planes):
+        raise UserError(
+            f"found {len(planes)} channels, expected channel {max(order)} of --channels"
+        )
+    start, step = order[0], order[1] - order[0]
+    if order[2] - order[1] == step:
+        stop = start + 3 * step
+        return planes[start : stop if stop >= 0 else None : step]
+    return planes[list(order)]
 
 
 def _only_channel(pixels: np.ndarray) -> np.ndarray:
@@ -135,7 +187,8 @@ def _only_channel(pixels: np.ndarray) -> np.ndarray:
 def read_pixels(path: Path, is_mapped: bool = False) -> tuple[np.ndarray, int | None]:
     """The pixels of a file, of any shape, and the channel axis where the file names it (else None).
 
-    Every image file is opened by this function.
+    Every image file is opened by this function. The pixels are turned upright, as the file's
+    orientation says.
 
     Raises `UserError`, without the path, for a file that cannot be read.
     """
@@ -165,9 +218,28 @@ def _read_tiff(path: Path, is_mapped: bool) -> tuple[np.ndarray, int | None]:
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None
         )
         if not is_mapped or series.dataoffset is None or not series.keyframe.is_memmappable:
-            return series.asarray(), channel_axis
-        pixel_type = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-        return np.memmap(path, pixel_type, "r", series.dataoffset, series.shape), channel_axis
+            pixels = series.asarray()
+        else:
+            pixel_type = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+            pixels = np.memmap(path, pixel_type, "r", series.dataoffset, series.shape)
+        return _turn_tiff(pixels, series), channel_axis
+
+
+def _turn_tiff(pixels: np.ndarray, series: tifffile.TiffPageSeries) -> np.ndarray:
+    """The pixels of a series turned upright.
+
+    Raises `UserError`, without the path, where it is not known which axes are rows and columns.
+    """
+    orientation = series.keyframe.tags.valueof(ORIENTATION_TAG, UPRIGHT)
+    if orientation == UPRIGHT or orientation not in TURNS:
+        return pixels
+    others = [length for name, length in zip(series.axes, pixels.shape) if name not in "YX"]
+    if series.axes.count("Y") != 1 or series.axes.count("X") != 1 or others not in USUAL_OTHERS:
+        raise UserError(
+            f"found orientation {int(orientation)} (tag {ORIENTATION_TAG}) of pages that are no "
+            f"images of a strip, in an array of shape {pixels.shape}: expected orientation 1"
+        )
+    return turn(pixels, orientation, (series.axes.index("Y"), series.axes.index("X")))
 
 
 def _main_image(images: Sequence[tifffile.TiffPageSeries]) -> tifffile.TiffPageSeries:
@@ -190,7 +262,7 @@ def _read_png_or_jpg(path: Path) -> np.ndarray:
     )
     if pixels is None:
         raise UserError("found no readable image, expected a whole PNG, JPG or BMP file")
-    return pixels
+    return turn(pixels, exif_orientation(encoded))  # OpenCV leaves them as stored
 
 
 def _is_whole(encoded: bytes, suffix: str) -> bool:
@@ -225,19 +297,35 @@ def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> i
     return candidates[0]
 
 
-def _check_values(channels: np.ndarray, input_max: float) -> None:
-    """Raise `UserError` for values that are not finite or lie outside 0..`input_max`."""
-    lowest, highest = float(channels.min()), float(channels.max())
+def _count_outside(planes: np.ndarray, input_max: float) -> int:
+    """The number of values outside 0..`input_max`, which are near enough and few enough to clip.
+
+    Raises `UserError` for values that are not finite, and for others outside.
+    """
+    lowest, highest = float(planes.min()), float(planes.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise UserError("found pixels that are NaN or infinite, expected finite values only")
-    if lowest < 0:
-        raise UserError(f"found values down to {lowest:g}, expected 0 to {input_max:g}")
-    if highest > input_max:
+    below = np.count_nonzero(planes < 0) if lowest < 0 else 0
+    above = np.count_nonzero(planes > input_max) if highest > input_max else 0
+    reach, most = CLIPPED_REACH * input_max, CLIPPED_SHARE * planes.size
+    if lowest < -reach or below > most:
+        raise UserError(
+            f"found values down to {lowest:g}, {below / planes.size:.2%} of them below 0; "
+            f"expected 0 to {input_max:g}"
+        )
+    if highest > input_max + reach:
         fitting = next((limit for limit in CAMERA_RANGES if limit >= highest), math.ceil(highest))
         raise UserError(
             f"found values up to {highest:g}, expected at most {input_max:g}: "
             f"a camera of that range needs a training with --input_max {fitting}"
         )
+    if above > most:
+        raise UserError(
+            f"found values up to {highest:g}, {above / planes.size:.2%} of them above "
+            f"{input_max:g}, which is the largest expected: a camera of that range needs a "
+            f"training with --input_max {math.ceil(highest)}"
+        )
+    return below + above
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:

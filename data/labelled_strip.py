@@ -14,7 +14,7 @@ def read_strip(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarr
     The mask is None where it is not known which pixels are a defect's. Raises `UserError` for a
     file that cannot be used.
     """
-    image = load_image(strip.path, input_max)
+    image = load_image(strip.path, input_max, order=strip.order)
     if strip.mask:
         return image, load_masks(strip.masks, image.shape[1:])
     if strip.points is not None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common.device import full_precision
 from common.files import atomic_write, refused_by_system
 from data.folder import StripFile
-from data.image_files import load_image, to_batch
+from data.image_files import STORED_ORDER, load_image, to_batch
 from data.verify import VerifiedFiles
 from gaussian import MAX_GREY
 from ops.registration import Alignment
@@ -53,6 +53,8 @@ def aligned_copies(
     """
     aligner = StripAligner(mode, device)
     how = f"--align {mode}, version {VERSION}, input_max {input_max:g}"
+    if strips and strips[0].order != STORED_ORDER:
+        how += f", channels {strips[0].order}"
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
     known = VerifiedFiles(folder / KNOWN)
@@ -72,7 +74,7 @@ def aligned_copies(
 
 def _write_copy(strip: StripFile, copy: Path, aligner: StripAligner, input_max: float) -> list:
     """Write the aligned strip to `copy` and return no facts."""
-    image, _ = aligner(load_image(strip.path, input_max))
+    image, _ = aligner(load_image(strip.path, input_max, order=strip.order))
     with atomic_write(copy) as temporary:
         tifffile.imwrite(temporary, image, photometric="minisblack", planarconfig="separate")
     return []

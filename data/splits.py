@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.notes import warn_once
+from common.notes import warn, warn_once
 from data.folder import (
     GOOD,
     StripFile,
@@ -19,8 +19,11 @@ from data.folder import (
     split_beside,
     truth_without_strip,
 )
+from data.image_files import STORED_ORDER
+from data.plausibility import content_warnings
 from data.points import PointSettings
 from data.recipes import point_settings
+from data.value_range import ValueRange, scale_warning
 from data.verify import VerifiedFiles, verify_strips
 
 # Beside the checkpoints: the results of the last check, so that the next start is fast.
@@ -44,6 +47,7 @@ class Dataset:
     test: list[StripFile]
     is_valid_set_aside: bool = False  # `valid` comes from the good strips: there is no valid/
     copies: list[Path] | None = None  # the strips to train on with aligned references, as files
+    values: ValueRange | None = None  # of the good strips to train on
 
     def strips_hash(self) -> str:
         """Return the SHA-256 of the size and the names of the strips to train and validate on.
@@ -78,8 +82,12 @@ def find_dataset(
     recipe: str,
     use_masks: bool = True,
     amounts: dict[str, Any] | None = None,
+    order: tuple[int, ...] = STORED_ORDER,
 ) -> Dataset:
     """Return the strips to train, validate and test on, after verifying every one.
+
+    `order` is that of their channels, as `list_strips`. Prints the range of the values, and
+    warnings about the strips' content.
 
     The results of the check are kept in the folder `notes`. Without validation strips, some are set
     aside and painted by `recipe` with its `amounts` (None: the usual ones). Raises a `UserError`
@@ -87,7 +95,7 @@ def find_dataset(
     """
     require_good_only(training_path)
     started = time.perf_counter()
-    groups, size, problems = {}, None, []
+    groups, size, problems, values = {}, None, [], None
     good_files = VerifiedFiles(notes / CHECKED)
     try:
         for split in ("train", "valid", "test"):
@@ -96,11 +104,12 @@ def find_dataset(
             if folder is None:
                 continue
             with_masks = use_masks and split != "train"
-            strips = list_strips(folder, img_format, use_masks=with_masks)
+            strips = list_strips(folder, img_format, with_masks, order)
             for line in truth_without_strip(folder) if with_masks else []:
                 warn_once(line)
             verification = verify_strips(strips, input_max, patch, size, good_files)
             size = size or verification.image_size
+            values = values or verification.values
             groups[split] = verification.usable
             problems += verification.problems
     finally:
@@ -118,12 +127,19 @@ def find_dataset(
     for split in ("valid", "test"):
         if kinds := describe_kinds(groups[split]):
             print(f"{split}: {kinds}")
+    print(values.describe(input_max))
+    for warning in content_warnings(
+        [*groups["train"], *groups["valid"], *groups["test"]], input_max
+    ):
+        warn(warning, is_serious=True)
+    if scale := scale_warning(values, input_max):
+        warn(scale)
     if groups["valid"]:
-        return Dataset(size, **groups)
+        return Dataset(size, **groups, values=values)
     groups["train"], groups["valid"] = set_aside(
         groups["train"], recipe, point_settings(amounts or {})
     )
-    return Dataset(size, **groups, is_valid_set_aside=bool(groups["valid"]))
+    return Dataset(size, **groups, is_valid_set_aside=bool(groups["valid"]), values=values)
 
 
 def set_aside(

@@ -6,13 +6,14 @@ Their pixels stay in the files, or are decoded once for all worker processes.
 import mmap
 import multiprocessing
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import prefix_errors
-from data.image_files import open_channels
+from data.image_files import STORED_ORDER, open_channels
 from data.strip_in_file import StripInFile
 
 # Strips whose files stay open. Many systems allow a process 1024 open files.
@@ -24,14 +25,15 @@ class OpenStrips:
 
     A strip in an uncompressed file is read from there, whatever the number of worker processes;
     FILES_KEPT of them stay open. If strips have to be decoded, the first `decoded_kept` of the data
-    set stay in memory, once for all worker processes.
+    set stay in memory, once for all worker processes. `order` is that of `open_channels`.
     """
 
-    def __init__(self, paths: list[Path], decoded_kept: int):
+    def __init__(self, paths: list[Path], decoded_kept: int, order: Sequence[int] = STORED_ORDER):
         self.paths = paths
+        self.order = order
         self._in_files: OrderedDict[int, StripInFile] = OrderedDict()
         self._decoded = (
-            SharedStrips(min(decoded_kept, len(paths)), paths[0]) if decoded_kept else None
+            SharedStrips(min(decoded_kept, len(paths)), paths[0], order) if decoded_kept else None
         )
 
     def __getitem__(self, number: int) -> np.ndarray | StripInFile:
@@ -45,7 +47,7 @@ class OpenStrips:
         decoded = self._decoded[number] if self._decoded else None
         if decoded is not None:
             return decoded
-        channels = open_channels(self.paths[number])
+        channels = open_channels(self.paths[number], order=self.order)
         if isinstance(channels, np.memmap):
             return self._keep_in_file(number, channels)
         if self._decoded:
@@ -71,9 +73,9 @@ class SharedStrips:
     first strip needs no decoding, nothing is kept. Raises `UserError` if `example` cannot be read.
     """
 
-    def __init__(self, count: int, example: Path):
+    def __init__(self, count: int, example: Path, order: Sequence[int] = STORED_ORDER):
         with prefix_errors(example):
-            channels = open_channels(example)
+            channels = open_channels(example, order=order)
         if isinstance(channels, np.memmap):
             count = 0  # a data set of uncompressed files needs no decoding
         self._pixels = self._shared(channels.nbytes * count, channels.dtype).reshape(

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -14,25 +14,25 @@ from common.errors import UserError, prefix_errors
 from common.files import atomic_write, read_notes
 from common.notes import warn_once
 from data.folder import StripFile
-from data.image_files import load_image
+from data.image_files import STORED_ORDER, load_and_count
 from data.masks import load_mask
 from data.true_points import require_inside
-from gaussian import MAX_GREY
+from data.value_range import ValueRange, measure_values, merge_ranges, require_fitting_scale
 from ops.tiling import tile_positions
-
-RANGE_ROUNDING = 1e-6  # error of a value converted from the camera's range to grey levels and back
 
 
 @dataclass(frozen=True)
 class Verification:
     """The usable strips, all of `image_size` (height, width), and a line about every other one.
 
-    `image_size` is None without usable strips.
+    `values` is the range of all strips that could be read. It and `image_size` are None without
+    usable strips.
     """
 
     image_size: tuple[int, int] | None
     usable: list[StripFile]
     problems: list[str]
+    values: ValueRange | None = None
 
 
 class VerifiedFiles:
@@ -98,22 +98,24 @@ def verify_strips(
     - a true point lies outside of its strip
     - a defective strip has neither mask nor points although others have one of them
 
-    Raises `UserError` if no value of all usable strips exceeds 1 although `input_max` does.
+    Raises `UserError` if all usable strips together use too little of the range to `input_max`.
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
     needs_truth = any(strip.has_truth for strip in strips)
     good_files = good_files or VerifiedFiles()
 
     empty_masks: list[str] = []
+    order = strips[0].order if strips else STORED_ORDER
+    asked = f"input_max {input_max:g}, channels {order}"
 
     def read(path: Path) -> list:
-        image = load_image(path, input_max)
-        return [*image.shape[1:], float(image.max())]
+        image, clipped = load_and_count(path, input_max, order=order)
+        return [*image.shape[1:], *astuple(measure_values(image, clipped))]
 
-    def verify_strip(strip: StripFile) -> tuple[tuple[int, int], float] | UserError:
+    def verify_strip(strip: StripFile) -> tuple[tuple[int, int], ValueRange] | UserError:
         try:
-            height, width, highest = good_files.facts(
-                strip.path, f"input_max {input_max:g}", 3, lambda: read(strip.path)
+            height, width, *values = good_files.facts(
+                strip.path, asked, 2 + len(fields(ValueRange)), lambda: read(strip.path)
             )
             with prefix_errors(strip.path):
                 tile_positions((height, width), patch)
@@ -141,7 +143,7 @@ def verify_strips(
                 empty_masks.append(str(strip.mask))
         except UserError as error:
             return error
-        return (height, width), highest
+        return (height, width), ValueRange(*values)
 
     with ThreadPoolExecutor() as pool:
         outcomes = list(
@@ -173,23 +175,12 @@ def verify_strips(
         if size != expected
     ]
     usable = [strip for strip, size, _ in facts if size == expected]
-    if facts:
-        _refuse_unit_range(
-            max(highest for _, _, highest in facts) * input_max / MAX_GREY,
-            input_max,
-            facts[0][0].path.parent,
-        )
-    return Verification(expected, usable, problems)
+    values = merge_ranges([strip_values for _, _, strip_values in facts])
+    if values:
+        with prefix_errors(facts[0][0].path.parent):
+            require_fitting_scale(values, input_max)
+    return Verification(expected, usable, problems, values)
 
 
 def _count_marked(mask: Path, image_size: tuple[int, int]) -> list[int]:
     return [int(load_mask(mask, image_size).sum())]
-
-
-def _refuse_unit_range(highest: float, input_max: float, folder: Path) -> None:
-    if highest <= 1 + RANGE_ROUNDING and input_max > 1:
-        raise UserError(
-            f"{folder}: found no value above {highest:g} in the whole data set, "
-            f"expected 0 to {input_max:g}: "
-            "data of the range 0 to 1 need a training with --input_max 1"
-        )

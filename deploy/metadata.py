@@ -35,6 +35,7 @@ from evaluation.model_info import (
     UNMEASURED,
     ModelInfo,
     check_measured,
+    require_order,
     require_tool,
 )
 from ops.classical import ClassicalDetector
@@ -45,7 +46,7 @@ from ops.tiling import PATCH_SIZES, calculate_kept_ranges, calculate_positions
 
 SCHEMA_VERSION = 2
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2", "ignored")
-LATER_ENTRIES = ("contrast_response",)  # which files of earlier code lack
+LATER_ENTRIES = ("contrast_response", "value_range")  # which files of earlier code lack
 # false alarms per strip; the file has a threshold for each of these rates
 RATES = (0.01, 0.1, 1.0, 10.0)
 REQUIRED_ENTRIES = (
@@ -109,6 +110,7 @@ def make_entries(
         **_tiling_entries(detector, image_size, info.patch),
         "outputs": " ".join(graph.output_names),
         **_output_entries(graph, info),
+        "strip_channels": _join_numbers(info.order),
         "opset": str(opset),
         **_threshold_entries(info),
         **{name: json.dumps(value) for name, value in (UNMEASURED | info.measured).items()},
@@ -237,6 +239,7 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
         entries["align"],
         training_dataset_path=entries["training_dataset_path"],
         measured=_parse_measured(entries),
+        order=_parse_order(entries.get("strip_channels", "0 1 2")),
     )
     return ModelMetadata(info, entries["input"], channels[entries["channels"]])
 
@@ -250,6 +253,12 @@ def _parse_input_max(text: str) -> float:
     if not INPUT_MAX_LIMITS[0] <= value <= INPUT_MAX_LIMITS[1]:
         raise UserError(f"found input_max {shown(text)} in its metadata, expected a number above 0")
     return value
+
+
+def _parse_order(text: str) -> tuple[int, ...]:
+    """Parse the order of the strips' channels. Raises `UserError` for another text."""
+    words = text.split()
+    return require_order([int(word) if word.isdecimal() else word for word in words])
 
 
 def _parse_measured(entries: dict[str, str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 
 from common.errors import UserError
 from data.demo_strips import make_strip
-from data.image_files import load_image, to_unit_range
+from data.image_files import STORED_ORDER, load_image, to_unit_range
 from data.listing import list_images
 from deploy.export_module import StripGraph, strongest_peaks
 from deploy.onnx_predictor import to_model_input
@@ -32,7 +32,10 @@ PARITY = "ONNX Runtime - PyTorch"  # name of the report's line with the differen
 
 
 def parity_strips(
-    test_path: Path | None, image_size: tuple[int, int], input_max: float
+    test_path: Path | None,
+    image_size: tuple[int, int],
+    input_max: float,
+    order: tuple[int, ...] = STORED_ORDER,
 ) -> np.ndarray:
     """Three strips to compare on, (3, 3, H, W) in grey levels 0-255.
 
@@ -49,7 +52,7 @@ def parity_strips(
     paths = list_images(test_path)
     strips = []
     for path in (paths[number * len(paths) // count] for number in range(count)):
-        strips.append(load_image(path, input_max))
+        strips.append(load_image(path, input_max, order=order))
         if strips[-1].shape[1:] != image_size:
             raise UserError(
                 f"{path}: found {strips[-1].shape[1:]} (height, width), expected {image_size}: "

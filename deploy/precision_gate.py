@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from data.demo_strips import make_strip
 from data.folder import list_strips
+from data.image_files import STORED_ORDER
 from data.labelled_strip import read_strip
 from data.recipes import ROBUST, paint_strip
 from deploy.onnx_predictor import OnnxPredictor
@@ -101,7 +102,8 @@ def compare_variant(
     """
     both = [Findings(_on_target(path, target)) for path in (reference, variant)]
     count, largest, means = 0, 0.0, []
-    strips = enough_strips(test_path, both[0].predictor.image_size, input_max)
+    order = both[0].predictor.metadata.info.order
+    strips = enough_strips(test_path, both[0].predictor.image_size, input_max, order)
     with tqdm(
         total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False
     ) as progress:
@@ -135,13 +137,17 @@ def compare_variant(
 
 
 def enough_strips(
-    test_path: Path | None, image_size: tuple[int, int], input_max: float
+    test_path: Path | None,
+    image_size: tuple[int, int],
+    input_max: float,
+    order: tuple[int, ...] = STORED_ORDER,
 ) -> Iterator[AnnotatedStrip]:
     """Labelled strips with FEWEST_POINTS true points in total.
 
     They are those of `test_path` when it has enough points, else generated ones of `image_size`.
     """
-    annotated = list(_until_enough(_labelled_strips(test_path, input_max))) if test_path else []
+    labelled = _labelled_strips(test_path, input_max, order) if test_path else []
+    annotated = list(_until_enough(labelled))
     points = sum(len(truths) for _, truths, _ in annotated)
     if points >= FEWEST_POINTS:
         return iter(annotated)
@@ -164,9 +170,11 @@ def _until_enough(strips: Iterable[LabelledStrip]) -> Iterator[AnnotatedStrip]:
             return
 
 
-def _labelled_strips(test_path: Path, input_max: float) -> Iterator[LabelledStrip]:
+def _labelled_strips(
+    test_path: Path, input_max: float, order: tuple[int, ...]
+) -> Iterator[LabelledStrip]:
     """The strips of a test folder that have a mask."""
-    for strip in list_strips(test_path):
+    for strip in list_strips(test_path, order=order):
         image, mask = read_strip(strip, input_max)
         if mask is not None:
             yield image, mask

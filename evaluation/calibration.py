@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.pipeline import StageTimes
-from data.folder import StripFile
+from data.folder import StripFile, evenly_spaced
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
@@ -44,7 +44,7 @@ def calibrate_on(
     predictions = iter_predictions(
         predictor,
         good,
-        lambda strip: (load_image(strip.path, input_max), None),
+        lambda strip: (load_image(strip.path, input_max, order=strip.order), None),
         ignored,
         StageTimes(),
     )
@@ -72,7 +72,7 @@ def best_sigmas(
     highest pixel average precision. Without a true defect nothing can be chosen, and the result is
     empty.
     """
-    sample = _evenly_spaced(strips, MOST_STRIPS_TO_CHOOSE_BY)
+    sample = evenly_spaced(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
     for method, (_, candidates) in METHODS.items():
         baselines = {
@@ -117,13 +117,14 @@ def channel_ranges(
 ) -> dict[str, list[float]]:
     """Return the range of each statistic, from at most MOST_STRIPS of the strips to train on."""
     progress = tqdm(
-        _evenly_spaced(strips, MOST_STRIPS),
+        evenly_spaced(strips, MOST_STRIPS),
         desc="measuring the channels",
         unit="strip",
         disable=None,
         leave=False,
     )
-    return training_ranges([measure(load_image(strip.path, input_max), None) for strip in progress])
+    images = (load_image(strip.path, input_max, order=strip.order) for strip in progress)
+    return training_ranges([measure(image, None) for image in images])
 
 
 def make_baselines(sigmas: dict[str, float], device: torch.device) -> dict[str, Predictor]:
@@ -158,11 +159,6 @@ def measure(
         "rival_sigmas": best_sigmas(valid, input_max, device),
         "contrast_response": measure_response(predictor, good, input_max, IgnoredRegions(), device),
     }
-
-
-def _evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
-    """Return at most `most` strips, spread over all."""
-    return strips[:: -(-len(strips) // most)] if strips else []
 
 
 def _quality(evaluation: Evaluation, sigma: float) -> tuple[float, float]:

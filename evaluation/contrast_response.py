@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from data.folder import StripFile
+from data.folder import StripFile, evenly_spaced
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image, to_batch
 from data.registered_copies import StripAligner
@@ -75,13 +75,13 @@ def measure_response(
     if predictor.align == "none" or not good:
         return None
     measure_noise = noise_measure(predictor.align, predictor.noise, device)
-    sample = good[:: -(-len(good) // STRIPS)]
+    sample = evenly_spaced(good, STRIPS)
     turns = max(1, round(STRIPS / len(sample))) * (TURNS_OF_FEW if predictor.most_points else 1)
     ratios, heights = [], []
     for number, strip in enumerate(
         tqdm(sample, "measuring the contrast", unit="strip", disable=None, leave=False)
     ):
-        image = load_image(strip.path, input_max)
+        image = load_image(strip.path, input_max, order=strip.order)
         noise, excluded = measure_noise(image), ignored.of(strip.path, image.shape[1:])
         for turn in range(turns):
             generator = np.random.default_rng((SEED, number, turn))

@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from data.folder import list_strips, split_folder
 from data.ignored_regions import IgnoredRegions
+from data.image_files import STORED_ORDER
 from data.truth_layout import split_of
 from data.verify import verify_strips
 from evaluation.calibration import (
@@ -76,11 +77,13 @@ def classical(
     input_max: float,
     device: torch.device,
     needs_threshold: bool,
+    order: tuple[int, ...] = STORED_ORDER,
 ) -> Detector:
     """Make the classical detector of --method.
 
     Where `folder` is a `test/` with a `valid/` beside it, the strips of `valid/` choose its sigma
-    and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value.
+    and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value, `order`
+    that of the strips' channels.
 
     Raises `UserError` when those strips cannot be used.
     """
@@ -88,7 +91,7 @@ def classical(
     beside = (
         split_folder(place.parent, "valid") if place and split_of(place.name) == "test" else None
     )
-    valid = list_strips(beside, img_format) if beside else []
+    valid = list_strips(beside, img_format, order=order) if beside else []
     verification = verify_strips(valid, input_max)
     if verification.problems:
         raise UserError(verification.problems[0])
@@ -101,7 +104,7 @@ def classical(
     measured["contrast_response"] = measure_response(
         predictor, good, input_max, IgnoredRegions(), device
     )
-    info = ModelInfo("strip", input_max, predictor.align, measured=measured)
+    info = ModelInfo("strip", input_max, predictor.align, measured=measured, order=order)
     source = f"set on {good[0].path.parent}" if good else ""
     return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 
@@ -122,7 +125,7 @@ def calibrated(
         print(
             f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr
         )
-    strips = list_strips(folder, img_format, use_masks=False)
+    strips = list_strips(folder, img_format, use_masks=False, order=detector.info.order)
     good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
     if not good:
         raise UserError(

@@ -31,6 +31,7 @@ UNMEASURED = {
     "channel_ranges": {},
     "rival_sigmas": {},
     "contrast_response": None,
+    "value_range": None,
 }
 MEASURED = tuple(UNMEASURED)
 
@@ -42,7 +43,8 @@ class ModelInfo:
     `image_type` is one of tiling.PATCH_SIZES, `input_max` the camera's largest value, and `align`
     one of registration.ALIGN_MODES. `image_size` is (height, width) in pixels; None means any size.
     `measured` holds those values of MEASURED that are known, and `weighting` is one of
-    likelihood.WEIGHTINGS.
+    likelihood.WEIGHTINGS. `order` has the numbers of Target, Ref1 and Ref2 among the channels of
+    the files that it was trained on.
     """
 
     image_type: str
@@ -53,6 +55,7 @@ class ModelInfo:
     training_dataset_path: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     weighting: str = "none"
+    order: tuple[int, ...] = (0, 1, 2)
 
     @property
     def patch(self) -> int:
@@ -121,6 +124,7 @@ def check_measured(content: dict[str, Any]) -> None:
             )
         ),
         "contrast_response": lambda value: value is None or is_response(value),
+        "value_range": lambda value: value is None or _is_value_range(value),
     }
     for name, is_usable in checks.items():
         if name in content and not is_usable(content[name]):
@@ -128,6 +132,29 @@ def check_measured(content: dict[str, Any]) -> None:
             raise UserError(
                 f"found {name} {found}, expected what a training measures on held-out strips"
             )
+
+
+def require_order(value: object) -> tuple[int, ...]:
+    """The order of a file's channels, read from a model's file.
+
+    Raises `UserError`, without the path, for another value than three different ones of 0 to 3.
+    """
+    is_order = (
+        isinstance(value, (list, tuple))
+        and len(value) == len(set(map(str, value))) == 3
+        and all(type(number) is int and 0 <= number <= 3 for number in value)
+    )
+    if not is_order:
+        raise UserError(
+            f"found channels {value!r:.60}, expected the numbers of Target, Ref1 and Ref2"
+        )
+    return tuple(value)
+
+
+def _is_value_range(value: object) -> bool:
+    """Whether a value read from a file is a list of three finite numbers in ascending order."""
+    is_triple = isinstance(value, list) and [type(number) for number in value] == [float] * 3
+    return is_triple and -math.inf < value[0] <= value[1] <= value[2] < math.inf
 
 
 def _is_range(value: object) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from common.files import refused_by_system
+from common.notes import warn
 from data.folder import (
     StripFile,
     describe_kinds,
@@ -21,8 +22,10 @@ from data.folder import (
     truth_without_strip,
 )
 from data.ignored_regions import IgnoredRegions
-from data.image_files import DEFAULT_INPUT_MAX
-from data.verify import verify_strips
+from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER
+from data.plausibility import content_warnings
+from data.value_range import range_warning, scale_warning
+from data.verify import Verification, verify_strips
 from evaluation.calibration import (
     channel_measure,
     make_baselines,
@@ -32,6 +35,7 @@ from evaluation.detector import Detector, calibrated, classical
 from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
 from evaluation.matching import MATCH_RADIUS
+from evaluation.model_info import ModelInfo
 from evaluation.operating_points import threshold_contradiction
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
@@ -55,13 +59,15 @@ class ScoringSettings:
 
     `threshold` lies in 0-1. None means a threshold set on `good_path`, or else the model's own, for
     `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels,
-    `require_contrast` in grey levels 0-255.
+    `require_contrast` in grey levels 0-255, and `channels` is the order of a file's channels (None:
+    as trained).
     """
 
     output_dir: Path
     test_path: Path | None = None
     img_format: str | None = None
     input_max: float | None = None
+    channels: tuple[int, ...] | None = None
     method: str = "net"
     good_path: Path | None = None
     threshold: float | None = None
@@ -91,7 +97,13 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
     needs_threshold = settings.threshold is None and not settings.good_path
     input_max = settings.input_max or DEFAULT_INPUT_MAX
     detector = classical(
-        settings.method, folder, settings.img_format, input_max, device, needs_threshold
+        settings.method,
+        folder,
+        settings.img_format,
+        input_max,
+        device,
+        needs_threshold,
+        settings.channels or STORED_ORDER,
     )
     print(f"{detector.name} on {device}, strips of {folder}")
     return score_folder(detector, folder, settings)
@@ -106,6 +118,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     asked for that is not known, or when the output folder lies among the strips.
     """
     output_dir = settings.output_dir
+    if settings.channels:
+        detector = replace(detector, info=replace(detector.info, order=settings.channels))
     for input_dir in filter(None, (folder, settings.good_path)):
         if input_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
             raise UserError(
@@ -114,7 +128,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
             )
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
     require_one_split(folder)
-    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask)
+    info = detector.info
+    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask, info.order)
     verification = verify_strips(
         strips, detector.info.input_max, detector.patch, detector.info.image_size
     )
@@ -127,6 +142,10 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     ignored.of(verification.usable[0].path, verification.image_size)
     if kinds := describe_kinds(verification.usable):
         print(kinds)
+    print(verification.values.describe(info.input_max))
+    serious = intake_warnings(verification, info)
+    for warning in serious:
+        warn(warning, is_serious=True)
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # false alarms are counted per strip, so the threshold holds for this size only
@@ -165,11 +184,21 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         )
     if settings.use_ground_truth_mask:
         result.warnings += truth_without_strip(folder)
+    result.warnings += serious  # the terminal has them already, at the start
     drift = write_everything(
         output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
     )
-    _print_outcome(result, len(strips), [*result.warnings, *drift], output_dir)
+    others = [warning for warning in result.warnings if warning not in serious]
+    _print_outcome(result, len(strips), [*others, *drift], output_dir)
     return 1 if result.problems else 0
+
+
+def intake_warnings(verification: Verification, info: ModelInfo) -> list[str]:
+    """Sentences on what verified strips hold that makes the verdicts doubtful."""
+    values, trained = verification.values, info.measured.get("value_range")
+    scale = range_warning(values, trained) if trained else scale_warning(values, info.input_max)
+    content = content_warnings(verification.usable, info.input_max)
+    return [scale, *content] if scale else content
 
 
 def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:

@@ -260,7 +260,9 @@ def test_mapped_strips_stay_open_and_the_first_decoded_ones_stay_in_memory(strip
     monkeypatch.setattr(
         strip_cache,
         "open_channels",
-        lambda path, read=strip_cache.open_channels: opened.append(path) or read(path),
+        lambda path, read=strip_cache.open_channels, **named: (
+            opened.append(path) or read(path, **named)
+        ),
     )
     for paths, read_again in ((mapped, []), (packed, packed[2:]), ([*packed, *mapped], packed[2:])):
         strips = strip_cache.OpenStrips(paths, decoded_kept=2)

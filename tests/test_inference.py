@@ -13,6 +13,7 @@ import torch
 
 import inference_onnx
 import inference_pytorch
+from benchmarks.command_line import FIRST_RECIPE
 from common.errors import UserError, run_command
 from data.folder import list_strips
 from evaluation.evaluate import evaluate
@@ -26,6 +27,7 @@ def both_outputs(dataset, tmp_path_factory):
     """Both inference commands on one data set, as a user starts them after a training."""
     folder = tmp_path_factory.mktemp("inference")
     flags = [
+        *FIRST_RECIPE,
         "--training_dataset_path",
         dataset / "train" / "good",
         "--base_channels",

@@ -6,7 +6,7 @@ import pytest
 from common.errors import UserError
 from data import verify
 from data.folder import list_strips, split_beside
-from data.image_files import load_image
+from data.image_files import load_and_count
 from data.listing import list_images
 from data.verify import VerifiedFiles, verify_strips
 
@@ -140,7 +140,9 @@ def test_what_was_good_and_has_not_changed_is_not_read_again(tmp_path, strip_fil
     strips, memory = list_strips(tmp_path / "test"), tmp_path / "memory.json"
     read = []
     monkeypatch.setattr(
-        verify, "load_image", lambda path, most: read.append(path) or load_image(path, most)
+        verify,
+        "load_and_count",
+        lambda path, *more, **named: read.append(path) or load_and_count(path, *more, **named),
     )
 
     def look(input_max=255.0):

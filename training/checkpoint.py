@@ -19,6 +19,7 @@ from evaluation.model_info import (
     UNMEASURED,
     ModelInfo,
     check_measured,
+    require_order,
     require_tool,
 )
 from model import ARCHITECTURES, SegmentationNetwork
@@ -38,6 +39,7 @@ DEFAULTS = {
     "align": "none",
     "weighting": "none",
     "training_dataset_path": None,
+    "channels": [0, 1, 2],
     "teacher": None,
     "teacher_sha256": None,
     **UNMEASURED,
@@ -158,6 +160,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 f"found input_max {shown(content['input_max'])}, "
                 "expected the camera's largest value"
             )
+        require_order(content["channels"])
         check_measured(content)
         return content
 
@@ -184,6 +187,7 @@ def model_info(content: dict[str, Any]) -> ModelInfo:
         content["training_dataset_path"],
         {name: content[name] for name in MEASURED},
         content["weighting"],
+        tuple(content["channels"]),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, shown
+from data.image_files import STORED_ORDER
 from data.recipe_file import check_amounts, check_names
 from data.recipes import CLASSIC, RECIPES, settings_of_recipe
 from data.splits import Dataset
@@ -52,6 +53,7 @@ class TrainingSettings(LoopSettings):
     teacher_sha256: str | None = None
     weighting: str = "none"
     name: str | None = None
+    channels: tuple[int, ...] = STORED_ORDER  # numbers of Target, Ref1 and Ref2 in the files
 
     @property
     def patch(self) -> int:

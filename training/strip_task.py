@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.distributed import ProcessGroup
+from data.image_files import STORED_ORDER
 from data.recipes import make_recipe
 from data.splits import Dataset
 from dataloader import StripPatches, painted_samples
@@ -134,6 +135,9 @@ def training_patches(settings: TrainingSettings, dataset: Dataset) -> StripPatch
         settings.seed,
         MAX_GREY if dataset.copies else settings.input_max,
         settings.cache_size,
+        # copies have Target first, and values that matching moved out of 0-255
+        STORED_ORDER if dataset.copies else settings.channels,
+        is_clipped=not dataset.copies,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.command_line import ROOT
+from benchmarks.command_line import FIRST_RECIPE, ROOT
 from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
 from benchmarks.gpu.materials import INTERPRETER, run_python, write_strips
 from benchmarks.gpu.steps.training_run import last_checkpoint, small_flags
@@ -30,7 +30,7 @@ def run(setup: Setup) -> Iterator[Figure]:
     yield Figure("`python inference_onnx.py --doctor`", " / ".join(findings))
     strips = write_strips(setup, 4)
     flags = ["--training_dataset_path", strips, "--checkpoint_path", setup.folder / "run"]
-    flags += ["--arch", "difference", *small_flags(setup)]
+    flags += [*FIRST_RECIPE, "--arch", "difference", *small_flags(setup)]
     yield from attempt("Ctrl-C", partial(interrupt, setup, flags))
     yield from attempt("a full GPU", partial(run_out_of_memory, setup, flags))
 
