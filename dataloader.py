@@ -15,7 +15,7 @@ from common.distributed import ProcessGroup
 from common.errors import UserError, prefix_errors
 from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
-from data.strip_cache import OpenStrips
+from data.strip_cache import OpenStrips, has_shared_memory
 from ops.tiling import tile_positions
 
 SAMPLES_SHOWN = 6  # painted samples that a run shows
@@ -177,6 +177,12 @@ class TrainingLoader:
     ):
         on_gpu = processes.device.type == "cuda"
         workers = (WORKERS_ON_GPU if on_gpu else 0) if num_workers is None else num_workers
+        if workers and not has_shared_memory():
+            print(
+                "warning: /dev/shm cannot be written, so samples are made without --num_workers",
+                file=sys.stderr,
+            )
+            workers = 0
         self.batches = EpochBatches(len(samples), batch_size, seed, processes.rank, processes.count)
         self.accumulate = accumulate
         self.loader = DataLoader(

@@ -40,8 +40,14 @@ require_packages() {
     if [ -n "${PYTHON:-}" ]; then return; fi
     if cmp -s "$here/$1" "$stamp"; then return; fi
     echo "installing the packages of $1 into $here/.venv (some minutes, once)" >&2
-    if ! [ -x "$python" ]; then
+    # Ctrl-C in the middle of the first installation leaves an interpreter without pip
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
         interpreter=$(find_python)
+        if [ -e "$here/.venv" ] || [ -L "$here/.venv" ]; then
+            echo "found no pip in $here/.venv: moving it to $here/.venv.old" >&2
+            rm -rf "$here/.venv.old"
+            mv "$here/.venv" "$here/.venv.old"
+        fi
         if ! "$interpreter" -m venv "$here/.venv"; then
             rm -rf "$here/.venv" # the next call would take one without pip for complete
             return 1
@@ -56,7 +62,12 @@ require_packages() {
 locked() {
     (
         if command -v flock >/dev/null; then
-            exec 9>"$here/.setup.lock"
+            # opened to be locked alone: what a link leads to is not emptied
+            if [ -L "$here/.setup.lock" ]; then
+                echo "error: $here/.setup.lock: found a link, expected a file or nothing" >&2
+                exit 1
+            fi
+            exec 9>>"$here/.setup.lock"
             flock 9
         fi
         "$@"

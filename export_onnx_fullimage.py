@@ -28,6 +28,7 @@ if __name__ == "__main__":
     install_exception_hook()  # before the imports that take seconds
 
 import argparse
+import glob
 import itertools
 import math
 import shutil
@@ -52,7 +53,7 @@ from arguments import (
     whole_number,
 )
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
-from common.files import atomic_write
+from common.files import atomic_write, remove_partial_files
 from common.notes import warn
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
@@ -291,6 +292,7 @@ def export(arguments: argparse.Namespace) -> Path:
         return output_path
     strips = parity_strips(arguments.test_path, source.image_size, input_max, info.order)
     threshold = info.threshold().value
+    remove_partial_files(output_path.parent, glob.escape(output_path.name))
     with atomic_write(output_path) as temporary:
         write_model(graph, arguments, source, threshold, temporary)
         report = inspect_file(temporary, opset)

@@ -22,6 +22,7 @@ RUN_NAME_RULE = (
     "up to 100 letters, digits, dots, hyphens and underscores, a letter or digit first, "
     f"and none of {', '.join(RESERVED_ENDINGS)} last"
 )
+LONGEST_NAME = 255  # bytes of a file's name, in every usual file system
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     After an error it is removed. Makes the folder. Raises `UserError` if the file system refuses.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(fitting_name(path.name, f".{os.getpid()}.partial"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -47,6 +48,40 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def is_run_name(name: str) -> bool:
     """Return whether all files of a run may begin with `name`, on every file system."""
     return bool(RUN_NAME.fullmatch(name)) and not name.endswith(RESERVED_ENDINGS)
+
+
+def fitting_name(name: str, ending: str) -> str:
+    """Return `name` with an ending, shortened where file systems would not take so long a name.
+
+    A part of the name's SHA-256 then tells shortened names apart.
+    """
+    encoded, room = os.fsencode(name), LONGEST_NAME - len(os.fsencode(ending))
+    if len(encoded) <= room:
+        return name + ending
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:12]}"
+    return encoded[: room - len(mark)].decode("utf-8", "ignore") + mark + ending
+
+
+def remove_partial_files(folder: Path, pattern: str) -> None:
+    """Remove temporary files that killed processes of this machine left in a folder.
+
+    The names of the files that they would have become match the glob `pattern`.
+    """
+    for path in folder.glob(f"{pattern}.*.partial"):
+        number = path.name.split(".")[-2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
 
 
 def require_regular(path: Path) -> None:
@@ -88,7 +123,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, "
             "expected a new folder"
         )
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(fitting_name(path.name, f".{os.getpid()}.partial"))
     try:
         temporary.mkdir(parents=True)
         yield temporary

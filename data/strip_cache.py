@@ -3,8 +3,10 @@
 Their pixels stay in the files, or are decoded once for all worker processes.
 """
 
+import functools
 import mmap
 import multiprocessing
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,16 @@ from data.strip_in_file import StripInFile
 
 # Strips whose files stay open. Many systems allow a process 1024 open files.
 FILES_KEPT = 256
+
+
+@functools.cache
+def has_shared_memory() -> bool:
+    """Whether processes can share locks and memory here: on Linux /dev/shm has to be writable."""
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True
 
 
 class OpenStrips:
@@ -83,7 +95,7 @@ class SharedStrips:
         )
         self._is_filled = self._shared(count, np.dtype(bool))
         # orders the writes: a process that sees a strip marked as filled also sees its pixels
-        self._lock = multiprocessing.Lock()
+        self._lock = multiprocessing.Lock() if has_shared_memory() else threading.Lock()
 
     @staticmethod
     def _shared(size: int, kind: np.dtype) -> np.ndarray:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from evaluation.worst_cases import CROP_REACH, WorstCase
+from reporting.output_folder import PANELS_ENDING, strip_file
 from reporting.pictures import BACKDROP, GAP, RING_RADIUS, grey, heat
 
 ENLARGEMENT = 4  # screen pixels per strip pixel
@@ -51,7 +52,7 @@ def case_figures(
 
 def shown_file(relative: Path, folder: Path) -> ShownFile:
     """A strip's file below `folder`, with a link where its panels are there."""
-    panels = relative.with_name(f"{relative.stem}_panels.png")
+    panels = strip_file(Path(), relative, PANELS_ENDING)
     # unlike Path.is_file, os.path.isfile returns False for a name that is too long
     exists = os.path.isfile(folder / panels)
     return ShownFile(relative.as_posix(), quote(os.fsencode(panels.as_posix())) if exists else None)

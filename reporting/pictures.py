@@ -18,6 +18,7 @@ from data.image_files import encode_image
 from evaluation.detections import Detection
 from evaluation.results import StripResult
 from evaluation.stream import Prediction
+from reporting.output_folder import CONTRAST_ENDING, HEATMAP_ENDING, PANELS_ENDING, strip_file
 
 PANELS = ("Target", "Ref1", "Ref2", "|T-R1|", "|T-R2|", "double detection", "heatmap")
 DIFFERENCE_SHOWN = 80.0  # grey levels from which a difference is drawn white
@@ -79,19 +80,16 @@ class StripWriter:
     contrast_map: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, result: StripResult, prediction: Prediction, number: int) -> None:
-        stem = self.output_dir / result.strip.relative.with_suffix("")
-        with atomic_write(stem.with_name(f"{stem.name}_heatmap.tiff")) as temporary:
+        relative = result.strip.relative
+        with atomic_write(strip_file(self.output_dir, relative, HEATMAP_ENDING)) as temporary:
             tifffile.imwrite(temporary, prediction.heatmap)
         if self.contrast_map:
-            with atomic_write(stem.with_name(f"{stem.name}_contrast.tiff")) as temporary:
+            with atomic_write(strip_file(self.output_dir, relative, CONTRAST_ENDING)) as temporary:
                 tifffile.imwrite(temporary, self.contrast_map(prediction.image))
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
-            title = (
-                f"{result.strip.relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
-            )
-            path = stem.with_name(f"{stem.name}_panels.png")
+            title = f"{relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
             save_panels(
-                path,
+                strip_file(self.output_dir, relative, PANELS_ENDING),
                 prediction.image,
                 prediction.heatmap,
                 prediction.mask,

@@ -41,8 +41,10 @@ from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
 from ops.inspected_contrast import ContrastResponse
 from reporting.html_report import write_report
+from reporting.output_folder import results_in
 from reporting.pictures import StripWriter
 from reporting.tables import (
+    RESULT_FILES,
     describe_baselines,
     describe_contrast,
     describe_figures,
@@ -51,6 +53,7 @@ from reporting.tables import (
 )
 
 REPORT = "report.html"
+TABLES = (*RESULT_FILES, REPORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,24 +173,26 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         settings.candidates,
         settings.require_contrast,
     )
-    writer = StripWriter(
-        output_dir,
-        contrast_map=contrast_maps(align, response, detector.device)
-        if settings.contrast_maps
-        else None,
-    )
-    result = evaluate_with_baselines(detector, verification.usable, rules, writer)
-    result.problems[:0] = verification.problems
-    if not result.results:
-        raise UserError(
-            f"{folder}: none of {len(strips)} strips could be used; the first: {result.problems[0]}"
+    with results_in(output_dir, verification.usable, TABLES):
+        writer = StripWriter(
+            output_dir,
+            contrast_map=contrast_maps(align, response, detector.device)
+            if settings.contrast_maps
+            else None,
         )
-    if settings.use_ground_truth_mask:
-        result.warnings += truth_without_strip(folder)
-    result.warnings += serious  # the terminal has them already, at the start
-    drift = write_everything(
-        output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
-    )
+        result = evaluate_with_baselines(detector, verification.usable, rules, writer)
+        result.problems[:0] = verification.problems
+        if not result.results:
+            raise UserError(
+                f"{folder}: none of {len(strips)} strips could be used; "
+                f"the first: {result.problems[0]}"
+            )
+        if settings.use_ground_truth_mask:
+            result.warnings += truth_without_strip(folder)
+        result.warnings += serious  # the terminal has them already, at the start
+        drift = write_everything(
+            output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
+        )
     others = [warning for warning in result.warnings if warning not in serious]
     _print_outcome(result, len(strips), [*others, *drift], output_dir)
     return 1 if result.problems else 0

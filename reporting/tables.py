@@ -36,6 +36,13 @@ CANDIDATES = ("file", "rank", "y", "x", "score", "peak", "contrast_ref1", "contr
 CANDIDATES += ("above_threshold", "status")
 CANDIDATES_FILE = "candidates.csv"
 CHANNELS_FILE = "channels.csv"
+# everything that `write_results` may write
+RESULT_FILES = (
+    *("scores.csv", "detections.csv", CANDIDATES_FILE, CHANNELS_FILE),
+    *("detections.json", "metrics.json"),
+)
+# characters with which a spreadsheet takes a text for a formula, which may start programs
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 NEEDS_TRUTHS = "needs defective strips with masks"
 NEEDS_POINTS = f"{NEEDS_TRUTHS} or points"
 MISSING = {"image": "needs good and defective strips", "pixel": NEEDS_TRUTHS, "point": NEEDS_POINTS}
@@ -223,11 +230,24 @@ def describe_contrast(result: Evaluation) -> list[str]:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file. Raises `UserError` when it cannot be written."""
+    """Write a CSV file. Raises `UserError` when it cannot be written.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     with _replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([_without_formula(cell) for cell in row] for row in rows)
+
+
+def _without_formula(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

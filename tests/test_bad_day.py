@@ -1,8 +1,12 @@
 """Files, disks and interruptions that nobody wishes for: one line that says what is wrong."""
 
 import errno
+import json
 import os
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +26,7 @@ import inference_pytorch
 import trainer
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError, prefix_errors, run_command
+from common.files import fitting_name, remove_partial_files
 from common.pipeline import StageTimes
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
@@ -35,10 +40,13 @@ from deploy.metadata import write_entries
 from deploy.onnx_predictor import OnnxPredictor
 from evaluation.stream import iter_predictions
 from prepare_dataset import write_strip
-from tests.conftest import SMALL_SIZE, arguments_for, without_test
+from reporting import output_folder
+from reporting.tables import write_table
+from tests.conftest import ROOT, SMALL_SIZE, arguments_for, without_test
 from training.checkpoint import load_checkpoint
 from training.loop import Training
 from training.resume import RESUME_KEYS
+from training.run_folder import LOCK, only_training_in
 from training.strip_task import StripTask
 
 STRIP = np.full((3, 130, 130), 90, np.uint8)
@@ -454,3 +462,174 @@ def test_a_strip_of_another_size_under_a_training_is_named(strip_file):
     strip_file(np.full((3, 160, 140), 90, np.uint8), "b.tiff", compression="zlib")
     with pytest.raises(UserError, match=r"b.tiff: found \(160, 140\) .*expected \(150, 140\)"):
         samples[4]
+
+
+def score(folder: Path, output: Path) -> int:
+    """Score a folder without a model, in this process; the exit code."""
+    words = ["--method", "smoothed", "--threshold", "1", "--gpu_id", "-1"]
+    words += ["--test_path", str(folder), "--output_dir", str(output)]
+    return run_command(lambda: inference_pytorch.infer(inference_pytorch.parse_args(words)))
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_name_has_results_that_lie_in_the_output_folder(strip_file, tmp_path):
+    names = ["n" * 250 + ".tiff", "n" * 249 + "m.tiff", "=1+1.tiff", "é" * 120 + ".tiff"]
+    for name in names:
+        strip_file(STRIP, f"strips/good/{name}")
+    assert score(tmp_path / "strips", tmp_path / "out") == 0
+    written = files_in(tmp_path)
+    results = {path for path in written if path.endswith(("_heatmap.tiff", "_panels.png"))}
+    assert len(results) == 2 * len(names)
+    assert all(path.startswith(("strips/good/", "out/")) for path in written)
+    rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert any(row.startswith("good/=1+1") for row in rows)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("_panels.png") >= len(names)
+
+
+def test_a_name_of_dots_stays_where_it_belongs():
+    for name in ("..tiff", "...tiff", ".tiff"):
+        path = output_folder.strip_file(Path("out"), Path("good") / name, "_heatmap.tiff")
+        assert path.parent == Path("out/good") and path.name.endswith("_heatmap.tiff")
+
+
+def test_the_results_of_an_earlier_run_are_removed_and_foreign_files_never(strip_file, tmp_path):
+    out = tmp_path / "out"
+    for name in ("a", "b"):
+        strip_file(STRIP, f"one/{name}/strip_{name}.tiff")
+        strip_file(STRIP, f"two/{name}/strip_{name}.tiff")
+    strip_file(STRIP, "one/gone/strip_gone.tiff")
+    strip_file(STRIP, f"one/gone/{'n' * 250}.tiff")
+    assert score(tmp_path / "one", out) == 0
+    foreign = [out / "gone" / "mine_heatmap.tiff", out / "notes.txt", out / "a" / "x.1.partial"]
+    for path in foreign:
+        path.write_text("mine")
+    # what a kill leaves, of a short name and of one that was shortened
+    (out / "gone" / "strip_gone_panels.png.4711.partial").write_text("")
+    (long,) = (path for path in (out / "gone").glob("n*_panels.png"))
+    (out / "gone" / fitting_name(long.name, ".4711.partial")).write_text("")
+    assert score(tmp_path / "two", out) == 0
+    left = files_in(out)
+    assert {path.relative_to(out).as_posix() for path in foreign} <= left
+    assert {path for path in left if "gone" in path} == {"gone/mine_heatmap.tiff"}
+    assert "b/strip_b_heatmap.tiff" in left
+
+
+def test_a_list_of_results_cannot_name_files_elsewhere(strip_file, tmp_path):
+    strip_file(STRIP, "strips/good/a.tiff")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x.txt").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "link").symlink_to(elsewhere)
+    names = ["../elsewhere/x.txt", str(elsewhere / "x.txt"), "link/x.txt", 7, "", "."]
+    (out / ".results.json").write_text(json.dumps(names))
+    assert score(tmp_path / "strips", out) == 0 and (elsewhere / "x.txt").exists()
+
+
+def test_two_scorings_do_not_write_into_one_folder_at_once(strip_file, tmp_path, capsys):
+    strip_file(STRIP, "strips/good/a.tiff")
+    out = tmp_path / "out"
+    out.mkdir()
+    with output_folder.results_in(out, [], []):
+        assert score(tmp_path / "strips", out) == 1
+    assert "out: found another scoring at work there" in last_line(capsys)
+    assert score(tmp_path / "strips", out) == 0
+
+
+def test_a_cell_is_no_formula(tmp_path):
+    write_table(
+        tmp_path / "t.csv", ("file",), [["=cmd|' /C calc'!A0"], ["-0.5"], ["@x"], [-3], ["a=b"]]
+    )
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        "file",
+        "'=cmd|' /C calc'!A0",
+        "-0.5",
+        "'@x",
+        "-3",
+        "a=b",
+    ]
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / LOCK).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(UserError, match="cannot be written"), only_training_in(folder):
+        pass
+    (folder / LOCK).unlink()
+    os.mkfifo(folder / LOCK)
+    with pytest.raises(UserError, match="expected a lock or nothing"), only_training_in(folder):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_what_a_killed_process_left_is_removed_but_nothing_of_a_running_one(tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-S", "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+    )
+    names = [
+        f"run.pth.{int(dead.stdout)}.partial",
+        f"run.pth.{os.getpid()}.partial",
+        f"other.pth.{int(dead.stdout)}.partial",
+        "run.pth.x.partial",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_partial_files(tmp_path, "run*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A folder with environment.sh and one with a python3 that makes environments at once."""
+    folder, tools = tmp_path / "a clone", tmp_path / "tools"
+    for name in (folder, tools):
+        name.mkdir()
+    for name in ("environment.sh", "requirements.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    python = tools / "python3"
+    # asked for a version it is new enough; `-m venv FOLDER` puts itself there
+    python.write_text(
+        '#!/bin/sh\ncase "$1 $2" in\n"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;\n'
+        '"-m pip") echo "pip $3" >>"$LOG" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def set_up(clone: Path) -> subprocess.CompletedProcess:
+    """What every wrapper begins with."""
+    tools = clone.parent / "tools"
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "LOG": str(clone.parent / "log")}
+    words = ["bash", "-c", 'set -euo pipefail; source "$1"', "bash", clone / "environment.sh"]
+    return subprocess.run(words, env=environment, capture_output=True, text=True)
+
+
+def test_an_installation_that_was_interrupted_is_begun_anew(clone):
+    """Ctrl-C leaves an interpreter without pip, which had been taken for a whole environment."""
+    broken = clone / ".venv" / "bin" / "python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    done = set_up(clone)
+    assert done.returncode == 0, done.stderr
+    assert "found no pip" in done.stderr and (clone / ".venv.old" / "bin" / "python").exists()
+    assert (clone.parent / "log").read_text().splitlines()[-1] == "pip install"
+    assert (clone / ".venv" / "installed-requirements.txt").exists()
+    assert set_up(clone).stderr == ""  # nothing is left to do
+
+
+def test_the_lock_of_the_installation_does_not_follow_a_link(clone):
+    (clone / "mine.txt").write_text("mine")
+    (clone / ".setup.lock").symlink_to(clone / "mine.txt")
+    done = set_up(clone)
+    assert done.returncode == 1 and ".setup.lock: found a link" in done.stderr
+    assert (clone / "mine.txt").read_text() == "mine"

@@ -13,12 +13,14 @@
 """
 
 import errno
+import glob
 import importlib.metadata
 import json
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -27,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from common.distributed import ProcessGroup
 from common.errors import UserError
-from common.files import atomic_write, read_notes, refused_by_system
+from common.files import atomic_write, read_notes, refused_by_system, remove_partial_files
 from reporting.pictures import save_curves, save_png
 from training.checkpoint import BEST_SUFFIX
 from training.selection import History
@@ -87,6 +89,7 @@ class RunFolder:
         The best checkpoint of a run that continues under a new name is copied. Raises `UserError`
         when another run of this name exists and may not be overwritten.
         """
+        remove_partial_files(self.folder, f"{glob.escape(self.name)}*")
         if resumed and self.last.resolve() == resumed.resolve():
             return
         if not overwrite:
@@ -208,7 +211,7 @@ def only_training_in(folder: Path) -> Iterator[None]:
     """
     with refused_by_system(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+")
+        lock = _open_lock(folder / LOCK)
     with lock as file:
         try:
             if fcntl:
@@ -232,6 +235,16 @@ def only_training_in(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Open a file to lock it, and make it if needed. A link is not followed, and is an error."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: found something else than a file, expected a lock or nothing")
+    return os.fdopen(descriptor, "r+", errors="replace")
 
 
 def describe_start(processes: ProcessGroup, resumed: Path | None) -> dict[str, Any]:
