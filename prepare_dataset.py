@@ -33,7 +33,6 @@ import cv2
 import numpy as np
 import tifffile
 import torch
-from tqdm import tqdm
 
 from arguments import (
     LARGEST_SEED,
@@ -46,6 +45,7 @@ from arguments import (
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
 from common.notes import note_once
+from common.progress import progress_bar
 from data.combine import (
     StripSources,
     average_references,
@@ -525,7 +525,7 @@ def in_parallel(make: Callable, jobs: list, label: str) -> list:
     with ThreadPoolExecutor() as pool:
         try:
             results: Iterable = pool.map(make, jobs)
-            return list(tqdm(results, total=len(jobs), desc=label, disable=None))
+            return list(progress_bar(results, total=len(jobs), desc=label, leave=True))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-from tqdm import tqdm
 
 from common.device import full_precision
 from common.files import atomic_write, refused_by_system
+from common.progress import progress_bar
 from data.folder import StripFile
 from data.image_files import STORED_ORDER, load_image, to_batch
 from data.verify import VerifiedFiles
@@ -60,9 +60,7 @@ def aligned_copies(
     known = VerifiedFiles(folder / KNOWN)
     copies = [folder / strip.relative.with_suffix(".tiff") for strip in strips]
     try:
-        for strip, copy in zip(
-            tqdm(strips, desc="aligning strips", unit="strip", disable=None, leave=False), copies
-        ):
+        for strip, copy in zip(progress_bar(strips, desc="aligning strips", unit="strip"), copies):
             make = partial(_write_copy, strip, copy, aligner, input_max)
             known.facts(strip.path, how, 0, make)
             if not copy.exists():

@@ -8,11 +8,10 @@ from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common.errors import UserError, prefix_errors
 from common.files import atomic_write, read_notes
 from common.notes import warn_once
+from common.progress import progress_bar
 from data.folder import StripFile
 from data.image_files import STORED_ORDER, load_and_count
 from data.masks import load_mask
@@ -147,13 +146,11 @@ def verify_strips(
 
     with ThreadPoolExecutor() as pool:
         outcomes = list(
-            tqdm(
+            progress_bar(
                 pool.map(verify_strip, strips),
                 total=len(strips),
                 desc="checking strips",
                 unit="strip",
-                disable=None,
-                leave=False,
             )
         )
     if empty_masks:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from common.errors import UserError
+from common.progress import progress_bar
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import STORED_ORDER
@@ -104,9 +104,7 @@ def compare_variant(
     count, largest, means = 0, 0.0, []
     order = both[0].predictor.metadata.info.order
     strips = enough_strips(test_path, both[0].predictor.image_size, input_max, order)
-    with tqdm(
-        total=FEWEST_POINTS, desc="comparing precisions", unit="point", disable=None, leave=False
-    ) as progress:
+    with progress_bar(total=FEWEST_POINTS, desc="comparing precisions", unit="point") as progress:
         for image, truths, labels in strips:
             heatmaps = [findings.predictor(image) for findings in both]
             for findings, heatmap in zip(both, heatmaps):
@@ -221,7 +219,7 @@ def interleaved(
     operation.
     """
     seconds = defaultdict(list)
-    for _ in tqdm(range(rounds), desc=label, disable=None, leave=False):
+    for _ in progress_bar(range(rounds), desc=label):
         for name, action in actions.items():
             action()
             started = time.perf_counter()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.pipeline import StageTimes
+from common.progress import progress_bar
 from data.folder import StripFile, evenly_spaced
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
@@ -49,9 +49,7 @@ def calibrate_on(
         StageTimes(),
     )
     heights = []
-    for prediction in tqdm(
-        predictions, "setting the threshold", len(good), unit="strip", disable=None, leave=False
-    ):
+    for prediction in progress_bar(predictions, "setting the threshold", len(good), unit="strip"):
         if isinstance(prediction, UserError):
             raise prediction
         heights.append(find_peaks(prediction.heatmap).heights)
@@ -116,12 +114,10 @@ def channel_ranges(
     strips: list[StripFile], input_max: float, measure: Measure
 ) -> dict[str, list[float]]:
     """Return the range of each statistic, from at most MOST_STRIPS of the strips to train on."""
-    progress = tqdm(
+    progress = progress_bar(
         evenly_spaced(strips, MOST_STRIPS),
         desc="measuring the channels",
         unit="strip",
-        disable=None,
-        leave=False,
     )
     images = (load_image(strip.path, input_max, order=strip.order) for strip in progress)
     return training_ranges([measure(image, None) for image in images])

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
 from common.distributed import SINGLE_PROCESS, ProcessGroup
 from common.errors import UserError
 from common.pipeline import WRITERS, Backlog, StageTimes, threads
+from common.progress import progress_bar
 from data.folder import StripFile
 from data.image_files import DEFAULT_INPUT_MAX
 from data.labelled_strip import read_strip
@@ -62,7 +62,7 @@ def evaluate(
     result = Evaluation(baselines={name: MetricSet() for name in baselines})
     share, load = processes.share(strips), partial(read_strip, input_max=input_max)
     predictions = iter_predictions(predictor, share, load, rules.ignored, result.times)
-    progress = tqdm(
+    progress = progress_bar(
         predictions, label, len(share), unit="strip", disable=processes.hides_progress, leave=False
     )
     with result.times.of_all(), threads(WRITERS) as writers:

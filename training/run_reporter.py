@@ -8,6 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.distributed import ProcessGroup
+from common.progress import progress_bar
 from training.run_folder import RunFolder
 from training.selection import VALID, History, readable
 from training.settings import LoopSettings
@@ -24,12 +25,17 @@ class RunReporter:
         self.is_main, self._hides_progress = processes.is_main, processes.hides_progress
         self._shown = task.samples_to_show() if processes.is_main else []
         self._progress: tqdm | None = None
+        self._scheduled = ""
 
     @contextmanager
     def open(self, history: History, steps_done: int, steps: int) -> Iterator[None]:
         """Show the progress of `steps` steps and keep the TensorBoard events open for the block."""
-        with tqdm(
-            total=steps, initial=steps_done, unit="step", disable=self._hides_progress
+        with progress_bar(
+            total=steps,
+            initial=steps_done,
+            unit="step",
+            disable=self._hides_progress,
+            leave=True,
         ) as self._progress:
             if not self.is_main:
                 yield
@@ -42,8 +48,9 @@ class RunReporter:
     def begin_epoch(self, epoch: int, learning_rate: float) -> None:
         """Name the epoch, counted from 0, beside the progress bar."""
         values = [f"{name} {value:.2f}" for name, value in self.task.scheduled(epoch).items()]
-        values = ", ".join([*values, f"lr {learning_rate:.2g}"])
-        self._progress.set_description(f"epoch {epoch + 1}/{self.settings.epochs}, {values}")
+        self._scheduled = ", ".join([*values, f"lr {learning_rate:.2g}"])
+        self._progress.set_postfix_str(self._scheduled, refresh=False)
+        self._progress.set_description(f"epoch {epoch + 1}/{self.settings.epochs}")
 
     def advance(self) -> None:
         """Count one more step."""
@@ -51,7 +58,7 @@ class RunReporter:
 
     def show_loss(self, loss: float, steps_done: int) -> None:
         """Show the mean loss of the current epoch so far."""
-        self._progress.set_postfix(loss=f"{loss:.2e}", refresh=False)
+        self._progress.set_postfix_str(f"loss {loss:.2e}, {self._scheduled}", refresh=False)
         if self.is_main:
             self.folder.add_scalars({"loss_so_far": loss}, steps_done)
 
