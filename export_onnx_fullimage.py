@@ -74,6 +74,7 @@ from deploy.parity import PARITY, compare_modes, parity_strips, prove_parity
 from deploy.precision import PRECISIONS, in_half_precision, quantize
 from deploy.precision_gate import TARGETS, compare_variant, generated_strips
 from deploy.session import open_session
+from deploy.summary import summarize
 from evaluation.detector import Detector, calibrated, classical
 from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
@@ -534,6 +535,7 @@ def main() -> int:
         with prefix_errors(arguments.describe):
             entries = read_entries(arguments.describe)
             read_metadata(entries)
+        print("\n".join([*summarize(entries, str(arguments.describe)), ""]))
         print(format_table(shortened(entries)))
         return 0
     path = export(arguments)
