@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from tqdm import tqdm
 
+from common.progress import progress_bar
 from data.folder import StripFile, evenly_spaced
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image, to_batch
@@ -79,7 +79,7 @@ def measure_response(
     turns = max(1, round(STRIPS / len(sample))) * (TURNS_OF_FEW if predictor.most_points else 1)
     ratios, heights = [], []
     for number, strip in enumerate(
-        tqdm(sample, "measuring the contrast", unit="strip", disable=None, leave=False)
+        progress_bar(sample, desc="measuring the contrast", unit="strip")
     ):
         image = load_image(strip.path, input_max, order=strip.order)
         noise, excluded = measure_noise(image), ignored.of(strip.path, image.shape[1:])

@@ -177,6 +177,7 @@ def test_everything_is_there_and_in_order(scored, look_at, width, scheme):
             "Verdicts and truth",
             "Figures",
             "Beside simpler detectors",
+            "Known points among the strongest detections",
             "Recall against false alarms",
             "Scores and threshold",
             "Worst misses",
