@@ -21,7 +21,7 @@ from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"  # beside the copies: which file each was made of
 # Raise it whenever an aligned strip changes: copies of another version are made anew.
-VERSION = 1
+VERSION = 2
 
 
 class StripAligner:

@@ -20,6 +20,7 @@ from ops.filters import (
     sizes,
     slope,
 )
+from ops.focus import column_offsets, match_focus
 from ops.gain import gain_and_offset
 from ops.warp import LARGEST_SHIFT, Warper, shift_slightly, widen
 
@@ -47,10 +48,11 @@ TINY = 1e-9  # squared share of the range
 def follow_lines(
     strips: torch.Tensor, curve: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Move the references of strips (B, 3, H, W) as their lines show, and match their gain.
+    """Move the references of strips (B, 3, H, W) as their lines show, and match them to Target.
 
     To a curve of shifts (B, 2, 2, H, columns), a local field and the shifts of single rows are
-    added. Returns the references (B, 2, H, W), the curve, the gain (B, 2, H, W), and the whole
+    added. Gain and offset are matched before, contrast, focus and columns of the whole strip last
+    (focus.py). Returns the references (B, 2, H, W), the curve, the gain (B, 2, H, W), and the whole
     shifts along y, (B, 2, H, 1 or W), and x, (B, 2, H, W). A reference that would differ more from
     Target than before is neither moved nor matched, and its shifts are 0.
     """
@@ -68,10 +70,13 @@ def follow_lines(
     field_x = field_x - common
     moved = gain * shift_slightly(warper.warp_along_x(along_x), field_y, field_x) + offset
     is_worse = mean_square(target - moved) > mean_square(target - references)
-    moved = torch.where(is_worse, references, moved)
+    matched, contrast = match_focus(target, moved)
+    matched = matched + column_offsets(target - matched)
+    moved = torch.where(is_worse, references, matched)
     width = sizes(target)[1]
     down = torch.where(is_worse, 0.0, widen(along_y, width) + field_y.mean(dim=3, keepdim=True))
     across = torch.where(is_worse, 0.0, widen(along_x, width) + field_x)
+    gain = torch.where(is_worse, gain, gain * contrast)
     return moved, torch.where(is_worse[..., None], 0.0, curve), gain, (down, across)
 
 

@@ -71,10 +71,10 @@ class Alignment(nn.Module):
 
     All modes move the references onto Target by a smooth curve of shifts. Mode "full" also matches
     their gain and offset. So does mode "fine", which then moves them by a local field of shifts and
-    by shifts of single rows. Target does not change. Returns the strips and measures (B, 2,
-    len(MEASURES)). For each reference these are the mean of the curve in y and x, its largest
-    departure from that mean, the gain (Target's contrast divided by the reference's), and the root
-    mean square of the remaining difference.
+    by shifts of single rows, and matches contrast, focus and offsets of columns. Target does not
+    change. Returns the strips and measures (B, 2, len(MEASURES)). For each reference these are the
+    mean of the curve in y and x, its largest departure from that mean, the gain (Target's contrast
+    divided by the reference's), and the root mean square of the remaining difference.
 
     Where a moved reference ends, the other one replaces it; where both end, Target does. If a
     reference has a value that is not finite, no value of it is finite afterwards. Raises
