@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import struct
@@ -32,10 +33,10 @@ from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.recipes import ClassicRecipe
-from data.strip_cache import OpenStrips
+from data.strip_cache import OpenStrips, has_shared_memory
 from data.strip_in_file import StripInFile
 from data.verify import VerifiedFiles
-from dataloader import StripPatches
+from dataloader import StripPatches, TrainingLoader
 from deploy.metadata import write_entries
 from deploy.onnx_predictor import OnnxPredictor
 from evaluation.stream import iter_predictions
@@ -633,3 +634,18 @@ def test_the_lock_of_the_installation_does_not_follow_a_link(clone):
     done = set_up(clone)
     assert done.returncode == 1 and ".setup.lock: found a link" in done.stderr
     assert (clone / "mine.txt").read_text() == "mine"
+
+
+def test_without_shared_memory_samples_are_made_in_this_process(strip_file, monkeypatch, capsys):
+    def refused() -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing, "Lock", refused)
+    has_shared_memory.cache_clear()
+    try:
+        path = strip_file(np.full((3, 150, 140), 90, np.uint8), compression="zlib")
+        loader = TrainingLoader(patches_of([path]), SINGLE_PROCESS, 2, 1, seed=0, num_workers=2)
+        assert sum(len(batches) for batches in loader.steps(0, 0)) == 2
+    finally:
+        has_shared_memory.cache_clear()
+    assert "warning: /dev/shm cannot be written" in last_line(capsys)
