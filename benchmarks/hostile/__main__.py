@@ -1,7 +1,7 @@
 """Give the commands files that are damaged at random, and count how they end.
 
     python -m benchmarks.hostile --minutes 5
-    python -m benchmarks.hostile --only settings --seed 7 --keep /tmp/kept
+    python -m benchmarks.hostile --only settings --seed 7 --keep output/hostile
 
 1,000 TIFFs beside good ones, 300 checkpoints, 300 ONNX files and 100 runs that are resumed with a
 changed setting. A command may refuse a file with one line, or use it where the damage does no harm.
