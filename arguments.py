@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -283,15 +284,12 @@ def parse_scoring(
     threshold, or --method with a model.
     """
     group_flags(parser, SCORING_GROUPS)
-    default_model = parser.get_default("model_path")
-    parser.set_defaults(model_path=None)
     parsed = parser.parse_args(arguments)
-    if parsed.method != "net" and parsed.model_path:
+    if parsed.method != "net" and is_given("--model_path", arguments):
         parser.error(
             f"found --method {parsed.method} beside --model_path {parsed.model_path}, "
             "expected one of them: a --method has no model"
         )
-    parsed.model_path = parsed.model_path or default_model
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
         parser.error(
             "found --threshold beside --good_path or --target_false_alarms, "
@@ -339,6 +337,12 @@ def _is_one_of_flag(flag: argparse.Action, value: object) -> bool:
     except (ValueError, argparse.ArgumentTypeError):
         return False
     return parsed == value
+
+
+def is_given(flag: str, arguments: list[str] | None) -> bool:
+    """Whether a flag stands on a command line (None: that of the process)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return any(word.split("=")[0] == flag for word in words)
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:

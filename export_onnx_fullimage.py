@@ -48,6 +48,7 @@ from arguments import (
     command_parser,
     from_0_to_1,
     group_flags,
+    is_given,
     newest,
     require_input_max,
     whole_number,
@@ -220,15 +221,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="print an ONNX file's metadata, and export nothing",
     )
     group_flags(parser, FLAG_GROUPS)
-    default_checkpoint = parser.get_default("checkpoint_path")
-    parser.set_defaults(checkpoint_path=None)
     parsed = parser.parse_args(arguments)
-    if parsed.method != "net" and parsed.checkpoint_path:
+    if parsed.method != "net" and is_given("--checkpoint_path", arguments):
         warn(
             f"--method {parsed.method} has no model: --checkpoint_path {parsed.checkpoint_path} is "
             "not used"
         )
-    parsed.checkpoint_path = parsed.checkpoint_path or default_checkpoint
     return parsed
 
 

@@ -198,7 +198,7 @@ def test_a_folder_of_another_range_than_the_training_voids_the_verdicts(
     assert code == 0 and "warning: found values of " in text and "the scale differs" in text
     assert len(metrics["warnings"]) == 1
     report = (tmp_path / "output" / "report.html").read_text()
-    assert 'class="box void"' in report and "the scale differs" in report
+    assert 'class="box red"' in report and "the scale differs" in report
     code, text, metrics = score(tmp_path / "same", *model)
     assert code == 0 and metrics["warnings"] == [] and "the scale differs" not in text
     with pytest.raises(UserError, match=r"found value_range .*, expected what a training"):

@@ -213,7 +213,12 @@ def test_every_amount_has_limits_and_the_usual_value_is_within():
 def test_the_classic_recipe_takes_no_amounts(tmp_path):
     path = amounts_file(tmp_path, "contrast: [5, 9]")
     with pytest.raises(UserError, match="found --recipe classic, whose amounts are fixed"):
-        parse_training(["--training_dataset_path", "strips", "--recipe_settings", path])
+        parse_training(
+            [
+                *("--training_dataset_path", "strips", "--recipe", "classic"),
+                *("--recipe_settings", path),
+            ]
+        )
 
 
 def test_a_named_run_keeps_its_amounts_and_finds_png_strips_by_looking(tmp_path, dataset):
