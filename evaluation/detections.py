@@ -1,7 +1,7 @@
 """Detections in a heatmap: position, rank, size, and contrast to the references.
 
 A detection is a local maximum of the heatmap: no pixel within NEIGHBOURHOOD rows and columns is
-higher. A plateau is one detection. Its rank is its score: the logit margin ln(p / (1 - p)) of its
+higher. A plateau is one detection. It is ranked by its margin: the logit ln(p / (1 - p)) of its
 peak p, plus a millionth of the mean margin of the 3x3 pixels around it. So the order is that of the
 peaks. Peaks that float32 cannot distinguish, as where a softmax saturates at 1, are ordered by the
 pixels around them (as are any that differ by less than 2e-5 of a logit).
@@ -32,7 +32,7 @@ class Peaks:
     """Local maxima, strongest first.
 
     `points` (N, 2) are whole (y, x) in pixels, `heights` (N,) the heatmap's values 0-1, and
-    `scores` (N,) the ranks described above.
+    `scores` (N,) the margins described above.
     """
 
     points: np.ndarray
@@ -51,7 +51,7 @@ class Detection:
 
     y: int
     x: int
-    score: float
+    margin: float
     peak: float
     area: int
     box: Box
@@ -76,7 +76,7 @@ class PackedDetections(Sequence):
             (
                 detection.y,
                 detection.x,
-                detection.score,
+                detection.margin,
                 detection.peak,
                 detection.area,
                 *detection.box,
@@ -91,11 +91,11 @@ class PackedDetections(Sequence):
         return len(self._rows)
 
     def __getitem__(self, number: int) -> Detection:
-        y, x, score, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = (
+        y, x, margin, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = (
             self._rows[number].tolist()
         )
         box = (int(top), int(left), int(bottom), int(right))
-        return Detection(int(y), int(x), score, peak, int(area), box, contrast_ref1, contrast_ref2)
+        return Detection(int(y), int(x), margin, peak, int(area), box, contrast_ref1, contrast_ref2)
 
 
 def logit_margin(probability: np.ndarray) -> np.ndarray:

@@ -68,20 +68,20 @@ class WorstCases:
         self, file: str, detection: Detection, image: np.ndarray, heatmap: np.ndarray
     ) -> None:
         """Add a false alarm, unless worse ones fill the list; pictures are as in `add_miss`."""
-        self._keep_detection("false_alarms", file, detection, detection.score, "", image, heatmap)
+        self._keep_detection("false_alarms", file, detection, detection.margin, "", image, heatmap)
 
     def add_hit(
         self, file: str, detection: Detection, image: np.ndarray, heatmap: np.ndarray
     ) -> None:
         """Add a detection of a true defect, unless lower ones fill the list."""
-        self._keep_detection("hits", file, detection, -detection.score, "", image, heatmap)
+        self._keep_detection("hits", file, detection, -detection.margin, "", image, heatmap)
 
     def add_strongest(
         self, file: str, detection: Detection, others: int, image: np.ndarray, heatmap: np.ndarray
     ) -> None:
         """Add a strip's strongest detection, beside which it has so many `others`."""
         more = f"; {others} more on this strip" if others else ""
-        self._keep_detection("strongest", file, detection, detection.score, more, image, heatmap)
+        self._keep_detection("strongest", file, detection, detection.margin, more, image, heatmap)
 
     def add_below_threshold(self, file: str, image: np.ndarray, heatmap: np.ndarray) -> None:
         """Add the highest place of a strip without a detection."""

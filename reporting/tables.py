@@ -16,6 +16,8 @@ from ops.inspected_contrast import FOUND
 from ops.likelihood import POINT_SIGMA
 
 SCORES = ("file", "kind", "score", "verdict", "detections", "inspected_contrast", "reason")
+# `score` is the name of `margin` in version 1.0, for one more version: elsewhere a score is the
+# maximum of a strip's heatmap.
 DETECTIONS = (
     "file",
     "y",
@@ -30,9 +32,10 @@ DETECTIONS = (
     "contrast_ref1",
     "contrast_ref2",
     "status",
+    "margin",
 )
 # A candidate has no extent: where it is above the threshold, `detections.csv` has it.
-CANDIDATES = ("file", "rank", "y", "x", "score", "peak", "contrast_ref1", "contrast_ref2")
+CANDIDATES = ("file", "rank", "y", "x", "margin", "peak", "contrast_ref1", "contrast_ref2")
 CANDIDATES += ("above_threshold", "status")
 CANDIDATES_FILE = "candidates.csv"
 CHANNELS_FILE = "channels.csv"
@@ -123,7 +126,7 @@ def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> No
 def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
     """A strip's detections, strongest first, each as a dict with the keys of DETECTIONS."""
     for detection, status in zip(scored.detections, scored.statuses):
-        measures = (detection.score, detection.peak, detection.area, *detection.box)
+        measures = (detection.margin, detection.peak, detection.area, *detection.box)
         contrasts = (detection.contrast_ref1, detection.contrast_ref2)
         values = (
             scored.strip.relative.as_posix(),
@@ -132,6 +135,7 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
             *measures,
             *contrasts,
             status,
+            detection.margin,
         )
         yield dict(zip(DETECTIONS, values))
 
@@ -145,7 +149,7 @@ def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[obje
             rank,
             candidate.y,
             candidate.x,
-            candidate.score,
+            candidate.margin,
             candidate.peak,
             candidate.contrast_ref1,
             candidate.contrast_ref2,

@@ -45,7 +45,7 @@ class FoundDetection(ctypes.Structure):
         ("y", ctypes.c_int32),
         ("x", ctypes.c_int32),
         ("peak", ctypes.c_float),
-        ("score", ctypes.c_double),
+        ("margin", ctypes.c_double),
     )
 
 
@@ -120,7 +120,7 @@ class CppDetector:
 
     def __call__(self, strips: np.ndarray) -> tuple[np.ndarray, list[list[tuple]]]:
         """Strips (B, C, H, W) to heatmaps (B, H, W), and for each its detections (y, x, peak,
-        score).
+        margin).
         """
         kind = {"float32": FLOAT32, "uint8": UINT8}[strips.dtype.name]
         assert strips.flags.c_contiguous
@@ -145,7 +145,7 @@ class CppDetector:
                 )
                 == 0
             )
-            detections.append((found.y, found.x, found.peak, found.score))
+            detections.append((found.y, found.x, found.peak, found.margin))
         return detections
 
     def alignment(self, strip: int) -> np.ndarray:

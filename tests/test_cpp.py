@@ -254,13 +254,14 @@ def test_every_file_that_python_reads_is_read(strip_detect, plain_model, tmp_pat
     for path, line in zip(files, lines):
         heatmap = to_model_input(load_image(path)[None], "unit", 3, 255.0)[0, 0]
         found = [
-            tuple(found[name] for name in ("y", "x", "peak", "score"))
+            tuple(found[name] for name in ("y", "x", "peak", "margin"))
             for found in line["detections"]
         ]
+        assert all(found["score"] == found["margin"] for found in line["detections"])
         assert line["strip"] == str(path)
         assert line["defective"]
         assert_same_detections(
-            [(y, x, np.float32(peak), score) for y, x, peak, score in found], heatmap, 0.5
+            [(y, x, np.float32(peak), margin) for y, x, peak, margin in found], heatmap, 0.5
         )
 
 

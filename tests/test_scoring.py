@@ -17,6 +17,7 @@ import inference_pytorch
 import trainer
 from common.errors import UserError, run_command
 from data.demo_strips import make_strip
+from evaluation.detections import logit_margin
 from prepare_dataset import write_strip
 from reporting.tables import DETECTIONS
 from tests.conftest import SMALL_SIZE, arguments_for, export_file
@@ -100,6 +101,10 @@ def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(st
     assert {file: strip["verdict"] for file, strip in listed["strips"].items()} == verdicts
     assert sum(len(strip["detections"]) for strip in listed["strips"].values()) == len(found)
     assert listed["threshold"]["value"] == summary(output)["threshold"]["value"]
+    highest = {row["file"]: float(row["score"]) for row in rows(output, "scores")}
+    for row in found:
+        assert row["score"] == row["margin"] and float(row["peak"]) <= highest[row["file"]] * 1.001
+        assert float(row["margin"]) == pytest.approx(logit_margin(float(row["peak"])), abs=1e-4)
     assert (output / "report.html").stat().st_size > 5000
 
 
@@ -314,6 +319,19 @@ def test_a_mask_without_a_strip_is_mentioned(strips, score, tmp_path):
     )
     _, printed, _ = score(tmp_path / "copy" / "test" / "good", *PLAIN, "--threshold", "0.2")
     assert printed.err == ""
+
+
+def test_more_false_alarms_than_asked_for_are_told_everywhere(strips, score, tmp_path):
+    plain = np.full((3, *SMALL_SIZE), 100, np.float32)  # good, and unlike the strips that follow
+    write_strip(tmp_path / "good" / "strip.tiff", plain)
+    code, printed, output = score(strips / "test", *PLAIN, "--good_path", tmp_path / "good")
+    rate = summary(output)["at_threshold"]["false_alarms_per_strip"]
+    assert code == 0 and rate > 1
+    (warning,) = summary(output)["warnings"]
+    assert f"found {rate:.3g} false alarms per strip on 16 strips" in warning
+    assert printed.err == f"warning: {warning}\n"
+    page = (output / "report.html").read_text()
+    assert "does not fit these strips" in page and "rests on 1 good strip, expected" in page
 
 
 def test_a_heatmap_of_nothing_finds_nothing(dataset, score, tmp_path):

@@ -66,7 +66,9 @@ std::string json_of(double value) { return shortest(value); }
 std::string json_of(const Detection& found) {
     return "{" + member("y", std::to_string(found.y)) + ", " +
            member("x", std::to_string(found.x)) + ", " + member("peak", json_of(found.peak)) +
-           ", " + member("score", json_of(found.score)) + "}";
+           ", " + member("margin", json_of(found.margin)) + ", " +
+           // the name of version 1.0, for one more version
+           member("score", json_of(found.margin)) + "}";
 }
 
 std::string json_of(const ReferenceAlignment& found) {

@@ -11,7 +11,7 @@ constexpr int kNeighbourhood = 3;  // pixels
 constexpr std::size_t kMostPerStrip = 1000;
 // float32 resolves probabilities up to about 1 - 6e-8, a logit of 16.6
 constexpr double kLogitRange = 18.0;
-constexpr double kTieBreak = 1e-6;  // weight of the mean margin around a peak in its score
+constexpr double kTieBreak = 1e-6;  // weight of the mean margin around a peak in its margin
 
 double logit_margin(float probability) {
     // NaN becomes 0 as well: the detections need a strict order
@@ -45,7 +45,7 @@ double mean_margin(const float* heatmap, int height, int width, int y, int x) {
 }
 
 bool is_stronger(const Detection& one, const Detection& other) {
-    if (one.score != other.score) return one.score > other.score;
+    if (one.margin != other.margin) return one.margin > other.margin;
     return one.y != other.y ? one.y < other.y : one.x < other.x;
 }
 

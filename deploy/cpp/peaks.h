@@ -16,7 +16,7 @@ struct Detection {
     float peak;  // the heatmap there, 0-1
     // Ranks detections: the logit margin of the peak, plus a millionth of the mean margin around
     // it.
-    double score;
+    double margin;
 };
 
 // Keeps its memory from call to call. Not for two threads at once.

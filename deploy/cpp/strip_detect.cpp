@@ -205,8 +205,8 @@ void print_strip(const std::string& name, const Model& model) {
     std::cout << name << ": " << (is_defective ? "NG" : "OK") << ", " << model.found().size()
               << " detections above " << model.detector.threshold() << '\n';
     for (const auto& one : model.found()) {
-        std::cout << "  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << "  score "
-                  << one.score << '\n';
+        std::cout << "  y " << one.y << "  x " << one.x << "  heatmap " << one.peak << "  margin "
+                  << one.margin << '\n';
     }
     for (std::size_t reference = 0; reference < alignment.size(); ++reference) {
         const auto& found = alignment[reference];

@@ -155,7 +155,7 @@ int strip_results_detection(const strip_results* results, size_t strip, size_t n
                                 ", expected one of " + std::to_string(detections.size()));
         }
         const strips::Detection& found = detections[number];
-        given(detection, "memory for a detection") = {found.y, found.x, found.peak, found.score};
+        given(detection, "memory for a detection") = {found.y, found.x, found.peak, found.margin};
         return 0;
     });
 }

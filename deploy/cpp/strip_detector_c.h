@@ -35,7 +35,7 @@ typedef struct {
 typedef struct {
     int32_t y, x; /* whole pixels */
     float peak;   /* the heatmap there, 0-1 */
-    double score; /* logit margin, by which detections are ranked */
+    double margin; /* logit margin of the peak, by which detections are ranked */
 } strip_detection;
 
 typedef struct {

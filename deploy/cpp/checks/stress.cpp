@@ -21,7 +21,7 @@ std::vector<float> flatten(const strips::StripDetector& detector, const strips::
     std::vector<float> values(results.heatmap(0), results.heatmap(0) + pixels);
     for (const strips::Detection& found : results.detections(0)) {
         values.insert(values.end(), {static_cast<float>(found.y), static_cast<float>(found.x),
-                                     found.peak, static_cast<float>(found.score)});
+                                     found.peak, static_cast<float>(found.margin)});
     }
     return values;
 }

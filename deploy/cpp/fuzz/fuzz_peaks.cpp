@@ -64,9 +64,9 @@ void expect_detections(const Heatmap& heatmap, const std::vector<strips::Detecti
         expect(one.peak == heatmap.values[static_cast<std::size_t>(one.y) * heatmap.width + one.x],
                "its peak is the heatmap there");
         expect(is_above(one.peak), "its peak exceeds the threshold");
-        expect(std::isfinite(one.score), "its score is finite");
+        expect(std::isfinite(one.margin), "its margin is finite");
         if (number > 0) {
-            expect(found[number - 1].score >= one.score, "the strongest ones come first");
+            expect(found[number - 1].margin >= one.margin, "the strongest ones come first");
         }
         for (std::size_t earlier = 0; earlier < number; ++earlier) {
             const int rows = std::abs(found[earlier].y - one.y),
