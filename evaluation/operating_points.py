@@ -46,6 +46,7 @@ def operating_points(result: Evaluation, threshold: float) -> list[OperatingPoin
     scores = np.array([scored.score for scored in result.results])
     is_defective = np.array([scored.strip.is_defective for scored in result.results])
     margins = logit_margin(np.append(scores, threshold))
+    scores[[scored.is_blind for scored in result.results]] = np.inf  # NG at any threshold
     values = {*_rounded(expit(np.linspace(margins.min(), margins.max(), POSITIONS)))}
     thresholds = np.array(sorted(values | {threshold}))
     recalls, false_alarms = result.metrics.points.above(logit_margin(thresholds) + TIE_RANGE)

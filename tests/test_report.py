@@ -460,6 +460,9 @@ def test_an_unlabelled_folder_shows_its_strongest_detections(dataset, tmp_path, 
         assert seen.page.locator("#undefined").count() == 1
         assert "overkill" not in seen.page.inner_html("#verdict")
         assert seen.page.inner_text("#counts") == "3 NG, 1 OK"
+    result.results[2].is_blind = True
+    with look_at(report_of(result, tmp_path)) as seen:
+        assert seen.page.inner_text("#counts") == "4 NG, 0 OK"
 
 
 def test_good_strips_that_are_ng_are_marked_and_filterable(dataset, tmp_path, look_at):
