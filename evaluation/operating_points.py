@@ -13,7 +13,7 @@ from scipy.special import expit, gammaincinv
 
 from evaluation.detections import LOGIT_RANGE, TIE_BREAK, logit_margin
 from evaluation.results import Evaluation
-from evaluation.thresholds import CONFIDENCE, Threshold
+from evaluation.thresholds import CONFIDENCE, DEFAULT_RATE, Threshold, strips_needed
 
 POSITIONS = 240  # thresholds that are tried, equally spaced in logits
 # largest difference between a peak's score and its logit margin
@@ -90,6 +90,20 @@ def threshold_contradiction(result: Evaluation, threshold: Threshold) -> str | N
         f"fit these strips. --threshold {value:.9g} would give {threshold.target:g} at most on "
         "them; better set it on other good strips like these: --good_path FOLDER"
     )
+
+
+def threshold_doubts(result: Evaluation, threshold: Threshold) -> list[str]:
+    """`Threshold.doubts`, with a value where the strips of known truth suffice to suggest one."""
+    target, strips = threshold.target or DEFAULT_RATE, result.metrics.points.strips
+    doubts = threshold.doubts()
+    if not doubts or strips < strips_needed(target):
+        return doubts
+    value = fitting_threshold(result, target)
+    return [
+        f"{doubt}. On these {strips} strips of known truth, --threshold {value:.9g} gives at most "
+        f"{target:g} false alarms per strip"
+        for doubt in doubts
+    ]
 
 
 def fitting_threshold(result: Evaluation, target: float) -> float:

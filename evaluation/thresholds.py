@@ -56,11 +56,6 @@ class Threshold:
             and bound_on_rate(0, self.strips) <= self.target * (1 + 1e-9)
         )
 
-    @property
-    def strips_needed(self) -> int:
-        """How many good strips without a false alarm support the target rate."""
-        return int(np.ceil(bound_on_rate(0, 1) / self.target))
-
     def describe(self) -> str:
         """Return one line about the threshold, its rate and its bounds."""
         text = f"threshold {self.value:.4g} ({self.origin})"
@@ -75,7 +70,7 @@ class Threshold:
             f"and at most {self.bound:.3g} per strip if they cluster as on these"
         )
         if not self.is_supported:
-            needed = self.strips_needed
+            needed = strips_needed(self.target)
             text += f". So few strips cannot support {self.target:g}: expected at least {needed}"
         return text
 
@@ -87,8 +82,8 @@ class Threshold:
             return []
         return [
             f"the threshold rests on {self.strips} good strip{'' if self.strips == 1 else 's'}, "
-            f"expected at least {self.strips_needed} to support {self.target:g} false alarms per "
-            "strip: set it on more with --good_path FOLDER of good strips"
+            f"expected at least {strips_needed(self.target)} to support {self.target:g} false "
+            "alarms per strip: set it on more with --good_path FOLDER of good strips"
         ]
 
 
@@ -157,6 +152,11 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
     return Threshold(
         value, origin, strips, target, alarms / strips, bound, bound_on_share(alarmed, strips)
     )
+
+
+def strips_needed(target: float) -> int:
+    """Return how many good strips without a false alarm support `target` false alarms per strip."""
+    return int(np.ceil(bound_on_rate(0, 1) / target))
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from common.files import atomic_write
 from common.numbers import three_digits
 from evaluation.metrics import FALSE_ALARM_RATES
-from evaluation.operating_points import OperatingPoint, operating_points
+from evaluation.operating_points import OperatingPoint, operating_points, threshold_doubts
 from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
@@ -68,7 +68,7 @@ def write_report(
     page = render(
         "report.html",
         subject=subject | {"threshold": threshold.describe().removeprefix("threshold ")},
-        warnings=[*threshold.doubts(), *result.warnings],
+        warnings=[*threshold_doubts(result, threshold), *result.warnings],
         drift=drift,
         problems=result.problems,
         rejected=sum(scored.verdict == "NG" for scored in result.results),

@@ -19,7 +19,11 @@ from data.demo_strips import make_strip
 from data.folder import list_strips
 from evaluation.evaluate import evaluate
 from evaluation.metrics import FALSE_ALARM_RATES
-from evaluation.operating_points import threshold_contradiction
+from evaluation.operating_points import (
+    fitting_threshold,
+    threshold_contradiction,
+    threshold_doubts,
+)
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold, calibrate, threshold_for
@@ -524,6 +528,17 @@ def test_a_threshold_that_does_not_hold_is_in_red(dataset, tmp_path, look_at):
     fitting = replace(threshold, value=suggested)
     result = evaluate(BASELINE, strips, rules=Rules(fitting))
     assert threshold_contradiction(result, fitting) is None
+
+
+def test_a_value_is_suggested_where_enough_strips_are_known(dataset):
+    few = threshold_for(calibrate([np.array([0.01])] * 8), 0.1, "kept with the model")
+    strips = list_strips(dataset / "test")
+    result = evaluate(BASELINE, strips, rules=Rules(few))
+    assert threshold_doubts(result, few) == few.doubts()  # four strips prove nothing, either
+    result = evaluate(BASELINE, strips * 8, rules=Rules(few))
+    (doubt,) = threshold_doubts(result, few)
+    suggested = float(re.search(r"--threshold (\S+) gives", doubt)[1])
+    assert suggested == fitting_threshold(result, 0.1) and "On these 32 strips" in doubt
 
 
 def test_problems_and_a_threshold_that_is_known(scored, tmp_path, look_at):
