@@ -63,6 +63,7 @@ from data.registered_copies import aligned_copies
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
 from evaluation.detector import Detector
+from evaluation.model_info import require_order
 from evaluation.predictors import TorchPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
@@ -411,7 +412,9 @@ def prepare(
     if resumed:
         with prefix_errors(resumed):
             kept = {name: content[name] for name in values if name in content}
-            for name in ("gpu_id", "recipe_settings", "channels"):  # which are checked elsewhere
+            if "channels" in kept:
+                require_order(kept.pop("channels"))
+            for name in ("gpu_id", "recipe_settings"):  # which are checked elsewhere
                 kept.pop(name, None)
             require_like_flags(make_parser(), kept)
             for name in DERIVED:
