@@ -3,6 +3,7 @@
 So a file or folder that has its final name is complete.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -123,6 +124,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             f"{path}: found {'a folder that is not empty' if path.is_dir() else 'a file'}, "
             "expected a new folder"
         )
+    remove_partial_files(path.parent, glob.escape(path.name))
     temporary = path.with_name(fitting_name(path.name, f".{os.getpid()}.partial"))
     try:
         temporary.mkdir(parents=True)

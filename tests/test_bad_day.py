@@ -27,7 +27,7 @@ import inference_pytorch
 import trainer
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError, prefix_errors, run_command
-from common.files import fitting_name, remove_partial_files
+from common.files import fitting_name, new_folder, remove_partial_files
 from common.pipeline import StageTimes
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
@@ -586,6 +586,10 @@ def test_what_a_killed_process_left_is_removed_but_nothing_of_a_running_one(tmp_
         (tmp_path / name).write_text("")
     remove_partial_files(tmp_path, "run*")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    (tmp_path / f"demo.{int(dead.stdout)}.partial" / "train").mkdir(parents=True)
+    with new_folder(tmp_path / "demo"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["demo", *names[1:]])
 
 
 @pytest.fixture
