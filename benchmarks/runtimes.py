@@ -1,9 +1,9 @@
 """The oldest ONNX Runtime that opens and computes the files of each opset.
 
-    python3.8 -m venv /tmp/runtime-1.14
-    /tmp/runtime-1.14/bin/pip install onnxruntime==1.14.1 'numpy<2'
+    python3.8 -m venv runtime-1.14
+    runtime-1.14/bin/pip install onnxruntime==1.14.1 'numpy<2'
     python -m benchmarks.runtimes --checkpoint_path checkpoints/RUN_best.pth \\
-        --environments /tmp/runtime-1.14/bin/python /tmp/runtime-1.15/bin/python
+        --environments runtime-1.14/bin/python runtime-1.15/bin/python
 
 Exports the checkpoint at every opset, and lets each environment's ONNX Runtime score one strip with
 every file. A runtime passes with the heatmap of this suite's own runtime.
