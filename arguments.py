@@ -18,6 +18,7 @@ from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
 from evaluation.thresholds import HIGHEST_RATE
 from ops.classical import METHODS
+from ops.missing import MISSING_MODES
 from ops.tiling import PATCH_SIZES
 
 # every random generator takes seeds up to this one
@@ -29,8 +30,8 @@ SCORING_GROUPS = {
     "what to score, and with what": "model_path method test_path output_dir img_format channels "
     "image_type input_max",
     "threshold": "target_false_alarms good_path threshold require_contrast",
-    "detections and metrics": "min_area polarity match_radius candidates use_ground_truth_mask "
-    "contrast_maps",
+    "detections and metrics": "min_area polarity missing match_radius candidates "
+    "use_ground_truth_mask contrast_maps",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
     "machine": "gpu_id device batch threads cuda_graph doctor",
 }
@@ -245,6 +246,13 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         choices=POLARITIES,
         default="both",
         help="defects to report; bright: Target is brighter than its references",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=MISSING_MODES,
+        default="report",
+        help="points that both references have and Target lacks; report: like any point; "
+        "separate: named in the results; ignore: they do not count",
     )
     parser.add_argument(
         "--match_radius",

@@ -96,7 +96,7 @@ ALIGNED = "one trained with --align"  # a detector
 FLAG_GROUPS = {
     "from and to": "checkpoint_path method output_path skip_existing describe",
     "the file's input and outputs": "input input_channels input_max image_size mode places "
-    "outputs opset_version",
+    "outputs missing opset_version",
     "threshold": "good_path",
     "lower precision": "precision calibration_path target max_recall_drop force",
     "proof of parity": "test_path",
@@ -168,6 +168,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default="heatmap",
         metavar="NAME,...",
         help=f"outputs of the file: some of {', '.join(OUTPUTS)}",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("report", "ignore"),
+        default="report",
+        help="ignore: the heatmap is 0 on points that both references have and Target lacks",
     )
     parser.add_argument(
         "--precision",
@@ -427,6 +433,7 @@ def load_trained(arguments: argparse.Namespace) -> Source:
         info.weighting,
         arguments.places,
     )
+    detector.ignores_missing = arguments.missing == "ignore"
     if arguments.good_path:
         scorer = Detector(str(path), DetectorPredictor(detector, CPU), info, CPU)
         info = calibrated(scorer, arguments.good_path, None, IgnoredRegions()).info
@@ -442,7 +449,15 @@ def make_classical(arguments: argparse.Namespace) -> Source:
     Raises `UserError` when no flag gives the image size, or the strips cannot be used.
     """
     input_max, needs_threshold = arguments.input_max or DEFAULT_INPUT_MAX, not arguments.good_path
-    scorer = classical(arguments.method, arguments.test_path, None, input_max, CPU, needs_threshold)
+    scorer = classical(
+        arguments.method,
+        arguments.test_path,
+        None,
+        input_max,
+        CPU,
+        needs_threshold,
+        ignores_missing=arguments.missing == "ignore",
+    )
     if arguments.good_path:
         scorer = calibrated(scorer, arguments.good_path, None, IgnoredRegions())
     size = arguments.image_size
@@ -502,6 +517,7 @@ def difference_of_modes(source: Source, strips: np.ndarray, threshold: float) ->
         detector.align,
         weighting=detector.weighting,
     )
+    tiles.ignores_missing = detector.ignores_missing
     return compare_modes(detector, tiles.eval(), strips, threshold)
 
 

@@ -73,7 +73,11 @@ def infer(arguments: argparse.Namespace) -> int:
     info = replace(model_info(content), image_size=None)  # strips of any size
     require_as_asked(arguments, info, path)
     network = build_network(content, path)
-    predictor = TorchPredictor(network, info.patch, device, info.align, info.weighting)
+    ignores_missing = arguments.missing == "ignore"
+    info = replace(info, ignores_missing=ignores_missing)
+    predictor = TorchPredictor(
+        network, info.patch, device, info.align, info.weighting, ignores_missing
+    )
     folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
     print(f"{path} on {device}, strips of {folder}")
     detector = Detector(str(path), predictor, info, device)

@@ -13,6 +13,7 @@ from evaluation.detections import LOGIT_RANGE, NEIGHBOURHOOD, TIE_BREAK
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
 from ops.inspected_contrast import ContrastResponse, contrast_map, inspected_contrast, noise_map
+from ops.missing import missing_probability
 
 # kinds of --input, with the tensor's type
 INPUTS = {"unit": torch.float32, "raw": torch.float32, "uint8": torch.uint8}
@@ -24,6 +25,7 @@ OUTPUTS = {
     "alignment": "alignment",
     "inspected_contrast": "inspected_contrast",
     "contrast_map": "contrast_map",
+    "missing": "missing",
 }
 CONTRASTS = ("inspected_contrast", "contrast_map")  # outputs that need a `ContrastResponse`
 INPUT_CHANNELS = (3, 4)  # possible numbers of channels; only the first three are used
@@ -45,6 +47,7 @@ class StripGraph(nn.Module):
     alignment   (B, 2, MEASURES), what `Alignment` measured of each reference
     inspected_contrast  (B,), grey levels 0-255, as inspected_contrast.py has it for `response`
     contrast_map  (B, 1, H, W), grey levels 0-255, what a point at each pixel needs
+    missing     (B, 1, H, W), 0-1, the probability that what differs at a pixel is a missing feature
 
     `input_max` is the camera's largest value, by which a `raw` input is divided. `response` is what
     the detector finds at the file's own threshold, whatever `threshold` is.
@@ -74,12 +77,13 @@ class StripGraph(nn.Module):
         # slicing three channels of three would add a copy to the graph
         images = images if int(images.shape[1]) == 3 else images[:, :3]
         strips, measures = self.detector.align_references(self.to_unit_range(images))
-        heatmap, contrasts = self.detector.heatmap(strips), self.contrasts(strips)
+        heatmap, contrasts = self.detector.counted_heatmap(strips), self.contrasts(strips)
         make = {
             "heatmap": lambda: with_two_zero_channels(heatmap),
             "score": lambda: heatmap.amax(dim=(1, 2, 3)),
             "detections": lambda: strongest_peaks(heatmap, threshold),
             "alignment": lambda: measures,
+            "missing": lambda: missing_probability(strips),
         }
         return tuple(
             contrasts[output] if output in contrasts else make[output]() for output in self.outputs

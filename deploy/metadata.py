@@ -100,6 +100,7 @@ def make_entries(
         "epoch": str(info.epoch),
         **_network_entries(detector),
         "align": detector.align,
+        "missing": "ignore" if detector.ignores_missing else "report",
         "input": graph.input_kind,
         "channels": " ".join(CHANNEL_NAMES[:channels]),
         "input_type": str(INPUTS[graph.input_kind]).removeprefix("torch."),
@@ -240,6 +241,7 @@ def read_metadata(entries: dict[str, str]) -> ModelMetadata:
         training_dataset_path=entries["training_dataset_path"],
         measured=_parse_measured(entries),
         order=_parse_order(entries.get("strip_channels", "0 1 2")),
+        ignores_missing=entries.get("missing") == "ignore",
     )
     return ModelMetadata(info, entries["input"], channels[entries["channels"]])
 

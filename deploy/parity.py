@@ -20,6 +20,7 @@ from evaluation.matching import MATCH_RADIUS
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, paint_defects
 from model import with_two_zero_channels
 from ops.detector import AligningDetector
+from ops.missing import missing_probability
 
 # largest difference of probabilities between ONNX Runtime and PyTorch, both on the CPU
 PARITY_TOLERANCE = 1e-4
@@ -91,10 +92,14 @@ def prove_parity(
                 aligned, measures = graph.detector.align_references(
                     graph.to_unit_range(torch.from_numpy(images[:batch, :3]))
                 )
-                heatmap = graph.detector.heatmap(aligned)
+                heatmap = graph.detector.counted_heatmap(aligned)
             differences[f"{name}, batch {batch}"] = float(
                 np.abs(results["heatmap"] - with_two_zero_channels(heatmap).numpy()).max()
             )
+            if "missing" in results:
+                differences[f"missing, {name}, batch {batch}"] = float(
+                    np.abs(results["missing"] - missing_probability(aligned).numpy()).max()
+                )
             outputs.append(results["heatmap"])
             _check_derived_outputs(results, threshold)
             if "alignment" in results and name == "strips":

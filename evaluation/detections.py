@@ -14,12 +14,15 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ops.missing import MISSING_LIMIT
+
 NEIGHBOURHOOD = 3  # pixels
 # strongest local maxima that are kept: memory is bounded for any heatmap
 MOST_PER_STRIP = 1000
 LOGIT_RANGE = 18.0  # float32 resolves probabilities up to about 1 - 6e-8, a logit of 16.6
 TIE_BREAK = 1e-6  # weight of the mean margin around a peak, in its score
 POLARITIES = ("both", "bright", "dark")
+KINDS = ("point", "missing feature")
 # Half sizes in pixels: of the window whose contrast is measured, and of its surroundings.
 INNER, OUTER = 1, 7
 GUARD = 3  # half size in pixels of the area around a detection that is not surroundings
@@ -46,7 +49,8 @@ class Detection:
 
     These are the pixels that are connected to it and closer to no other maximum. `area` is in
     pixels, `peak` 0-1. `box` is (top, left, bottom, right), the last two exclusive. Contrasts are
-    Target minus reference in grey levels.
+    Target minus reference in grey levels. `missing` is the probability 0-1 that the references have
+    what Target lacks, None where it is not asked.
     """
 
     y: int
@@ -57,6 +61,12 @@ class Detection:
     box: Box
     contrast_ref1: float
     contrast_ref2: float
+    missing: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS, or empty where it is not asked."""
+        return "" if self.missing is None else KINDS[self.missing > MISSING_LIMIT]
 
     @property
     def is_bright(self) -> bool:
@@ -82,20 +92,30 @@ class PackedDetections(Sequence):
                 *detection.box,
                 detection.contrast_ref1,
                 detection.contrast_ref2,
+                np.nan if detection.missing is None else detection.missing,
             )
             for detection in detections
         ]
-        self._rows = np.array(rows, dtype=np.float64).reshape(len(rows), 11)
+        self._rows = np.array(rows, dtype=np.float64).reshape(len(rows), 12)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, number: int) -> Detection:
-        y, x, margin, peak, area, top, left, bottom, right, contrast_ref1, contrast_ref2 = (
-            self._rows[number].tolist()
+        y, x, margin, peak, area, *box, contrast_ref1, contrast_ref2, missing = self._rows[
+            number
+        ].tolist()
+        return Detection(
+            int(y),
+            int(x),
+            margin,
+            peak,
+            int(area),
+            tuple(map(int, box)),
+            contrast_ref1,
+            contrast_ref2,
+            None if np.isnan(missing) else missing,
         )
-        box = (int(top), int(left), int(bottom), int(right))
-        return Detection(int(y), int(x), margin, peak, int(area), box, contrast_ref1, contrast_ref2)
 
 
 def logit_margin(probability: np.ndarray) -> np.ndarray:
@@ -125,12 +145,13 @@ def detect(
     threshold: float,
     min_area: int = 1,
     polarity: str = "both",
+    missing: np.ndarray | None = None,
 ) -> list[Detection]:
     """Return the detections above `threshold`, strongest first.
 
     The heatmap is (H, W) float32 0-1, the image (3, H, W) in grey levels. Detections of fewer than
     `min_area` pixels, or of the other polarity (`bright`: Target brighter than the references), are
-    left out.
+    left out. `missing` (H, W) is the probability of a missing feature, None where it is not asked.
     """
     peaks = find_peaks(heatmap, threshold)
     if not len(peaks.points):
@@ -140,7 +161,8 @@ def detect(
     for number, (area, box) in enumerate(_extents(heatmap > threshold, peaks.points)):
         place = (int(peaks.points[number, 0]), int(peaks.points[number, 1]))
         measures = (float(peaks.scores[number]), float(peaks.heights[number]), area, box)
-        found.append(Detection(*place, *measures, *contrasts[number].tolist()))
+        is_missing = None if missing is None else float(missing[place])
+        found.append(Detection(*place, *measures, *contrasts[number].tolist(), is_missing))
     return [entry for entry in _of_polarity(found, polarity) if entry.area >= min_area]
 
 

@@ -78,12 +78,13 @@ def classical(
     device: torch.device,
     needs_threshold: bool,
     order: tuple[int, ...] = STORED_ORDER,
+    ignores_missing: bool = False,
 ) -> Detector:
     """Make the classical detector of --method.
 
     Where `folder` is a `test/` with a `valid/` beside it, the strips of `valid/` choose its sigma
     and, if `needs_threshold`, set its threshold. `input_max` is the camera's largest value, `order`
-    that of the strips' channels.
+    that of the strips' channels. With `ignores_missing`, missing features do not count.
 
     Raises `UserError` when those strips cannot be used.
     """
@@ -97,14 +98,23 @@ def classical(
         raise UserError(verification.problems[0])
     measured = {"rival_sigmas": best_sigmas(valid, input_max, device)}
     sigma = choose_sigma(method, measured["rival_sigmas"])
-    predictor = DetectorPredictor(classical_detector(method, sigma), device)
+    classical_module = classical_detector(method, sigma)
+    classical_module.ignores_missing = ignores_missing
+    predictor = DetectorPredictor(classical_module, device)
     good = good_strips(valid)
     if good and needs_threshold:
         measured["calibration"] = calibrate_on(predictor, good, input_max, IgnoredRegions())
     measured["contrast_response"] = measure_response(
         predictor, good, input_max, IgnoredRegions(), device
     )
-    info = ModelInfo("strip", input_max, predictor.align, measured=measured, order=order)
+    info = ModelInfo(
+        "strip",
+        input_max,
+        predictor.align,
+        measured=measured,
+        order=order,
+        ignores_missing=ignores_missing,
+    )
     source = f"set on {good[0].path.parent}" if good else ""
     return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 

@@ -59,7 +59,9 @@ def evaluate(
     whole result. Only the detections of a strip are kept in memory.
     """
     rules, baselines, kinds = rules or Rules(), baselines or {}, Counter()
-    result = Evaluation(baselines={name: MetricSet() for name in baselines})
+    result = Evaluation(
+        baselines={name: MetricSet() for name in baselines}, tells_kinds=rules.missing is not None
+    )
     share, load = processes.share(strips), partial(read_strip, input_max=input_max)
     predictions = iter_predictions(predictor, share, load, rules.ignored, result.times)
     progress = progress_bar(
@@ -127,7 +129,9 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     parts = processes.gather(result)
     if len(parts) == 1:
         return result
-    whole = Evaluation(baselines={name: MetricSet() for name in result.baselines})
+    whole = Evaluation(
+        baselines={name: MetricSet() for name in result.baselines}, tells_kinds=result.tells_kinds
+    )
     whole.results = [strip_result for part in parts for strip_result in part.results]
     whole.problems = [problem for part in parts for problem in part.problems]
     whole.warnings = [warning for part in parts for warning in part.warnings]
@@ -166,8 +170,9 @@ def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules
     if rules.required_contrast is not None and result.inspected_contrast is not None:
         # `not <=` instead of `>`, so that NaN is blind, too
         result.is_blind = not result.inspected_contrast <= rules.required_contrast
+    missing = rules.missing(image) if rules.missing else None
     result.detections = PackedDetections(
-        detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity)
+        detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity, missing)
     )
     if rules.candidates:
         result.candidates = PackedDetections(

@@ -44,7 +44,8 @@ class ModelInfo:
     one of registration.ALIGN_MODES. `image_size` is (height, width) in pixels; None means any size.
     `measured` holds those values of MEASURED that are known, and `weighting` is one of
     likelihood.WEIGHTINGS. `order` has the numbers of Target, Ref1 and Ref2 among the channels of
-    the files that it was trained on.
+    the files that it was trained on. `ignores_missing` says whether the heatmap is 0 on missing
+    features.
     """
 
     image_type: str
@@ -56,6 +57,7 @@ class ModelInfo:
     measured: dict[str, Any] = field(default_factory=dict)
     weighting: str = "none"
     order: tuple[int, ...] = (0, 1, 2)
+    ignores_missing: bool = False
 
     @property
     def patch(self) -> int:

@@ -28,10 +28,12 @@ class TorchPredictor:
         device: torch.device,
         align: str = "none",
         weighting: str = "none",
+        ignores_missing: bool = False,
     ):
         # channels_last is faster, also on the CPU
         self.network = network.to(device, memory_format=torch.channels_last)
         self.patch, self.device, self.align, self.weighting = patch, device, align, weighting
+        self.ignores_missing = ignores_missing
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
     @torch.inference_mode()
@@ -42,6 +44,7 @@ class TorchPredictor:
             self._full_image = SegmentationNetworkONNXFullImage(
                 self.network, size, self.patch, self.align, weighting=self.weighting
             ).to(self.device)
+            self._full_image.ignores_missing = self.ignores_missing
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():

@@ -10,7 +10,7 @@ import numpy as np
 from common.pipeline import StageTimes
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
-from evaluation.detections import Detection, find_peaks
+from evaluation.detections import KINDS, Detection, find_peaks
 from evaluation.matching import FALSE_ALARM, IGNORED, MATCH_RADIUS, TrueDefect, match_strip
 from evaluation.metrics import FrocMetrics, PixelMetrics, image_figures
 from evaluation.ranks import RankMetrics
@@ -30,7 +30,8 @@ class Rules:
     `match_radius` is in pixels. `patch` determines where the seams of tiles lie. Without a
     threshold there are metrics, but no detections and no verdicts. `candidates` is how many of each
     strip's strongest local maxima are kept, whatever the threshold. `required_contrast`, in grey
-    levels, is the largest inspected contrast of a strip that may be OK; None: any.
+    levels, is the largest inspected contrast of a strip that may be OK; None: any. `missing`
+    gives the probability of a missing feature, to tell the detections by.
     """
 
     threshold: Threshold | None = None
@@ -42,6 +43,7 @@ class Rules:
     measure: Measure | None = None
     candidates: int = 0
     required_contrast: float | None = None
+    missing: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass
@@ -165,7 +167,8 @@ class Evaluation:
 
     `problems` holds the lines of the strips that could not be used, `warnings` sentences about
     everything else that a user must know before the verdicts count. Metrics are computed once, on
-    first use: after the last strip.
+    first use: after the last strip. `tells_kinds` says whether points and missing features are told
+    apart.
     """
 
     results: list[StripResult] = field(default_factory=list)
@@ -175,6 +178,7 @@ class Evaluation:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     times: StageTimes = field(default_factory=StageTimes)
+    tells_kinds: bool = False
 
     @property
     def metrics_by_detector(self) -> dict[str, MetricSet]:
@@ -195,6 +199,13 @@ class Evaluation:
     def point_recalls(self) -> list[dict[str, object]]:
         """The rows of `FrocMetrics.table`, of the detector."""
         return self.metrics.points.table()
+
+    def kinds(self) -> dict[str, int]:
+        """Return the number of detections of each of KINDS; empty where kinds are not asked."""
+        counts = Counter(
+            detection.kind for result in self.results for detection in result.detections
+        )
+        return {kind: counts[kind] for kind in KINDS} if self.tells_kinds else {}
 
     def at_threshold(self) -> Figures:
         """Return `recall` and `false_alarms_per_strip` of the detections above the threshold.

@@ -116,7 +116,8 @@ class WorstCases:
     ) -> None:
         caption = (
             f"heatmap {three_digits(detection.peak)}, "
-            f"contrasts {detection.contrast_ref1:+.0f} and {detection.contrast_ref2:+.0f}{more}"
+            f"contrasts {detection.contrast_ref1:+.0f} and {detection.contrast_ref2:+.0f}"
+            f"{f', {detection.kind}' if detection.kind else ''}{more}"
         )
         self._keep(kind, file, (detection.y, detection.x), rank, caption, image, heatmap)
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from ops.inspected_contrast import NoiseModel
 from ops.likelihood import POINT_SIGMA
+from ops.missing import missing_probability, without_missing
 from ops.registration import Alignment
 
 
@@ -20,6 +21,7 @@ class AligningDetector(nn.Module, ABC):
     mode: str
     noise = NoiseModel("edges", POINT_SIGMA)
     most_points: int | None = None  # of a strip, which it can find at once; None: any number
+    ignores_missing = False  # as of --missing ignore
 
     def __init__(self, align: str):
         super().__init__()
@@ -38,7 +40,7 @@ class AligningDetector(nn.Module, ABC):
         The measures are those of `Alignment`, None without one.
         """
         strips, measures = self.align_references(strips)
-        return self.heatmap(strips), measures
+        return self.counted_heatmap(strips), measures
 
     def align_references(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Strips (B, 3, H, W), values 0-1, to aligned ones and their measures, (B, 2, MEASURES).
@@ -46,3 +48,22 @@ class AligningDetector(nn.Module, ABC):
         Without an alignment strips stay as they are, and the measures are None.
         """
         return self.alignment(strips) if self.alignment else (strips, None)
+
+    def counted_heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """`heatmap`, which is 0 on missing features where the detector ignores them."""
+        heatmap = self.heatmap(strips)
+        return without_missing(heatmap, strips) if self.ignores_missing else heatmap
+
+
+class MissingFeatures(AligningDetector):
+    """Strips to the probability that what differs at a pixel is a missing feature, as a heatmap."""
+
+    mode = "whole"
+
+    def heatmap(self, strips: torch.Tensor) -> torch.Tensor:
+        """Aligned strips (B, 3, H, W), values 0-1, to probabilities (B, 1, H, W)."""
+        return missing_probability(strips)
+
+    def forward(self, strips: torch.Tensor) -> torch.Tensor:
+        """Strips (B, 3, H, W), values 0-1, to probabilities (B, 1, H, W)."""
+        return self.detect_with_alignment(strips)[0]

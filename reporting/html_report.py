@@ -20,7 +20,7 @@ from evaluation.thresholds import Threshold
 from reporting.case_figures import case_figures, shown_file
 from reporting.charts import froc_chart, score_histograms
 from reporting.pictures import DETECTED, TRUTH
-from reporting.tables import MISSING, NEEDS_TRUTHS, describe_contrast
+from reporting.tables import MISSING, NEEDS_TRUTHS, describe_contrast, format_kinds
 from reporting.templating import render
 
 UNKNOWN = "\N{EN DASH}"
@@ -63,11 +63,13 @@ def write_report(
     nor valid Unicode. Raises `UserError` when the file cannot be written.
     """
     folder, cases = path.parent, result.worst_cases
-    metrics = _metrics(result)
+    metrics, kinds = _metrics(result), format_kinds(result)
     points = operating_points(result, threshold.value)
     page = render(
         "report.html",
-        subject=subject | {"threshold": threshold.describe().removeprefix("threshold ")},
+        subject=subject
+        | {"threshold": threshold.describe().removeprefix("threshold ")}
+        | ({"detections": kinds} if kinds else {}),
         warnings=[*threshold_doubts(result, threshold), *result.warnings],
         drift=drift,
         problems=result.problems,

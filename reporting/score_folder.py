@@ -37,8 +37,10 @@ from evaluation.evaluate import evaluate
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
 from evaluation.operating_points import threshold_contradiction
+from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
+from ops.detector import MissingFeatures
 from ops.inspected_contrast import ContrastResponse
 from reporting.html_report import write_report
 from reporting.output_folder import results_in
@@ -49,6 +51,7 @@ from reporting.tables import (
     describe_contrast,
     describe_figures,
     describe_ranks,
+    format_kinds,
     write_results,
 )
 
@@ -63,7 +66,7 @@ class ScoringSettings:
     `threshold` lies in 0-1. None means a threshold set on `good_path`, or else the model's own, for
     `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels,
     `require_contrast` in grey levels 0-255, and `channels` is the order of a file's channels (None:
-    as trained).
+    as trained). `missing` is one of missing.MISSING_MODES.
     """
 
     output_dir: Path
@@ -80,6 +83,7 @@ class ScoringSettings:
     contrast_maps: bool = False
     min_area: int = 1
     polarity: str = "both"
+    missing: str = "report"
     match_radius: float = MATCH_RADIUS
     candidates: int = 0
     dead_pixels: Path | None = None
@@ -107,6 +111,7 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
         device,
         needs_threshold,
         settings.channels or STORED_ORDER,
+        ignores_missing=settings.missing == "ignore",
     )
     print(f"{detector.name} on {device}, strips of {folder}")
     return score_folder(detector, folder, settings)
@@ -121,6 +126,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     asked for that is not known, or when the output folder lies among the strips.
     """
     output_dir = settings.output_dir
+    require_missing(detector, settings.missing)
     if settings.channels:
         detector = replace(detector, info=replace(detector.info, order=settings.channels))
     for input_dir in filter(None, (folder, settings.good_path)):
@@ -172,6 +178,9 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
         measure,
         settings.candidates,
         settings.require_contrast,
+        missing=DetectorPredictor(MissingFeatures(align), detector.device)
+        if settings.missing == "separate"
+        else None,
     )
     with results_in(output_dir, verification.usable, TABLES):
         writer = StripWriter(
@@ -204,6 +213,20 @@ def intake_warnings(verification: Verification, info: ModelInfo) -> list[str]:
     scale = range_warning(values, trained) if trained else scale_warning(values, info.input_max)
     content = content_warnings(verification.usable, info.input_max)
     return [scale, *content] if scale else content
+
+
+def require_missing(detector: Detector, missing: str) -> None:
+    """Raise `UserError` where the heatmap does not fit --missing."""
+    if detector.info.ignores_missing and missing == "separate":
+        raise UserError(
+            f"--missing separate: found that {detector.name} ignores missing features, "
+            "expected a file exported without --missing ignore"
+        )
+    if missing == "ignore" and not detector.info.ignores_missing:
+        raise UserError(
+            f"--missing ignore: found that {detector.name} reports missing features, "
+            "expected a file exported with --missing ignore"
+        )
 
 
 def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:
@@ -338,9 +361,11 @@ def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, s
         "mask_channel",
     )
     values = {name: getattr(settings, name) for name in names}
+    missing = "ignore" if detector.info.ignores_missing else settings.missing
     return {
         "device": str(detector.predictor.device),
         **{name: str(value) for name, value in values.items() if value is not None},
+        **({} if missing == "report" else {"missing": missing}),
     }
 
 
@@ -354,6 +379,8 @@ def describe_result(result: Evaluation) -> list[str]:
     lines += describe_ranks(result.metrics.ranks.compute())
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     lines += describe_contrast(result)
+    if result.tells_kinds:
+        lines.append(f"detections: {format_kinds(result)}")
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:
         recall = (

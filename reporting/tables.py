@@ -77,7 +77,7 @@ def write_results(
     )
     write_table(
         output_dir / "detections.csv",
-        DETECTIONS,
+        (*DETECTIONS, *(["kind"] if result.tells_kinds else [])),
         (row.values() for scored in result.results for row in detection_rows(scored)),
     )
     if any(scored.statistics for scored in result.results):
@@ -124,7 +124,10 @@ def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> No
 
 
 def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
-    """A strip's detections, strongest first, each as a dict with the keys of DETECTIONS."""
+    """A strip's detections, strongest first, each as a dict with the keys of DETECTIONS.
+
+    Where kinds are asked, `kind` is a last key.
+    """
     for detection, status in zip(scored.detections, scored.statuses):
         measures = (detection.margin, detection.peak, detection.area, *detection.box)
         contrasts = (detection.contrast_ref1, detection.contrast_ref2)
@@ -137,7 +140,8 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
             status,
             detection.margin,
         )
-        yield dict(zip(DETECTIONS, values))
+        kind = {"kind": detection.kind} if detection.kind else {}
+        yield dict(zip(DETECTIONS, values)) | kind
 
 
 def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[object, ...]]:
@@ -161,6 +165,7 @@ def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[obje
 def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dict[str, Any]:
     """The content of `metrics.json`: the metrics, and everything that they were computed with."""
     verdicts = [scored.verdict for scored in result.results]
+    kinds = result.kinds()
     return result.figures | {
         "strips": len(result.results),
         "verdicts": {verdict: verdicts.count(verdict) for verdict in ("OK", "NG")},
@@ -175,6 +180,7 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "drift": drift,
         "warnings": result.warnings,
         "problems": result.problems,
+        **({"kinds": kinds} if kinds else {}),
     }
 
 
@@ -231,6 +237,12 @@ def describe_contrast(result: Evaluation) -> list[str]:
     )
     blind = contrasts["blind"]
     return [f"{line}; NG for their contrast: {blind}" if blind else line]
+
+
+def format_kinds(result: Evaluation) -> str:
+    """The number of detections of each kind; empty where kinds are not asked."""
+    counts = result.kinds().items()
+    return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts)
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
