@@ -23,14 +23,16 @@ import torch
 from torch.nn import functional
 
 from ops.constants import constant
-from ops.differences import local_noise
+from ops.differences import NOISE_WINDOW_SIGMA, local_noise
 from ops.filters import (
     BLOCK,
+    avg_pool_blocks,
+    blur,
     convolve,
-    convolve_both_axes,
     cut,
+    enlarge,
+    gaussian_mean,
     gaussian_window,
-    shares,
     sizes,
     slope,
 )
@@ -49,6 +51,9 @@ NOTHING = 5.0
 MOVED_TOGETHER = 4.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
 LEAST_STEEPNESS = 1e-12  # of a variance of squared gradients, which may be 0
+LEAST_DETERMINANT = 1e-18  # of that and of grey levels
+LEAST_SHARE = 0.25  # of the mean variance of noise, which dark pixels have at least
+TINY = 1e-9  # squared share of the range
 WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
 POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 CERTAIN = 3000.0  # odds of a weighted probability of 0.9997
@@ -94,24 +99,52 @@ def likelihood_ratio(
 def noise_at_edges(
     strips: torch.Tensor, differences: torch.Tensor, noise: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    """(B, 1, H, W): the local noise of a difference, and what edges that moved add to it.
+    """(B, 1, H, W): the noise of a difference, from the local noise, grey levels and edges.
+
+    The variance of the noise of a sensor is a + b * grey level (photon transfer). b is the slope of
+    the squared differences over the references' mean, for the whole strip. It tells how the local
+    noise is distributed over bright and dark pixels.
 
     An edge that moved by e pixels leaves e times the gradient of the references. The variance of e
-    is the slope of the squared differences over the squared gradient, over the whole strip: 0 where
-    the references lie where Target does.
+    is the slope of the squared differences over the squared gradient: 0 where the references lie
+    where Target does. A point of `sigma` pixels has what its filter adds up of both.
     """
-    reference = (strips[:, 1:2] + strips[:, 2:3]) / 2
-    down, across = slope(reference, 2), slope(reference, 3)
+    level = (strips[:, 1:2] + strips[:, 2:3]) / 2
+    down, across = slope(level, 2), slope(level, 3)
     steepness = down * down + across * across
     first, second = differences.split(1, dim=1)
     squares = torch.minimum((first * first + second * second) / 2, (MOST_NOISE * noise).square())
-    departure = steepness - steepness.mean(dim=(2, 3), keepdim=True)
-    variance = (departure * squares).mean(dim=(2, 3), keepdim=True) / (
-        (departure**2).mean(dim=(2, 3), keepdim=True).clamp(min=LEAST_STEEPNESS)
+    base, growth, moved = fit_noise(squares, level, steepness)
+    around = gaussian_mean(avg_pool_blocks(level), NOISE_WINDOW_SIGMA)
+    middle, least = level.mean(dim=(2, 3), keepdim=True), (LEAST_SHARE * base).clamp(min=TINY)
+    here, around = (
+        torch.maximum(base + growth * (plane - middle), least)
+        for plane in (level, enlarge(around, *sizes(level)))
     )
-    window = shares([weight**2 for weight in gaussian_window(sigma)])
-    steepness = convolve_both_axes(steepness, window, padding=len(window) // 2)
-    return (noise**2 + MOVED_TOGETHER * functional.relu(variance) * steepness).sqrt()
+    variance = noise.square() * (here / around) + MOVED_TOGETHER * moved * steepness
+    return blur(variance, [weight**2 for weight in gaussian_window(sigma)]).sqrt()
+
+
+def fit_noise(
+    squares: torch.Tensor, level: torch.Tensor, steepness: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what noise consists of: least squares of squared differences, (B, 1, 1, 1) each.
+
+    These are the mean without edges, and the slopes over the grey level and the squared gradient,
+    neither below 0.
+    """
+
+    def mean(plane: torch.Tensor) -> torch.Tensor:
+        return plane.mean(dim=(2, 3), keepdim=True)
+
+    brighter, steeper = level - mean(level), steepness - mean(steepness)
+    bb, bs, ss = mean(brighter.square()), mean(brighter * steeper), mean(steeper.square())
+    of_level, of_edges = mean(brighter * squares), mean(steeper * squares)
+    ss = ss.clamp(min=LEAST_STEEPNESS)
+    growth = (ss * of_level - bs * of_edges) / (bb * ss - bs * bs).clamp(min=LEAST_DETERMINANT)
+    growth = functional.relu(growth)
+    moved = functional.relu((of_edges - growth * bs) / ss)
+    return mean(squares) - moved * mean(steepness), growth, moved
 
 
 def matched_filter(planes: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -9,6 +9,7 @@ from scipy import ndimage, signal
 from benchmarks.suite.strips import make_good_strip
 from ops.classical import HALF, LikelihoodRatio
 from ops.differences import local_noise
+from ops.filters import avg_pool_blocks, enlarge, gaussian_mean
 from ops.likelihood import likelihood_ratio, line_filter, matched_filter, noise_at_edges
 
 SIGMAS = (0.5, 1.0, 2.0)  # pixels
@@ -69,19 +70,37 @@ def direct_ratio(differences, noise, sigma):
 
 
 def direct_noise(strip, sigma):
-    """The local noise and what edges that moved add to it, in NumPy and SciPy."""
+    """The local noise, distributed over grey levels, and what edges that moved add to it.
+
+    Returns it and what the squared differences grow by, for a grey level and a squared gradient.
+    """
     differences = strip[:1] - strip[1:]
     local = local_noise(torch.from_numpy(differences)[None])[0, 0].numpy()
     weights = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
-    reference = strip[1:].mean(axis=0)
-    steepness = sum(ndimage.correlate1d(reference, weights, k, mode="nearest") ** 2 for k in (0, 1))
+    level = strip[1:].mean(axis=0)
+    steepness = sum(ndimage.correlate1d(level, weights, k, mode="nearest") ** 2 for k in (0, 1))
     squares = np.minimum((differences**2).mean(axis=0), 9 * local**2)
-    slope = max(0.0, np.polyfit(steepness.ravel(), squares.ravel(), 1)[0])
+    explaining = np.stack([level, steepness, np.ones_like(level)]).reshape(3, -1).T
+    growth = max(0.0, np.linalg.lstsq(explaining, squares.ravel(), rcond=None)[0][0])
+    rest = squares - growth * level
+    moved = max(0.0, np.polyfit(steepness.ravel(), rest.ravel(), 1)[0])
+    base = squares.mean() - moved * steepness.mean() - growth * level.mean()
+    around = enlarge(
+        gaussian_mean(avg_pool_blocks(torch.from_numpy(level)[None, None]), 9.0), *level.shape
+    )[0, 0].numpy()
+    least = (base + growth * level.mean()) / 4
+    here, around = (np.maximum(base + growth * plane, least) for plane in (level, around))
+    variance = local**2 * here / around + 4 * moved * steepness
     reach = int(3 * sigma + 0.5)
     window = np.exp(-(np.arange(-reach, reach + 1) ** 2) / sigma**2)
     for axis in (0, 1):
-        steepness = ndimage.convolve1d(steepness, window / window.sum(), axis, mode="constant")
-    return np.sqrt(local**2 + 4 * slope * steepness), slope
+        variance = ndimage.convolve1d(variance, window / window.sum(), axis, mode="nearest")
+    return np.sqrt(variance), growth, moved
+
+
+def noise_map(strip):
+    differences = strip[:, :1] - strip[:, 1:]
+    return noise_at_edges(strip, differences, local_noise(differences), 1.0)[0, 0].numpy()
 
 
 def random_strip():
@@ -122,15 +141,30 @@ def test_edges_that_moved_are_noise_and_flat_ground_is_none():
     image[:, :, 75:] = 120
     image += generator.normal(0, 2, image.shape)
     image[0, 100:103, 120:123] += 20
-    noise, slope = direct_noise(image / 255, 1.0)
-    assert math.sqrt(slope) == pytest.approx(0.3, rel=0.15)
+    noise, _, moved = direct_noise(image / 255, 1.0)
+    assert math.sqrt(moved) == pytest.approx(0.3, rel=0.15)
     strip = torch.from_numpy(image)[None] / 255
-    assert noise_at_edges(strip, strip[:, :1] - strip[:, 1:], 1.0)[0, 0].numpy() == pytest.approx(
-        noise, rel=1e-4
-    )
+    assert noise_map(strip) == pytest.approx(noise, rel=1e-4)
     ratio = likelihood_ratio(strip, 1.0)[0, 0]
     place = np.unravel_index(int(ratio.argmax()), ratio.shape)
     assert place == pytest.approx((101, 121), abs=1) and ratio.max() > 4 * ratio[:, :72].max()
+
+
+def test_bright_pixels_have_the_noise_of_photons():
+    generator = np.random.default_rng(3)
+    level = np.where(np.arange(152) % 12 < 6, 40.0, 200.0) + np.zeros((300, 1))
+    sigma = np.sqrt(2 + 0.1 * level)
+    strip = level + sigma * generator.standard_normal((3, *level.shape))
+    noise = noise_map(torch.from_numpy(strip)[None] / 255) * 255
+    dark, bright = (
+        np.median(noise[ndimage.binary_erosion(level == grey, iterations=2)]) for grey in (40, 200)
+    )
+    assert bright / dark == pytest.approx(math.sqrt(22 / 6), rel=0.04)
+    # the local noise, with a grey level that is added to it
+    assert math.hypot(dark, bright) / math.sqrt(2) == pytest.approx(math.sqrt(28) + 1, rel=0.04)
+    even = level + 4 * generator.standard_normal((3, *level.shape))
+    noise = noise_map(torch.from_numpy(even)[None] / 255)
+    assert noise.std() / noise.mean() < 0.05
 
 
 @pytest.mark.parametrize(
