@@ -104,7 +104,7 @@ def test_int8_takes_the_same_layers_with_a_weighting_and_with_candidates(make_ch
     layers = []
     kinds = (("none", "tiles"), ("likelihood", "tiles"), ("likelihood", "points"))
     for number, (weighting, mode) in enumerate(kinds):
-        checkpoint = make_checkpoint(f"{number}_best.pth", align="fine", weighting=weighting)
+        checkpoint = make_checkpoint(f"{number}_best.pth", align="shift", weighting=weighting)
         path = checkpoint.with_suffix(".onnx")
         export_file(checkpoint, path, "--mode", mode, opset=13)
         graph = onnx.load(path).graph
