@@ -39,7 +39,7 @@ from ops.registration import Alignment
 from training.checkpoint import build_network, load_checkpoint
 
 OPSET = 17  # 18 copies of a network take a tenth of the memory that they take in opset 18
-COUNTS = (16, 32, 64)  # of candidates
+COUNTS = (16, 24, 32, 48, 64)  # of candidates
 FLAGS = {"architecture": "difference", "align": "fine", "weighting": "likelihood"}
 ROWS = (
     Row(REFERENCE, unrolled=True),
