@@ -250,7 +250,8 @@ def test_the_kept_threshold_serves_both_commands_alike(trained, dataset, score, 
 
 def test_a_folder_unlike_the_training_strips_is_warned_about(trained, dataset, score, tmp_path):
     _, printed, output = score(dataset / "test", "--model_path", trained)
-    assert printed.err == "" and summary(output)["drift"] == []
+    # a network of one epoch: its threshold does not hold, but its strips are as in training
+    assert "ref2_" not in printed.err and summary(output)["drift"] == []
     for path in (dataset / "test").rglob("*.tiff"):
         image = tifffile.imread(path)
         image[2] = np.roll(image[2], 5, axis=1) * 0.3
@@ -415,7 +416,8 @@ def test_a_threshold_is_not_set_by_a_broken_network_nor_on_the_training_strips(
     assert code == 1 and "the model's weights are broken" in printed.err
     good = dataset / "train" / "good"
     _, printed, _ = score(dataset / "test", "--model_path", trained, "--good_path", good)
-    assert printed.err == f"warning: {good}: found the strips of the training, expected others\n"
+    first = printed.err.splitlines()[0]
+    assert first == f"warning: {good}: found the strips of the training, expected others"
 
 
 def test_one_way_to_set_a_threshold():
