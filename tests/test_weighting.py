@@ -118,6 +118,7 @@ def test_a_training_keeps_its_weighting_and_validates_with_it(dataset, tmp_path)
     best = train(parse_args(arguments_for(dataset, tmp_path, *flags, "--epochs", 1)))
     content = load_checkpoint(best)
     assert (content["weighting"], content["align"]) == ("likelihood", "fine")
+    assert len(content["contrast_response"]["ratios"]) > 300  # points painted into good strips
     (settings,) = tmp_path.glob("*_arguments.json")
     assert json.loads(settings.read_text())["weighting"] == "likelihood"
 
