@@ -106,7 +106,7 @@ def tiff_jobs(materials: Materials, folder: Path, seed: int) -> Iterator[Job]:
 def checkpoint_jobs(materials: Materials, folder: Path, seed: int) -> Iterator[Job]:
     content = torch.load(materials.checkpoint, weights_only=True)
     words = ("--model_path", "model_best.pth", "--gpu_id", -1)
-    command = functools.partial(score, inference_pytorch, materials.strips, *words)
+    command = functools.partial(score, inference_pytorch, materials.one_strip, *words)
     for number in range(COUNTS["checkpoint"]):
         generator = np.random.default_rng((seed, 1, number))
         job = new_job(folder / f"checkpoint_{number}", "checkpoint", command, "out/")
@@ -121,7 +121,7 @@ def checkpoint_jobs(materials: Materials, folder: Path, seed: int) -> Iterator[J
 def onnx_jobs(materials: Materials, folder: Path, seed: int) -> Iterator[Job]:
     for number in range(COUNTS["onnx"]):
         generator = np.random.default_rng((seed, 2, number))
-        command = functools.partial(score_onnx, materials.strips)
+        command = functools.partial(score_onnx, materials.one_strip)
         job = new_job(folder / f"onnx_{number}", "onnx", command, "out/")
         path, model = job.folder / "model.onnx", onnx.load(materials.model)
         # without the hash, or with a right one, the file gets further

@@ -28,11 +28,12 @@ LAYOUTS = {
 
 
 class Materials:
-    """The folder of good strips, a strip in each layout, a checkpoint and an ONNX file."""
+    """Folders of good strips and of one, a strip in each layout, a checkpoint, an ONNX file."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.strips = folder / "data" / "train" / "good"
+        self.one_strip = folder / "one"
         self.checkpoint = folder / "run.pth"
         self.model = folder / "model.onnx"
 
@@ -51,6 +52,8 @@ class Materials:
         for number in range(3):
             strip = make_strip(generator, SIZE)
             tifffile.imwrite(self.strips / f"{number}.tiff", strip, photometric="minisblack")
+        self.one_strip.mkdir()
+        tifffile.imwrite(self.one_strip / "0.tiff", strip, photometric="minisblack")
         for name, options in LAYOUTS.items():
             pixels = strip.astype(np.uint16 if name in ("zlib", "ImageJ") else np.float32)
             plain = {} if {"ome", "imagej"} & options.keys() else {"photometric": "minisblack"}
