@@ -44,6 +44,7 @@ def test_a_variant_is_close_to_float32_and_says_what_it_costs(
     path = export_file(checkpoint, tmp_path / "model.onnx", *flags)
     found = np.abs(heatmaps(path) - heatmaps(expected))
     assert 0 < found.max() < (0.01 if precision == "fp16" else 0.1)
+    assert onnx.load(path).ir_version == onnx.load(expected).ir_version == 8  # of opset 17
     graph = onnx.load(path).graph
     half = [weights for weights in graph.initializer if weights.data_type == TensorProto.FLOAT16]
     assert bool(half) == (precision == "fp16")

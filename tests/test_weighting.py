@@ -125,6 +125,7 @@ def test_a_training_keeps_its_weighting_and_validates_with_it(dataset, tmp_path)
 
 def test_a_weighting_needs_registered_references(capsys, tmp_path):
     with pytest.raises(SystemExit):
-        parse_args(["--training_dataset_path", str(tmp_path), "--weighting", "likelihood"])
+        flags = ["--weighting", "likelihood", "--align", "none"]
+        parse_args(["--training_dataset_path", str(tmp_path), *flags])
     expected = "--weighting likelihood: found --align none, expected registered references"
     assert expected in capsys.readouterr().err
