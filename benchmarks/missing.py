@@ -4,8 +4,8 @@
     python -m benchmarks.missing --seed 13 --strips 12 --fit    # constants of ops/missing.py
 
 Each strip has twelve points in Target alone and twelve that only Target lacks, of 10 to 80 grey
-levels. Those count that the likelihood ratio detects, whatever the threshold, each at the peak of
-its detection. `plain` compares |Target - its median| with |mean reference - its median|, each
+levels. Those count that the likelihood ratio detects above --threshold, each at the peak of its
+detection. `plain` compares |Target - its median| with |mean reference - its median|, each
 median over 15x15 pixels. The AUC says how well a score ranks missing features above points.
 `removed` is the share of the missing features, and `points lost` that of the points, above
 ops.missing.MISSING_LIMIT; for `plain`, above the limit that loses 0.5 % of all points.
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--strips", type=int, default=8, help="number of strips of each level")
     parser.add_argument("--seed", type=int, required=True, help=f"not the suite's, {SUITE_SEED}")
     parser.add_argument("--align", choices=ALIGN_MODES[1:], default="fine")
+    parser.add_argument("--threshold", type=float, default=0.0, help="on the heatmap, 0-1")
     parser.add_argument(
         "--fit", action="store_true", help="print slope and constant instead of a table"
     )
@@ -54,6 +55,7 @@ def main() -> None:
         level: collect(level, range(arguments.strips), arguments.seed, arguments.align)
         for level in tqdm(arguments.levels, unit="level", disable=None, leave=False)
     }
+    by_level = {level: rows[rows[:, 4] > arguments.threshold] for level, rows in by_level.items()}
     if arguments.fit:
         print(np.round(fit(np.concatenate(list(by_level.values()))), 3).tolist())
     else:
@@ -61,10 +63,10 @@ def main() -> None:
 
 
 def collect(level: str, numbers: range, seed: int, align: str) -> np.ndarray:
-    """The detected points of strips of a level: (N, 4) float64.
+    """The detected points of strips of a level: (N, 5) float64.
 
-    The columns are 1 for a missing feature, else 0; the plain score; the probability; and the
-    `oddity`.
+    The columns are 1 for a missing feature, else 0; the plain score; the probability; the `oddity`;
+    and the heatmap.
     """
     detector, alignment = LikelihoodRatio(DEFAULT_SIGMA), Alignment(align)
     rows = []
@@ -74,7 +76,12 @@ def collect(level: str, numbers: range, seed: int, align: str) -> np.ndarray:
             strips, _ = alignment(to_batch(image, torch.device("cpu")))
             heatmap = detector.heatmap(strips)[0, 0].numpy()
             planes = np.concatenate(
-                [plain_score(strips), missing_probability(strips)[0], oddity(strips)[0]]
+                [
+                    plain_score(strips),
+                    missing_probability(strips)[0],
+                    oddity(strips)[0],
+                    heatmap[None],
+                ]
             )
         peaks = find_peaks(heatmap)
         for point in points:
