@@ -50,8 +50,8 @@ NOTHING = 5.0
 # about so many of them under the filter of a point.
 MOVED_TOGETHER = 4.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
-LEAST_STEEPNESS = 1e-12  # of a variance of squared gradients, which may be 0
-LEAST_DETERMINANT = 1e-18  # of that and of grey levels
+LEAST_STEEPNESS = 1e-10  # of a variance of squared gradients: edges of less than a grey level
+LEAST_DETERMINANT = 1e-15  # of that and of a variance of grey levels
 LEAST_SHARE = 0.25  # of the mean variance of noise, which dark pixels have at least
 TINY = 1e-9  # squared share of the range
 WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
