@@ -73,6 +73,7 @@ def test_both_keep_the_structure_and_write_the_same_files(both_outputs, dataset)
     assert files[0] == files[1]
     strips = [strip.relative.with_suffix("").as_posix() for strip in list_strips(dataset / "test")]
     assert files[0] == {
+        ".results.json",
         "scores.csv",
         "channels.csv",
         "detections.csv",
@@ -84,7 +85,10 @@ def test_both_keep_the_structure_and_write_the_same_files(both_outputs, dataset)
     assert (rows[0]["file"], rows[0]["kind"]) == ("bright_spots/strip_2.tiff", "bright_spots")
     heatmap = tifffile.imread(folder / "output" / "onnx" / "bright_spots" / "strip_2_heatmap.tiff")
     assert float(rows[0]["score"]) == pytest.approx(heatmap.max(), rel=1e-6)
-    assert "4 of 4 strips scored" in done[2].stdout and done[2].stderr == done[3].stderr == ""
+    assert "4 of 4 strips scored" in done[2].stdout
+    # the threshold of a network of one epoch may not hold, and then both say so
+    for command in done[2:]:
+        assert all("does not fit these strips" in line for line in command.stderr.splitlines())
 
 
 def test_the_panels_are_seven_strips_side_by_side(both_outputs):
