@@ -17,10 +17,12 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def require_decodable(values: int, what: object) -> None:
-    """Raise `UserError`, without the path, for an image of more values than LARGEST_IMAGE.
+    """Raise `UserError`, without the path, for an image of no or more values than LARGEST_IMAGE.
 
     `what` is its size as the error prints it.
     """
+    if values < 1:
+        raise UserError(f"found an image of {what}, expected at least one pixel")
     if values > LARGEST_IMAGE:
         raise UserError(
             f"found an image of {what}, {values / 1e6:.0f} million values, "

@@ -184,6 +184,18 @@ def test_the_size_is_looked_at_before_a_tiff_is_decoded(tile, tmp_path):
         load_image(path)
 
 
+def test_an_image_without_rows_is_refused(tmp_path):
+    """ImageJ's files have a second description of their size."""
+    path = tmp_path / "empty.tiff"
+    tifffile.imwrite(path, STRIP.astype(np.uint16), imagej=True, metadata={"axes": "CYX"})
+    content, rows = path.read_bytes(), 257
+    (kind,) = (kind for kind in (3, 4) if struct.pack("<HHI", rows, kind, 1) in content)
+    other = struct.pack("<HHI", 60_000, kind, 1)
+    path.write_bytes(content.replace(struct.pack("<HHI", rows, kind, 1), other))
+    with pytest.raises(UserError, match=r"found an image of \(3, 0, 130\), expected at least one"):
+        load_image(path)
+
+
 def test_a_tile_may_not_be_larger_than_an_image(tmp_path):
     path = tmp_path / "bomb.tiff"
     tifffile.imwrite(path, STRIP, photometric="minisblack", compression="zlib", tile=(16, 16))

@@ -49,7 +49,12 @@ COLUMNS = ("tracebacks", "ended by a signal", "over 20 s", "over 2 GB", "wrote e
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="time for all of it")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=5.0,
+        help="time for all of it, once the whole files are made",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the damage")
     parser.add_argument("--only", choices=COUNTS, help="one kind of files")
     parser.add_argument("--keep", type=Path, help="folder for the files that ended badly")
@@ -205,7 +210,6 @@ def _report(outcome: Outcome, failed: tuple[bool, ...], keep: Path | None) -> No
 
 def main() -> int:
     options = parse_args()
-    deadline = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="hostile_") as name:
         folder = Path(name)
@@ -216,6 +220,7 @@ def main() -> int:
             [sys.executable, "-c", " ".join(words)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
         )
         materials = Materials(folder)
+        deadline = time.monotonic() + 60 * options.minutes
         print_header("files", "tried", "refused", *COLUMNS, "peak, GB", "slowest, s")
         kinds = [options.only] if options.only else list(JOBS)
         return int(any([run_kind(kind, materials, folder, options, deadline) for kind in kinds]))
