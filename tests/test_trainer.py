@@ -134,9 +134,8 @@ def test_without_valid_a_part_of_the_good_strips_is_set_aside(
         copy = tmp_path / "strips" / f"strip_{number}.tiff"
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(dataset / "train" / "good" / copy.name, copy)
-    arguments = arguments_for(dataset, tmp_path / "out")
-    arguments[1] = str(tmp_path / "strips")
-    best = train(parse_args(arguments))
+    strips = ("--training_dataset_path", tmp_path / "strips")
+    best = train(parse_args(arguments_for(dataset, tmp_path / "out", *strips)))
     printed = capsys.readouterr().out
     history = load_checkpoint(best.with_name(f"{RUN}.pth"))["history"]
     assert f"strips: {count - set_aside} good ones to train on, {set_aside} " in printed
