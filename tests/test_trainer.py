@@ -211,13 +211,14 @@ def test_a_strip_that_goes_away_during_the_training_is_named(dataset, tmp_path, 
 def test_a_network_that_breaks_is_caught_with_its_batch_and_nothing_is_saved_after_it(
     dataset, tmp_path, batch, lr, step
 ):
-    flags = arguments_for(dataset, tmp_path, "--bs", batch, "--lr", lr, "--save_every", 1e-9)
+    arguments = parse_args(arguments_for(dataset, tmp_path, "--bs", batch, "--save_every", 1e-9))
+    arguments.lr = lr  # more than the flag takes
     with pytest.raises(
         UserError, match=f"not finite since step {step} of epoch 1, whose batch is in"
     ):
-        train(parse_args(flags))
+        train(arguments)
     kept = torch.load(next(tmp_path.glob("*_not_finite.pth")), weights_only=True)
-    settings = from_values(TrainingSettings, vars(parse_args(flags)))
+    settings = from_values(TrainingSettings, vars(arguments))
     patches = training_patches(settings, find_strips(settings))
     indices = EpochBatches(len(patches), batch, 42).of_all_processes(0, step - 1)
     assert torch.equal(
