@@ -127,34 +127,14 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     """
     output_dir = settings.output_dir
     require_missing(detector, settings.missing)
+    require_output_elsewhere(folder, settings)
     if settings.channels:
         detector = replace(detector, info=replace(detector.info, order=settings.channels))
-    for input_dir in filter(None, (folder, settings.good_path)):
-        if input_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
-            raise UserError(
-                f"{output_dir}: found an output folder among the strips of {input_dir}, "
-                "expected one elsewhere"
-            )
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
-    require_one_split(folder)
-    info = detector.info
-    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask, info.order)
-    verification = verify_strips(
-        strips, detector.info.input_max, detector.patch, detector.info.image_size
-    )
-    if not verification.usable:
-        raise UserError(
-            f"{folder}: none of {len(strips)} strips could be used; "
-            f"the first: {verification.problems[0]}"
-        )
+    verification, count = verify_folder(detector, folder, settings)
     # raises now if the ignored regions do not fit: all strips have the same size
     ignored.of(verification.usable[0].path, verification.image_size)
-    if kinds := describe_kinds(verification.usable):
-        print(kinds)
-    print(verification.values.describe(info.input_max))
-    serious = intake_warnings(verification, info)
-    for warning in serious:
-        warn(warning, is_serious=True)
+    serious = describe_intake(verification, detector.info)
     with refused_by_system(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
     # false alarms are counted per strip, so the threshold holds for this size only
@@ -164,38 +144,16 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     threshold = choose_threshold(detector, settings)
     response = choose_response(detector, settings, threshold)
     print(threshold.describe())
-    seams = detector.patch if detector.patch > 1 else None
-    align = detector.predictor.align
-    is_measured = detector.info.measured.get("channel_ranges") or align != "none"
-    measure = channel_measure(align, detector.device, response) if is_measured else None
-    rules = Rules(
-        threshold,
-        settings.min_area,
-        settings.polarity,
-        settings.match_radius,
-        ignored,
-        seams,
-        measure,
-        settings.candidates,
-        settings.require_contrast,
-        missing=DetectorPredictor(MissingFeatures(align), detector.device)
-        if settings.missing == "separate"
-        else None,
-    )
     with results_in(output_dir, verification.usable, TABLES):
-        writer = StripWriter(
-            output_dir,
-            contrast_map=contrast_maps(align, response, detector.device)
-            if settings.contrast_maps
-            else None,
+        result = evaluate_with_baselines(
+            detector,
+            verification.usable,
+            make_rules(detector, settings, threshold, response, ignored),
+            make_writer(detector, settings, response),
         )
-        result = evaluate_with_baselines(detector, verification.usable, rules, writer)
         result.problems[:0] = verification.problems
         if not result.results:
-            raise UserError(
-                f"{folder}: none of {len(strips)} strips could be used; "
-                f"the first: {result.problems[0]}"
-            )
+            raise UserError(none_usable(folder, count, result.problems))
         if settings.use_ground_truth_mask:
             result.warnings += truth_without_strip(folder)
         result.warnings += serious  # the terminal has them already, at the start
@@ -203,8 +161,86 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
             output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
         )
     others = [warning for warning in result.warnings if warning not in serious]
-    _print_outcome(result, len(strips), [*others, *drift], output_dir)
+    _print_outcome(result, count, [*others, *drift], output_dir)
     return 1 if result.problems else 0
+
+
+def require_output_elsewhere(folder: Path, settings: ScoringSettings) -> None:
+    """Raise `UserError` where the output folder lies among the strips."""
+    output_dir = settings.output_dir
+    for input_dir in filter(None, (folder, settings.good_path)):
+        if input_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
+            raise UserError(
+                f"{output_dir}: found an output folder among the strips of {input_dir}, "
+                "expected one elsewhere"
+            )
+
+
+def verify_folder(
+    detector: Detector, folder: Path, settings: ScoringSettings
+) -> tuple[Verification, int]:
+    """Return what the strips of a folder are, and how many there are, unusable ones included.
+
+    Raises `UserError` when no strip can be used.
+    """
+    require_one_split(folder)
+    info = detector.info
+    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask, info.order)
+    verification = verify_strips(strips, info.input_max, detector.patch, info.image_size)
+    if not verification.usable:
+        raise UserError(none_usable(folder, len(strips), verification.problems))
+    return verification, len(strips)
+
+
+def none_usable(folder: Path, count: int, problems: list[str]) -> str:
+    """The error where no strip of a folder can be used."""
+    return f"{folder}: none of {count} strips could be used; the first: {problems[0]}"
+
+
+def describe_intake(verification: Verification, info: ModelInfo) -> list[str]:
+    """Print what the strips hold, and return the warnings that are printed with it."""
+    if kinds := describe_kinds(verification.usable):
+        print(kinds)
+    print(verification.values.describe(info.input_max))
+    serious = intake_warnings(verification, info)
+    for warning in serious:
+        warn(warning, is_serious=True)
+    return serious
+
+
+def make_rules(
+    detector: Detector,
+    settings: ScoringSettings,
+    threshold: Threshold,
+    response: ContrastResponse | None,
+    ignored: IgnoredRegions,
+) -> Rules:
+    """The rules of `settings` for a detector at its threshold."""
+    align, device = detector.predictor.align, detector.device
+    is_measured = detector.info.measured.get("channel_ranges") or align != "none"
+    tells_missing = settings.missing == "separate"
+    return Rules(
+        threshold,
+        settings.min_area,
+        settings.polarity,
+        settings.match_radius,
+        ignored,
+        patch=detector.patch if detector.patch > 1 else None,
+        measure=channel_measure(align, device, response) if is_measured else None,
+        candidates=settings.candidates,
+        required_contrast=settings.require_contrast,
+        missing=DetectorPredictor(MissingFeatures(align), device) if tells_missing else None,
+    )
+
+
+def make_writer(
+    detector: Detector, settings: ScoringSettings, response: ContrastResponse | None
+) -> StripWriter:
+    """The writer of each strip's files."""
+    if not settings.contrast_maps:
+        return StripWriter(settings.output_dir)
+    maps = contrast_maps(detector.predictor.align, response, detector.device)
+    return StripWriter(settings.output_dir, contrast_map=maps)
 
 
 def intake_warnings(verification: Verification, info: ModelInfo) -> list[str]:
