@@ -458,7 +458,8 @@ def newest(path: Path, pattern: str) -> Path:
     """
     if not path.exists():
         raise UserError(
-            f"{path}: found no such file or folder, expected a model: bash train.sh makes one"
+            f"{path}: found no such file or folder, expected a model: bash train.sh trains one, "
+            "export_onnx_fullimage.py makes an ONNX file of it"
         )
     if not path.is_dir():
         return path

@@ -56,7 +56,7 @@ from data.combine import (
     without_partner,
 )
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
-from data.folder import GOOD, mask_path
+from data.folder import GOOD, is_good, mask_path
 from data.image_files import (
     DEFAULT_INPUT_MAX,
     STORED_ORDER,
@@ -64,8 +64,9 @@ from data.image_files import (
     load_image,
     open_channels,
 )
-from data.listing import IMAGE_SUFFIXES, list_images
+from data.listing import IMAGE_SUFFIXES, list_images, sub_folders
 from data.registered_copies import StripAligner
+from data.truth_layout import split_of
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"  # folder of the painted defective strips
@@ -107,7 +108,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     }
     for name, text in descriptions.items():
         command = commands.add_parser(
-            name, help=text, description=text, formatter_class=parser.formatter_class
+            name,
+            help=text,
+            description=text,
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
         )
         command.add_argument(
             "--output", type=Path, required=True, help="new folder for the data set"
@@ -535,16 +540,30 @@ def main() -> int:
     """Build the data set, print the next command, and return the exit code."""
     arguments = parse_args()
     prepare(arguments)
-    if arguments.command == "testset":
-        following = f"bash inference_pytorch.sh --test_path '{arguments.output}/test'"
-    else:
-        good = arguments.output / "train" / GOOD
-        is_split = arguments.command != "combine" or good.is_dir()
-        following = (
-            f"bash train.sh --training_dataset_path '{good if is_split else arguments.output}'"
-        )
-    print(f"the data set is in {arguments.output}; next: {following}")
+    print(f"the data set is in {arguments.output}; next: {next_command(arguments)}")
     return 0
+
+
+def next_command(arguments: argparse.Namespace) -> str:
+    """The command that goes on with the new data set."""
+    output = arguments.output
+    camera = ""
+    if getattr(arguments, "input_max", DEFAULT_INPUT_MAX) != DEFAULT_INPUT_MAX:
+        camera = f" --input_max {arguments.input_max:g}"
+    if arguments.command == "testset":
+        return f"bash inference_pytorch.sh --test_path '{output}/test'"
+    good = output / "train" / GOOD
+    if arguments.command != "combine" or good.is_dir():
+        return f"bash train.sh --training_dataset_path '{good}'{camera}"
+    is_good_alone = split_of(output.name) in (None, "train") and not any(
+        split_of(name) or not is_good(name) for name in sub_folders(output)
+    )
+    if not is_good_alone:
+        return f"bash inference_pytorch.sh --test_path '{output}'"
+    return (
+        f"bash train.sh --training_dataset_path '{output}'{camera} if all of its strips are good, "
+        f"else bash inference_pytorch.sh --test_path '{output}'"
+    )
 
 
 if __name__ == "__main__":

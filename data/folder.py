@@ -177,6 +177,11 @@ def require_good_only(folder: Path) -> None:
     splits = [name for name in folders if split_of(name)]
     good = [] if is_good(folder.name) else [name for name in folders if is_good(name)]
     bad = [name for name in folders if name.casefold() in BAD_NAMES]
+    if folder.name.casefold() in BAD_NAMES:
+        raise UserError(
+            f"{folder}: found a folder of that name, expected good strips, "
+            "for everything in it is trained on as good"
+        )
     if not (splits or good or bad):
         return
     train = split_folder(folder, "train") if splits else folder

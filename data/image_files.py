@@ -305,8 +305,8 @@ def _count_outside(planes: np.ndarray, input_max: float) -> int:
     lowest, highest = float(planes.min()), float(planes.max())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise UserError("found pixels that are NaN or infinite, expected finite values only")
-    below = np.count_nonzero(planes < 0) if lowest < 0 else 0
-    above = np.count_nonzero(planes > input_max) if highest > input_max else 0
+    below = int(np.count_nonzero(planes < 0)) if lowest < 0 else 0
+    above = int(np.count_nonzero(planes > input_max)) if highest > input_max else 0
     reach, most = CLIPPED_REACH * input_max, CLIPPED_SHARE * planes.size
     if lowest < -reach or below > most:
         raise UserError(
@@ -314,16 +314,16 @@ def _count_outside(planes: np.ndarray, input_max: float) -> int:
             f"expected 0 to {input_max:g}"
         )
     if highest > input_max + reach:
-        fitting = next((limit for limit in CAMERA_RANGES if limit >= highest), math.ceil(highest))
+        fitting = next((limit for limit in CAMERA_RANGES if limit / 8 <= highest <= limit), highest)
         raise UserError(
             f"found values up to {highest:g}, expected at most {input_max:g}: "
-            f"a camera of that range needs a training with --input_max {fitting}"
+            f"a camera of that range needs --input_max {fitting:g}, in training and scoring"
         )
     if above > most:
         raise UserError(
             f"found values up to {highest:g}, {above / planes.size:.2%} of them above "
-            f"{input_max:g}, which is the largest expected: a camera of that range needs a "
-            f"training with --input_max {math.ceil(highest)}"
+            f"{input_max:g}, which is the largest expected: a camera of that range needs "
+            f"--input_max {highest:g}, in training and scoring"
         )
     return below + above
 

@@ -1,7 +1,7 @@
 """Warnings about strips whose files can be read, but do not hold what a strip holds.
 
-The checks look at a few strips of a set: for JPG files, for channels that are no shots of one
-pattern, and for marked defects that stand out in a reference instead of in Target.
+The checks look at a few strips of a set: for JPG files, for channels that are the same picture or
+no shots of one pattern, and for marked defects that stand out in a reference instead of in Target.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,15 @@ from data.image_files import load_image
 from data.masks import load_masks
 
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2")
+# pairs of channels, and what it means if they are the same picture
+SAME_PICTURE = {
+    (0, 1): "found that Ref1 is the same picture as Target: nothing can be found in such strips, "
+    "expected another shot",
+    (0, 2): "found that Ref2 is the same picture as Target: nothing can be found in such strips, "
+    "expected another shot",
+    (1, 2): "found one picture as both references, expected two shots: all that is peculiar to it "
+    "looks like a defect of Target, so expect many false alarms",
+}
 MOST_STRIPS = 8  # looked at for their channels' pattern
 MOST_MARKED_STRIPS = 20  # looked at for their marked defects
 JPG_SUFFIXES = (".jpg", ".jpeg")
@@ -34,6 +43,11 @@ NOISE_LEFT = 1 / (2 * np.sqrt(np.pi) * PATTERN_SIGMA)
 
 SPOT_BOX, SURROUNDINGS_BOX = 3, 15  # pixels: a spot is the smaller mean minus the larger one
 LEAST_SIGNIFICANCE = 4.0  # sigmas by which a marked spot must stand out to count
+ORDER_ADVICE = {
+    1: "--channels ref1,target,ref2 reads files with the first two exchanged",
+    2: "OpenCV's TIFFs and Pillow's PNGs exchange the first and the last one, which --channels "
+    "ref2,ref1,target reads",
+}
 FEWEST_SPOTS, LEAST_VOTES = 3, 0.6  # spots, and the share of them that one reference must have
 MOST_SPOTS = 50  # of a strip
 
@@ -45,6 +59,7 @@ def content_warnings(strips: list[StripFile], input_max: float) -> list[str]:
     """
     warnings = (
         lossy_warning(strips),
+        equality_warning(strips, input_max),
         pattern_warning(strips, input_max),
         order_warning(strips, input_max),
     )
@@ -67,6 +82,28 @@ def lossy_warning(strips: list[StripFile]) -> str | None:
         "colours at half the resolution and mixes them; of a spot of 40 grey levels in Target "
         "alone 11 are left, or 4 at quality 75, with ghosts in both references"
     )
+
+
+def equality_warning(strips: list[StripFile], input_max: float) -> str | None:
+    """A sentence where a channel of most strips is the same picture as another one; else None."""
+    images = [
+        image
+        for strip in evenly_spaced(strips, MOST_STRIPS)
+        for image in _load(strip, input_max)
+        if image.min() < image.max()
+    ]
+    equal = {
+        pair: sum(np.array_equal(image[pair[0]], image[pair[1]]) for image in images)
+        for pair in SAME_PICTURE
+    }
+    found = {pair for pair, count in equal.items() if 2 * count > len(images)}
+    if len(found) == len(SAME_PICTURE):
+        return (
+            "found the same picture in all three channels: nothing can be found in such strips; "
+            "prepare_dataset.py combine makes strips of images of one channel"
+        )
+    sentences = [SAME_PICTURE[pair] for pair in SAME_PICTURE if pair in found]
+    return sentences[0] if sentences else None
 
 
 def _has_jpg_inside(path: Path) -> bool:
@@ -153,8 +190,7 @@ def order_warning(strips: list[StripFile], input_max: float) -> str | None:
         return None
     return (
         f"found {votes[winner]} of {spots} marked defects in {CHANNEL_NAMES[winner]}, expected "
-        "them in Target: are the channels in another order? OpenCV's TIFFs and Pillow's PNGs "
-        "exchange the first and the last one, which --channels ref2,ref1,target reads"
+        f"them in Target: are the channels in another order? {ORDER_ADVICE[winner]}"
     )
 
 

@@ -87,6 +87,7 @@ def write_report(
         points=json.dumps([_operating_row(point) for point in points]),
         position=[point.threshold for point in points].index(threshold.value) if points else 0,
         is_filtered=_is_filtered(result, points, threshold),
+        requires_contrast="require_contrast" in settings,
         misses=case_figures(cases.misses, TRUTH, folder),
         false_alarms=case_figures(cases.false_alarms, DETECTED, folder),
         hits=case_figures(cases.hits, TRUTH, folder),
@@ -163,7 +164,7 @@ def _operating_row(point: OperatingPoint) -> list[object]:
 
 def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Threshold) -> bool:
     """Whether --min_area or --polarity removes detections that the operating points count."""
-    rejected = sum(len(scored.detections) > 0 for scored in result.results)
+    rejected = sum(scored.verdict == "NG" for scored in result.results)
     return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
 
 

@@ -27,7 +27,7 @@ from data.masks import load_mask
 from data.plausibility import LEAST_CORRELATION, content_warnings, pattern_correlation
 from data.splits import find_dataset
 from data.value_range import ValueRange, fitting_input_max, range_warning
-from data.verify import verify_strips
+from data.verify import VerifiedFiles, verify_strips
 from evaluation.thresholds import calibrate
 from prepare_dataset import parse_args as parse_prepare
 from prepare_dataset import prepare
@@ -439,3 +439,44 @@ def test_the_trainer_alone_trains_what_train_sh_trains():
     flags = ["--recipe", "classic", "--align", "none", "--arch", "unet"]
     first = trainer.parse_args(["--training_dataset_path", "strips", *flags])
     assert (first.weighting, first.gamma_schedule, first.lr) == ("none", "cosine", 0.001)
+
+
+@pytest.mark.parametrize(
+    "order, words",
+    [
+        ((0, 0, 2), "Ref1 is the same picture as Target"),
+        ((0, 1, 0), "Ref2 is the same picture as Target"),
+        ((0, 1, 1), "one picture as both references"),
+        ((0, 0, 0), "the same picture in all three channels"),
+        ((0, 1, 2), None),
+    ],
+)
+def test_channels_that_are_one_picture_are_named(tmp_path, order, words):
+    for number in range(3):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, make(number)[list(order)], photometric="minisblack")
+    found = content_warnings(list_strips(tmp_path), 255.0)
+    assert [words in sentence for sentence in found] == ([True] if words else [])
+
+
+def test_defects_in_ref1_advise_the_order_that_helps(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "ground_truth").mkdir()
+    for number in range(2):
+        strip = make(number, 70.0)[[1, 0, 2]]
+        tifffile.imwrite(tmp_path / "test" / f"{number}.tif", strip, photometric="minisblack")
+        cv2.imwrite(str(tmp_path / "ground_truth" / f"{number}_mask.png"), mask_of_spots())
+    (warning,) = content_warnings(list_strips(tmp_path / "test"), 255.0)
+    assert "6 of 6 marked defects in Ref1" in warning and "--channels ref1,target,ref2" in warning
+
+
+def test_the_count_of_clipped_values_is_kept_for_the_next_training(tmp_path):
+    strip = make(0)
+    strip[0, 0, :5] = -1.5
+    (tmp_path / "good").mkdir()
+    tifffile.imwrite(tmp_path / "good" / "a.tif", strip, photometric="minisblack")
+    for unchanged in (0, 1):
+        notes = VerifiedFiles(tmp_path / "checked.json")
+        verification = verify_strips(list_strips(tmp_path / "good"), 255.0, good_files=notes)
+        notes.save()
+        assert verification.values.clipped == 5 and len(notes.unchanged) == unchanged
