@@ -74,7 +74,7 @@ def test_files_that_do_not_fit(tmp_path, strip_file):
     cases = [
         (
             {"dead_pixels": tmp_path / "none.csv"},
-            "none.csv: found no readable CSV file (No such file or directory)",
+            "none.csv: cannot be used (No such file or directory)",
         ),
         ({"dead_pixels": tmp_path / "small.png"}, "small.png: found no readable CSV file"),
         (
