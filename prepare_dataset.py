@@ -56,7 +56,7 @@ from data.combine import (
     without_partner,
 )
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
-from data.folder import GOOD, is_good, mask_path
+from data.folder import GOOD, mask_path, require_good_only
 from data.image_files import (
     DEFAULT_INPUT_MAX,
     STORED_ORDER,
@@ -64,7 +64,7 @@ from data.image_files import (
     load_image,
     open_channels,
 )
-from data.listing import IMAGE_SUFFIXES, list_images, sub_folders
+from data.listing import IMAGE_SUFFIXES, list_images
 from data.registered_copies import StripAligner
 from data.truth_layout import split_of
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
@@ -555,14 +555,16 @@ def next_command(arguments: argparse.Namespace) -> str:
     good = output / "train" / GOOD
     if arguments.command != "combine" or good.is_dir():
         return f"bash train.sh --training_dataset_path '{good}'{camera}"
-    is_good_alone = split_of(output.name) in (None, "train") and not any(
-        split_of(name) or not is_good(name) for name in sub_folders(output)
-    )
-    if not is_good_alone:
-        return f"bash inference_pytorch.sh --test_path '{output}'"
+    scoring = f"bash inference_pytorch.sh --test_path '{output}'"
+    try:
+        require_good_only(output)
+    except UserError:
+        return scoring
+    if split_of(output.name) in ("valid", "test"):
+        return scoring
     return (
         f"bash train.sh --training_dataset_path '{output}'{camera} if all of its strips are good, "
-        f"else bash inference_pytorch.sh --test_path '{output}'"
+        f"else {scoring}"
     )
 
 

@@ -320,10 +320,11 @@ def _count_outside(planes: np.ndarray, input_max: float) -> int:
             f"a camera of that range needs --input_max {fitting:g}, in training and scoring"
         )
     if above > most:
+        fitting = math.ceil(highest) if highest > 10 else highest
         raise UserError(
             f"found values up to {highest:g}, {above / planes.size:.2%} of them above "
             f"{input_max:g}, which is the largest expected: a camera of that range needs "
-            f"--input_max {highest:g}, in training and scoring"
+            f"--input_max {fitting:g}, in training and scoring"
         )
     return below + above
 
