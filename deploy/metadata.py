@@ -259,8 +259,8 @@ def _parse_input_max(text: str) -> float:
 
 def _parse_order(text: str) -> tuple[int, ...]:
     """Parse the order of the strips' channels. Raises `UserError` for another text."""
-    words = text.split()
-    return require_order([int(word) if word.isdecimal() else word for word in words])
+    numbers = {str(number): number for number in range(4)}
+    return require_order([numbers.get(word, word) for word in text.split()])
 
 
 def _parse_measured(entries: dict[str, str]) -> dict[str, Any]:

@@ -143,12 +143,12 @@ def require_order(value: object) -> tuple[int, ...]:
     """
     is_order = (
         isinstance(value, (list, tuple))
-        and len(value) == len(set(map(str, value))) == 3
         and all(type(number) is int and 0 <= number <= 3 for number in value)
+        and len(value) == len(set(value)) == 3
     )
     if not is_order:
         raise UserError(
-            f"found channels {value!r:.60}, expected the numbers of Target, Ref1 and Ref2"
+            f"found channels {shown(value)}, expected the numbers of Target, Ref1 and Ref2"
         )
     return tuple(value)
 

@@ -387,11 +387,24 @@ def loop(model: onnx.ModelProto) -> None:
         (set_entry("calibration", " " * 2**25), "bytes, expected at most"),
         (set_entry("schema_version", "9" * 5000), "found schema_version '9"),
         (set_entry("input_max", "1e300"), "found input_max '1e300'"),
+        (set_entry("strip_channels", "9" * 5000 + " 1 2"), r"found channels \['9"),
+        (set_entry("strip_channels", "0 1"), r"found channels \[0, 1\]"),
         (lambda model: model.graph.ClearField("output"), "found inputs and outputs"),
         (other_shape, r"found an answer of \(1, 3, 100, 150\), expected \(1, 3, 200, 150\)"),
         (loop, "found the operation Loop, which may never end"),
     ],
-    ids=["nested", "digits", "enormous", "version", "range", "no output", "shape", "loop"],
+    ids=[
+        "nested",
+        "digits",
+        "enormous",
+        "version",
+        "range",
+        "long order",
+        "short order",
+        "no output",
+        "shape",
+        "loop",
+    ],
 )
 def test_an_onnx_file_is_checked(change, message, onnx_model, tmp_path):
     path = changed_model(onnx_model, tmp_path / "model.onnx", change)
