@@ -14,7 +14,7 @@ from ops.candidates import CANDIDATES_PER_POINT
 from ops.detector import AligningDetector
 
 ONNX_TYPES = {torch.float32: "tensor(float)", torch.uint8: "tensor(uint8)"}
-MOST_DIGITS = 6  # of a number of candidates
+MOST_DIGITS = 6  # of a number of places
 # by device; on a GPU the first calls choose algorithms and capture the graph
 WARM_UP_CALLS = {"cpu": 1, "cuda": 3, "tensorrt": 3}
 
@@ -56,7 +56,7 @@ class OnnxPredictor:
             self._call = make_call(self.placed, self.batch)
         self.align, self.image_size = self.metadata.info.align, (height, width)
         self.noise = self.metadata.info.noise or AligningDetector.noise
-        self.most_points = _most_points(entries.get("candidates", ""))
+        self.most_points = _most_points(entries.get("places", ""))
 
     def warm_up(self) -> None:
         """Do the work of the first calls: allocate memory, choose algorithms, build engines.
@@ -103,11 +103,11 @@ class OnnxPredictor:
         )
 
 
-def _most_points(candidates: str) -> int | None:
-    """How many points a file finds at once, from its number of candidates; empty: any number."""
-    if not candidates.isdecimal() or len(candidates) > MOST_DIGITS:
+def _most_points(places: str) -> int | None:
+    """How many points a file finds at once, from its metadata's `places`; empty: any number."""
+    if not places.isdecimal() or len(places) > MOST_DIGITS:
         return None
-    return max(1, int(candidates) // CANDIDATES_PER_POINT)
+    return max(1, int(places) // CANDIDATES_PER_POINT)
 
 
 def to_model_input(

@@ -214,6 +214,7 @@ def test_a_file_with_candidates_says_so_and_has_its_own_threshold(
     entries, report = read_entries(path), capsys.readouterr().out
     assert (entries["mode"], entries["places"]) == ("points", "20")
     assert entries["patch_size"] == "24 24" and "tile_rows" not in entries
+    assert OnnxPredictor(path).most_points == 5
     assert "points - tiles" in report
     strips = np.stack([make_strip(np.random.default_rng(number), SMALL_SIZE) for number in (1, 2)])
     strips[1, 0, 5, 5] = np.nan
