@@ -15,7 +15,7 @@ from common.errors import UserError
 from data.augmentation import MAD_TO_SIGMA
 from data.folder import StripFile, evenly_spaced
 from data.image_files import load_image
-from data.masks import load_masks
+from data.masks import JPG_SUFFIXES, load_masks
 
 CHANNEL_NAMES = ("Target", "Ref1", "Ref2")
 # pairs of channels, and what it means if they are the same picture
@@ -29,7 +29,6 @@ SAME_PICTURE = {
 }
 MOST_STRIPS = 8  # looked at for their channels' pattern
 MOST_MARKED_STRIPS = 20  # looked at for their marked defects
-JPG_SUFFIXES = (".jpg", ".jpeg")
 
 # Three shots of one pattern correlate with 0.97 to 1 at this scale, on every level of the quality
 # suite; the channels of colour photos with 0.5 to 0.9, those of unrelated images with 0.2 at most.
@@ -57,10 +56,15 @@ def content_warnings(strips: list[StripFile], input_max: float) -> list[str]:
 
     Strips that can no longer be read are passed over: who uses them reports that.
     """
+    equalities, correlations = [], []
+    for strip in evenly_spaced(strips, MOST_STRIPS):
+        for image in _load(strip, input_max):
+            equalities.append(equal_channels(image))
+            correlations.append(pattern_correlation(image))
     warnings = (
         lossy_warning(strips),
-        equality_warning(strips, input_max),
-        pattern_warning(strips, input_max),
+        equality_warning(equalities),
+        pattern_warning(correlations),
         order_warning(strips, input_max),
     )
     return [warning for warning in warnings if warning]
@@ -84,26 +88,28 @@ def lossy_warning(strips: list[StripFile]) -> str | None:
     )
 
 
-def equality_warning(strips: list[StripFile], input_max: float) -> str | None:
-    """A sentence where a channel of most strips is the same picture as another one; else None."""
-    images = [
-        image
-        for strip in evenly_spaced(strips, MOST_STRIPS)
-        for image in _load(strip, input_max)
-        if image.min() < image.max()
-    ]
-    equal = {
-        pair: sum(np.array_equal(image[pair[0]], image[pair[1]]) for image in images)
-        for pair in SAME_PICTURE
+def equal_channels(image: np.ndarray) -> set[tuple[int, int]] | None:
+    """The pairs of SAME_PICTURE that are equal in (3, H, W); None where it has one value only."""
+    if image.min() == image.max():
+        return None
+    return {pair for pair in SAME_PICTURE if np.array_equal(*image[list(pair)])}
+
+
+def equality_warning(equalities: list[set[tuple[int, int]] | None]) -> str | None:
+    """A sentence where a channel of most strips is the same picture as another one; else None.
+
+    `equalities` are those of `equal_channels`, one for each strip.
+    """
+    known = [pairs for pairs in equalities if pairs is not None]
+    found = {
+        pair for pair in SAME_PICTURE if 2 * sum(pair in pairs for pairs in known) > len(known)
     }
-    found = {pair for pair, count in equal.items() if 2 * count > len(images)}
     if len(found) == len(SAME_PICTURE):
         return (
             "found the same picture in all three channels: nothing can be found in such strips; "
             "prepare_dataset.py combine makes strips of images of one channel"
         )
-    sentences = [SAME_PICTURE[pair] for pair in SAME_PICTURE if pair in found]
-    return sentences[0] if sentences else None
+    return next((SAME_PICTURE[pair] for pair in SAME_PICTURE if pair in found), None)
 
 
 def _has_jpg_inside(path: Path) -> bool:
@@ -117,15 +123,13 @@ def _has_jpg_inside(path: Path) -> bool:
         return False
 
 
-def pattern_warning(strips: list[StripFile], input_max: float) -> str | None:
-    """A sentence where most strips' channels are no shots of one pattern; else None."""
-    correlations = [
-        correlation
-        for strip in evenly_spaced(strips, MOST_STRIPS)
-        for image in _load(strip, input_max)
-        if (correlation := pattern_correlation(image)) is not None
-    ]
-    if not correlations or (typical := float(np.median(correlations))) >= LEAST_CORRELATION:
+def pattern_warning(correlations: list[float | None]) -> str | None:
+    """A sentence where most strips' channels are no shots of one pattern; else None.
+
+    `correlations` are those of `pattern_correlation`, one for each strip.
+    """
+    known = [correlation for correlation in correlations if correlation is not None]
+    if not known or (typical := float(np.median(known))) >= LEAST_CORRELATION:
         return None
     return (
         f"found channels whose patterns correlate with {typical:.2f}, expected three shots of one "
