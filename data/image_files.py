@@ -28,11 +28,11 @@ DEFAULT_INPUT_MAX = 255.0  # largest pixel value of the camera: 8 bits
 INPUT_MAX_LIMITS = (1e-6, 2.0**32)  # no camera delivers more than 32 bits
 # usual values of --input_max: unit range, 8, 10, 12, 14 and 16 bits
 CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
-# the bytes that mark the end of a complete file
 # Values that lie outside the range by at most this share of it, and are at most this share of a
 # strip, are clipped: a dark frame that was subtracted, or interpolation, leaves such values.
 CLIPPED_REACH, CLIPPED_SHARE = 0.05, 0.01
 STORED_ORDER = (0, 1, 2)  # Target, Ref1 and Ref2 as numbers of a file's channels
+# the bytes that mark the end of a complete file
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 # of a BMP: the first byte of its pixels, width, height, bits of a pixel, and compression
 BMP_HEADER = struct.Struct("<10xI4xii2xHI")

@@ -1,9 +1,10 @@
-"""The size of an image, read from its header before anything is decoded.
+"""The headers of image files: their parts, and the size of an image before anything is decoded.
 
 A file of some kilobytes may decode to gigabytes.
 """
 
 import struct
+from collections.abc import Iterator
 
 import tifffile
 
@@ -12,8 +13,10 @@ from common.errors import UserError
 # Values of one image: three channels of 44 megapixels, 0.5 GB as float32. Scoring needs several
 # arrays of that size at once.
 LARGEST_IMAGE = 2**27
+PNG_SIGNATURE, BMP_SIGNATURE, JPG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"BM", b"\xff\xd8"
 # JPEG's markers C0 to CF of a frame header, but for those that are none
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+LONE_MARKERS = (0x01, *range(0xD0, 0xD9))  # JPEG's markers without a segment
 
 
 def require_decodable(values: int, what: object) -> None:
@@ -53,27 +56,32 @@ def require_decodable_bytes(encoded: bytes) -> None:
 
 def _read_size(encoded: bytes) -> tuple[int, int] | None:
     """(height, width) in pixels, or None where the content has no header that is known."""
-    if encoded[:8] == b"\x89PNG\r\n\x1a\n" and len(encoded) >= 24:
+    if encoded.startswith(PNG_SIGNATURE) and len(encoded) >= 24:
         width, height = struct.unpack(">II", encoded[16:24])
         return height, width
-    if encoded[:2] == b"BM" and len(encoded) >= 26:
+    if encoded.startswith(BMP_SIGNATURE) and len(encoded) >= 26:
         width, height = struct.unpack("<ii", encoded[18:26])
         return abs(height), abs(width)
-    return _read_jpg_size(encoded) if encoded[:2] == b"\xff\xd8" else None
+    if encoded.startswith(JPG_SIGNATURE):
+        for marker, start, _ in jpg_segments(encoded):
+            if marker in FRAMES and start + 5 <= len(encoded):
+                return struct.unpack(">HH", encoded[start + 1 : start + 5])
+    return None
 
 
-def _read_jpg_size(encoded: bytes) -> tuple[int, int] | None:
-    place = 2
-    while place + 9 <= len(encoded):
-        if encoded[place] != 0xFF:
-            return None
+def jpg_segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the marker of each segment of a JPG file, and where its content begins and ends.
+
+    It ends where no marker follows, as after the header of the pixels.
+    """
+    place = len(JPG_SIGNATURE)
+    while place + 4 <= len(encoded) and encoded[place] == 0xFF:
         marker = encoded[place + 1]
         if marker == 0xFF:  # padding
             place += 1
-        elif marker in FRAMES:
-            return struct.unpack(">HH", encoded[place + 5 : place + 9])
-        elif 0xD0 <= marker <= 0xD8 or marker == 1:  # markers without a length
+        elif marker in LONE_MARKERS:
             place += 2
         else:
-            place += 2 + struct.unpack(">H", encoded[place + 2 : place + 4])[0]
-    return None
+            end = place + 2 + struct.unpack_from(">H", encoded, place + 2)[0]
+            yield marker, place + 4, end
+            place = end

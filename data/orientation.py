@@ -9,6 +9,8 @@ from contextlib import suppress
 
 import numpy as np
 
+from data.image_headers import JPG_SIGNATURE, PNG_SIGNATURE, jpg_segments
+
 ORIENTATION_TAG = 274
 UPRIGHT = 1
 # by orientation: whether rows and columns are exchanged, and then which of (y, x) are reversed
@@ -22,11 +24,9 @@ TURNS = {
     7: (True, (0, 1)),
     8: (True, (0,)),
 }
-PNG_SIGNATURE, JPG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 EXIF_MARK = b"Exif\x00\x00"  # before the EXIF data in a JPG
 APP1 = 0xE1  # JPG's marker of the segment that holds them
 SCAN_MARKS = (0xDA, 0xD9)  # pixels follow, or nothing
-LONE_MARKS = (0x01, *range(0xD0, 0xD8))  # JPG's markers without a segment
 
 
 def turn(pixels: np.ndarray, orientation: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
@@ -61,16 +61,12 @@ def _exif_blocks(encoded: bytes) -> Iterator[bytes]:
                 yield encoded[start + 8 : start + 8 + length].removeprefix(EXIF_MARK)
             start += 12 + length  # length, name, content, checksum
     elif encoded.startswith(JPG_SIGNATURE):
-        start = len(JPG_SIGNATURE)
-        while encoded[start] == 0xFF and encoded[start + 1] not in SCAN_MARKS:
-            if encoded[start + 1] in (0xFF, *LONE_MARKS):
-                start += 1 if encoded[start + 1] == 0xFF else 2
-                continue
-            (length,) = struct.unpack_from(">H", encoded, start + 2)
-            content = encoded[start + 4 : start + 2 + length]
-            if encoded[start + 1] == APP1 and content.startswith(EXIF_MARK):
+        for marker, start, end in jpg_segments(encoded):
+            if marker in SCAN_MARKS:
+                return
+            content = encoded[start:end]
+            if marker == APP1 and content.startswith(EXIF_MARK):
                 yield content.removeprefix(EXIF_MARK)
-            start += 2 + length
 
 
 def _tiff_orientation(exif: bytes) -> int:
