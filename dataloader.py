@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.distributed import ProcessGroup
 from common.errors import UserError, prefix_errors
+from common.notes import warn
 from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
 from data.strip_cache import OpenStrips, has_shared_memory
@@ -178,10 +179,7 @@ class TrainingLoader:
         on_gpu = processes.device.type == "cuda"
         workers = (WORKERS_ON_GPU if on_gpu else 0) if num_workers is None else num_workers
         if workers and not has_shared_memory():
-            print(
-                "warning: /dev/shm cannot be written, so samples are made without --num_workers",
-                file=sys.stderr,
-            )
+            warn("/dev/shm cannot be written, so samples are made without --num_workers")
             workers = 0
         self.batches = EpochBatches(len(samples), batch_size, seed, processes.rank, processes.count)
         self.accumulate = accumulate

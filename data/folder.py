@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from data.image_files import STORED_ORDER
 from data.listing import ALL_SUFFIXES, list_files, list_images, sub_folders, without_masks
 from data.points import PointSettings
 from data.true_points import Point, match_points
@@ -62,7 +63,7 @@ class StripFile:
     painted_points: PointSettings | None = None
     more_masks: tuple[Path, ...] = ()
     points: tuple[Point, ...] | None = None
-    order: tuple[int, ...] = (0, 1, 2)
+    order: tuple[int, ...] = STORED_ORDER
 
     @property
     def is_defective(self) -> bool | None:
@@ -91,7 +92,7 @@ def list_strips(
     folder: Path,
     img_format: str | None = None,
     use_masks: bool = True,
-    order: tuple[int, ...] = (0, 1, 2),
+    order: tuple[int, ...] = STORED_ORDER,
 ) -> list[StripFile]:
     """All strips in a folder, with their kind, mask and points where the layout gives them.
 

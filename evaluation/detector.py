@@ -1,7 +1,6 @@
 """What scores strips: a predictor with what is known of it, and a threshold set on good strips."""
 
 import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.notes import warn
 from data.folder import list_strips, split_folder
 from data.ignored_regions import IgnoredRegions
 from data.image_files import STORED_ORDER
@@ -132,9 +132,7 @@ def calibrated(
         detector.info.training_dataset_path
         and folder.resolve() == Path(detector.info.training_dataset_path).resolve()
     ):
-        print(
-            f"warning: {folder}: found the strips of the training, expected others", file=sys.stderr
-        )
+        warn(f"{folder}: found the strips of the training, expected others")
     strips = list_strips(folder, img_format, use_masks=False, order=detector.info.order)
     good = good_strips(strips) or [strip for strip in strips if strip.kind is None]
     if not good:

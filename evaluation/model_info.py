@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError, shown
+from data.image_files import STORED_ORDER
 from evaluation.contrast_response import fit_response, is_response
 from evaluation.thresholds import (
     DEFAULT_RATE,
@@ -56,7 +57,7 @@ class ModelInfo:
     training_dataset_path: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     weighting: str = "none"
-    order: tuple[int, ...] = (0, 1, 2)
+    order: tuple[int, ...] = STORED_ORDER
     ignores_missing: bool = False
 
     @property

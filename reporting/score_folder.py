@@ -270,7 +270,7 @@ def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_
     for line in describe_result(result):
         print(line)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     for problem in result.problems:
         print(f"error: {problem}", file=sys.stderr)
     print(result.times.describe(len(result.results)))

@@ -25,6 +25,7 @@ import export_onnx_fullimage
 import inference_onnx
 import inference_pytorch
 import trainer
+from benchmarks.hostile.materials import take_one_step
 from common.distributed import SINGLE_PROCESS
 from common.errors import UserError, prefix_errors, run_command
 from common.files import fitting_name, new_folder, remove_partial_files
@@ -45,10 +46,8 @@ from reporting import output_folder
 from reporting.tables import write_table
 from tests.conftest import ROOT, SMALL_SIZE, arguments_for, without_test
 from training.checkpoint import load_checkpoint
-from training.loop import Training
 from training.resume import RESUME_KEYS
 from training.run_folder import LOCK, only_training_in
-from training.strip_task import StripTask
 
 STRIP = np.full((3, 130, 130), 90, np.uint8)
 
@@ -172,14 +171,19 @@ def test_the_size_is_looked_at_before_a_picture_is_decoded(suffix, encode, tmp_p
         load_image(path)
 
 
-@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
-def test_the_size_is_looked_at_before_a_tiff_is_decoded(tile, tmp_path):
-    path = tmp_path / "bomb.tiff"
+def write_bomb(path: Path, of: str, tile: tuple[int, int] | None) -> Path:
+    """A small TIFF that calls its image or its tiles 60,000 pixels high and 50,000 wide."""
     tifffile.imwrite(path, STRIP, photometric="minisblack", compression="zlib", tile=tile)
     with tifffile.TiffFile(path, mode="r+") as tiff:
         for page in tiff.pages:
-            page.tags["ImageLength"].overwrite(60_000)
-            page.tags["ImageWidth"].overwrite(50_000)
+            page.tags[f"{of}Length"].overwrite(60_000)
+            page.tags[f"{of}Width"].overwrite(50_000)
+    return path
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)], ids=["strips", "tiles"])
+def test_the_size_is_looked_at_before_a_tiff_is_decoded(tile, tmp_path):
+    path = write_bomb(tmp_path / "bomb.tiff", "Image", tile)
     with pytest.raises(UserError, match=r"found an image of \(3, 60000, 50000\), 9000 million"):
         load_image(path)
 
@@ -197,12 +201,7 @@ def test_an_image_without_rows_is_refused(tmp_path):
 
 
 def test_a_tile_may_not_be_larger_than_an_image(tmp_path):
-    path = tmp_path / "bomb.tiff"
-    tifffile.imwrite(path, STRIP, photometric="minisblack", compression="zlib", tile=(16, 16))
-    with tifffile.TiffFile(path, mode="r+") as tiff:
-        for page in tiff.pages:
-            page.tags["TileLength"].overwrite(60_000)
-            page.tags["TileWidth"].overwrite(50_000)
+    path = write_bomb(tmp_path / "bomb.tiff", "Tile", (16, 16))
     with pytest.raises(UserError, match=r"found an image of tiles of \(60000, 50000\)"):
         load_image(path)
 
@@ -262,14 +261,7 @@ def resumable(dataset, tmp_path_factory) -> dict[str, Any]:
     """The content of the last checkpoint of a training of one step."""
     root = without_test(dataset, tmp_path_factory.mktemp("data") / "strips")
     folder = tmp_path_factory.mktemp("run")
-    arguments = trainer.parse_args(arguments_for(root, folder))
-    with ExitStack() as resources:
-        run = trainer.prepare(arguments, SINGLE_PROCESS, resources)
-        task = StripTask(run.settings, run.dataset, SINGLE_PROCESS.device)
-        training = Training(task, run.settings, SINGLE_PROCESS, run.folder, None)
-        training.take_step(next(training.loader.steps(0, 0)))
-        training.finish_epoch({})
-    return load_checkpoint(run.folder.last)
+    return load_checkpoint(take_one_step(arguments_for(root, folder)))
 
 
 # Each is of a kind that the setting does not have, or out of its range.

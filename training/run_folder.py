@@ -38,6 +38,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.distributed import ProcessGroup
 from common.errors import UserError
 from common.files import atomic_write, read_notes, refused_by_system, remove_partial_files
+from common.notes import warn
 from reporting.pictures import save_curves, save_png
 from training.checkpoint import BEST_SUFFIX
 from training.selection import History
@@ -219,10 +220,9 @@ def only_training_in(folder: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                print(
-                    f"warning: {folder} cannot be locked ({error.strerror}): "
-                    "do not train there twice at once",
-                    file=sys.stderr,
+                warn(
+                    f"{folder} cannot be locked ({error.strerror}): "
+                    "do not train there twice at once"
                 )
             else:
                 file.seek(0)

@@ -58,24 +58,22 @@ class Materials:
             pixels = strip.astype(np.uint16 if name in ("zlib", "ImageJ") else np.float32)
             plain = {} if {"ome", "imagej"} & options.keys() else {"photometric": "minisblack"}
             tifffile.imwrite(self.folder / f"{name}.tiff", pixels, **plain, **options)
-        _train_one_step(self.strips, self.folder / "run").replace(self.checkpoint)
+        words = ["--training_dataset_path", self.strips, "--checkpoint_path", self.folder / "run"]
+        words += ["--gpu_id", -1, "--bs", 4, "--epochs", 1, "--base_channels", 4]
+        trained = take_one_step([str(word) for word in words])
+        calibration = calibrate([np.array([0.9 - 0.02 * number]) for number in range(40)])
+        save_checkpoint(self.checkpoint, load_checkpoint(trained) | {"calibration": calibration})
         words = ["--checkpoint_path", self.checkpoint, "--output_path", self.model]
         words += ["--opset_version", 17]
         export(parse_args([str(word) for word in words]))
 
 
-def _train_one_step(good: Path, folder: Path) -> Path:
-    words = ["--training_dataset_path", good, "--checkpoint_path", folder, "--gpu_id", -1]
-    words += ["--bs", 4, "--epochs", 1, "--base_channels", 4]
-    arguments = trainer.parse_args([str(word) for word in words])
+def take_one_step(words: list[str]) -> Path:
+    """Take one step of a training with these flags; returns the checkpoint that it leaves."""
     with ExitStack() as resources:
-        run = trainer.prepare(arguments, SINGLE_PROCESS, resources)
+        run = trainer.prepare(trainer.parse_args(words), SINGLE_PROCESS, resources)
         task = StripTask(run.settings, run.dataset, SINGLE_PROCESS.device)
         training = Training(task, run.settings, SINGLE_PROCESS, run.folder, None)
         training.take_step(next(training.loader.steps(0, 0)))
         training.finish_epoch({})
-    calibration = calibrate([np.array([0.9 - 0.02 * number]) for number in range(40)])
-    save_checkpoint(
-        run.folder.last, load_checkpoint(run.folder.last) | {"calibration": calibration}
-    )
     return run.folder.last
