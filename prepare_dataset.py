@@ -24,14 +24,11 @@ import argparse
 import csv
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import tifffile
 import torch
 
 from arguments import (
@@ -44,29 +41,20 @@ from arguments import (
 )
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
-from common.notes import note_once
-from common.progress import progress_bar
-from data.combine import (
-    StripSources,
-    average_references,
-    find_channel,
-    find_channels_by_ending,
-    pair_sources,
-    stack_channels,
-    without_partner,
-)
+from common.pipeline import in_parallel
+from data.combine import combine
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, mask_path, require_good_only
 from data.image_files import (
     DEFAULT_INPUT_MAX,
     STORED_ORDER,
-    encode_image,
     load_image,
     open_channels,
 )
 from data.listing import IMAGE_SUFFIXES, list_images
 from data.registered_copies import StripAligner
 from data.truth_layout import split_of
+from data.write_images import write_mask, write_strip
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 
 KIND = "bright_spots"  # folder of the painted defective strips
@@ -378,40 +366,12 @@ def cut_strips(
 
 
 def build_combine(root: Path, arguments: argparse.Namespace) -> None:
-    """Write a strip of every image of Target, in the folders that its images lie in.
-
-    Raises `UserError` when an image has no partner, or two partners do not fit each other.
-    """
-    places = [
-        arguments.target,
-        *(arguments.references or filter(None, (arguments.ref1, arguments.ref2))),
-    ]
-    target, *references = (
-        find_channels_by_ending(arguments.folder, places)
-        if arguments.folder
-        else map(find_channel, places)
-    )
-    jobs = pair_sources(target, references)
-    for reference in references:
-        if unused := without_partner(target, reference):
-            note_once(
-                f"{reference.place}: left out {unused[0].name}, as Target has no image of that "
-                f"name; images like it: {len(unused)}"
-            )
+    """Write a strip of every image of Target; raises `UserError` as `combine`."""
+    references = arguments.references or filter(None, (arguments.ref1, arguments.ref2))
+    aligner = None
     if arguments.references:
-        combine = partial(
-            average_references,
-            aligner=StripAligner(arguments.align, torch.device("cpu")),
-            input_max=arguments.input_max,
-        )
-    else:
-        combine = stack_channels
-
-    def make(sources: StripSources) -> None:
-        name = sources.name
-        write_strip(root / name.parent / f"{name.name}.tiff", combine(sources))
-
-    in_parallel(make, jobs, "combining channels")
+        aligner = StripAligner(arguments.align, torch.device("cpu"))
+    combine(root, [arguments.target, *references], arguments.folder, aligner, arguments.input_max)
 
 
 def side_by_side_crops(grey: np.ndarray, path: Path) -> list[np.ndarray]:
@@ -484,27 +444,6 @@ def write_painted_strip(
     return points
 
 
-def write_strip(path: Path, image: np.ndarray) -> None:
-    """Write (C, H, W) as a TIFF, channels first, or as a PNG in OpenCV's channel order.
-
-    Raises `UserError` when OpenCV cannot encode it, and `OSError` when it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".tiff":
-        tifffile.imwrite(path, image, photometric="minisblack", planarconfig="separate")
-    else:
-        path.write_bytes(encode_image(path, np.moveaxis(image, 0, 2)))
-
-
-def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a mask (H, W) uint8 {0, 1} as an image of 0 and 255.
-
-    Raises `UserError` when OpenCV cannot encode it, and `OSError` when it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_image(path, mask * 255))
-
-
 def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None:
     """Write `points.csv` beside the masks, with one row per painted defect.
 
@@ -520,20 +459,6 @@ def write_points(root: Path, split: str, points: dict[str, list[Point]]) -> None
                 writer.writerow(
                     (name, *defect.center, *defect.size, *defect.sigma, defect.amplitude, *presence)
                 )
-
-
-def in_parallel(make: Callable, jobs: list, label: str) -> list:
-    """The results of `make` for all jobs, in order, with a progress bar.
-
-    The first error cancels the jobs that have not started, and is raised.
-    """
-    with ThreadPoolExecutor() as pool:
-        try:
-            results: Iterable = pool.map(make, jobs)
-            return list(progress_bar(results, total=len(jobs), desc=label, leave=True))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ from common.device import choose_device
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX
 from data.registered_copies import StripAligner
+from data.write_images import write_strip
 from evaluation.contrast_response import (
     contrast_maps,
     contrast_of,
@@ -42,7 +43,6 @@ from evaluation.detector import Detector, calibrated
 from evaluation.model_info import ModelInfo
 from evaluation.predictors import DetectorPredictor
 from ops.classical import DEFAULT_SIGMA, METHODS, baseline_name, classical_detector
-from prepare_dataset import write_strip
 
 SEED = 52_001  # of the strips and points of the table; nothing is set on them
 GOOD_SEED = 41_003  # of the good strips that threshold and response are set on

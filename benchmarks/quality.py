@@ -53,8 +53,9 @@ from benchmarks.tables import print_header, print_row
 from benchmarks.trainings import INTERRUPTED, find_demo_strips, is_finished, train
 from common.device import choose_device
 from common.files import atomic_write, file_hash
+from data.write_images import write_strip
 from evaluation.metrics import FrocMetrics
-from prepare_dataset import read_grey, write_strip
+from prepare_dataset import read_grey
 
 # Raise this number when a change of the code changes what a detector scores on the same strip: a
 # change of the suite, the demo strips, the alignment, the classical methods, the networks, the

@@ -31,6 +31,7 @@ from benchmarks.tables import print_header, print_row
 from data.demo_strips import make_strip
 from data.folder import StripFile, list_strips
 from data.labelled_strip import read_strip
+from data.write_images import write_strip
 from evaluation.calibration import make_baselines
 from evaluation.detector import Detector
 from evaluation.evaluate import evaluate
@@ -40,7 +41,7 @@ from evaluation.predictors import DetectorPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import Threshold
 from ops.classical import classical_detector
-from prepare_dataset import write_painted_strip, write_strip
+from prepare_dataset import write_painted_strip
 from reporting.score_folder import write_everything
 
 FILES = 20  # different strips; each is scored several times under different names

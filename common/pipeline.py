@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+from common.progress import progress_bar
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 STAGES = ("loading", "preprocessing", "inference", "post-processing", "writing")
@@ -85,8 +87,8 @@ class Backlog:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `count` threads.
+def threads(count: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A pool of `count` threads (None: as many as suit the machine).
 
     At the end of the block, work that has not begun is dropped. Work that has begun is finished, so
     that its files become complete.
@@ -118,3 +120,13 @@ def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield the items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     return iter(lambda: list(islice(rest, size)), [])
+
+
+def in_parallel(work: Callable[[Item], Result], items: list[Item], label: str) -> list[Result]:
+    """Return `work(item)` for all items, in order, with a progress bar.
+
+    The first error cancels the work that has not begun, and is raised.
+    """
+    with threads(None) as pool:
+        results = pool.map(work, items)
+        return list(progress_bar(results, total=len(items), desc=label, leave=True))

@@ -12,9 +12,12 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from common.errors import UserError, prefix_errors
+from common.notes import note_once
+from common.pipeline import in_parallel
 from data.image_files import Channels, load_image, open_channels
 from data.listing import list_images
 from data.registered_copies import StripAligner
+from data.write_images import write_strip
 from gaussian import MAX_GREY
 
 
@@ -48,6 +51,41 @@ class StripSources:
     name: PurePath
     target: Path
     references: tuple[Path, ...]
+
+
+def combine(
+    root: Path,
+    places: Sequence[str],
+    folder: Path | None,
+    aligner: StripAligner | None,
+    input_max: float,
+) -> None:
+    """Write a TIFF strip of every image of Target to `root`, in the folders that its images lie in.
+
+    `places` are those of Target and of its references, as `find_channel` takes them; with `folder`
+    they are endings of names, as `find_channels_by_ending` takes them. With `aligner` the
+    references are registered and averaged, else there are one or two. Raises `UserError` when an
+    image has no partner, or two partners do not fit each other.
+    """
+    target, *references = (
+        find_channels_by_ending(folder, places) if folder else map(find_channel, places)
+    )
+    jobs = pair_sources(target, references)
+    for reference in references:
+        if unused := without_partner(target, reference):
+            note_once(
+                f"{reference.place}: left out {unused[0].name}, as Target has no image of that "
+                f"name; images like it: {len(unused)}"
+            )
+
+    def make(sources: StripSources) -> None:
+        strip = (
+            average_references(sources, aligner, input_max) if aligner else stack_channels(sources)
+        )
+        name = sources.name
+        write_strip(root / name.parent / f"{name.name}.tiff", strip)
+
+    in_parallel(make, jobs, "combining channels")
 
 
 def find_channel(place: str) -> ChannelFiles:

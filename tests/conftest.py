@@ -17,9 +17,10 @@ import torch
 from benchmarks.command_line import FIRST_RECIPE
 from benchmarks.suite import strips as suite_strips
 from data.demo_strips import make_strip
+from data.write_images import write_strip
 from export_onnx_fullimage import export, parse_args
 from model import SegmentationNetwork
-from prepare_dataset import write_painted_strip, write_strip
+from prepare_dataset import write_painted_strip
 from tests import processes
 from tests.cpp import build
 from tests.suite_measures import FINE_SIZE

@@ -37,11 +37,11 @@ from data.recipes import ClassicRecipe
 from data.strip_cache import OpenStrips, has_shared_memory
 from data.strip_in_file import StripInFile
 from data.verify import VerifiedFiles
+from data.write_images import write_strip
 from dataloader import StripPatches, TrainingLoader
 from deploy.metadata import write_entries
 from deploy.onnx_predictor import OnnxPredictor
 from evaluation.stream import iter_predictions
-from prepare_dataset import write_strip
 from reporting import output_folder
 from reporting.tables import write_table
 from tests.conftest import ROOT, SMALL_SIZE, arguments_for, without_test

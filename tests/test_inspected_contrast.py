@@ -17,6 +17,7 @@ from data.folder import list_strips
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image, to_unit_range
 from data.registered_copies import StripAligner
+from data.write_images import write_strip
 from deploy.metadata import read_metadata
 from evaluation.calibration import calibrate_on
 from evaluation.contrast_response import (
@@ -39,7 +40,6 @@ from ops.inspected_contrast import (
     inspected_contrast,
     noise_map,
 )
-from prepare_dataset import write_strip
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

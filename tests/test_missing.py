@@ -15,6 +15,7 @@ from benchmarks.missing import auc, collect
 from common.errors import UserError
 from data.demo_strips import make_strip
 from data.image_files import to_batch, to_unit_range
+from data.write_images import write_strip
 from deploy.metadata import read_metadata
 from deploy.session import open_session
 from evaluation.predictors import TorchPredictor
@@ -28,7 +29,6 @@ from ops.missing import (
     without_missing,
 )
 from ops.registration import Alignment
-from prepare_dataset import write_strip
 from tests.conftest import SMALL_SIZE
 
 POINT, MISSING = (60.3, 50.1), (130.0, 100.4)  # (y, x)

@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.numbers import three_digits
 from data.demo_strips import make_strip
 from data.folder import list_strips
+from data.write_images import write_strip
 from evaluation.evaluate import evaluate
 from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.operating_points import (
@@ -29,7 +30,6 @@ from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold, calibrate, threshold_for
 from evaluation.worst_cases import CROP_REACH, PICTURES
 from ops.classical import DoubleDetection, ToleranceEnvelope
-from prepare_dataset import write_strip
 from reporting.case_figures import ENLARGEMENT
 from reporting.charts import RIGHT, WIDTH, froc_chart, recall_at, score_histograms
 from reporting.html_report import MOST_ROWS, write_report

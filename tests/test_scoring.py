@@ -17,8 +17,8 @@ import inference_pytorch
 import trainer
 from common.errors import UserError, run_command
 from data.demo_strips import make_strip
+from data.write_images import write_strip
 from evaluation.detections import logit_margin
-from prepare_dataset import write_strip
 from reporting.tables import DETECTIONS
 from tests.conftest import SMALL_SIZE, arguments_for, export_file
 from training.checkpoint import load_checkpoint, save_checkpoint
