@@ -1,15 +1,14 @@
 """Flags that several commands share, and the defaults of flags that were not given."""
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from common.command_parser import group_flags
 from common.errors import UserError, shown
 from common.files import RUN_NAME_RULE, is_run_name
-from common.product import PRODUCT
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
@@ -25,7 +24,6 @@ from ops.tiling import PATCH_SIZES
 LARGEST_SEED = 2**63 - 1
 # Limits of flags without one of their own. No machine serves more, and a typing error ends at once.
 LARGEST_COUNT, LARGEST_NUMBER = 1_000_000, 1e12
-UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message on unknown flags begins
 SCORING_GROUPS = {
     "what to score, and with what": "model_path method test_path output_dir img_format channels "
     "image_type input_max",
@@ -38,73 +36,6 @@ SCORING_GROUPS = {
 STRIP_CHANNELS = ("target", "ref1", "ref2")
 CHANNEL_NUMBERS = ("0", "1", "2", "3")  # of a file's channels
 CHECKPOINT_FOLDER, ONNX_FOLDER = Path("./checkpoints"), Path("./onnx_models")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """A parser of whole flags, which names the nearest flag for one that it does not know."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message with the nearest flag to each unknown one, and exit with code 2."""
-        if message.startswith(UNRECOGNIZED):
-            known = {_plain(flag): flag for flag in _flags(self)}
-            for word in message.removeprefix(UNRECOGNIZED).split():
-                flag = word.partition("=")[0]
-                nearest = difflib.get_close_matches(_plain(flag), known, 1)
-                if flag.startswith("-") and nearest:
-                    message += f"; {flag}: did you mean {known[nearest[0]]}?"
-        super().error(message)
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the description's line breaks and states the default of each flag."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        has_value = bool(action.option_strings) and action.nargs != 0
-        if not has_value or "default" in text or action.default is argparse.SUPPRESS:
-            return text
-        if action.required:
-            return f"{text}; required"
-        values = action.default if isinstance(action.default, list) else [action.default]
-        default = "none" if action.default is None else " ".join(map(str, values))
-        return f"{text}; default: {default}".removeprefix("; ").replace("%", "%%")
-
-
-def command_parser(description: str) -> CommandParser:
-    """A parser whose flags have no abbreviations; it prints `description` with its line breaks."""
-    parser = CommandParser(
-        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=PRODUCT)
-    return parser
-
-
-def group_flags(parser: argparse.ArgumentParser, groups: dict[str, str]) -> None:
-    """Show flags below titles in --help; the others stay below `options`.
-
-    `groups` has the flags of each title, without dashes, separated by spaces. A flag that the
-    parser lacks is left out.
-    """
-    for title, names in groups.items():
-        group = parser.add_argument_group(title)
-        for name in names.split():
-            action = parser._option_string_actions.get(f"--{name}")
-            if action:  # argparse has no public way to group a flag that is there already
-                parser._optionals._group_actions.remove(action)
-                group._group_actions.append(action)
-
-
-def _flags(parser: argparse.ArgumentParser) -> list[str]:
-    """All flags of a parser and of its sub-commands."""
-    flags = list(parser._option_string_actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            flags += [flag for command in action.choices.values() for flag in _flags(command)]
-    return flags
-
-
-def _plain(flag: str) -> str:
-    return flag.lower().lstrip("-").replace("-", "_")
 
 
 def true_or_false(text: str) -> bool:

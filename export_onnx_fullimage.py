@@ -45,14 +45,13 @@ from arguments import (
     CHECKPOINT_FOLDER,
     ONNX_FOLDER,
     camera_range,
-    command_parser,
     from_0_to_1,
-    group_flags,
     is_given,
     newest,
     require_input_max,
     whole_number,
 )
+from common.command_parser import command_parser, group_flags
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write, remove_partial_files
 from common.notes import warn

@@ -33,13 +33,13 @@ import torch
 from arguments import (
     ONNX_FOLDER,
     add_test_folder,
-    command_parser,
     default_test_path,
     newest,
     parse_scoring,
     require_as_asked,
     whole_number,
 )
+from common.command_parser import command_parser
 from common.device import choose_device
 from common.errors import prefix_errors, run_command
 from common.settings import from_values

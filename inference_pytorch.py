@@ -29,13 +29,13 @@ from pathlib import Path
 from arguments import (
     CHECKPOINT_FOLDER,
     add_test_folder,
-    command_parser,
     default_test_path,
     newest,
     parse_scoring,
     require_as_asked,
     whole_number,
 )
+from common.command_parser import command_parser
 from common.device import choose_device
 from common.errors import run_command
 from common.settings import from_values

@@ -36,9 +36,9 @@ from arguments import (
     add_channels,
     add_img_format,
     camera_range,
-    command_parser,
     whole_number,
 )
+from common.command_parser import command_parser
 from common.errors import UserError, run_command
 from common.files import new_folder, require_regular
 from common.pipeline import in_parallel

@@ -43,8 +43,6 @@ from arguments import (
     add_target_false_alarms,
     add_true_or_false,
     camera_range,
-    command_parser,
-    group_flags,
     positive,
     require_like_flags,
     run_name,
@@ -52,6 +50,7 @@ from arguments import (
     true_or_false,
     whole_number,
 )
+from common.command_parser import command_parser, group_flags
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.settings import from_values

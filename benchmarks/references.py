@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from arguments import command_parser, whole_number
+from arguments import whole_number
 from benchmarks.quality_scores import ImageScores, pool, score_heatmap
 from benchmarks.suite.levels import AMOUNTS
 from benchmarks.suite.strips import make_suite_strip
+from common.command_parser import command_parser
 from common.errors import run_command
 from data.combine import average_planes
 from data.registered_copies import StripAligner
