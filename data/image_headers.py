@@ -14,6 +14,8 @@ from common.errors import UserError
 # arrays of that size at once.
 LARGEST_IMAGE = 2**27
 PNG_SIGNATURE, BMP_SIGNATURE, JPG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"BM", b"\xff\xd8"
+PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
+JPG_CHANNELS = {1: 1, 3: 3}  # by the number of a JPG's components
 # JPEG's markers C0 to CF of a frame header, but for those that are none
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LONE_MARKERS = (0x01, *range(0xD0, 0xD9))  # JPEG's markers without a segment
@@ -52,6 +54,23 @@ def require_decodable_bytes(encoded: bytes) -> None:
     if size:
         # OpenCV decodes to three channels at least, and to four of one with transparency
         require_decodable(size[0] * size[1] * 4, size)
+
+
+def channels_in_header(encoded: bytes) -> int | None:
+    """The number of channels of a PNG or JPG file, opacity included.
+
+    None where only its pixels tell, as with a palette, and for other content.
+    """
+    if encoded.startswith(PNG_SIGNATURE) and len(encoded) >= 33:
+        # a chunk of that name before the pixels makes one colour transparent
+        if b"tRNS" in encoded[33 : max(0, encoded.find(b"IDAT"))]:
+            return None
+        return PNG_CHANNELS.get(encoded[25])
+    if encoded.startswith(JPG_SIGNATURE):
+        for marker, start, _ in jpg_segments(encoded):
+            if marker in FRAMES and start + 6 <= len(encoded):
+                return JPG_CHANNELS.get(encoded[start + 5])
+    return None
 
 
 def _read_size(encoded: bytes) -> tuple[int, int] | None:

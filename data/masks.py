@@ -17,11 +17,13 @@ LARGEST_SHARE = 0.5
 LEAST_JPG_MARK = 128
 
 
-def load_masks(paths: Iterable[Path], image_size: tuple[int, int]) -> np.ndarray:
+def load_masks(
+    paths: Iterable[Path], image_size: tuple[int, int], largest_share: float = LARGEST_SHARE
+) -> np.ndarray:
     """Load the mask that several files hold together, as `load_mask`."""
     mask = np.zeros(image_size, dtype=bool)
     for path in paths:
-        mask |= load_mask(path, image_size)
+        mask |= load_mask(path, image_size, largest_share)
     return mask
 
 

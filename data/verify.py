@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from common.errors import UserError, prefix_errors
 from common.files import atomic_write, read_notes
@@ -14,15 +16,33 @@ from common.notes import warn_once
 from common.progress import progress_bar
 from data.folder import StripFile
 from data.image_files import STORED_ORDER, load_and_count
-from data.masks import load_mask
+from data.masks import LARGEST_SHARE, load_mask
 from data.true_points import require_inside
 from data.value_range import ValueRange, measure_values, merge_ranges, require_fitting_scale
 from ops.tiling import tile_positions
 
 
 @dataclass(frozen=True)
+class FileReading:
+    """How the files of a set are read, and what they must be.
+
+    `load` gives the image (C, H, W) in grey levels 0-255 and the number of its clipped values, of a
+    file and the camera's largest value. `asked` says in a few words what it reads: facts that were
+    kept about a file hold for the same words. `largest_defect` is the largest share of an image
+    that its mask may mark.
+    """
+
+    load: Callable[[StripFile, float], tuple[np.ndarray, int]]
+    asked: str
+    largest_defect: float = LARGEST_SHARE
+    has_one_size: bool = True
+
+
+@dataclass(frozen=True)
 class Verification:
-    """The usable strips, all of `image_size` (height, width), and a line about every other one.
+    """The usable strips and a line about every other one.
+
+    `image_size` (height, width) is that of all usable strips, or of most where sizes may differ.
 
     `values` is the range of all strips that could be read. It and `image_size` are None without
     usable strips.
@@ -85,6 +105,7 @@ def verify_strips(
     patch: int = 1,
     image_size: tuple[int, int] | None = None,
     good_files: VerifiedFiles | None = None,
+    reading: FileReading | None = None,
 ) -> Verification:
     """Load every strip and its mask once, in parallel, without keeping them.
 
@@ -92,10 +113,12 @@ def verify_strips(
 
     - a strip or its mask cannot be read or is out of range
     - a strip is smaller than a patch
-    - its size is not `image_size` (None: the size of most strips)
+    - its size is not `image_size` (None: the size of most strips), where there must be one size
     - another strip has the same name but for the suffix
     - a true point lies outside of its strip
     - a defective strip has neither mask nor points although others have one of them
+
+    `reading` None means strips of three channels, all of one size.
 
     Raises `UserError` if all usable strips together use too little of the range to `input_max`.
     """
@@ -104,20 +127,21 @@ def verify_strips(
     good_files = good_files or VerifiedFiles()
 
     empty_masks: list[str] = []
-    order = strips[0].order if strips else STORED_ORDER
-    asked = f"input_max {input_max:g}, channels {order}"
+    reading = reading or _reading_strips(strips)
+    asked = f"input_max {input_max:g}, {reading.asked}"
 
-    def read(path: Path) -> list:
-        image, clipped = load_and_count(path, input_max, order=order)
+    def read(strip: StripFile) -> list:
+        image, clipped = reading.load(strip, input_max)
         return [*image.shape[1:], *astuple(measure_values(image, clipped))]
 
     def verify_strip(strip: StripFile) -> tuple[tuple[int, int], ValueRange] | UserError:
         try:
             height, width, *values = good_files.facts(
-                strip.path, asked, 2 + len(fields(ValueRange)), lambda: read(strip.path)
+                strip.path, asked, 2 + len(fields(ValueRange)), lambda: read(strip)
             )
             with prefix_errors(strip.path):
-                tile_positions((height, width), patch)
+                if patch > 1:
+                    tile_positions((height, width), patch)
                 if names[strip.relative.with_suffix("")] > 1:
                     raise UserError(
                         "found another image of that name, "
@@ -134,7 +158,7 @@ def verify_strips(
                     mask,
                     f"marked pixels of {height}x{width}",
                     1,
-                    partial(_count_marked, mask, (height, width)),
+                    partial(_count_marked, mask, (height, width), reading.largest_defect),
                 )[0]
                 for mask in strip.masks
             )
@@ -169,9 +193,9 @@ def verify_strips(
     problems += [
         f"{strip.path}: found {size} (height, width), expected {expected}"
         for strip, size, _ in facts
-        if size != expected
+        if reading.has_one_size and size != expected
     ]
-    usable = [strip for strip, size, _ in facts if size == expected]
+    usable = [strip for strip, size, _ in facts if size == expected or not reading.has_one_size]
     values = merge_ranges([strip_values for _, _, strip_values in facts])
     if values:
         with prefix_errors(facts[0][0].path.parent):
@@ -179,5 +203,13 @@ def verify_strips(
     return Verification(expected, usable, problems, values)
 
 
-def _count_marked(mask: Path, image_size: tuple[int, int]) -> list[int]:
-    return [int(load_mask(mask, image_size).sum())]
+def _reading_strips(strips: Sequence[StripFile]) -> FileReading:
+    order = strips[0].order if strips else STORED_ORDER
+    return FileReading(
+        lambda strip, input_max: load_and_count(strip.path, input_max, order=order),
+        f"channels {order}",
+    )
+
+
+def _count_marked(mask: Path, image_size: tuple[int, int], largest_share: float) -> list[int]:
+    return [int(load_mask(mask, image_size, largest_share).sum())]

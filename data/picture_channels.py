@@ -1,0 +1,101 @@
+"""The channels of a picture: one of grey, or three of colour, and never opacity."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError, prefix_errors
+from data.image_files import Channels, load_and_count, open_channels, read_pixels
+from data.image_headers import channels_in_header
+from data.listing import IMAGE_SUFFIXES
+
+CHANNELS = {1: Channels.GREY, 3: Channels.COLOUR}
+COUNTS = {channels: count for count, channels in CHANNELS.items()}
+NAMES = {Channels.GREY: "grey", Channels.COLOUR: "colour"}
+
+
+def count_channels(path: Path) -> int:
+    """The number of channels of an image file, opacity included.
+
+    The pixels of PNG and JPG files are not decoded where the header tells. Raises `UserError`,
+    naming the file, for one that cannot be read.
+    """
+    with prefix_errors(path):
+        if path.suffix.lower() not in IMAGE_SUFFIXES["tiff"] and (count := _in_header(path)):
+            return count
+        pixels, axis = read_pixels(path, is_mapped=True)
+        if pixels.ndim == 2:
+            return 1
+        if pixels.ndim != 3:
+            raise UserError(f"found an image of shape {pixels.shape}, expected a picture")
+        return pixels.shape[axis] if axis is not None else min(pixels.shape[0], pixels.shape[2])
+
+
+def common_channels(paths: Sequence[Path], folder: Path) -> Channels:
+    """Grey if the files in a folder have one channel, colour if they have three.
+
+    Files that are no pictures do not count among others: who reads them reports them. Raises
+    `UserError` where all have another number of channels, and where some are grey and others are in
+    colour.
+    """
+    found: dict[Channels, Path] = {}
+    problem = None
+    for path in paths:
+        try:
+            count = count_channels(path)
+            with prefix_errors(path):
+                found.setdefault(channels_of(count), path)
+        except UserError as error:
+            problem = problem or error
+    if len(found) > 1:
+        examples = " and ".join(
+            f"{NAMES[kind]} pictures ({path.relative_to(folder)})" for kind, path in found.items()
+        )
+        raise UserError(f"{folder}: found {examples}, expected one kind of them")
+    if problem and not found:
+        raise problem
+    return next(iter(found), Channels.GREY)
+
+
+def channels_of(count: int) -> Channels:
+    """The channels to read from a file that has so many.
+
+    Raises `UserError`, without the path, for a number that no picture has.
+    """
+    if count not in CHANNELS:
+        alpha = ", the last of them alpha (opacity)" if count in (2, 4) else ""
+        raise UserError(
+            f"found {count} channels{alpha}, expected 1 (grey) or 3 (colour) and no alpha channel"
+        )
+    return CHANNELS[count]
+
+
+def open_picture(path: Path) -> np.ndarray:
+    """The channels of a picture (C, H, W), with the file's own type and values.
+
+    Raises `UserError`, naming the file, for one that is no picture.
+    """
+    count = count_channels(path)
+    with prefix_errors(path):
+        return open_channels(path, channels_of(count), is_mapped=False)
+
+
+def load_picture(path: Path, input_max: float, channels: Channels) -> tuple[np.ndarray, int]:
+    """As `load_and_count`, of a file that must have these channels and no others."""
+    count = count_channels(path)
+    with prefix_errors(path):
+        if channels_of(count) is not channels:
+            raise UserError(
+                f"found a picture in {NAMES[channels_of(count)]} ({count} channels), "
+                f"expected {NAMES[channels]} ({COUNTS[channels]})"
+            )
+    return load_and_count(path, input_max, channels)
+
+
+def _in_header(path: Path) -> int | None:
+    """The number of channels by the header of a PNG or JPG; None where it does not tell."""
+    try:
+        return channels_in_header(path.read_bytes())
+    except OSError:
+        return None  # who opens the file reports it
