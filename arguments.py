@@ -255,8 +255,9 @@ def _is_of_flag(flag: argparse.Action, value: object) -> bool:
         return flag.default is None
     if flag.nargs == 0 or flag.type is true_or_false:
         return isinstance(value, bool)
-    if isinstance(flag.nargs, int):
-        is_list = isinstance(value, list | tuple) and len(value) == flag.nargs
+    if isinstance(flag.nargs, int) or flag.nargs == "+":
+        is_list = isinstance(value, list | tuple) and bool(value)
+        is_list = is_list and flag.nargs in ("+", len(value))
         return is_list and all(_is_one_of_flag(flag, entry) for entry in value)
     return _is_one_of_flag(flag, value)
 

@@ -117,6 +117,7 @@ class EpochBatches(Sampler):
         self.processes = processes
         self.epoch = 0
         self.first = 0
+        self._placed = (-1, np.empty(0, int))  # an epoch, and the place of each index in its order
 
     def __len__(self) -> int:
         return math.ceil(self.length / (self.batch_size * self.processes))
@@ -135,6 +136,12 @@ class EpochBatches(Sampler):
     def of_all_processes(self, epoch: int, number: int) -> list[int]:
         """Return the indices of one batch over all processes."""
         return self._order(epoch)[self._batch_slice(number)].tolist()
+
+    def batch_of(self, epoch: int, index: int) -> int:
+        """Return the number of the batch that an epoch has an index in."""
+        if epoch != self._placed[0]:
+            self._placed = epoch, np.argsort(self._order(epoch))
+        return int(self._placed[1][index]) // (self.batch_size * self.processes)
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)

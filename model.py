@@ -87,14 +87,18 @@ class DecoderStage(nn.Module):
         self.up = convolution(in_channels, out_channels)
         self.merge = double_convolution(out_channels + skip_channels, out_channels, convolution)
 
-    def forward(self, features: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, h, w) and (B, skip_channels, 2h, 2w) to (B, out_channels, 2h, 2w)."""
+    def forward(self, features: torch.Tensor, skip: torch.Tensor | None) -> torch.Tensor:
+        """(B, in_channels, h, w) and (B, skip_channels, 2h, 2w) to (B, out_channels, 2h, 2w).
+
+        `skip` is None where there are no features to concatenate: skip_channels is 0.
+        """
         # align_corners=False: with True the sampling points, and so the result, would depend on the
         # patch size.
         larger = functional.interpolate(
             features, scale_factor=2, mode="bilinear", align_corners=False
         )
-        return self.merge(torch.cat([self.up(larger), skip], dim=1))
+        raised = self.up(larger)
+        return self.merge(raised if skip is None else torch.cat([raised, skip], dim=1))
 
 
 class SegmentationNetwork(nn.Module):

@@ -24,11 +24,11 @@ if __name__ == "__main__":
     install_exception_hook()  # before the imports that take seconds
 
 import argparse
-import os
 import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ import torch
 
 from arguments import (
     CHECKPOINT_FOLDER,
-    LARGEST_SEED,
     add_channels,
     add_image_type,
     add_img_format,
@@ -45,9 +44,7 @@ from arguments import (
     camera_range,
     positive,
     require_like_flags,
-    run_name,
     share,
-    true_or_false,
     whole_number,
 )
 from common.command_parser import command_parser, group_flags
@@ -78,7 +75,8 @@ from reporting.score_folder import (
 )
 from training.checkpoint import build_network, load_checkpoint, model_info, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
-from training.guards import explained_failures
+from training.flags import add_loop_flags, given_flags
+from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
 from training.presets import FEWEST_STEPS, device_preset, epochs_for, steps_per_epoch
 from training.resume import describe_resumption, find_last_checkpoint, require_state_fits
@@ -89,8 +87,8 @@ from training.run_folder import (
     describe_start,
     only_training_in,
 )
-from training.schedules import GAMMA_SCHEDULES, LEARNING_RATE_SCHEDULES
-from training.settings import LoopSettings, Start
+from training.schedules import GAMMA_SCHEDULES
+from training.settings import Start
 from training.strip_settings import (
     TrainingSettings,
     require_same_strips,
@@ -102,13 +100,11 @@ from training.strip_task import StripTask, selection_metric
 DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
 # flags whose default depends on others or on the device; a run has a value of each
 DERIVED = ("epochs", "base_channels", "amp", "weighting")
-NOT_GIVEN = object()  # marks a flag that the command line does not have
 RECIPE_HELP = (
     "how samples are made: classic paints strong defects, robust also faint ones, "
     "on channels that differ"
 )
 AMOUNTS_HELP = "YAML file with any amounts of --recipe robust, such as contrast: [5, 100]"
-NAME_HELP = "name of the run's files; default: one made of its settings"
 ALIGN_HELP = (
     "register the references to Target by fractions of a pixel (shift), "
     "match their gain and offset, too (full), "
@@ -119,10 +115,6 @@ WEIGHTING_HELP = (
     "point that Target alone has; default: likelihood, but none with --align none"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
-RESUME_HELP = (
-    "go on from this checkpoint; default: the last one in --checkpoint_path. "
-    "The run keeps its settings"
-)
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
 TEST_PICTURES_PER_KIND = 10
 FLAG_GROUPS = {
@@ -153,11 +145,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     that the command line sets. A wrong command line ends the process.
     """
     parser = make_parser()
-    defaults = vars(parser.parse_args([]))
-    given = vars(
-        parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(defaults, NOT_GIVEN)))
-    )
-    given = {name: value for name, value in given.items() if value is not NOT_GIVEN}
+    defaults, given = given_flags(parser, arguments)
     recipe = given.get("recipe", defaults["recipe"])
     # a resumed run has its own recipe, and the classic one takes no amounts
     takes_amounts = ROBUST if given.get("resume") and "recipe" not in given else recipe
@@ -202,43 +190,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--training_dataset_path", type=Path, help="folder of good strips, usually ROOT/train/good"
     )
-    parser.add_argument(
-        "--checkpoint_path",
-        type=Path,
-        default=CHECKPOINT_FOLDER,
-        help="folder for the run's files",
-    )
-    parser.add_argument("--bs", type=number(1), default=16, help="patches per batch (and process)")
-    parser.add_argument(
-        "--accumulate",
-        type=number(1),
-        default=1,
-        help="batches whose gradients are added up in one step",
-    )
-    parser.add_argument("--lr", type=positive, default=0.001, help="largest learning rate of Adam")
-    parser.add_argument(
-        "--lr_schedule",
-        choices=LEARNING_RATE_SCHEDULES,
-        default="steps",
-        help="how the learning rate changes",
-    )
-    parser.add_argument(
-        "--epochs",
-        type=number(1),
-        default=None,
-        help="an epoch is every tile of every strip once; default: 30 on a GPU, 10 on the CPU, "
+    add_loop_flags(
+        parser,
+        "an epoch is every tile of every strip once; default: 30 on a GPU, 10 on the CPU, "
         f"more where strips are so few that {FEWEST_STEPS} steps need it",
-    )
-    parser.add_argument(
-        "--gpu_id",
-        type=number(-1),
-        default=None,
-        help="-1: CPU; default: the first GPU, else the CPU",
     )
     add_image_type(parser, default="strip")
     add_img_format(parser, default=None)
     add_channels(parser, default="target,ref1,ref2")
-    parser.add_argument("--name", type=run_name, help=NAME_HELP)
     parser.add_argument(
         "--num_defects_range",
         type=number(3, 1000),
@@ -253,12 +212,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weighting", choices=WEIGHTINGS, default=None, help=WEIGHTING_HELP)
     add_true_or_false(
         parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
-    )
-    parser.add_argument(
-        "--seed",
-        type=number(0, LARGEST_SEED),
-        default=42,
-        help="the same seed gives the same run with any number of workers",
     )
     parser.add_argument(
         "--cache_size",
@@ -285,12 +238,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="focal loss weight of the defects; the background has 1 - alpha",
     )
     parser.add_argument(
-        "--num_workers",
-        type=number(0, 256),
-        default=None,
-        help="loader processes; default: 4 on a GPU, 0 on the CPU",
-    )
-    parser.add_argument(
         "--base_channels",
         type=number(1, 1024),
         default=None,
@@ -310,52 +257,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
-    parser.add_argument(
-        "--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace a run of the same name in --checkpoint_path",
-    )
-    parser.add_argument(
-        "--save_every",
-        type=positive,
-        default=5.0,
-        metavar="MINUTES",
-        help="interval of writing the last checkpoint, within an epoch too",
-    )
-    parser.add_argument(
-        "--patience",
-        type=number(1),
-        metavar="EPOCHS",
-        help="stop after this many epochs without a better one",
-    )
-    parser.add_argument(
-        "--amp",
-        type=true_or_false,
-        nargs="?",
-        const=True,
-        default=None,
-        metavar="{True,False}",
-        help="compute in bfloat16 where that is safe; for GPUs, and CPUs that have it; "
-        "default: on GPUs that have it",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the network first: minutes, then faster steps on a GPU",
-    )
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="reproduce the same weights on a GPU, too; slower",
-    )
-    parser.add_argument(
-        "--sync_batch_norm",
-        action="store_true",
-        help="batch norm over all processes' patches; GPUs only",
-    )
     group_flags(parser, FLAG_GROUPS)
     return parser
 
@@ -423,7 +324,14 @@ def prepare(
             problem = find_contradiction(values)
             if problem:
                 raise UserError(problem)
-            require_state_fits(content, ARCHITECTURES[values["arch"]], values["base_channels"])
+            make_network = partial(
+                ARCHITECTURES[values["arch"]], base_channels=values["base_channels"]
+            )
+            require_state_fits(
+                content,
+                make_network,
+                f"{make_network.func.__name__} of --base_channels {values['base_channels']}",
+            )
     settings = from_values(TrainingSettings, values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
@@ -487,14 +395,6 @@ def find_strips(settings: TrainingSettings) -> Dataset:
         settings.recipe_settings,
         settings.channels,
     )
-
-
-def choose_algorithms(settings: LoopSettings) -> None:
-    """Let cuDNN pick the fastest algorithms, or with --deterministic only reproducible ones."""
-    torch.backends.cudnn.benchmark = not settings.deterministic
-    torch.use_deterministic_algorithms(settings.deterministic)
-    if settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
 
 
 def measure_best(

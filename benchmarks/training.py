@@ -34,7 +34,8 @@ from data.folder import StripFile
 from data.splits import Dataset
 from dataloader import WORKERS_ON_GPU
 from model import SegmentationNetwork
-from trainer import choose_algorithms, parse_args
+from trainer import parse_args
+from training.guards import choose_algorithms
 from training.loop import Training
 from training.run_folder import RunFolder
 from training.strip_settings import TrainingSettings

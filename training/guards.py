@@ -1,5 +1,6 @@
-"""Failures that end a training, with error texts that say what to change."""
+"""Failures that end a training, with error texts that say what to change; and its algorithms."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError, one_line
+from training.settings import LoopSettings
 
 # fragments of torch's error texts
 OUT_OF_MEMORY = (
@@ -59,6 +61,14 @@ def _shortage(error: Exception) -> str:
     """
     text, end, _ = " ".join(str(error).split()).partition(" is free.")
     return text + end if end else one_line(error, 120)
+
+
+def choose_algorithms(settings: LoopSettings) -> None:
+    """Let cuDNN pick the fastest algorithms, or with --deterministic only reproducible ones."""
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
 
 
 def is_finite(network: nn.Module) -> bool:

@@ -64,7 +64,9 @@ class Training:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # channels last is faster, on the CPU too
         self.network = network.to(self.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
+        self.optimizer = torch.optim.Adam(
+            network.parameters(), lr=settings.lr, weight_decay=task.weight_decay, fused=True
+        )
         self.history: History = []
         self.step = 0  # steps done in the current epoch
         self.running_loss = RunningLoss(processes)
@@ -105,8 +107,15 @@ class Training:
     @property
     def selection(self) -> Selection:
         """The rule by which this run keeps its best epoch and ends."""
-        settings = self.settings
-        return Selection(self.task.metric, settings.epochs, settings.lr_schedule, settings.patience)
+        settings, task = self.settings, self.task
+        return Selection(
+            task.metric,
+            settings.epochs,
+            settings.lr_schedule,
+            settings.patience,
+            task.lowest_is_best,
+            task.held_out,
+        )
 
     @property
     def best_epoch(self) -> int:
@@ -302,8 +311,10 @@ class Training:
     def _validate(self) -> dict[str, float | None]:
         """The metrics of the current epoch, named as in the history.
 
-        All processes must call this.
+        It has none where the task skips the epoch. All processes must call this.
         """
+        if not self.task.is_validated(self.epoch):
+            return {}
         if self.task.has_validation:
             # all processes validate with the batch norm statistics that are saved
             self.processes.broadcast_from_main(list(self.network.buffers()))

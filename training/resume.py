@@ -1,7 +1,7 @@
 """--resume: which checkpoint a run continues from, and with which settings."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +110,19 @@ def _is_history(value: object) -> bool:
 
 
 def require_state_fits(
-    content: dict[str, Any], network_class: type[nn.Module], base_channels: int
+    content: dict[str, Any], make_network: Callable[[], nn.Module], description: str
 ) -> None:
     """Check that weights and optimizer state fit the network that the run continues with.
 
-    Raises `UserError`, without the path, when they are another network's, or damaged.
+    Raises `UserError`, without the path and with the network's `description`, when they are another
+    network's, or damaged.
     """
     with torch.device("meta"):  # shapes alone
-        network = network_class(base_channels=base_channels)
+        network = make_network()
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     found = {name: tensor.shape for name, tensor in content["model_state_dict"].items()}
     if found != expected:
-        raise UserError(
-            f"found weights of another network than the run's {network_class.__name__} "
-            f"of --base_channels {base_channels}"
-        )
+        raise UserError(f"found weights of another network than the run's {description}")
     if not _is_adam_state(content["optimizer_state_dict"], list(network.parameters())):
         raise UserError("found an optimizer_state_dict that does not fit the network")
 

@@ -70,11 +70,13 @@ NOTED_PACKAGES = ("torch", "numpy", "opencv-python-headless", "tifffile", "image
 class RunFolder:
     """The files of the run `name` in `folder`, that of --checkpoint_path.
 
-    Methods raise `UserError` when the file system refuses.
+    `more_suffixes` are those of files and folders that a tool writes besides SUFFIXES. Methods
+    raise `UserError` when the file system refuses.
     """
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, more_suffixes: tuple[str, ...] = ()):
         self.folder, self.name = folder, name
+        self.suffixes = SUFFIXES + more_suffixes
         self.last, self.best = self.file(".pth"), self.file(BEST_SUFFIX)
         self._events_folder = self.file("_events")
         self._events: SummaryWriter | None = None
@@ -97,7 +99,7 @@ class RunFolder:
             self._refuse_to_replace(resumed)
         best_so_far = best_beside(resumed) if resumed else None
         kept = [path.resolve() for path in (resumed, best_so_far) if path]
-        for path in map(self.file, SUFFIXES):
+        for path in map(self.file, self.suffixes):
             if path.exists() and path.resolve() not in kept:
                 with refused_by_system(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -75,6 +75,7 @@ class RunReporter:
         scalars = {name: entry[name] for name in entry if name not in ("epoch", "settled")}
         self.folder.add_scalars(scalars, steps_done)
         self.folder.add_samples(self.task.draw(self._shown, network), steps_done)
+        self.task.after_epoch(history, network, self.folder)
 
     def draw_curves(self, history: History, now: bool) -> None:
         """As `RunFolder.draw_curves`, with the task's headlines."""

@@ -14,29 +14,35 @@ History = list[dict[str, Any]]  # one entry per finished epoch
 class Selection:
     """The rule by which a run keeps its best epoch and ends.
 
-    `metric` is the entry of the history that is highest in the best epoch; None without validation.
-    The run ends early after `patience` epochs without a better one; None: never.
+    `metric` is the entry of the history that is highest in the best epoch, or lowest where
+    `lowest_is_best`; None without validation. It is measured on `held_out`, as a user reads it. The
+    run ends early after `patience` epochs without a better one; None: never.
     """
 
     metric: str | None
     epochs: int
     lr_schedule: str
     patience: int | None = None
+    lowest_is_best: bool = False
+    held_out: str = "the validation strips"
 
     def is_eligible(self, epoch: int) -> bool:
         """Whether the weights after an epoch, counted from 1, may become the run's best."""
         return is_eligible(epoch, self.epochs, self.lr_schedule)
 
     def best_epoch(self, history: History) -> int:
-        """The epoch, counted from 1, with the highest metric so far.
+        """The epoch, counted from 1, with the best metric so far.
 
         Once an epoch is eligible, only eligible ones count. Without a metric it is the last epoch.
         """
         measured = [
             entry for entry in history if self.metric and entry.get(self.metric) is not None
         ]
+        sign = -1 if self.lowest_is_best else 1
         best = max(
-            measured, key=lambda entry: (_was_eligible(entry), entry[self.metric]), default=None
+            measured,
+            key=lambda entry: (_was_eligible(entry), sign * entry[self.metric]),
+            default=None,
         )
         return best["epoch"] if best else len(history)
 
@@ -57,7 +63,7 @@ class Selection:
         if self.metric is None:
             return "the last epoch is the best"
         among = "" if self.is_eligible(1) else ", of the last quarter of the epochs"
-        return f"best checkpoint by {readable(self.metric)} on the validation strips{among}"
+        return f"best checkpoint by {readable(self.metric)} on {self.held_out}{among}"
 
 
 def _was_eligible(entry: dict[str, Any]) -> bool:

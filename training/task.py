@@ -11,6 +11,8 @@ from torch import nn
 
 from common.distributed import ProcessGroup
 from dataloader import Batch
+from training.run_folder import RunFolder
+from training.selection import History
 
 # the network, possibly compiled or wrapped for several processes
 Forward = Callable[[torch.Tensor], Any]
@@ -55,8 +57,11 @@ class Task(ABC):
     samples: Samples
     # entry of the history that is highest in the best epoch; None: the last epoch is the best
     metric: str | None
+    lowest_is_best: bool = False  # whether the best epoch has the lowest `metric` instead
+    held_out: str = "the validation strips"  # what `validate` measures on, for the user
     headlines: tuple[str, ...] = ()  # metrics that the curves and the line of an epoch show
     has_validation: bool = False  # whether there is held-out data for `validate`
+    weight_decay: float = 0.0  # Adam's
 
     @abstractmethod
     def make_network(self) -> nn.Module:
@@ -77,6 +82,10 @@ class Task(ABC):
         """
         return {}
 
+    def is_validated(self, epoch: int) -> bool:
+        """Whether `validate` measures the network after this epoch, which counts from 0."""
+        return True
+
     def validate(self, network: nn.Module, processes: ProcessGroup) -> Validation:
         """Measure the network on held-out data, of which each process scores its share."""
         return Validation({})
@@ -91,6 +100,13 @@ class Task(ABC):
     def facts(self) -> dict[str, Any]:
         """Plain values by name that a checkpoint stores besides settings and the loop's state."""
         return {}
+
+    def after_epoch(self, history: History, network: nn.Module, folder: RunFolder) -> None:
+        """Write and say what the tool keeps of the last epoch of `history`.
+
+        It is called in the main process, after the checkpoints are written.
+        """
+        return None
 
     def samples_to_show(self) -> list[dict[str, np.ndarray]]:
         """A few samples of the first epoch, for `draw`."""
