@@ -114,9 +114,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not (
             isinstance(weights, dict)
             and weights
-            and all(
-                isinstance(name, str) and _is_stored(tensor) for name, tensor in weights.items()
-            )
+            and all(isinstance(name, str) and is_stored(tensor) for name, tensor in weights.items())
         ):
             raise UserError(
                 "found a model_state_dict that does not hold tensors by name, "
@@ -165,7 +163,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return content
 
 
-def _is_stored(value: object) -> bool:
+def is_stored(value: object) -> bool:
     """Whether a value is a dense tensor on the CPU, each of whose elements is in the file.
 
     A tensor that repeats one element may describe a network of any size in a small file.

@@ -179,13 +179,13 @@ class RunFolder:
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
-    def add_samples(self, picture: np.ndarray | None, step: int) -> None:
+    def add_samples(self, picture: np.ndarray | None, step: int, name: str = "samples") -> None:
         """Add a picture (H, W, 3) uint8, BGR, to the open events."""
         if picture is None:
             return
         picture = np.ascontiguousarray(picture[:, :, ::-1])  # TensorBoard expects RGB
         with refused_by_system(self._events_folder):
-            self._events.add_image("samples", picture, step, dataformats="HWC")
+            self._events.add_image(name, picture, step, dataformats="HWC")
             self._events.flush()
 
 
