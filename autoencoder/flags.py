@@ -9,7 +9,6 @@ from arguments import (
     LARGEST_SEED,
     add_img_format,
     camera_range,
-    group_flags,
     positive,
     share,
     whole_number,
@@ -20,6 +19,7 @@ from autoencoder.network import DEPTHS, SKIPS
 from autoencoder.perceptual import KINDS as PERCEPTUAL_KINDS
 from autoencoder.pseudo_defects import KINDS, PseudoDefects
 from autoencoder.settings import CHOICES, FLIPS, TASKS
+from common.command_parser import group_flags
 from common.errors import UserError
 from data.image_files import DEFAULT_INPUT_MAX
 from training.flags import add_loop_flags

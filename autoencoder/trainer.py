@@ -31,12 +31,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from arguments import CommandParser, command_parser, require_like_flags
+from arguments import require_like_flags
 from autoencoder.flags import add_flags, require_consistent
 from autoencoder.model import TOOL, load_content, make_network
 from autoencoder.pictures import Pictures, find_pictures, groups_of
 from autoencoder.settings import RUN_NAME, AutoencoderSettings, device_preset
 from autoencoder.task import MORE_SUFFIXES, AutoencoderTask
+from common.command_parser import CommandParser, command_parser
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.settings import from_values
