@@ -66,9 +66,7 @@ class InvertedBottleneck(nn.Module):
         if self.is_expanded:
             self._expand_conv = SameConv(inputs, wide, 1, bias=False)
             self._bn0 = batch_norm(wide)
-        self._depthwise_conv = SameConv(
-            wide, wide, kernel, stride=stride, groups=wide, bias=False
-        )
+        self._depthwise_conv = SameConv(wide, wide, kernel, stride=stride, groups=wide, bias=False)
         self._bn1 = batch_norm(wide)
         self._project_conv = SameConv(wide, outputs, 1, bias=False)
         self._bn2 = batch_norm(outputs)
@@ -94,9 +92,7 @@ class EfficientNetLite0(nn.Module):
         for blocks, kernel, stride, expansion, outputs in STAGES:
             for block in range(blocks):
                 self._blocks.append(
-                    InvertedBottleneck(
-                        inputs, outputs, kernel, 1 if block else stride, expansion
-                    )
+                    InvertedBottleneck(inputs, outputs, kernel, 1 if block else stride, expansion)
                 )
                 inputs = outputs
         self._conv_head = SameConv(inputs, HEAD, 1, bias=False)
@@ -151,5 +147,7 @@ def load_lite0() -> EfficientNetLite0:
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception:  # torch and pickle raise exceptions of many types
-            raise UserError(f"found no weights of EfficientNet-Lite0, expected {PACKAGE} 0.1.0") from None
+            raise UserError(
+                f"found no weights of EfficientNet-Lite0, expected {PACKAGE} 0.1.0"
+            ) from None
     return network.eval().requires_grad_(False)

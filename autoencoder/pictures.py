@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoencoder.settings import AutoencoderSettings
+from common.errors import UserError
+from common.notes import warn
+from data.image_files import Channels
 from data.pictures import (
     PictureFile,
     describe_groups,
@@ -12,11 +16,6 @@ from data.pictures import (
     split_good,
     verify_pictures,
 )
-
-from autoencoder.settings import AutoencoderSettings
-from common.errors import UserError
-from common.notes import warn
-from data.image_files import Channels
 from data.value_range import scale_warning
 from data.verify import VerifiedFiles
 

@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from data.pictures import PictureFile, read_picture
 
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.settings import AutoencoderSettings
 from data.image_files import to_unit_range
+from data.pictures import PictureFile, read_picture
 from dataloader import EpochBatches
 from gaussian import MAX_GREY
 
