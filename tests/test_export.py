@@ -3,9 +3,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxscript import rewriter
 
 import export_onnx_fullimage
 from common.errors import UserError
+from deploy.onnx_export import SLOW_RULE, without_slow_rule
 from model import SegmentationNetworkONNX
 from ops.tiling import calculate_kept_ranges, tile_positions
 from tests.conftest import SMALL_SIZE, export_file, run
@@ -41,6 +43,17 @@ def test_the_newest_opset_is_written_as_asked_or_is_an_error_and_no_file(make_ch
     except UserError as error:
         assert str(error).startswith(f"--opset_version {NEWEST_OPSET}: ")
         assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_slow_rule_is_left_out_of_an_export_and_of_nothing_else():
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    names = [rule.name for rule in rules]
+    for is_left_out in (True, False):
+        with pytest.raises(ZeroDivisionError), without_slow_rule(is_left_out):
+            kept = [rule.name for rule in rewriter._DEFAULT_REWRITE_RULES]
+            1 / 0  # noqa: B018
+        assert kept == [name for name in names if name != SLOW_RULE or not is_left_out]
+        assert rewriter._DEFAULT_REWRITE_RULES is rules
 
 
 @pytest.mark.parametrize("opset", [9, 10, NEWEST_OPSET + 1, NEWEST_OPSET + 50])

@@ -66,7 +66,8 @@ def _shortage(error: Exception) -> str:
 def choose_algorithms(settings: LoopSettings) -> None:
     """Let cuDNN pick the fastest algorithms, or with --deterministic only reproducible ones."""
     torch.backends.cudnn.benchmark = not settings.deterministic
-    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(settings.deterministic)  # imports for two seconds
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
 
