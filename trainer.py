@@ -66,13 +66,10 @@ from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
 from ops.likelihood import WEIGHTINGS
 from ops.registration import ALIGN_MODES
+from reporting.descriptions import describe_result
 from reporting.pictures import StripWriter
-from reporting.score_folder import (
-    REPORT,
-    describe_result,
-    evaluate_with_baselines,
-    write_everything,
-)
+from reporting.score_folder import evaluate_with_baselines, write_everything
+from reporting.scored_folder import REPORT
 from training.checkpoint import build_network, load_checkpoint, model_info, save_checkpoint
 from training.distillation import check_teacher, require_not_of_run
 from training.flags import add_loop_flags, given_flags

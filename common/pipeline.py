@@ -53,14 +53,17 @@ class StageTimes:
         self.seconds = {stage: sum(other.seconds[stage] for other in others) for stage in STAGES}
         self.elapsed = max(other.elapsed for other in others)
 
-    def describe(self, strips: int) -> str:
-        """Return a line with strips per second and milliseconds by stage, for `strips` > 0."""
+    def describe(self, strips: int, unit: str = "strip") -> str:
+        """Return a line with strips per second and milliseconds by stage, for `strips` > 0.
+
+        `unit` is the name of what was scored.
+        """
         parts = ", ".join(
             f"{1000 * seconds / strips:.1f} {stage}" for stage, seconds in self.seconds.items()
         )
         return (
-            f"{strips / self.elapsed:.3g} strips per second; "
-            f"ms per strip, in overlapping stages: {parts}"
+            f"{strips / self.elapsed:.3g} {unit}s per second; "
+            f"ms per {unit}, in overlapping stages: {parts}"
         )
 
 

@@ -10,6 +10,7 @@ Other usual names of these folders and files are taken, too: `truth_layout` has 
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +79,24 @@ class StripFile:
         return (self.mask, *self.more_masks) if self.mask else ()
 
     @property
+    def has_references(self) -> bool:
+        """Whether the image has references that Target is compared with, as strips have."""
+        return True
+
+    @property
+    def group(self) -> str:
+        """What the image shows, where there are several kinds of object; empty for strips."""
+        return ""
+
+    @property
     def has_truth(self) -> bool:
         """Whether a mask or coordinates say where the defects are."""
         return self.mask is not None or self.points is not None
+
+
+def unit_of(files: Sequence[StripFile]) -> str:
+    """What the files are, in messages: `strip`, or `picture` for those without references."""
+    return "strip" if all(file.has_references for file in files) else "picture"
 
 
 def is_good(kind: str) -> bool:

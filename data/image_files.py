@@ -31,6 +31,7 @@ CAMERA_RANGES = (1, 255, 1023, 4095, 16383, 65535)
 # Values that lie outside the range by at most this share of it, and are at most this share of a
 # strip, are clipped: a dark frame that was subtracted, or interpolation, leaves such values.
 CLIPPED_REACH, CLIPPED_SHARE = 0.05, 0.01
+CHANNEL_NAMES = ("Target", "Ref1", "Ref2")
 STORED_ORDER = (0, 1, 2)  # Target, Ref1 and Ref2 as numbers of a file's channels
 # the bytes that mark the end of a complete file
 END_MARKS = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}

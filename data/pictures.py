@@ -51,6 +51,11 @@ class PictureFile(StripFile):
     group: str = ""
     channels: Channels = Channels.GREY
 
+    @property
+    def has_references(self) -> bool:
+        """False: a picture is compared with its own surroundings."""
+        return False
+
 
 def list_pictures(
     folder: Path,

@@ -14,10 +14,9 @@ import tifffile
 from common.errors import UserError
 from data.augmentation import MAD_TO_SIGMA
 from data.folder import StripFile, evenly_spaced
-from data.image_files import load_image
+from data.image_files import CHANNEL_NAMES, load_image
 from data.masks import JPG_SUFFIXES, load_masks
 
-CHANNEL_NAMES = ("Target", "Ref1", "Ref2")
 # pairs of channels, and what it means if they are the same picture
 SAME_PICTURE = {
     (0, 1): "found that Ref1 is the same picture as Target: nothing can be found in such strips, "

@@ -30,7 +30,7 @@ from gaussian import STRIP_DEFECTS_RANGE
 from ops.tiling import PATCH_SIZES, calculate_kept_ranges, tile_positions
 from reporting import pictures
 from reporting.pictures import save_panels
-from reporting.score_folder import REPORT
+from reporting.scored_folder import REPORT
 from training.checkpoint import BEST_SUFFIX, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,6 +4,8 @@ They are its threshold, the contrast that it needs, its baselines' sigmas, and t
 strips.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from common.errors import UserError
 from common.pipeline import StageTimes
 from common.progress import progress_bar
-from data.folder import StripFile, evenly_spaced
+from data.folder import StripFile, evenly_spaced, unit_of
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
@@ -23,7 +25,7 @@ from evaluation.evaluate import evaluate
 from evaluation.predictors import DetectorPredictor, TorchPredictor
 from evaluation.results import INSPECTED_CONTRAST, Evaluation, Measure
 from evaluation.stream import BatchPredictor, Predictor, iter_predictions
-from evaluation.thresholds import Calibration, calibrate
+from evaluation.thresholds import Calibration, calibrate, calibrate_scores
 from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
 from ops.inspected_contrast import ContrastResponse
 
@@ -36,24 +38,30 @@ def calibrate_on(
     good: list[StripFile],
     input_max: float,
     ignored: IgnoredRegions,
+    load: Callable[[Any, float], tuple[np.ndarray, np.ndarray | None]] | None = None,
 ) -> Calibration:
     """Return the calibration from a predictor's strongest detections on good strips.
 
-    The strips are read without painting. Raises `UserError` for a strip that cannot be used.
+    Of a predictor with scores of its own (`ScoredHeatmap`), it is that of the scores, for a verdict
+    by score. `load` reads a file, as in `evaluate`; None means strips, without painting. Raises
+    `UserError` for a strip that cannot be used.
     """
-    predictions = iter_predictions(
-        predictor,
-        good,
-        lambda strip: (load_image(strip.path, input_max, order=strip.order), None),
-        ignored,
-        StageTimes(),
-    )
-    heights = []
-    for prediction in progress_bar(predictions, "setting the threshold", len(good), unit="strip"):
+    read = partial(load or _load_unpainted, input_max=input_max)
+    predictions = iter_predictions(predictor, good, read, ignored, StageTimes())
+    progress = progress_bar(predictions, "setting the threshold", len(good), unit=unit_of(good))
+    heights, scores = [], []
+    for prediction in progress:
         if isinstance(prediction, UserError):
             raise prediction
-        heights.append(find_peaks(prediction.heatmap).heights)
-    return calibrate(heights)
+        if prediction.has_own_score:
+            scores.append(prediction.score)
+        else:
+            heights.append(find_peaks(prediction.heatmap).heights)
+    return calibrate_scores(scores) if scores else calibrate(heights)
+
+
+def _load_unpainted(strip: StripFile, input_max: float) -> tuple[np.ndarray, None]:
+    return load_image(strip.path, input_max, order=strip.order), None
 
 
 def good_strips(strips: list[StripFile]) -> list[StripFile]:

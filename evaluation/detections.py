@@ -49,8 +49,8 @@ class Detection:
 
     These are the pixels that are connected to it and closer to no other maximum. `area` is in
     pixels, `peak` 0-1. `box` is (top, left, bottom, right), the last two exclusive. Contrasts are
-    Target minus reference in grey levels. `missing` is the probability 0-1 that the references have
-    what Target lacks, None where it is not asked.
+    Target minus reference in grey levels, or both that to the surroundings. `missing` is the
+    probability 0-1 that the references have what Target lacks, None where it is not asked.
     """
 
     y: int
@@ -67,6 +67,11 @@ class Detection:
     def kind(self) -> str:
         """One of KINDS, or empty where it is not asked."""
         return "" if self.missing is None else KINDS[self.missing > MISSING_LIMIT]
+
+    @property
+    def contrast(self) -> float:
+        """The contrast to the surroundings, of a detection on an image without references."""
+        return self.contrast_ref1
 
     @property
     def is_bright(self) -> bool:
@@ -146,17 +151,19 @@ def detect(
     min_area: int = 1,
     polarity: str = "both",
     missing: np.ndarray | None = None,
+    has_references: bool = True,
 ) -> list[Detection]:
     """Return the detections above `threshold`, strongest first.
 
     The heatmap is (H, W) float32 0-1, the image (3, H, W) in grey levels. Detections of fewer than
     `min_area` pixels, or of the other polarity (`bright`: Target brighter than the references), are
     left out. `missing` (H, W) is the probability of a missing feature, None where it is not asked.
+    Without references the image is (C, H, W), and contrasts are those to the surroundings.
     """
     peaks = find_peaks(heatmap, threshold)
     if not len(peaks.points):
         return []
-    contrasts = contrasts_at(image, peaks.points)
+    contrasts = contrasts_at(image, peaks.points, has_references)
     found = []
     for number, (area, box) in enumerate(_extents(heatmap > threshold, peaks.points)):
         place = (int(peaks.points[number, 0]), int(peaks.points[number, 1]))
@@ -167,7 +174,11 @@ def detect(
 
 
 def strongest(
-    heatmap: np.ndarray, image: np.ndarray, count: int, polarity: str = "both"
+    heatmap: np.ndarray,
+    image: np.ndarray,
+    count: int,
+    polarity: str = "both",
+    has_references: bool = True,
 ) -> list[Detection]:
     """Return the `count` strongest local maxima of a heatmap, whatever the threshold.
 
@@ -177,8 +188,9 @@ def strongest(
     if polarity == "both":
         peaks = Peaks(peaks.points[:count], peaks.heights[:count], peaks.scores[:count])
     found = []
+    all_contrasts = contrasts_at(image, peaks.points, has_references)
     for (y, x), score, height, contrasts in zip(
-        peaks.points.tolist(), peaks.scores, peaks.heights, contrasts_at(image, peaks.points)
+        peaks.points.tolist(), peaks.scores, peaks.heights, all_contrasts
     ):
         measures = (float(score), float(height), 0, (y, x, y + 1, x + 1))
         found.append(Detection(y, x, *measures, *contrasts.tolist()))
@@ -190,17 +202,21 @@ def _of_polarity(detections: list[Detection], polarity: str) -> list[Detection]:
     return [detection for detection in detections if detection.is_bright in wanted]
 
 
-def contrasts_at(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+def contrasts_at(image: np.ndarray, points: np.ndarray, has_references: bool = True) -> np.ndarray:
     """Return Target minus Ref1 and minus Ref2 at whole points (N, 2), in grey levels: (N, 2).
 
     It is the mean of the 3x3 pixels, minus the median of the surroundings, which is the difference
     that gain and illumination leave between the channels.
+
+    Without references it is that of the image (C, H, W) itself, the mean of its channels: its
+    contrast against the surroundings, twice.
     """
     window = np.arange(-OUTER, OUTER + 1)
     distance = np.maximum(np.abs(window)[:, None], np.abs(window)[None, :])
     columns = []
-    for reference in image[1:3]:
-        around = _windows(image[0] - reference, points, OUTER)
+    differences = image[:1] - image[1:3] if has_references else [image.mean(axis=0)] * 2
+    for difference in differences:
+        around = _windows(difference, points, OUTER)
         inside = np.mean(around[:, distance <= INNER], axis=1)
         columns.append(inside - np.median(around[:, distance > GUARD], axis=1))
     return np.stack(columns, axis=1)

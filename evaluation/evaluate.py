@@ -6,6 +6,7 @@ Validation, calibration and the scoring of a folder call it.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from common.distributed import SINGLE_PROCESS, ProcessGroup
 from common.errors import UserError
 from common.pipeline import WRITERS, Backlog, StageTimes, threads
 from common.progress import progress_bar
-from data.folder import StripFile
+from data.folder import StripFile, unit_of
 from data.image_files import DEFAULT_INPUT_MAX
 from data.labelled_strip import read_strip
 from data.true_points import require_inside
@@ -50,22 +51,29 @@ def evaluate(
     rules: Rules | None = None,
     baselines: dict[str, Predictor] | None = None,
     on_strip: OnStrip | None = None,
+    load: Callable[[Any, float], tuple[np.ndarray, np.ndarray | None]] = read_strip,
 ) -> Evaluation:
-    """Evaluate a predictor on every strip.
+    """Evaluate a predictor on every strip, or on pictures without references.
 
     A strip that cannot be used adds a line to `problems`, and the others go on. `baselines` are
     evaluated as well, for their metrics alone. `on_strip` is called in a thread for each strip, for
     instance to write files. With several `processes`, each evaluates its share, and all get the
-    whole result. Only the detections of a strip are kept in memory.
+    whole result. Only the detections of a strip are kept in memory. `load` reads a file's image and
+    mask: `read_picture` where the files are pictures.
     """
     rules, baselines, kinds = rules or Rules(), baselines or {}, Counter()
     result = Evaluation(
         baselines={name: MetricSet() for name in baselines}, tells_kinds=rules.missing is not None
     )
-    share, load = processes.share(strips), partial(read_strip, input_max=input_max)
-    predictions = iter_predictions(predictor, share, load, rules.ignored, result.times)
+    share, read = processes.share(strips), partial(load, input_max=input_max)
+    predictions = iter_predictions(predictor, share, read, rules.ignored, result.times)
     progress = progress_bar(
-        predictions, label, len(share), unit="strip", disable=processes.hides_progress, leave=False
+        predictions,
+        label,
+        len(share),
+        unit=unit_of(strips),
+        disable=processes.hides_progress,
+        leave=False,
     )
     with result.times.of_all(), threads(WRITERS) as writers:
         writing = Backlog(writers, 2 * WRITERS)
@@ -110,18 +118,18 @@ def _add_strip(
     """
     strip, image, heatmap = prediction.strip, prediction.image, prediction.heatmap
     ignored = prediction.ignored
-    baseline_heatmaps = {
+    of_baselines = {
         name: checked_heatmap(strip, image, baseline, ignored)
         for name, baseline in baselines.items()
     }
     truth = _ground_truth(prediction, rules.patch) if use_masks else None
-    result.metrics.update(strip, heatmap, truth, rules.match_radius)
-    for name, baseline_heatmap in baseline_heatmaps.items():
-        result.baselines[name].update(strip, baseline_heatmap, truth, rules.match_radius)
+    result.update_metrics(strip, heatmap, prediction.score, truth, rules.match_radius)
+    for name, (baseline_heatmap, score) in of_baselines.items():
+        result.baselines[name].update(strip, baseline_heatmap, score, truth, rules.match_radius)
     strip_result = _apply_rules(prediction, truth, rules)
     result.results.append(strip_result)
     if rules.threshold:
-        _keep_worst_cases(result.worst_cases, strip_result, image, heatmap, truth)
+        _keep_worst_cases(result.worst_cases, strip_result, prediction, truth)
     return strip_result
 
 
@@ -138,6 +146,9 @@ def _gather(result: Evaluation, processes: ProcessGroup) -> Evaluation:
     whole.metrics.merge([part.metrics for part in parts])
     for name, metrics in whole.baselines.items():
         metrics.merge([part.baselines[name] for part in parts])
+    for name in sorted({name for part in parts for name in part.groups}):
+        whole.groups[name] = MetricSet()
+        whole.groups[name].merge([part.groups[name] for part in parts if name in part.groups])
     whole.worst_cases.merge([part.worst_cases for part in parts])
     whole.times.merge([part.times for part in parts])
     return whole
@@ -148,19 +159,21 @@ def _ground_truth(prediction: Prediction, patch: int | None) -> GroundTruth | No
     image, mask, ignored = prediction.image, prediction.mask, prediction.ignored
     if mask is not None:
         counted = mask if ignored is None else mask & ~ignored
-        return GroundTruth(counted, *defects_in_mask(counted, image, patch), ignored)
+        defects = defects_in_mask(counted, image, patch, prediction.strip.has_references)
+        return GroundTruth(counted, *defects, ignored)
     points = prediction.strip.points
     if points is None:
         return None
     require_inside(points, image.shape[1:])
     counted = [(y, x) for y, x in points if ignored is None or not ignored[round(y), round(x)]]
-    return GroundTruth(None, defects_at(counted, image, patch), None, ignored)
+    defects = defects_at(counted, image, patch, prediction.strip.has_references)
+    return GroundTruth(None, defects, None, ignored)
 
 
 def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules) -> StripResult:
     image, heatmap = prediction.image, prediction.heatmap
     result = StripResult(
-        prediction.strip, float(heatmap.max()), truths=len(truth.truths) if truth else None
+        prediction.strip, prediction.score, truths=len(truth.truths) if truth else None
     )
     if rules.threshold is None:
         return result
@@ -170,13 +183,18 @@ def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules
     if rules.required_contrast is not None and result.inspected_contrast is not None:
         # `not <=` instead of `>`, so that NaN is blind, too
         result.is_blind = not result.inspected_contrast <= rules.required_contrast
+    if rules.verdict_by_score:
+        result.is_above = prediction.score > rules.threshold.value
     missing = rules.missing(image) if rules.missing else None
-    result.detections = PackedDetections(
-        detect(heatmap, image, rules.threshold.value, rules.min_area, rules.polarity, missing)
-    )
+    has_references = prediction.strip.has_references
+    if result.is_above is not False:
+        threshold, polarity = rules.threshold.value, rules.polarity
+        result.detections = PackedDetections(
+            detect(heatmap, image, threshold, rules.min_area, polarity, missing, has_references)
+        )
     if rules.candidates:
         result.candidates = PackedDetections(
-            strongest(heatmap, image, rules.candidates, rules.polarity)
+            strongest(heatmap, image, rules.candidates, rules.polarity, has_references)
         )
     if truth:
         result.found = _match(result.detections, truth, rules.match_radius)
@@ -193,32 +211,20 @@ def _match(detections: Sequence[Detection], truth: GroundTruth, radius: float) -
 def _keep_worst_cases(
     worst_cases: WorstCases,
     result: StripResult,
-    image: np.ndarray,
-    heatmap: np.ndarray,
+    prediction: Prediction,
     truth: GroundTruth | None,
 ) -> None:
-    file = result.strip.relative.as_posix()
-    if not truth:
-        _keep_strongest(worst_cases, file, result.detections, image, heatmap)
-        return
-    for number, true_defect in enumerate(truth.truths):
-        if not (result.found == number).any():
-            worst_cases.add_miss(file, true_defect, image, heatmap)
-    for detection, status in zip(result.detections, result.statuses):
-        if status == "false alarm":
-            worst_cases.add_false_alarm(file, detection, image, heatmap)
-        elif status == "hit":
-            worst_cases.add_hit(file, detection, image, heatmap)
-
-
-def _keep_strongest(
-    worst_cases: WorstCases,
-    file: str,
-    detections: Sequence[Detection],
-    image: np.ndarray,
-    heatmap: np.ndarray,
-) -> None:
-    if detections:
-        worst_cases.add_strongest(file, detections[0], len(detections) - 1, image, heatmap)
+    detections = result.detections
+    if not truth and detections:
+        worst_cases.add_strongest(prediction, detections[0], len(detections) - 1)
+    elif not truth:
+        worst_cases.add_below_threshold(prediction)
     else:
-        worst_cases.add_below_threshold(file, image, heatmap)
+        for number, true_defect in enumerate(truth.truths):
+            if not (result.found == number).any():
+                worst_cases.add_miss(prediction, true_defect)
+        for detection, status in zip(detections, result.statuses):
+            if status == "false alarm":
+                worst_cases.add_false_alarm(prediction, detection)
+            elif status == "hit":
+                worst_cases.add_hit(prediction, detection)

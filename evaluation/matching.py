@@ -49,18 +49,20 @@ class MatchResult:
 
 
 def defects_in_mask(
-    mask: np.ndarray, image: np.ndarray, patch: int | None = None
+    mask: np.ndarray, image: np.ndarray, patch: int | None = None, has_references: bool = True
 ) -> tuple[list[TrueDefect], np.ndarray]:
     """Return the connected regions of a mask (H, W) bool as true defects, and their labels (H, W).
 
     A label is the index of the pixel's defect, -1 where there is none. A defect's contrast is that
-    of Target to the reference from which it differs less, 0 if the two differ in sign.
+    of Target to the reference from which it differs less, 0 if the two differ in sign, and that to
+    the surroundings where the image (C, H, W) has no references.
     """
     count, labels, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count == 1:
         return [], labels - 1
     centers = centers[1:, ::-1]
-    contrasts = agreed_contrast(contrasts_at(image, np.rint(centers).astype(np.int64)))
+    places = np.rint(centers).astype(np.int64)
+    contrasts = agreed_contrast(contrasts_at(image, places, has_references))
     truths = [
         TrueDefect(
             tuple(center.tolist()), int(area), float(contrast), region_of(center, mask.shape, patch)
@@ -71,7 +73,10 @@ def defects_in_mask(
 
 
 def defects_at(
-    points: Sequence[tuple[float, float]], image: np.ndarray, patch: int | None = None
+    points: Sequence[tuple[float, float]],
+    image: np.ndarray,
+    patch: int | None = None,
+    has_references: bool = True,
 ) -> list[TrueDefect]:
     """Return points (y, x) that are known as coordinates as true defects, of unknown area.
 
@@ -79,7 +84,8 @@ def defects_at(
     """
     if not points:
         return []
-    contrasts = agreed_contrast(contrasts_at(image, np.rint(points).astype(np.int64)))
+    places = np.rint(points).astype(np.int64)
+    contrasts = agreed_contrast(contrasts_at(image, places, has_references))
     return [
         TrueDefect(tuple(point), None, float(contrast), region_of(point, image.shape[1:], patch))
         for point, contrast in zip(points, contrasts)

@@ -15,6 +15,9 @@ AUPRO_LIMITS = (0.3, 0.05)  # false positive rates up to which the per-region ov
 FALSE_ALARM_RATES = (0.1, 1.0, 10.0)  # per strip
 # The metrics that are shown where there is room for a few only.
 HEADLINES = ("image_auroc", "pixel_average_precision", "point_recall_at_0.1", "point_recall_at_1")
+# The metrics that are shown of each group of pictures.
+GROUP_METRICS = ("image_auroc", "image_average_precision", "pixel_average_precision")
+GROUP_METRICS += (f"pixel_aupro_{AUPRO_LIMITS[0]}",)
 REPLICATES = 500  # samples of the bootstrap
 BOOTSTRAP_SEED = 4_000
 INTERVAL = (2.5, 97.5)  # percentiles: 95 % confidence

@@ -13,7 +13,14 @@ from scipy.special import expit, gammaincinv
 
 from evaluation.detections import LOGIT_RANGE, TIE_BREAK, logit_margin
 from evaluation.results import Evaluation
-from evaluation.thresholds import CONFIDENCE, DEFAULT_RATE, Threshold, strips_needed
+from evaluation.thresholds import (
+    CONFIDENCE,
+    DEFAULT_RATE,
+    ScoreThreshold,
+    Threshold,
+    bound_on_share,
+    strips_needed,
+)
 
 POSITIONS = 240  # thresholds that are tried, equally spaced in logits
 # largest difference between a peak's score and its logit margin
@@ -75,6 +82,8 @@ def threshold_contradiction(result: Evaluation, threshold: Threshold) -> str | N
     It is said only if the lower bound at 95 % on the rate of false alarms, widened by their
     overdispersion over the strips as in `thresholds`, lies above the rate that was asked for.
     """
+    if isinstance(threshold, ScoreThreshold):
+        return _share_contradiction(result, threshold)
     known = [scored.statuses for scored in result.results if scored.truths is not None]
     counts = np.array([statuses.count("false alarm") for statuses in known])
     if threshold.target is None or not counts.any():
@@ -92,11 +101,29 @@ def threshold_contradiction(result: Evaluation, threshold: Threshold) -> str | N
     )
 
 
+def _share_contradiction(result: Evaluation, threshold: ScoreThreshold) -> str | None:
+    """As `threshold_contradiction`, of the share of good pictures that are NG.
+
+    Its lower bound is that of a binomial count.
+    """
+    good = [scored for scored in result.results if scored.strip.is_defective is False]
+    flagged = sum(scored.verdict == "NG" for scored in good)
+    if threshold.target is None or not flagged:
+        return None
+    if 1 - bound_on_share(len(good) - flagged, len(good)) <= threshold.target:
+        return None
+    return (
+        f"found {flagged} of {len(good)} good pictures NG, expected a share of "
+        f"{threshold.target:g} as asked for: the threshold {threshold.value:.4g} does not fit "
+        "these pictures; better set it on good pictures like these"
+    )
+
+
 def threshold_doubts(result: Evaluation, threshold: Threshold) -> list[str]:
     """`Threshold.doubts`, with a value where the strips of known truth suffice to suggest one."""
     target, strips = threshold.target or DEFAULT_RATE, result.metrics.points.strips
     doubts = threshold.doubts()
-    if not doubts or strips < strips_needed(target):
+    if isinstance(threshold, ScoreThreshold) or not doubts or strips < strips_needed(target):
         return doubts
     value = fitting_threshold(result, target)
     return [

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from common.pipeline import StageTimes
-from data.folder import StripFile
+from data.folder import StripFile, unit_of
 from data.ignored_regions import IgnoredRegions
 from evaluation.detections import KINDS, Detection, find_peaks
 from evaluation.matching import FALSE_ALARM, IGNORED, MATCH_RADIUS, TrueDefect, match_strip
@@ -32,6 +32,10 @@ class Rules:
     strip's strongest local maxima are kept, whatever the threshold. `required_contrast`, in grey
     levels, is the largest inspected contrast of a strip that may be OK; None: any. `missing`
     gives the probability of a missing feature, to tell the detections by.
+
+    With `verdict_by_score`, a strip or picture is NG where its score exceeds the threshold,
+    whatever its heatmap. Detections, above the same threshold on the heatmap, then say where it is
+    NG: one that is OK has none.
     """
 
     threshold: Threshold | None = None
@@ -44,11 +48,15 @@ class Rules:
     candidates: int = 0
     required_contrast: float | None = None
     missing: Callable[[np.ndarray], np.ndarray] | None = None
+    verdict_by_score: bool = False
 
 
 @dataclass
 class StripResult:
-    """One strip: its heatmap's maximum, and its detections above the threshold, strongest first.
+    """One strip: its score, and its detections above the threshold, strongest first.
+
+    The score is the predictor's own, else the heatmap's maximum. Where the verdict goes by the
+    score, `is_above` says whether it exceeds the threshold.
 
     `truths` is the number of true defects, and `found` the one that each detection has found, as of
     `match`. Both are None where the truth is not known. `candidates` are the strongest local maxima
@@ -67,16 +75,26 @@ class StripResult:
     found_by_candidates: np.ndarray | None = None
     inspected_contrast: float | None = None
     is_blind: bool = False
+    is_above: bool | None = None
 
     @property
     def verdict(self) -> str:
-        """`NG` with a detection or where the strip is blind, else `OK`."""
-        return "NG" if self.detections or self.is_blind else "OK"
+        """`NG` with a detection or a score above the threshold, or where blind, else `OK`."""
+        return "NG" if self.reason else "OK"
 
     @property
     def reason(self) -> str:
-        """Why a strip is NG: `detections`, `contrast` or both, with a blank between; else empty."""
-        reasons = {"detections": bool(self.detections), "contrast": self.is_blind}
+        """Why a strip is NG: `detections`, `contrast` or both, with a blank between; else empty.
+
+        Where the verdict goes by the score, it is `score` in the place of `detections`.
+        """
+        by_score = self.is_above is not None
+        reasons = {
+            "score" if by_score else "detections": (
+                self.is_above if by_score else bool(self.detections)
+            ),
+            "contrast": self.is_blind,
+        }
         return " ".join(name for name, is_true in reasons.items() if is_true)
 
     @property
@@ -120,11 +138,19 @@ class MetricSet:
         self.pixels, self.points, self.ranks = PixelMetrics(), FrocMetrics(), RankMetrics()
 
     def update(
-        self, strip: StripFile, heatmap: np.ndarray, truth: "GroundTruth | None", radius: float
+        self,
+        strip: StripFile,
+        heatmap: np.ndarray,
+        score: float,
+        truth: "GroundTruth | None",
+        radius: float,
     ) -> None:
-        """Count a strip with its heatmap (H, W), 0-1; `radius` in pixels is that of `match`."""
+        """Count a strip with its heatmap (H, W) and its score, both 0-1.
+
+        `radius` in pixels is that of `match`.
+        """
         if strip.is_defective is not None:
-            self.labelled.append((strip.is_defective, float(heatmap.max())))
+            self.labelled.append((strip.is_defective, score))
         peaks = find_peaks(heatmap)
         outcome = match_strip(peaks, truth.truths, truth.labels, radius) if truth else None
         self.ranks.update(peaks.scores, outcome)
@@ -168,7 +194,7 @@ class Evaluation:
     `problems` holds the lines of the strips that could not be used, `warnings` sentences about
     everything else that a user must know before the verdicts count. Metrics are computed once, on
     first use: after the last strip. `tells_kinds` says whether points and missing features are told
-    apart.
+    apart. `groups` has the metrics of each group of pictures, where there are groups.
     """
 
     results: list[StripResult] = field(default_factory=list)
@@ -179,6 +205,47 @@ class Evaluation:
     warnings: list[str] = field(default_factory=list)
     times: StageTimes = field(default_factory=StageTimes)
     tells_kinds: bool = False
+    groups: dict[str, MetricSet] = field(default_factory=dict)
+
+    def update_metrics(
+        self,
+        strip: StripFile,
+        heatmap: np.ndarray,
+        score: float,
+        truth: GroundTruth | None,
+        radius: float,
+    ) -> None:
+        """As `MetricSet.update`, over all and in the strip's group."""
+        self.metrics.update(strip, heatmap, score, truth, radius)
+        if strip.group:
+            group = self.groups.setdefault(strip.group, MetricSet())
+            group.update(strip, heatmap, score, truth, radius)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether these are strips with references, and no pictures without."""
+        return all(result.strip.has_references for result in self.results)
+
+    @property
+    def unit(self) -> str:
+        """What was scored, in messages and on pages."""
+        return unit_of([result.strip for result in self.results])
+
+    @cached_property
+    def figures_by_group(self) -> dict[str, Figures]:
+        """The detector's metrics in each group, by name."""
+        return {name: self.groups[name].compute() for name in sorted(self.groups)}
+
+    @property
+    def mean_over_groups(self) -> Figures:
+        """The mean of each metric over the groups in which it is defined; None where in none."""
+        names = {name: None for figures in self.figures_by_group.values() for name in figures}
+        means = {}
+        for name in names:
+            values = [figures[name] for figures in self.figures_by_group.values()]
+            known = [value for value in values if value is not None]
+            means[name] = sum(known) / len(known) if known else None
+        return means
 
     @property
     def metrics_by_detector(self) -> dict[str, MetricSet]:

@@ -10,8 +10,12 @@ alarms come in clusters on a few strips, the bound is widened by their overdispe
 estimate: a kind of strip that is not among the n may have hundreds. The share of good strips with
 any false alarm needs no such assumption. Its bound is that of a binomial count (Clopper and
 Pearson, "The use of confidence or fiducial limits", 1934).
+
+Where the verdict goes by one score for each picture, the rate is a share of good pictures, and the
+binomial bound is the only one that is needed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +30,8 @@ UNCALIBRATED = 0.5  # threshold on the heatmap, without a calibration
 NOT_HELD_OUT = "no good strip was held out: set one with --good_path FOLDER of good strips"
 
 # {"strips": n, "peaks": descending, "maxima": each strip's highest peak, descending,
-# "dispersion": variance / mean}: plain values
+# "dispersion": variance / mean}: plain values; with "by_score": true, each strip has one peak,
+# which is its score
 Calibration = dict[str, Any]
 
 
@@ -87,6 +92,58 @@ class Threshold:
         ]
 
 
+class ScoreThreshold(Threshold):
+    """A threshold on the score of a picture, and what good pictures prove about it.
+
+    The verdict goes by it. `strips` is the number of good pictures. The share `rate` of them lies
+    above it, for a `target` share. At 95 % confidence, at most the share `bound` of all good
+    pictures does, which is `share_bound`, too.
+    """
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether so many good pictures can prove the target share, with none of them above."""
+        return (
+            self.target is not None
+            and bool(self.strips)
+            and bound_on_share(0, self.strips) <= self.target * (1 + 1e-9)
+        )
+
+    def describe(self) -> str:
+        """Return one line about the threshold, its share of good pictures and the bound."""
+        text = f"threshold {self.value:.4g} ({self.origin})"
+        if self.target is None:
+            return f"{text}: its share of good pictures that are NG is not known"
+        text += (
+            f": {self.rate:.1%} of {self.strips} good pictures are NG, {self.target:.3g} asked "
+            f"for; at 95 % confidence at most {self.share_bound:.1%} of good pictures are"
+        )
+        if not self.is_supported:
+            needed = pictures_needed(self.target)
+            text += f". So few pictures cannot support {self.target:g}: expected at least {needed}"
+        return text
+
+    def doubts(self) -> list[str]:
+        """Return sentences on why verdicts at this threshold prove little; empty where they do."""
+        if self.origin == NOT_HELD_OUT:
+            return [f"the threshold {self.value:g} was set on no good picture at all"]
+        if self.target is None or self.is_supported:
+            return []
+        return [
+            f"the threshold rests on {self.strips} good picture{'' if self.strips == 1 else 's'}, "
+            f"expected at least {pictures_needed(self.target)} to support the share "
+            f"{self.target:g} of good pictures that are NG"
+        ]
+
+
+def calibrate_scores(scores: Sequence[float]) -> Calibration:
+    """Return what is kept of good pictures, for a verdict by their scores 0-1.
+
+    `threshold_for` makes a `ScoreThreshold` of it. Raises `ValueError` without pictures.
+    """
+    return calibrate([np.array([score]) for score in scores]) | {"by_score": True}
+
+
 def calibrate(heights: list[np.ndarray]) -> Calibration:
     """Return what is kept of good strips.
 
@@ -135,9 +192,13 @@ def is_calibration(value: object) -> bool:
 def threshold_for(calibration: Calibration, target: float, origin: str) -> Threshold:
     """Return the lowest threshold with at most `target` false alarms per strip of a calibration.
 
-    Raises `ValueError` for a rate that is not above 0 and at most HIGHEST_RATE, up to which peaks
-    are kept.
+    Of a calibration by score, `target` is a share of good pictures, and the result is a
+    `ScoreThreshold`. Raises `ValueError` for a rate that is not above 0 and at most HIGHEST_RATE,
+    up to which peaks are kept, and for a share that is not between 0 and 1.
     """
+    by_score = calibration.get("by_score", False)
+    if by_score and not 0 < target < 1:
+        raise ValueError(f"found {target:g} of good pictures, expected a share between 0 and 1")
     if not 0 < target <= HIGHEST_RATE:
         raise ValueError(
             f"found {target:g} false alarms per strip, "
@@ -149,14 +210,21 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
     alarms = int((peaks > value).sum())
     bound = bound_on_rate(alarms, strips, calibration["dispersion"])
     alarmed = int((np.array(calibration["maxima"]) > value).sum())
-    return Threshold(
-        value, origin, strips, target, alarms / strips, bound, bound_on_share(alarmed, strips)
-    )
+    share_bound = bound_on_share(alarmed, strips)
+    rate = alarms / strips
+    if by_score:
+        return ScoreThreshold(value, origin, strips, target, rate, share_bound, share_bound)
+    return Threshold(value, origin, strips, target, rate, bound, share_bound)
 
 
 def strips_needed(target: float) -> int:
     """Return how many good strips without a false alarm support `target` false alarms per strip."""
     return int(np.ceil(bound_on_rate(0, 1) / target))
+
+
+def pictures_needed(target: float) -> int:
+    """Return how many good pictures, none of them NG, support the share `target` that are NG."""
+    return int(np.ceil(np.log1p(-CONFIDENCE) / np.log1p(-target) - 1e-9))
 
 
 def bound_on_rate(alarms: int, strips: int, dispersion: float = 1.0) -> float:

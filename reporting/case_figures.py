@@ -1,4 +1,4 @@
-"""The report's pictures of places on strips: Target, references and heatmap, enlarged."""
+"""The report's pictures of places: a strip's channels, or a picture, and the heatmap, enlarged."""
 
 import base64
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation.worst_cases import CROP_REACH, WorstCase
 from reporting.output_folder import PANELS_ENDING, strip_file
-from reporting.pictures import BACKDROP, GAP, RING_RADIUS, grey, heat
+from reporting.pictures import BACKDROP, GAP, RING_RADIUS, drawn, heat
 
 ENLARGEMENT = 4  # screen pixels per strip pixel
 LOSSLESS = 101  # OpenCV's WebP quality above 100 means lossless
@@ -59,26 +59,32 @@ def shown_file(relative: Path, folder: Path) -> ShownFile:
 
 
 def draw_worst_case(case: WorstCase, color: tuple[int, int, int]) -> np.ndarray:
-    """Draw Target, Ref1, Ref2 and heatmap side by side, enlarged, with a ring around the place.
+    """Draw the crops and the heatmap side by side, enlarged, with a ring around the place.
 
     `color` is the ring's, BGR. Returns (H, W, 3) uint8, BGR, ENLARGEMENT times the size of the
-    strip's pixels. The place is in the middle of each panel; BACKDROP fills what lies outside the
-    strip.
+    strip's pixels, or less for a larger reach. The place is in the middle of each panel; BACKDROP
+    fills what lies outside the strip.
     """
-    *channels, heatmap = case.crops
-    panels = [_centered(panel, case.offset) for panel in (*map(grey, channels), heat(heatmap))]
+    *planes, heatmap = case.crops
+    enlargement = ENLARGEMENT * CROP_REACH // case.reach
+    panels = [
+        _centered(panel, case.offset, case.reach, enlargement)
+        for panel in (*map(drawn, planes), heat(heatmap))
+    ]
     middle = panels[0].shape[0] // 2
     for panel in panels:
-        cv2.circle(panel, (middle, middle), ENLARGEMENT * RING_RADIUS, color, 1, cv2.LINE_AA)
+        cv2.circle(panel, (middle, middle), enlargement * RING_RADIUS, color, 1, cv2.LINE_AA)
     gap = np.full((panels[0].shape[0], GAP, 3), BACKDROP, np.uint8)
     others = [part for panel in panels[1:] for part in (gap, panel)]
     return np.concatenate([panels[0], *others], axis=1)
 
 
-def _centered(crop: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
+def _centered(
+    crop: np.ndarray, offset: tuple[int, int], reach: int, enlargement: int
+) -> np.ndarray:
     """An enlarged square around the point at `offset` (y, x) of a crop (h, w, 3) uint8."""
-    side = 2 * CROP_REACH + 1
+    side = 2 * reach + 1
     square = np.full((side, side, 3), BACKDROP, np.uint8)
-    top, left = (CROP_REACH - at for at in offset)
+    top, left = (reach - at for at in offset)
     square[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
-    return np.repeat(np.repeat(square, ENLARGEMENT, axis=0), ENLARGEMENT, axis=1)
+    return np.repeat(np.repeat(square, enlargement, axis=0), enlargement, axis=1)

@@ -26,16 +26,19 @@ TICKS = (  # probabilities, the most important first
     *("0.02", "0.98", "0.4", "0.6", "0.005", "0.995", "0.00001", "0.99999"),
 )
 
+MAXIMUM = "the highest value of the strip's heatmap"
 # false alarms per strip (N,), ascending, and the recall (N,) that holds from each rate on
 Curve = tuple[np.ndarray, np.ndarray]
 Scale = Callable[[float], float]
 
 
-def froc_chart(curves: dict[str, Curve], marked_rates: tuple[float, ...]) -> Markup:
+def froc_chart(
+    curves: dict[str, Curve], marked_rates: tuple[float, ...], unit: str = "strip"
+) -> Markup:
     """Draw recall over false alarms per strip, on a logarithmic axis.
 
     `curves` holds a step curve per detector; its names need not be escaped. Points mark each curve
-    at `marked_rates`.
+    at `marked_rates`. False alarms are counted per `unit`.
     """
     right, bottom = WIDTH - RIGHT, FROC_HEIGHT - FROC_BOTTOM
     x_of = _linear_scale(*np.log10(FROC_RATES), LEFT, right)
@@ -65,6 +68,7 @@ def froc_chart(curves: dict[str, Curve], marked_rates: tuple[float, ...]) -> Mar
         rate_ticks=[(x_of(decade), 10.0**decade) for decade in range(-2, 2)],
         recall_ticks=[(y_of(recall), recall) for recall in np.linspace(0, 1, 6)],
         all_series=all_series,
+        unit=unit,
     )
 
 
@@ -73,10 +77,13 @@ def recall_at(curve: Curve, rates: np.ndarray) -> np.ndarray:
     return curve[1][np.searchsorted(curve[0], rates + 1e-9, side="right") - 1]
 
 
-def score_histograms(scores: dict[str, list[float]], threshold: float) -> Markup:
+def score_histograms(
+    scores: dict[str, list[float]], threshold: float, unit: str = "strip", score: str = MAXIMUM
+) -> Markup:
     """Draw histograms of probabilities 0-1, one below the other, with a line at `threshold`.
 
-    Each series needs at least one value. Bins are equally wide in logits.
+    Each series needs at least one value. Bins are equally wide in logits. `unit` is the name of
+    what has a score, and `score` says what the score is.
     """
     margins = {name: logit_margin(values) for name, values in scores.items()}
     cut = float(logit_margin(threshold))
@@ -105,6 +112,8 @@ def score_histograms(scores: dict[str, list[float]], threshold: float) -> Markup
         high=high,
         cut=x_of(cut),
         threshold=threshold,
+        unit=unit,
+        score=score,
     )
 
 

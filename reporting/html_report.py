@@ -12,17 +12,20 @@ from markupsafe import Markup
 
 from common.files import atomic_write
 from common.numbers import three_digits
-from evaluation.metrics import FALSE_ALARM_RATES
+from data.image_files import CHANNEL_NAMES
+from evaluation.metrics import FALSE_ALARM_RATES, GROUP_METRICS
 from evaluation.operating_points import OperatingPoint, operating_points, threshold_doubts
 from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
 from reporting.case_figures import case_figures, shown_file
-from reporting.charts import froc_chart, score_histograms
+from reporting.charts import MAXIMUM, froc_chart, score_histograms
+from reporting.descriptions import describe_contrast, format_kinds
 from reporting.pictures import DETECTED, TRUTH
-from reporting.tables import MISSING, NEEDS_TRUTHS, describe_contrast, format_kinds
+from reporting.tables import MISSING, NEEDS_TRUTHS, contrasts_of
 from reporting.templating import render
 
+MEAN = "mean over groups"
 UNKNOWN = "\N{EN DASH}"
 GROUPS_OF_STRIPS = {False: "good", True: "defective", None: "unknown"}
 NEEDS_KNOWN = "needs good strips, or defective ones with masks"
@@ -65,8 +68,14 @@ def write_report(
     folder, cases = path.parent, result.worst_cases
     metrics, kinds = _metrics(result), format_kinds(result)
     points = operating_points(result, threshold.value)
+    has_references = result.has_references
     page = render(
         "report.html",
+        has_references=has_references,
+        unit=result.unit,
+        defects="true points" if has_references else "true defects",
+        captions=cases.captions or (CHANNEL_NAMES if has_references else ("picture",)),
+        groups=_groups(result),
         subject=subject
         | {"threshold": threshold.describe().removeprefix("threshold ")}
         | ({"detections": kinds} if kinds else {}),
@@ -109,7 +118,10 @@ def _metrics(result: Evaluation) -> list[ShownMetric]:
     at_threshold = result.at_threshold().items()
     others = result.figures.items()
     return [
-        *(_shown(f"{name} at the threshold", value) for name, value in at_threshold),
+        *(
+            _shown(f"{name.replace('strip', result.unit)} at the threshold", value)
+            for name, value in at_threshold
+        ),
         *(_shown(name, value) for name, value in others if not name.startswith("point")),
     ]
 
@@ -168,6 +180,26 @@ def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Th
     return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
 
 
+def _groups(result: Evaluation) -> list[dict[str, object]]:
+    """What the table of groups shows of each group and of their mean; empty without groups."""
+    if not result.groups:
+        return []
+    rows = []
+    for name, figures in (*result.figures_by_group.items(), (MEAN, result.mean_over_groups)):
+        scored = [each for each in result.results if name in (MEAN, each.strip.group)]
+        outcomes = [each.outcome for each in scored]
+        rows.append(
+            {
+                "name": name,
+                "pictures": len(scored),
+                "overkill": outcomes.count("overkill"),
+                "escaped": outcomes.count("escaped"),
+                "metrics": [_shown(metric, figures[metric]) for metric in GROUP_METRICS],
+            }
+        )
+    return rows
+
+
 def _ranks(result: Evaluation) -> dict[str, list[RankRecall]]:
     """The known points among the strongest detections, by detector; empty without known points."""
     found = {name: metrics.ranks.compute() for name, metrics in result.metrics_by_detector.items()}
@@ -178,7 +210,7 @@ def _froc(result: Evaluation) -> Markup | None:
     if not result.metrics.points.truths:
         return None
     curves = {name: metrics.points.curve() for name, metrics in result.metrics_by_detector.items()}
-    return froc_chart(curves, FALSE_ALARM_RATES)
+    return froc_chart(curves, FALSE_ALARM_RATES, result.unit)
 
 
 def _histograms(result: Evaluation, threshold: Threshold) -> Markup | None:
@@ -187,7 +219,10 @@ def _histograms(result: Evaluation, threshold: Threshold) -> Markup | None:
         for kind, name in GROUPS_OF_STRIPS.items()
     }
     scores = {name: values for name, values in scores.items() if values}
-    return score_histograms(scores, threshold.value) if scores else None
+    if not scores:
+        return None
+    score = MAXIMUM if result.has_references else "that of the picture"
+    return score_histograms(scores, threshold.value, result.unit, score)
 
 
 def _rows_shown(results: list[StripResult]) -> list[StripResult]:
@@ -205,6 +240,7 @@ def _rows_shown(results: list[StripResult]) -> list[StripResult]:
 
 def _strip_row(scored: StripResult, folder: Path) -> dict[str, object]:
     """What the table of strips shows of a strip."""
+    strongest = scored.detections[0] if scored.detections else None
     return {
         "file": shown_file(scored.strip.relative, folder),
         "kind": scored.strip.kind,
@@ -212,7 +248,8 @@ def _strip_row(scored: StripResult, folder: Path) -> dict[str, object]:
         "outcome": scored.outcome,
         "score": scored.score,
         "detections": len(scored.detections),
-        "strongest": scored.detections[0] if scored.detections else None,
+        "strongest": strongest,
+        "contrasts": contrasts_of(scored, strongest) if strongest else (),
         "inspected_contrast": scored.inspected_contrast,
         "is_blind": scored.is_blind,
     }

@@ -52,6 +52,37 @@ def save_panels(
         grey(difference * (255 / DIFFERENCE_SHOWN)) for difference in differences
     ]
     panels.append(heat(heatmap))
+    _save_sheet(path, dict(zip(PANELS, panels)), mask, title, detections, points)
+
+
+def save_picture_panels(
+    path: Path,
+    shown: dict[str, np.ndarray],
+    heatmap: np.ndarray,
+    mask: np.ndarray | None,
+    title: str,
+    detections: Sequence[Detection] = (),
+    points: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write what is shown of a picture without references, and its heatmap, as a PNG.
+
+    `shown` is `Prediction.shown`; the other arguments are as in `save_panels`.
+    """
+    panels = {caption: drawn(plane) for caption, plane in shown.items()}
+    sheet = panels | {"heatmap": heat(heatmap)}
+    _save_sheet(path, sheet, mask, title, detections, points)
+
+
+def _save_sheet(
+    path: Path,
+    named: dict[str, np.ndarray],
+    mask: np.ndarray | None,
+    title: str,
+    detections: Sequence[Detection],
+    points: Sequence[tuple[float, float]],
+) -> None:
+    """Mark defects and detections in panels (H, W, 3) uint8, BGR, and write them side by side."""
+    panels = list(named.values())
     for panel in (panels[0], panels[-1]):
         if mask is not None:
             _ring_defects(panel, mask)
@@ -62,12 +93,12 @@ def save_panels(
             top, left, bottom, right = detection.box
             radius = DETECTION_RADIUS + max(bottom - top, right - left) // 2
             cv2.circle(panel, (detection.x, detection.y), radius, DETECTED, 1, cv2.LINE_AA)
-    save_png(path, _side_by_side(panels, PANELS, title))
+    save_png(path, _side_by_side(panels, tuple(named), title))
 
 
 @dataclass(frozen=True)
 class StripWriter:
-    """Writes a strip's heatmap and panels; an `OnStrip` callback of `evaluate`.
+    """Writes the heatmap and panels of a strip or picture; an `OnStrip` callback of `evaluate`.
 
     The files lie in `output_dir`, under the sub-folder that the strip came from. The heatmap is a
     float32 TIFF of probabilities. The panels are a PNG, drawn for the first `pictures_per_kind`
@@ -88,9 +119,11 @@ class StripWriter:
                 tifffile.imwrite(temporary, self.contrast_map(prediction.image))
         if self.pictures_per_kind is None or number <= self.pictures_per_kind:
             title = f"{relative.as_posix()}   {result.verdict}   score {result.score:.4f}"
-            save_panels(
-                strip_file(self.output_dir, relative, PANELS_ENDING),
-                prediction.image,
+            path = strip_file(self.output_dir, relative, PANELS_ENDING)
+            has_references = prediction.strip.has_references
+            (save_panels if has_references else save_picture_panels)(
+                path,
+                prediction.image if has_references else prediction.shown,
                 prediction.heatmap,
                 prediction.mask,
                 title,
@@ -182,6 +215,11 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 def grey(plane: np.ndarray) -> np.ndarray:
     """Convert (H, W) grey levels, clipped to 0-255, to a picture (H, W, 3) uint8."""
     return cv2.cvtColor(np.clip(plane, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
+def drawn(plane: np.ndarray) -> np.ndarray:
+    """Convert (H, W) grey levels or (H, W, 3) red, green and blue to (H, W, 3) uint8, BGR."""
+    return grey(plane) if plane.ndim == 2 else np.ascontiguousarray(plane[:, :, ::-1], np.uint8)
 
 
 def heat(heatmap: np.ndarray) -> np.ndarray:

@@ -3,16 +3,13 @@
 The strips are verified, the threshold is set, all files are written, and the metrics are printed.
 """
 
-import sys
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.errors import UserError
-from common.files import refused_by_system
 from common.notes import warn
 from data.folder import (
     StripFile,
@@ -36,27 +33,20 @@ from evaluation.drift import drift_warnings
 from evaluation.evaluate import evaluate
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
-from evaluation.operating_points import threshold_contradiction
 from evaluation.predictors import DetectorPredictor
 from evaluation.results import Evaluation, Rules
 from evaluation.thresholds import Threshold
 from ops.detector import MissingFeatures
 from ops.inspected_contrast import ContrastResponse
-from reporting.html_report import write_report
-from reporting.output_folder import results_in
 from reporting.pictures import StripWriter
-from reporting.tables import (
-    RESULT_FILES,
-    describe_baselines,
-    describe_contrast,
-    describe_figures,
-    describe_ranks,
-    format_kinds,
-    write_results,
+from reporting.scored_folder import (
+    Intake,
+    make_output_folder,
+    require_output_elsewhere,
+    require_usable,
+    score_into,
+    write_scored,
 )
-
-REPORT = "report.html"
-TABLES = (*RESULT_FILES, REPORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +117,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     """
     output_dir = settings.output_dir
     require_missing(detector, settings.missing)
-    require_output_elsewhere(folder, settings)
+    require_output_elsewhere(output_dir, (folder, settings.good_path))
     if settings.channels:
         detector = replace(detector, info=replace(detector.info, order=settings.channels))
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
@@ -135,8 +125,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     # raises now if the ignored regions do not fit: all strips have the same size
     ignored.of(verification.usable[0].path, verification.image_size)
     serious = describe_intake(verification, detector.info)
-    with refused_by_system(output_dir):
-        output_dir.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output_dir)
     # false alarms are counted per strip, so the threshold holds for this size only
     detector = replace(detector, info=replace(detector.info, image_size=verification.image_size))
     # sets what the threshold and the response are taken from
@@ -144,36 +133,19 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     threshold = choose_threshold(detector, settings)
     response = choose_response(detector, settings, threshold)
     print(threshold.describe())
-    with results_in(output_dir, verification.usable, TABLES):
-        result = evaluate_with_baselines(
+    unused_truth = truth_without_strip(folder) if settings.use_ground_truth_mask else []
+    return score_into(
+        Intake(folder, output_dir, verification, count, serious, unused_truth),
+        lambda: evaluate_with_baselines(
             detector,
             verification.usable,
             make_rules(detector, settings, threshold, response, ignored),
             make_writer(detector, settings, response),
-        )
-        result.problems[:0] = verification.problems
-        if not result.results:
-            raise UserError(none_usable(folder, count, result.problems))
-        if settings.use_ground_truth_mask:
-            result.warnings += truth_without_strip(folder)
-        result.warnings += serious  # the terminal has them already, at the start
-        drift = write_everything(
+        ),
+        lambda result: write_everything(
             output_dir, detector, folder, result, threshold, settings_shown(detector, settings)
-        )
-    others = [warning for warning in result.warnings if warning not in serious]
-    _print_outcome(result, count, [*others, *drift], output_dir)
-    return 1 if result.problems else 0
-
-
-def require_output_elsewhere(folder: Path, settings: ScoringSettings) -> None:
-    """Raise `UserError` where the output folder lies among the strips."""
-    output_dir = settings.output_dir
-    for input_dir in filter(None, (folder, settings.good_path)):
-        if input_dir.resolve() in (output_dir.resolve(), *output_dir.resolve().parents):
-            raise UserError(
-                f"{output_dir}: found an output folder among the strips of {input_dir}, "
-                "expected one elsewhere"
-            )
+        ),
+    )
 
 
 def verify_folder(
@@ -187,14 +159,8 @@ def verify_folder(
     info = detector.info
     strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask, info.order)
     verification = verify_strips(strips, info.input_max, detector.patch, info.image_size)
-    if not verification.usable:
-        raise UserError(none_usable(folder, len(strips), verification.problems))
+    require_usable(folder, len(strips), verification)
     return verification, len(strips)
-
-
-def none_usable(folder: Path, count: int, problems: list[str]) -> str:
-    """The error where no strip of a folder can be used."""
-    return f"{folder}: none of {count} strips could be used; the first: {problems[0]}"
 
 
 def describe_intake(verification: Verification, info: ModelInfo) -> list[str]:
@@ -263,22 +229,6 @@ def require_missing(detector: Detector, missing: str) -> None:
             f"--missing ignore: found that {detector.name} reports missing features, "
             "expected a file exported with --missing ignore"
         )
-
-
-def _print_outcome(result: Evaluation, strips: int, warnings: list[str], output_dir: Path) -> None:
-    """Print metrics to stdout, warnings and errors to stderr, and then where the files are."""
-    for line in describe_result(result):
-        print(line)
-    for warning in warnings:
-        warn(warning)
-    for problem in result.problems:
-        print(f"error: {problem}", file=sys.stderr)
-    print(result.times.describe(len(result.results)))
-    print(
-        f"{len(result.results)} of {strips} strips scored: "
-        f"verdicts, detections, heatmaps and panels are in {output_dir}; "
-        f"next: open {output_dir / REPORT} in a browser"
-    )
 
 
 def set_on_good_strips(
@@ -371,17 +321,9 @@ def write_everything(
     Adds a warning to the result where the threshold does not hold on these strips. Returns the
     drift warnings: channels in which the strips differ from those of the training.
     """
-    contradiction = threshold_contradiction(result, threshold)
-    result.warnings += [contradiction] if contradiction else []
     statistics = [strip_result.statistics for strip_result in result.results]
     drift = drift_warnings(statistics, detector.info.measured.get("channel_ranges", {}))
-    write_results(output_dir, result, threshold, drift)
-    subject = {
-        "model": detector.name,
-        "strips": str(folder.absolute()),
-        "scored": datetime.now().astimezone().isoformat(" ", timespec="minutes"),
-    }
-    write_report(output_dir / REPORT, result, threshold, drift, subject, settings)
+    write_scored(output_dir, detector.name, folder, result, threshold, settings, drift)
     return drift
 
 
@@ -403,29 +345,3 @@ def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, s
         **{name: str(value) for name, value in values.items() if value is not None},
         **({} if missing == "report" else {"missing": missing}),
     }
-
-
-def describe_result(result: Evaluation) -> list[str]:
-    """Lines for the terminal: metrics, baselines and the numbers of OK and NG strips.
-
-    Where the defects are known, a last line gives the recall and the false alarms at the threshold.
-    """
-    verdicts = [strip_result.verdict for strip_result in result.results]
-    lines = [*describe_figures(result.figures), *describe_baselines(result)]
-    lines += describe_ranks(result.metrics.ranks.compute())
-    lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
-    lines += describe_contrast(result)
-    if result.tells_kinds:
-        lines.append(f"detections: {format_kinds(result)}")
-    measured = result.at_threshold()
-    if measured["false_alarms_per_strip"] is not None:
-        recall = (
-            "no true point to find"
-            if measured["recall"] is None
-            else f"{measured['recall']:.4f} of the true points found"
-        )
-        lines.append(
-            f"above the threshold: {recall}, "
-            f"{measured['false_alarms_per_strip']:.3g} false alarms per strip"
-        )
-    return lines

@@ -2,20 +2,20 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from common.files import atomic_write
-from evaluation.metrics import FALSE_ALARM_RATES, Recall
-from evaluation.ranks import RankRecall
-from evaluation.results import Evaluation, Figures, StripResult
+from evaluation.detections import Detection
+from evaluation.metrics import Recall
+from evaluation.results import Evaluation, StripResult
 from evaluation.thresholds import Threshold
-from ops.inspected_contrast import FOUND
-from ops.likelihood import POINT_SIGMA
 
 SCORES = ("file", "kind", "score", "verdict", "detections", "inspected_contrast", "reason")
+PICTURE_SCORES = ("file", "group", "kind", "score", "verdict", "detections", "reason")
 # `score` is the name of `margin` in version 1.0, for one more version: elsewhere a score is the
 # maximum of a strip's heatmap.
 DETECTIONS = (
@@ -34,6 +34,7 @@ DETECTIONS = (
     "status",
     "margin",
 )
+REFERENCE_CONTRASTS = ("contrast_ref1", "contrast_ref2")  # `contrast` for pictures without them
 # A candidate has no extent: where it is above the threshold, `detections.csv` has it.
 CANDIDATES = ("file", "rank", "y", "x", "margin", "peak", "contrast_ref1", "contrast_ref2")
 CANDIDATES += ("above_threshold", "status")
@@ -57,27 +58,19 @@ def write_results(
     """Write the results of a scored folder into `output_dir`.
 
     The files are `scores.csv`, `detections.csv`, `detections.json`, `metrics.json` and, when the
-    channels were measured, `channels.csv`. Raises `UserError` when a file cannot be written.
+    channels were measured, `channels.csv`. Of pictures without references, scores have a column
+    `group`, and contrasts are one column `contrast`: that to the surroundings. Raises `UserError`
+    when a file cannot be written.
     """
+    has_references = result.has_references
+    columns = SCORES if has_references else PICTURE_SCORES
+    rows = (score_row(scored) for scored in result.results)
     write_table(
-        output_dir / "scores.csv",
-        SCORES,
-        (
-            (
-                scored.strip.relative.as_posix(),
-                scored.strip.kind or "",
-                f"{scored.score:.9g}",
-                scored.verdict,
-                len(scored.detections),
-                "" if scored.inspected_contrast is None else f"{scored.inspected_contrast:.4g}",
-                scored.reason,
-            )
-            for scored in result.results
-        ),
+        output_dir / "scores.csv", columns, ([row[name] for name in columns] for row in rows)
     )
     write_table(
         output_dir / "detections.csv",
-        (*DETECTIONS, *(["kind"] if result.tells_kinds else [])),
+        (*_columns(DETECTIONS, has_references), *(["kind"] if result.tells_kinds else [])),
         (row.values() for scored in result.results for row in detection_rows(scored)),
     )
     if any(scored.statistics for scored in result.results):
@@ -92,7 +85,8 @@ def write_results(
         write_table(output_dir / CHANNELS_FILE, ("file", *names), rows)
     if any(scored.candidates for scored in result.results):
         rows = (row for scored in result.results for row in candidate_rows(scored, threshold.value))
-        write_table(output_dir / CANDIDATES_FILE, CANDIDATES, rows)
+        columns = _columns(CANDIDATES, has_references)
+        write_table(output_dir / CANDIDATES_FILE, columns, rows)
     write_detections(output_dir / "detections.json", result, threshold)
     write_json(output_dir / "metrics.json", summarize(result, threshold, drift))
 
@@ -123,14 +117,45 @@ def write_detections(path: Path, result: Evaluation, threshold: Threshold) -> No
         file.write("\n}}\n")
 
 
+def score_row(scored: StripResult) -> dict[str, object]:
+    """A strip's line in `scores.csv`, with the keys of SCORES and PICTURE_SCORES."""
+    contrast = scored.inspected_contrast
+    return {
+        "file": scored.strip.relative.as_posix(),
+        "group": scored.strip.group,
+        "kind": scored.strip.kind or "",
+        "score": f"{scored.score:.9g}",
+        "verdict": scored.verdict,
+        "detections": len(scored.detections),
+        "inspected_contrast": "" if contrast is None else f"{contrast:.4g}",
+        "reason": scored.reason,
+    }
+
+
+def _columns(names: Sequence[str], has_references: bool) -> tuple[str, ...]:
+    """The columns of a table; without references one `contrast` replaces the two to them."""
+    if has_references:
+        return tuple(names)
+    place = names.index(REFERENCE_CONTRASTS[0])
+    return (*names[:place], "contrast", *names[place + 2 :])
+
+
+def contrasts_of(scored: StripResult, detection: Detection) -> tuple[float, ...]:
+    """The values of the columns of contrasts."""
+    if scored.strip.has_references:
+        return detection.contrast_ref1, detection.contrast_ref2
+    return (detection.contrast,)
+
+
 def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
-    """A strip's detections, strongest first, each as a dict with the keys of DETECTIONS.
+    """A strip's detections, strongest first, each as a dict with the keys of `detections.csv`.
 
     Where kinds are asked, `kind` is a last key.
     """
+    columns = _columns(DETECTIONS, scored.strip.has_references)
     for detection, status in zip(scored.detections, scored.statuses):
         measures = (detection.margin, detection.peak, detection.area, *detection.box)
-        contrasts = (detection.contrast_ref1, detection.contrast_ref2)
+        contrasts = contrasts_of(scored, detection)
         values = (
             scored.strip.relative.as_posix(),
             detection.y,
@@ -141,7 +166,7 @@ def detection_rows(scored: StripResult) -> Iterator[dict[str, Any]]:
             detection.margin,
         )
         kind = {"kind": detection.kind} if detection.kind else {}
-        yield dict(zip(DETECTIONS, values)) | kind
+        yield dict(zip(columns, values)) | kind
 
 
 def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[object, ...]]:
@@ -155,8 +180,7 @@ def candidate_rows(scored: StripResult, threshold: float) -> Iterator[tuple[obje
             candidate.x,
             candidate.margin,
             candidate.peak,
-            candidate.contrast_ref1,
-            candidate.contrast_ref2,
+            *contrasts_of(scored, candidate),
             int(candidate.peak > threshold),
             status,
         )
@@ -181,68 +205,33 @@ def summarize(result: Evaluation, threshold: Threshold, drift: list[str]) -> dic
         "warnings": result.warnings,
         "problems": result.problems,
         **({"kinds": kinds} if kinds else {}),
+        **(_summarize_groups(result) if result.groups else {}),
+    }
+
+
+def _summarize_groups(result: Evaluation) -> dict[str, Any]:
+    """The metrics of each group of pictures, its numbers of pictures, and the metrics' means."""
+    counts = {name: Counter() for name in result.figures_by_group}
+    for scored in result.results:
+        counts[scored.strip.group].update([scored.verdict, scored.outcome])
+    return {
+        "groups": {
+            name: figures
+            | {
+                "pictures": counts[name]["OK"] + counts[name]["NG"],
+                "verdicts": {verdict: counts[name][verdict] for verdict in ("OK", "NG")},
+                "overkill": counts[name]["overkill"],
+                "escaped": counts[name]["escaped"],
+            }
+            for name, figures in result.figures_by_group.items()
+        },
+        "mean_over_groups": result.mean_over_groups,
     }
 
 
 def by_rate(recalls: dict[float, Recall]) -> dict[str, Recall]:
     """Recalls with their rates as text, in the form of the names of metrics."""
     return {f"{rate:g}": recall for rate, recall in recalls.items()}
-
-
-def describe_figures(figures: Figures) -> list[str]:
-    """One line per metric; the line of an undefined metric says which strips it needs."""
-    lines = []
-    for name, value in figures.items():
-        missing = f"not defined: {MISSING[name.split('_')[0]]}" if value is None else ""
-        lines.append(f"{name.replace('_', ' '):26}{missing or f'{value:.4f}'}")
-    return lines
-
-
-def describe_ranks(recalls: list[RankRecall]) -> list[str]:
-    """One line with the known points among the strongest detections of the folder, or none."""
-    if not recalls:
-        return []
-    ranks = ", ".join(str(entry.k) for entry in recalls)
-    found = ", ".join(str(entry.found) for entry in recalls)
-    return [f"known points among the {ranks} strongest detections: {found} of {recalls[0].truths}"]
-
-
-def describe_baselines(result: Evaluation) -> list[str]:
-    """Lines with the recall of the predictor and its baselines at FALSE_ALARM_RATES.
-
-    Empty without baselines, and when no strip has true points.
-    """
-    if not result.baselines or not result.metrics.points.truths:
-        return []
-    rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
-    lines = [
-        f"recall of {result.metrics.points.truths} true points at {rates} false alarms per strip:"
-    ]
-    width = max(map(len, result.metrics_by_detector)) + 2
-    for name, metrics in result.figures_by_detector.items():
-        values = [metrics[f"point_recall_at_{rate:g}"] for rate in FALSE_ALARM_RATES]
-        lines.append(f"  {name:{width}}{'  '.join(f'{value:.3f}' for value in values)}")
-    return lines
-
-
-def describe_contrast(result: Evaluation) -> list[str]:
-    """A line on the inspected contrasts of the strips; none where they are not known."""
-    contrasts = result.inspected_contrast()
-    if contrasts["worst"] is None:
-        return []
-    line = (
-        f"inspected down to {contrasts['median']:.3g} grey levels (median), "
-        f"{contrasts['worst']:.3g} on the worst strip: {100 * FOUND:g} % of points of "
-        f"{POINT_SIGMA:g} px with that contrast are found"
-    )
-    blind = contrasts["blind"]
-    return [f"{line}; NG for their contrast: {blind}" if blind else line]
-
-
-def format_kinds(result: Evaluation) -> str:
-    """The number of detections of each kind; empty where kinds are not asked."""
-    counts = result.kinds().items()
-    return ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts)
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -40,7 +40,7 @@
       row.hidden = !fits;
       count += fits;
     });
-    shown.textContent = count + " of " + rows.length + " strips";
+    shown.textContent = count + " of " + rows.length + " {{ unit }}s";
   }
 
   headers.forEach(header => {
@@ -75,7 +75,7 @@
       overkill === null ? "" : overkill + " overkill",
       escaped === null ? "" : escaped + " escaped",
       recall === null ? "" : "recall " + recall,
-      falseAlarms === null ? "" : falseAlarms + " false alarms per strip",
+      falseAlarms === null ? "" : falseAlarms + " false alarms per {{ unit }}",
     ].filter(Boolean).join(", ");
     slider.setAttribute("aria-valuetext", threshold + ": " + counts.textContent);
   }
