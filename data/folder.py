@@ -240,7 +240,7 @@ def describe_kinds(strips: list[StripFile]) -> str:
     text = ", ".join(parts)
     if kinds and not any(map(is_good, kinds)):
         text += f"; none counts as good: a folder named {', '.join(GOOD_NAMES)} does, in any case"
-    return f"strips by folder: {text}" if text else ""
+    return f"{unit_of(strips)}s by folder: {text}" if text else ""
 
 
 def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png") -> Path:

@@ -14,7 +14,7 @@ from common.errors import UserError, prefix_errors
 from common.files import atomic_write, read_notes
 from common.notes import warn_once
 from common.progress import progress_bar
-from data.folder import StripFile
+from data.folder import StripFile, unit_of
 from data.image_files import STORED_ORDER, load_and_count
 from data.masks import LARGEST_SHARE, load_mask
 from data.true_points import require_inside
@@ -173,14 +173,14 @@ def verify_strips(
             progress_bar(
                 pool.map(verify_strip, strips),
                 total=len(strips),
-                desc="checking strips",
-                unit="strip",
+                desc=f"checking {unit_of(strips)}s",
+                unit=unit_of(strips),
             )
         )
     if empty_masks:
         warn_once(
-            f"{min(empty_masks)}: found a mask that marks nothing, though its strip lies in a "
-            f"folder of defective ones; masks like it: {len(empty_masks)}"
+            f"{min(empty_masks)}: found a mask that marks nothing, though its {unit_of(strips)} "
+            f"lies in a folder of defective ones; masks like it: {len(empty_masks)}"
         )
     problems = [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
     facts = [

@@ -231,6 +231,11 @@ class Evaluation:
         """What was scored, in messages and on pages."""
         return unit_of([result.strip for result in self.results])
 
+    @property
+    def defect(self) -> str:
+        """What is to be found, in messages and on pages."""
+        return "point" if self.has_references else "defect"
+
     @cached_property
     def figures_by_group(self) -> dict[str, Figures]:
         """The detector's metrics in each group, by name."""

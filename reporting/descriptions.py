@@ -15,7 +15,7 @@ def describe_result(result: Evaluation) -> list[str]:
     """
     verdicts = [strip_result.verdict for strip_result in result.results]
     lines = [*describe_figures(result.figures), *describe_baselines(result)]
-    lines += describe_ranks(result.metrics.ranks.compute())
+    lines += describe_ranks(result.metrics.ranks.compute(), result.defect)
     lines += describe_groups(result)
     lines += [f"verdicts: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG"]
     lines += describe_contrast(result)
@@ -23,15 +23,14 @@ def describe_result(result: Evaluation) -> list[str]:
         lines.append(f"detections: {format_kinds(result)}")
     measured = result.at_threshold()
     if measured["false_alarms_per_strip"] is not None:
-        unit, defect = ("strip", "point") if result.has_references else ("picture", "defect")
         recall = (
-            f"no true {defect} to find"
+            f"no true {result.defect} to find"
             if measured["recall"] is None
-            else f"{measured['recall']:.4f} of the true {defect}s found"
+            else f"{measured['recall']:.4f} of the true {result.defect}s found"
         )
         lines.append(
             f"above the threshold: {recall}, "
-            f"{measured['false_alarms_per_strip']:.3g} false alarms per {unit}"
+            f"{measured['false_alarms_per_strip']:.3g} false alarms per {result.unit}"
         )
     return lines
 
@@ -45,13 +44,17 @@ def describe_figures(figures: Figures) -> list[str]:
     return lines
 
 
-def describe_ranks(recalls: list[RankRecall]) -> list[str]:
-    """One line with the known points among the strongest detections of the folder, or none."""
+def describe_ranks(recalls: list[RankRecall], defect: str = "point") -> list[str]:
+    """One line with the known points among the strongest detections of the folder, or none.
+
+    `defect` is the name of what is known.
+    """
     if not recalls:
         return []
     ranks = ", ".join(str(entry.k) for entry in recalls)
     found = ", ".join(str(entry.found) for entry in recalls)
-    return [f"known points among the {ranks} strongest detections: {found} of {recalls[0].truths}"]
+    total = recalls[0].truths
+    return [f"known {defect}s among the {ranks} strongest detections: {found} of {total}"]
 
 
 def describe_baselines(result: Evaluation) -> list[str]:
@@ -63,7 +66,8 @@ def describe_baselines(result: Evaluation) -> list[str]:
         return []
     rates = ", ".join(f"{rate:g}" for rate in FALSE_ALARM_RATES)
     lines = [
-        f"recall of {result.metrics.points.truths} true points at {rates} false alarms per strip:"
+        f"recall of {result.metrics.points.truths} true {result.defect}s at {rates} "
+        f"false alarms per {result.unit}:"
     ]
     width = max(map(len, result.metrics_by_detector)) + 2
     for name, metrics in result.figures_by_detector.items():

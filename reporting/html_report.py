@@ -73,7 +73,7 @@ def write_report(
         "report.html",
         has_references=has_references,
         unit=result.unit,
-        defects="true points" if has_references else "true defects",
+        defects=f"{result.defect}s",
         captions=cases.captions or (CHANNEL_NAMES if has_references else ("picture",)),
         groups=_groups(result),
         subject=subject

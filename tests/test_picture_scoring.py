@@ -151,6 +151,10 @@ def test_the_report_speaks_of_pictures_and_shows_the_groups(scored):
     assert "picture, output, heatmap" in shown
     assert "contrast +" in shown and "Ref1" not in shown
     assert not re.findall(r"\bstrips?\b", shown)
+    table = page[page.index('<table id="strips">') :]
+    head, body = table.split("</thead>")[0], table.split("<tbody>")[1].split("</tr>")[0]
+    columns = len(re.findall("<th(?! colspan)[ >]", head))
+    assert columns == body.count("<td") == head.count("<col ") + head.count("<col>")
     assert (scored / "submission.csv").read_text().count("\n") == 9
 
 
