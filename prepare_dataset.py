@@ -10,6 +10,8 @@
     python prepare_dataset.py combine --target A --ref1 B --ref2 C --output my_strips/train/good
     # the same with the means of many references
     python prepare_dataset.py combine --target A --references B C D E --output my_strips/train/good
+    # pictures without references, of many classes, for the reference-free detector
+    python prepare_dataset.py textures --output dataset/textures
 
 The output folder appears once it is complete. An output folder that already contains files is
 refused. The same --seed gives the same files.
@@ -53,6 +55,8 @@ from data.image_files import (
 )
 from data.listing import IMAGE_SUFFIXES, list_images
 from data.registered_copies import StripAligner
+from data.texture_set import Counts, folders_of_classes, write_texture_set
+from data.textures import CLASSES
 from data.truth_layout import split_of
 from data.write_images import write_mask, write_strip
 from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
@@ -93,6 +97,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "mvtec": "976x176 strips of three equal channels "
         "from an MVTec AD category with images of 1024x1024",
         "combine": "strips of three channels from images of one channel",
+        "textures": f"pictures of {len(CLASSES)} classes without references, "
+        "good ones and defective ones with masks",
     }
     for name, text in descriptions.items():
         command = commands.add_parser(
@@ -113,6 +119,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         )
         if name == "combine":
             add_combine(command)
+        elif name == "textures":
+            add_textures(command)
         elif name != "demo":
             command.add_argument("--source", type=Path, required=True, help="folder to read")
         if name == "testset":
@@ -161,6 +169,28 @@ def add_combine(command: argparse.ArgumentParser) -> None:
     add_input_max(command)
 
 
+def add_textures(command: argparse.ArgumentParser) -> None:
+    """Add the flags of `textures`."""
+    command.add_argument(
+        "--classes",
+        nargs="+",
+        default=list(CLASSES),
+        metavar="CLASS",
+        help="what the pictures show; FOLDER=CLASS names the folder of a class",
+    )
+    command.add_argument(
+        "--size", type=whole_number(32, 1024), default=192, help="side of a picture in pixels"
+    )
+    for flag, count, pictures in (
+        ("--train", 80, "good pictures to train on"),
+        ("--good", 40, "good pictures to test"),
+        ("--defective", 50, "defective pictures to test"),
+    ):
+        command.add_argument(
+            flag, type=whole_number(1), default=count, help=f"{pictures}, of each class"
+        )
+
+
 def require_one_way(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
     """End the process with a usage message unless one kind of references is given."""
     if bool(parsed.references) == bool(parsed.ref1) or (parsed.references and parsed.ref2):
@@ -183,6 +213,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         "deeppcb": build_deeppcb,
         "mvtec": build_mvtec,
         "combine": build_combine,
+        "textures": build_textures,
     }[arguments.command]
     with new_folder(arguments.output) as folder:
         build(folder, arguments)
@@ -374,6 +405,16 @@ def build_combine(root: Path, arguments: argparse.Namespace) -> None:
     combine(root, [arguments.target, *references], arguments.folder, aligner, arguments.input_max)
 
 
+def build_textures(root: Path, arguments: argparse.Namespace) -> None:
+    """Draw the pictures of the chosen classes.
+
+    Raises `UserError` for an unknown class, or where the package with a class's photo is missing.
+    """
+    counts = Counts(arguments.train, arguments.good, arguments.defective)
+    classes = folders_of_classes(arguments.classes)
+    write_texture_set(root, classes, arguments.size, arguments.seed, counts)
+
+
 def side_by_side_crops(grey: np.ndarray, path: Path) -> list[np.ndarray]:
     """MVTEC_CROPS strips of an image (H, W), left to right from the top left corner.
 
@@ -477,6 +518,8 @@ def next_command(arguments: argparse.Namespace) -> str:
         camera = f" --input_max {arguments.input_max:g}"
     if arguments.command == "testset":
         return f"bash inference_pytorch.sh --test_path '{output}/test'"
+    if arguments.command == "textures":
+        return f"python -m autoencoder.trainer --training_dataset_path '{output}'"
     good = output / "train" / GOOD
     if arguments.command != "combine" or good.is_dir():
         return f"bash train.sh --training_dataset_path '{good}'{camera}"

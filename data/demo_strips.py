@@ -317,7 +317,7 @@ def _roughen(generator: np.random.Generator, conductor: np.ndarray) -> np.ndarra
     y, x = np.indices(conductor.shape, dtype=np.float32)
     amount = generator.uniform(0.1, 0.3) * OVERSAMPLING
     move_y, move_x = (
-        _smooth_noise(generator, conductor.shape, 1.5 * OVERSAMPLING, 1.5 * OVERSAMPLING) * amount
+        smooth_noise(generator, conductor.shape, 1.5 * OVERSAMPLING, 1.5 * OVERSAMPLING) * amount
         for _ in range(2)
     )
     return cv2.remap(
@@ -332,12 +332,12 @@ def _grain(
 
     The grain is longer along the strip by `stretch`, as rolling marks are.
     """
-    fine = _smooth_noise(generator, shape, 0.7 * OVERSAMPLING * stretch, 0.7 * OVERSAMPLING)
-    mottling = _smooth_noise(generator, shape, 12 * OVERSAMPLING, 8 * OVERSAMPLING)
+    fine = smooth_noise(generator, shape, 0.7 * OVERSAMPLING * stretch, 0.7 * OVERSAMPLING)
+    mottling = smooth_noise(generator, shape, 12 * OVERSAMPLING, 8 * OVERSAMPLING)
     return (sigma * (0.85 * fine + 0.5 * mottling)).astype(np.float32)
 
 
-def _smooth_noise(
+def smooth_noise(
     generator: np.random.Generator, shape: tuple[int, int], sigma_y: float, sigma_x: float
 ) -> np.ndarray:
     """Return Gaussian noise of unit variance, float32, smoothed by the given sigmas in fine pixels.
