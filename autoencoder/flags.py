@@ -18,7 +18,7 @@ from autoencoder.model import LARGEST_INPUT, TOOL, WIDEST_BASE
 from autoencoder.network import DEPTHS, SKIPS
 from autoencoder.perceptual import KINDS as PERCEPTUAL_KINDS
 from autoencoder.pseudo_defects import KINDS, PseudoDefects
-from autoencoder.settings import CHOICES, FLIPS, TASKS
+from autoencoder.settings import CHOICES, FLIPS, LEAST_CROPS, TASKS
 from common.command_parser import group_flags
 from common.errors import UserError
 from data.image_files import DEFAULT_INPUT_MAX
@@ -86,7 +86,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epoch_crops",
         type=number(1),
-        help="crops in an epoch; default: as many as pictures on a GPU, 800 on the CPU",
+        help=f"crops in an epoch; default: the pictures, at least {LEAST_CROPS}, on a GPU, "
+        "800 on the CPU",
     )
     parser.add_argument(
         "--keep_epochs",
@@ -111,7 +112,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input_size",
         type=number(8, LARGEST_INPUT),
-        help="side of a crop in pixels; default: 256 on a GPU, 128 on the CPU",
+        help="side of a crop in pixels; default: 256 on a GPU, 96 on the CPU",
     )
     parser.add_argument(
         "--input_sizes",
@@ -195,7 +196,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="grey levels 0-255 by which a pseudo-defect changes a picture",
     )
     parser.add_argument(
-        "--validate_every", type=number(1), default=1, metavar="EPOCHS", help="validation interval"
+        "--validate_every",
+        type=number(1),
+        metavar="EPOCHS",
+        help="validation interval; default: 1 on a GPU, 2 on the CPU",
     )
     parser.add_argument(
         "--real_path", type=Path, help="a few labelled pictures with real defects, to validate on"

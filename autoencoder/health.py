@@ -60,22 +60,29 @@ def measure_health(
     return figures | {f"{DEAD}/{name}": share for name, share in dead.items()}
 
 
-def collapse_warnings(history: list[dict[str, Any]], is_segmented: bool) -> list[str]:
-    """What the last epoch of a history says about a collapse that begins in it."""
-    found, before = _collapses(history[-1], is_segmented), set()
-    for entry in reversed(history[:-1]):
-        if VALID + VARIANCE in entry:  # the last epoch that was measured
-            before = set(_collapses(entry, is_segmented))
-            break
+def collapse_warnings(history: list[dict[str, Any]], is_segmented: bool, epochs: int) -> list[str]:
+    """What the last epoch of a history says about a collapse that begins in it.
+
+    `epochs` are those of the whole run: a mask begins flat, so it counts as collapsed only where it
+    no longer was, or in the second half.
+    """
+    measured = [entry for entry in history if VALID + VARIANCE in entry]
+    if not measured or measured[-1] is not history[-1]:
+        return []
+    found = _collapses(measured, is_segmented, epochs)
+    before = _collapses(measured[:-1], is_segmented, epochs) if measured[1:] else {}
     return [
         f"epoch {history[-1]['epoch']}: {text}" for key, text in found.items() if key not in before
     ]
 
 
-def _collapses(entry: dict[str, Any], is_segmented: bool) -> dict[str, str]:
-    """A line on each kind of collapse of an epoch, by kind."""
-    found, ratio = {}, entry.get(VALID + VARIANCE)
-    if ratio is not None and ratio < VARIANCE_LIMITS[0]:
+def _collapses(measured: list[dict[str, Any]], is_segmented: bool, epochs: int) -> dict[str, str]:
+    """A line on each kind of collapse of the last of the measured epochs, by kind."""
+    entry, found = measured[-1], {}
+    ratio = entry[VALID + VARIANCE]
+    is_late = not is_segmented or entry["epoch"] > epochs / 2
+    was_alive = any(earlier[VALID + VARIANCE] >= VARIANCE_LIMITS[0] for earlier in measured)
+    if ratio < VARIANCE_LIMITS[0] and (is_late or was_alive):
         advice = (
             "a larger --defect_contrast or --lr"
             if is_segmented
@@ -85,7 +92,7 @@ def _collapses(entry: dict[str, Any], is_segmented: bool) -> dict[str, str]:
             f"the output has collapsed: its variance is {ratio:.3f} of the "
             f"{'mask' if is_segmented else 'picture'}'s; try {advice}"
         )
-    if ratio is not None and ratio > VARIANCE_LIMITS[1]:
+    if ratio > VARIANCE_LIMITS[1]:
         found["wild"] = (
             f"the output has burst: its variance is {ratio:.1f} times the target's; "
             "try a smaller --lr"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from autoencoder.pseudo_defects import PseudoDefects
-from autoencoder.settings import AutoencoderSettings
+from autoencoder.settings import LEAST_CROPS, AutoencoderSettings
 from data.image_files import to_unit_range
 from data.pictures import PictureFile, read_picture
 from dataloader import EpochBatches
@@ -51,7 +51,7 @@ class PictureCrops:
             [number for number, picture in enumerate(pictures) if picture.group == group]
             for group in groups
         ]
-        self.length = settings.epoch_crops or len(pictures)
+        self.length = settings.epoch_crops or max(len(pictures), LEAST_CROPS)
         self.batches = EpochBatches(self.length, settings.bs, settings.seed, 0, processes)
         self._epoch = 0  # of the last crop
 

@@ -9,6 +9,7 @@ import torch
 from autoencoder.pseudo_defects import PseudoDefects
 from training.settings import LoopSettings
 
+LEAST_CROPS = 1024  # in an epoch of the full preset, where there are fewer pictures
 TASKS = ("segment", "repair", "reconstruct")
 FLIPS = ("none", "horizontal", "vertical", "both")
 CHOICES = ("loss", "pseudo", "real")  # what selects the best epoch
@@ -21,6 +22,7 @@ FULL_PRESET = {
     "input_size": 256,
     "base_channels": 32,
     "epoch_crops": None,
+    "validate_every": 1,
 }
 # of the CPU: about five minutes on two cores
 SMALL_PRESET = {
@@ -28,9 +30,10 @@ SMALL_PRESET = {
     "lr": 2e-3,
     "lr_schedule": "one_cycle",
     "epochs": 20,
-    "input_size": 128,
+    "input_size": 96,
     "base_channels": 16,
     "epoch_crops": 800,
+    "validate_every": 2,
     "amp": False,
 }
 RUN_NAME = "Autoencoder_{task}_lr{lr}_ep{epochs}_bs{bs}_{input_size}"

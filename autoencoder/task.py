@@ -95,7 +95,7 @@ class AutoencoderTask(Task):
     def after_epoch(self, history: History, network: nn.Module, folder: RunFolder) -> None:
         epoch = history[-1]["epoch"]
         for text in (
-            *collapse_warnings(history, self.is_segmented),
+            *collapse_warnings(history, self.is_segmented, self.settings.epochs),
             *warnings_of(history, VALID),
         ):
             warn(text)

@@ -59,6 +59,7 @@ FREE = frozenset(("training_dataset_path", "img_format", "cache_size", "keep_epo
 PATHS = ("training_dataset_path", "real_path", "unlabelled_path", "perceptual_model")
 # flags whose default depends on the device; a run has a value of each
 DERIVED = ("bs", "lr", "lr_schedule", "epochs", "input_size", "base_channels", "amp")
+DERIVED += ("validate_every",)
 
 
 @dataclass(frozen=True)

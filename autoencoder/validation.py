@@ -17,6 +17,7 @@ from torch.nn import functional
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.samples import VALID_STREAM, CachedPictures, draw_crop, make_sample, reduce_to
 from autoencoder.settings import AutoencoderSettings
+from autoencoder.trivial_scores import MeanPicture, local_contrast
 from common.distributed import ProcessGroup
 from common.errors import UserError
 from data.folder import evenly_spaced
@@ -81,10 +82,6 @@ class HeldOut:
 
     def _measure_trivial(self, training: list[PictureFile]) -> dict[str, float | None]:
         """The pseudo AUROC of two scores without a network: fixed, so measured once."""
-        try:
-            from autoencoder.trivial_scores import MeanPicture, local_contrast
-        except ImportError:
-            return {}
         mean = MeanPicture([self._field(picture) for picture in evenly_spaced(training, 200)])
         scorers: Sequence[Callable[[np.ndarray], float]] = (local_contrast, mean.score)
         labels = [False] * len(self.good) + [True] * len(self.painted)
