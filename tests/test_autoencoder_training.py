@@ -1,16 +1,18 @@
 """Training of the reference-free detector: samples, validation, health, files and bad input."""
 
+import csv
 import json
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from autoencoder import health, validation
+from autoencoder import epochs, health, validation
 from autoencoder.health import collapse_warnings, measure_health
 from autoencoder.losses import PictureLoss
 from autoencoder.model import TOOL, load_model
@@ -438,6 +440,41 @@ def test_a_resumed_run_keeps_its_settings_and_its_pictures(data, finished, tmp_p
 def test_a_folder_for_files_may_not_lie_among_the_pictures(data, capsys):
     line = refused(capsys, flags(data, data / "metal" / "run"))
     assert line.startswith("--checkpoint_path") and "found a folder inside" in line
+
+
+def test_the_epochs_of_a_run_are_a_table_by_picture_and_epoch(
+    data, finished, tmp_path, monkeypatch, capsys
+):
+    words = [finished[1], data / FABRIC / "test", "--csv", tmp_path / "t.csv", "--gpu_id", -1]
+    monkeypatch.setattr("sys.argv", ["epochs", *map(str, words)])
+    assert epochs.main() == 0
+    assert "epoch 2: AUROC by loss" in capsys.readouterr().out
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["kind"], row["epoch"]) for row in rows] == [
+        (kind, epoch) for kind in ("good", "刮痕") for _ in range(3) for epoch in "12"
+    ]
+    assert all(0 < float(row["loss"]) < 1 and not row["feature_difference"] for row in rows)
+    with pytest.raises(UserError, match="found no epoch_"):
+        epochs.kept_epochs(tmp_path / "other.pth")
+
+
+def test_the_features_of_an_exact_output_do_not_differ(finished):
+    model = load_model(finished[1])
+    exact = replace(model, task="reconstruct", network=Identity(model.network))
+    loss, difference = epochs.measure(exact, GREY[None].astype(np.float32), torch.device("cpu"))
+    assert loss == difference == 0
+
+
+class Identity(torch.nn.Module):
+    """A network that gives every picture back, with another one's encoder."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.multiple, self.encode = network.multiple, network.encode
+
+    def forward(self, pictures):
+        return pictures
 
 
 def test_the_command_says_what_next(data, finished, tmp_path, monkeypatch, capsys):
