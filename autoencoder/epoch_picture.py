@@ -44,8 +44,17 @@ def draw_column(
             shown = np.clip(output, 0, 1)
             error = np.abs(shown - to_unit_range(field)) / ERROR_SHOWN
         originals.append(_cell(field))
-        answers.append(np.hstack([_cell(shown * MAX_GREY), _heat_cell(error.mean(axis=0))]))
-    return _stack(originals), _stack(answers)
+        answers.append(np.hstack([_cell(shown * MAX_GREY), _fit(heat(error.mean(axis=0)))]))
+    return np.vstack(originals), np.vstack(answers)
+
+
+def draw_samples(samples: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Training samples, the inputs above the targets: a picture (H, W, 3) uint8, BGR."""
+    rows = [
+        np.hstack([_cell(sample[name] * MAX_GREY) for sample in samples])
+        for name in ("input", "target")
+    ]
+    return np.vstack(rows)
 
 
 def write_epoch_picture(
@@ -75,10 +84,6 @@ def _cell(field: np.ndarray) -> np.ndarray:
     return _fit(picture)
 
 
-def _heat_cell(error: np.ndarray) -> np.ndarray:
-    return _fit(heat(error))
-
-
 def _fit(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     factor = CELL / max(height, width)
@@ -87,10 +92,6 @@ def _fit(picture: np.ndarray) -> np.ndarray:
     cell = np.full((CELL + GAP, CELL + GAP, 3), BACKDROP, np.uint8)
     cell[: size[1], : size[0]] = small
     return cell
-
-
-def _stack(cells: list[np.ndarray]) -> np.ndarray:
-    return np.vstack(cells)
 
 
 def _captioned(column: np.ndarray, text: str) -> np.ndarray:

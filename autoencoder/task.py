@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoencoder.epoch_picture import draw_column, write_epoch_picture
+from autoencoder.epoch_picture import draw_column, draw_samples, write_epoch_picture
 from autoencoder.health import collapse_warnings, measure_health
 from autoencoder.losses import MaskLoss, PictureLoss, parse_loss
 from autoencoder.model import TOOL, make_network
@@ -25,6 +25,7 @@ from training.task import Batch, Forward, Task, Validation
 
 EPOCHS_SUFFIX, EPOCHS_PICTURE = "_epochs", "_epochs.png"
 MORE_SUFFIXES = (EPOCHS_SUFFIX, EPOCHS_PICTURE)  # of a run's files, besides every run's
+SAMPLES_SHOWN = 8  # of the first epoch, in the picture of samples
 CHOSEN_BY = {"loss": HELD_OUT_LOSS, "pseudo": PSEUDO, "real": REAL}
 
 
@@ -126,4 +127,15 @@ class AutoencoderTask(Task):
         return self.pictures.facts()
 
     def samples_to_show(self) -> list[dict[str, np.ndarray]]:
-        return []
+        step = max(1, len(self.samples) // SAMPLES_SHOWN)
+        samples = [self.samples[0, index] for index in range(0, len(self.samples), step)]
+        return [
+            {name: tensor.numpy() for name, tensor in sample.items()}
+            for sample in samples[:SAMPLES_SHOWN]
+        ]
+
+    def draw(
+        self, samples: list[dict[str, np.ndarray]], network: nn.Module | None
+    ) -> np.ndarray | None:
+        """Inputs above targets; the network's output is in the epoch picture."""
+        return draw_samples(samples) if network is None else None

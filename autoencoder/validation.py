@@ -31,6 +31,7 @@ UNLABELLED = "unlabelled_above_held_out"
 LEAST_CROPS, MOST_CROPS = 32, 128  # of the held-out pictures, for the loss
 BATCH = 16  # crops
 MOST_PICTURES = 40  # of each kind of picture that is scored whole
+MOST_AVERAGED = 100  # pictures of a group in its mean picture
 LARGEST_FIELD = 512  # pixels: of a larger picture the middle is scored
 SMOOTHING = 5  # pixels: side of the mean around each pixel of a map
 TOP_SHARE = 0.005  # of a map's pixels, whose mean is the picture's score
@@ -55,7 +56,9 @@ class HeldOut:
         self.settings, self.defects, self.channels = settings, defects, channels
         self.pictures = CachedPictures(valid, settings)
         self.crops = [self._draw_crop(number) for number in range(_crops_of(valid))]
-        self.good = [self._field(picture) for picture in evenly_spaced(valid, MOST_PICTURES)]
+        chosen = evenly_spaced(valid, MOST_PICTURES)
+        self.groups = [picture.group for picture in chosen]
+        self.good = [self._field(picture) for picture in chosen]
         self.painted = [self._paint(number) for number in range(len(self.good))]
         self.trivial = self._measure_trivial(training)
         self.real: list[tuple[np.ndarray, bool]] = self._real() if settings.real_path else []
@@ -81,16 +84,20 @@ class HeldOut:
         return np.ascontiguousarray(pixels[:, y, x])
 
     def _measure_trivial(self, training: list[PictureFile]) -> dict[str, float | None]:
-        """The pseudo AUROC of two scores without a network: fixed, so measured once."""
-        mean = MeanPicture([self._field(picture) for picture in evenly_spaced(training, 200)])
-        scorers: Sequence[Callable[[np.ndarray], float]] = (local_contrast, mean.score)
-        labels = [False] * len(self.good) + [True] * len(self.painted)
-        return {
-            name: image_figures(labels, list(map(scorer, [*self.good, *self.painted])))[
-                "image_auroc"
-            ]
-            for name, scorer in zip(TRIVIAL, scorers)
-        }
+        """The pseudo AUROC of two scores without a network: fixed, so measured once.
+
+        A picture is compared with the mean picture of its own group.
+        """
+        means = {}
+        for group in set(self.groups):
+            of_group = [picture for picture in training if picture.group == group]
+            means[group] = MeanPicture(map(self._field, evenly_spaced(of_group, MOST_AVERAGED)))
+        sides = self.good, self.painted
+        contrasts = [[local_contrast(field) for field in side] for side in sides]
+        differences = [
+            [means[group].score(field) for group, field in zip(self.groups, side)] for side in sides
+        ]
+        return dict(zip(TRIVIAL, (_auroc(*contrasts), _auroc(*differences))))
 
     def _real(self) -> list[tuple[np.ndarray, bool]]:
         """Good and defective pictures of --real_path; without good ones the held-out are taken."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from autoencoder import lite0
 from autoencoder.losses import TERMS, MaskLoss, PictureLoss, parse_loss
 from autoencoder.network import SKIPS, UNet
 from autoencoder.perceptual import frozen_features
@@ -85,6 +86,13 @@ def test_a_perceptual_loss_leaves_its_network_as_it_is():
     assert output.grad.abs().sum() > 0
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_features_of_lite0_are_compared_where_it_is_installed():
+    pytest.importorskip(lite0.MODULE)
+    loss = PictureLoss({"perceptual": 1.0}, features=frozen_features("lite0", None, 1, CPU))
+    good = picture(1, size=64)
+    assert float(loss(good, good)) == 0 < float(loss(picture(2, size=64), good))
 
 
 def test_the_mask_loss_is_lowest_for_the_mask():

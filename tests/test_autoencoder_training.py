@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import epochs, health, validation
+from autoencoder import epochs, health, lite0, validation
 from autoencoder.health import collapse_warnings, measure_health
 from autoencoder.losses import PictureLoss
 from autoencoder.model import TOOL, load_model
@@ -435,6 +435,12 @@ def test_a_resumed_run_keeps_its_settings_and_its_pictures(data, finished, tmp_p
     write(other / FABRIC / "train" / "good" / "new.png", GREY)
     line = refused(capsys, ["--resume", copied, "--training_dataset_path", other])
     assert "found a run on other pictures" in line
+
+
+def test_lite0_that_is_not_installed_is_named(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(lite0, "MODULE", "no_such_package")
+    more = ("--task", "repair", "--loss", "l1,perceptual", "--perceptual", "lite0")
+    assert lite0.PACKAGE in refused(capsys, flags(data, tmp_path, *more))
 
 
 def test_a_folder_for_files_may_not_lie_among_the_pictures(data, capsys):
