@@ -99,6 +99,16 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = batch_norm(HEAD)
         self._fc = nn.Linear(HEAD, CLASSES)
 
+    def stage_width(self, stage: int) -> int:
+        """The channels of a stage's output; the first stage is 0."""
+        return STAGES[stage][-1]
+
+    def without_later_stages(self, count: int) -> "EfficientNetLite0":
+        """Drop all that follows the first `count` stages: an exported file has no use for it."""
+        self._blocks = self._blocks[: sum(stage[0] for stage in STAGES[:count])]
+        self._conv_head = self._bn1 = self._fc = nn.Identity()
+        return self
+
     def levels(self, images: torch.Tensor, last: int = len(STAGES)) -> list[torch.Tensor]:
         """Return the output of each of the first `last` stages.
 
