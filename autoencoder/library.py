@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from autoencoder.features import CELLS, FEATURES, FeatureExtractor, make_features, picture_vectors
+from autoencoder.filter_bank import average_neighbours
 from autoencoder.model import TOOL
 from autoencoder.routing import Router, make_router
 from common.errors import UserError, prefix_errors, shown
@@ -88,9 +89,9 @@ class LibraryMaps(nn.Module):
         """(B, C, h, w) unit range, multiples of `multiple`, to distances (B, 1, h/cell, w/cell).
 
         `clusters` (B,) int64 says whose library each picture is compared with; None means the
-        first one's.
+        first one's. A cell's distance is averaged with its neighbours'.
         """
-        return self.distances(self.features(pictures), clusters)
+        return average_neighbours(self.distances(self.features(pictures), clusters))
 
     def distances(
         self, features: torch.Tensor, clusters: torch.Tensor | None = None
@@ -292,7 +293,6 @@ def require_same_checkpoint(library: Library, checkpoints: Sequence[Path]) -> No
     """
     if "encoder" not in library.kinds or not checkpoints:
         return
-    asked = {"encoder"}
     for checkpoint in checkpoints:
         features = make_features(
             library.kinds,
@@ -304,7 +304,7 @@ def require_same_checkpoint(library: Library, checkpoints: Sequence[Path]) -> No
         if features.identity() == library.maps.features.identity():
             return
     raise UserError(
-        f"{library.path}: found a library of the {'/'.join(asked)} of {library.checkpoint}, "
+        f"{library.path}: found a library of the encoder of {library.checkpoint}, "
         f"expected one of {' or '.join(map(str, checkpoints))}"
     )
 

