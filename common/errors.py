@@ -5,6 +5,7 @@ It ends with one line, an exit code, and no half-written file.
 
 import errno
 import os
+import re
 import reprlib
 import signal
 import sys
@@ -43,6 +44,7 @@ class DeferredSignal:
     number: int = 0
 
 
+LONGEST_WORD, PART_OF_WORD = 1024, 128  # characters; the part is kept at either end
 _SHORT = reprlib.Repr()
 _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother, _SHORT.maxlevel = 60, 60, 60, 2
 _held: DeferredSignal | None = None  # not None while signals are deferred
@@ -78,6 +80,19 @@ def one_line(error: Exception, longest: int = 200) -> str:
     """
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"... {text[-longest:]}"
+
+
+def without_long_words(text: str) -> str:
+    """Return a text whose words of more than LONGEST_WORD characters lack their middle.
+
+    Such a word is a path that no file system takes: with it the reason is out of sight.
+    """
+
+    def shorten(word: re.Match) -> str:
+        start, end = word[0][:PART_OF_WORD], word[0][-PART_OF_WORD:]
+        return f"{start}[...{len(word[0])} characters...]{end}"
+
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", shorten, text)
 
 
 def shown(value: object) -> str:
@@ -172,7 +187,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_long_words(str(error))}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         # The command is ending: no further signal may interrupt it.
@@ -185,7 +200,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     except (*FAILURES, RuntimeError) as error:
         if not is_failure(error):
             raise
-        print(f"error: {explain_failure(error)}", file=sys.stderr)
+        print(f"error: {without_long_words(explain_failure(error))}", file=sys.stderr)
         return 1
     finally:
         for number, handler in handlers.items():

@@ -55,6 +55,17 @@ def load_mask(
         return mask
 
 
+def marks_something(paths: Iterable[Path]) -> bool:
+    """Whether a mask that several files hold together marks any pixel; not what cannot be read."""
+    for path in paths:
+        try:
+            if _find_marks(path, _as_shown(path, read_pixels(path)[0])).any():
+                return True
+        except UserError:
+            continue
+    return False
+
+
 def _as_shown(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Return the pixels with TIFF's colours of a palette, and with black for what looks black."""
     if path.suffix.lower() not in IMAGE_SUFFIXES["tiff"]:

@@ -1,7 +1,8 @@
 """Warnings about strips whose files can be read, but do not hold what a strip holds.
 
-The checks look at a few strips of a set: for JPG files, for channels that are the same picture or
-no shots of one pattern, and for marked defects that stand out in a reference instead of in Target.
+The checks look at some strips of a set: for JPG files, for channels that are the same picture or no
+shots of one pattern, and for marked defects that stand out in a reference instead of in Target, or
+that a good strip has.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from common.errors import UserError
 from data.augmentation import MAD_TO_SIGMA
 from data.folder import StripFile, evenly_spaced
 from data.image_files import CHANNEL_NAMES, load_image
-from data.masks import JPG_SUFFIXES, load_masks
+from data.masks import JPG_SUFFIXES, load_masks, marks_something
 
 # pairs of channels, and what it means if they are the same picture
 SAME_PICTURE = {
@@ -26,7 +27,7 @@ SAME_PICTURE = {
     (1, 2): "found one picture as both references, expected two shots: all that is peculiar to it "
     "looks like a defect of Target, so expect many false alarms",
 }
-MOST_STRIPS = 8  # looked at for their channels' pattern
+MOST_STRIPS = 32  # looked at for their channels' pattern
 MOST_MARKED_STRIPS = 20  # looked at for their marked defects
 
 # Three shots of one pattern correlate with 0.97 to 1 at this scale, on every level of the quality
@@ -55,15 +56,17 @@ def content_warnings(strips: list[StripFile], input_max: float) -> list[str]:
 
     Strips that can no longer be read are passed over: who uses them reports that.
     """
-    equalities, correlations = [], []
+    equalities, correlations, names = [], [], []
     for strip in evenly_spaced(strips, MOST_STRIPS):
         for image in _load(strip, input_max):
             equalities.append(equal_channels(image))
             correlations.append(pattern_correlation(image))
+            names.append(str(strip.path))
     warnings = (
         lossy_warning(strips),
         equality_warning(equalities),
-        pattern_warning(correlations),
+        pattern_warning(correlations) or odd_one_warning(dict(zip(names, correlations))),
+        good_mask_warning(strips),
         order_warning(strips, input_max),
     )
     return [warning for warning in warnings if warning]
@@ -134,6 +137,38 @@ def pattern_warning(correlations: list[float | None]) -> str | None:
         f"found channels whose patterns correlate with {typical:.2f}, expected three shots of one "
         f"pattern, which correlate with {LEAST_CORRELATION:g} or more: are these colour photos, or "
         "strips put together from different images?"
+    )
+
+
+def odd_one_warning(correlations: dict[str, float | None]) -> str | None:
+    """A sentence where a few strips' channels are no shots of one pattern; else None.
+
+    `correlations` are those of `pattern_correlation` by the strips' names.
+    """
+    odd = {
+        name: correlation
+        for name, correlation in correlations.items()
+        if correlation is not None and correlation < LEAST_CORRELATION
+    }
+    if not odd:
+        return None
+    worst = min(odd, key=odd.__getitem__)
+    return (
+        f"{worst}: found channels whose patterns correlate with {odd[worst]:.2f}, expected three "
+        "shots of one pattern as in the other strips: is it a colour photo? "
+        f"(strips like it: {len(odd)} of {len(correlations)} looked at)"
+    )
+
+
+def good_mask_warning(strips: list[StripFile]) -> str | None:
+    """A sentence where strips that count as good have marked defects; else None."""
+    good = [strip for strip in strips if strip.kind is not None and not strip.is_defective]
+    marked = [strip for strip in good if strip.points or marks_something(strip.masks)]
+    if not marked:
+        return None
+    return (
+        f"{marked[0].path}: found marked defects in a strip of {marked[0].kind}/, which counts as "
+        f"good, expected it in another folder, or no mask (strips like it: {len(marked)})"
     )
 
 

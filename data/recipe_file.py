@@ -85,21 +85,30 @@ def read_recipe_settings(path: Path | None, recipe: str) -> dict[str, Any]:
 def check_names(given: dict[str, Any], recipe: str) -> dict[str, Any]:
     """Return `given` if a recipe has all its names, else raise `UserError`, without the path."""
     known = settings_of_recipe(recipe)
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            advice = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-            raise UserError(f"found no amount {shown(name)} in --recipe {recipe}: {advice}")
+    problems = []
+    for name in (name for name in given if name not in known):
+        close = difflib.get_close_matches(str(name), known, 1)
+        advice = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+        problems.append(f"found no amount {shown(name)} in --recipe {recipe}: {advice}")
+    if problems:
+        raise UserError("; ".join(problems))
     return given
 
 
 def check_amounts(amounts: dict[str, Any]) -> dict[str, Any]:
     """Return all amounts of the robust recipe, ranges as lists, if each is of its type and range.
 
-    Raises `UserError`, without the path, for another value.
+    Raises `UserError`, without the path, with all other values.
     """
     defaults = settings_of_recipe("robust")
-    checked = {name: _check(name, value, defaults[name]) for name, value in amounts.items()}
+    checked, problems = {}, []
+    for name, value in amounts.items():
+        try:
+            checked[name] = _check(name, value, defaults[name])
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
     largest, usual = checked["large_sigma"][1], checked["sigma"][1]
     if usual > largest:
         raise UserError(
@@ -113,6 +122,8 @@ def _check(name: str, value: Any, default: Any) -> Any:
     low, high = LIMITS[name]
     is_range = isinstance(default, list)
     numbers = value if is_range else [value]
+    if isinstance(numbers, list | tuple):
+        numbers = [_without_text(entry) for entry in numbers]
     kind = int if isinstance(default[0] if is_range else default, int) else (int, float)
     what = "whole number" if kind is int else "number"
     text = f"two {what}s, the smaller one first," if is_range else f"a {what}"
@@ -129,8 +140,16 @@ def _check(name: str, value: Any, default: Any) -> Any:
     return (
         [type(entry)(number) for entry, number in zip(default, numbers)]
         if is_range
-        else (type(default)(value))
+        else (type(default)(numbers[0]))
     )
+
+
+def _without_text(value: Any) -> Any:
+    """A number for a text such as 1e1, which YAML takes for a number only as 1.0e+1."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 class _Loader(yaml.SafeLoader):

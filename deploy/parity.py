@@ -186,10 +186,15 @@ def compare_modes(
     peaks = [[find_peaks(heatmap, threshold).points for heatmap in each] for each in heatmaps]
     unmatched = [sum(map(_count_unmatched, *pair)) for pair in (peaks, peaks[::-1])]
     counts = [sum(map(len, each)) for each in peaks]
+    # the heatmap of points is 0 wherever the network does not look, so its differences say little
+    differences = ""
+    if other.mode != "points":
+        differences = f"; heatmaps differ by {difference.max():.2g} at most, "
+        differences += f"{difference.mean():.1e} on average"
+    same = [count - missing for count, missing in zip(counts, unmatched)]
     return {
-        f"{other.mode} - tiles": f"{difference.max():.2g} at most, {difference.mean():.1e} "
-        f"on average; above {threshold:.3g} {counts[0]} detections, {unmatched[0]} of them not "
-        f"in the tiles, which have {counts[1]}, {unmatched[1]} of them not here"
+        f"mode {other.mode}": f"above {threshold:.3g} it finds {same[1]} of the {counts[1]} "
+        f"detections of mode tiles, and {unmatched[0]} that tiles do not find{differences}"
     }
 
 

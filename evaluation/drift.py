@@ -35,6 +35,21 @@ ALLOWANCES = {
 ALLOWANCES |= {"shift_y": 0.5, "shift_x": 0.5, "wander": 0.5, "gain": 0.1, "remainder": 2.0}
 # All other statistics are in grey levels.
 UNITS = {"contrast": "", "gain": "", "shift_y": " px", "shift_x": " px", "wander": " px"}
+# what the statistics are called in warnings; a table's columns have their names
+CHANNEL_WORDS = {"target": "Target", "ref1": "Ref1", "ref2": "Ref2"}
+KIND_WORDS = {
+    "mean": "mean",
+    "spread": "spread of grey levels",
+    "noise": "noise",
+    "difference": "difference from Target's mean",
+    "contrast": "contrast as a share of Target's",
+    "residual": "registration residual against Target",
+    "shift_y": "shift in y against Target",
+    "shift_x": "shift in x against Target",
+    "wander": "bending and vibration against Target",
+    "gain": "gain against Target",
+    "remainder": "remaining difference from Target",
+}
 MAY_BE_NEGATIVE = ("difference", "shift_y", "shift_x")
 RANGE_MARGIN = 0.25  # share of a range's width on either side, for many strips
 MARGIN_OF_FEW = 5.0  # for n strips, this divided by n - 1 is added to RANGE_MARGIN
@@ -179,6 +194,14 @@ def _residual(target: float, reference: float, covariance: float) -> float:
     return math.sqrt(2 * target * (1 - correlation))
 
 
+def in_words(name: str) -> str:
+    """Return what a statistic is, such as `Target's noise`, with its name as in the tables."""
+    channel, _, kind = name.partition("_")
+    if channel not in CHANNEL_WORDS or kind not in KIND_WORDS:  # of a later version
+        return name
+    return f"{CHANNEL_WORDS[channel]}'s {KIND_WORDS[kind]} ({name})"
+
+
 def _range(name: str, values: list[float], margin: float) -> list[float]:
     kind = _statistic_kind(name)
     lowest, highest = min(values), max(values)
@@ -199,7 +222,7 @@ def _sentence(name: str, values: np.ndarray, lowest: float, highest: float) -> s
         return None
     unit = UNITS.get(_statistic_kind(name), " grey levels")
     return (
-        f"{name}: found {median:.3g}{unit} in the median strip, "
+        f"{in_words(name)}: found {median:.3g}{unit} in the median strip, "
         f"and {outside} of {len(values)} strips outside; "
         f"expected {lowest:.3g} to {highest:.3g}{unit}, "
         "the range of the training strips with a margin"

@@ -101,7 +101,7 @@ def noise_at_edges(
 ) -> torch.Tensor:
     """(B, 1, H, W): the noise of a difference, from the local noise, grey levels and edges.
 
-    The variance of the noise of a sensor is a + b * grey level (photon transfer). b is the slope of
+    The variance of the noise of a sensor is p + q * grey level (photon transfer). q is the slope of
     the squared differences over the references' mean, for the whole strip. It tells how the local
     noise is distributed over bright and dark pixels.
 

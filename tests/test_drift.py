@@ -8,12 +8,15 @@ import pytest
 from data.demo_strips import OVERSAMPLING, PATTERN_MARGIN, draw_pattern, make_strip, render_channel
 from evaluation.drift import (
     STATISTICS,
+    alignment_statistics,
     channel_statistics,
     drift_warnings,
+    in_words,
     noise_sigma,
     training_ranges,
 )
 from gaussian import paint_defects
+from ops.registration import MEASURES
 from tests.conftest import SMALL_SIZE
 
 STRIPS = 80
@@ -243,7 +246,7 @@ DRIFTS = {
 def test_a_drift_is_reported(strips, good, name):
     ranges = training_ranges(good[:TRAINING])
     folder = [channel_statistics(DRIFTS[name](strip)) for strip in strips[-FOLDER:]]
-    assert any(sentence.startswith(f"{name}: ") for sentence in drift_warnings(folder, ranges))
+    assert any(f" ({name}): found " in sentence for sentence in drift_warnings(folder, ranges))
 
 
 def folder_of(inside, outside):
@@ -262,8 +265,11 @@ def test_more_than_a_tenth_of_the_strips_or_their_median_outside_are_drift(insid
 
 def test_a_warning_says_which_statistic_and_what_was_found_and_expected():
     (sentence,) = drift_warnings(folder_of(1, 3), {"ref1_noise": [1.0, 3.25]})
-    for part in ("ref1_noise", "9 grey levels", "3 of 4 strips", "1 to 3.25 grey levels"):
+    assert sentence.startswith("Ref1's noise (ref1_noise): found ")
+    for part in ("9 grey levels", "3 of 4 strips", "1 to 3.25 grey levels"):
         assert part in sentence
+    names = [*STATISTICS, *alignment_statistics(np.zeros((2, len(MEASURES))))]
+    assert len({in_words(name) for name in names} - set(names)) == len(names)
     (sentence,) = drift_warnings([{"ref2_contrast": 0.5}], {"ref2_contrast": [0.8, 1.25]})
     assert "0.8 to 1.25," in sentence and "grey levels" not in sentence
 

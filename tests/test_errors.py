@@ -3,7 +3,8 @@ import signal
 
 import pytest
 
-from common.errors import Stopped, defer_signals, run_command
+from common.errors import Stopped, defer_signals, run_command, without_long_words
+from common.files import refused_by_system
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +67,18 @@ def test_a_command_begins_without_the_signals_of_the_one_before():
             pass
 
     assert run_command(stopped) == 143 and run_command(command) == 0
+
+
+def test_a_path_that_no_system_takes_leaves_the_reason_in_sight(capsys, tmp_path):
+    long = tmp_path.joinpath(*["a" * 200] * 25)
+    for command in (long.mkdir, lambda: refused(long)):
+        assert run_command(command) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"error: {tmp_path}/aaa") and printed.endswith("too long)\n")
+        assert len(printed) < 400 and f"[...{len(str(long)) + 1} characters...]" in printed
+    assert not without_long_words("a " * 9999).count("[")
+
+
+def refused(path):
+    with refused_by_system(path):
+        path.mkdir()

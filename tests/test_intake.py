@@ -315,6 +315,32 @@ def test_a_colour_photo_is_warned_of(tmp_path, name):
     assert "expected three shots of one pattern" in warning
 
 
+def test_one_colour_photo_among_strips_is_named(tmp_path):
+    write_folder(tmp_path, lambda path, image: cv2.imwrite(str(path), image), ".png")
+    folder = tmp_path / "strips"
+    folder.mkdir()
+    for number in range(6):
+        cv2.imwrite(str(folder / f"{number}.png"), channels_last(make(number)))
+    Image.fromarray(load_sample_image("flower.jpg")).save(folder / "photo.png")
+    (warning,) = content_warnings(list_strips(folder), 255)
+    assert warning.startswith(f"{folder / 'photo.png'}: found channels whose patterns correlate")
+    assert "(strips like it: 1 of 7 looked at)" in warning
+
+
+def test_marked_defects_of_a_good_strip_are_warned_of(tmp_path):
+    masks = tmp_path / "ground_truth" / "good"
+    for folder in (tmp_path / "test" / "good", masks):
+        folder.mkdir(parents=True)
+    for number, level in enumerate((255, 0)):  # the mask of the second marks nothing
+        cv2.imwrite(str(tmp_path / "test" / "good" / f"{number}.png"), channels_last(make(number)))
+        mask = np.zeros(make(0).shape[1:], np.uint8)
+        mask[40:43, 40:43] = level
+        cv2.imwrite(str(masks / f"{number}_mask.png"), mask)
+    (warning,) = content_warnings(list_strips(tmp_path / "test"), 255)
+    assert "0.png: found marked defects in a strip of good/, which counts as good" in warning
+    assert "(strips like it: 1)" in warning
+
+
 def test_channels_of_different_strips_are_warned_of(strip_file):
     mixed = np.stack([make_good_strip("clean", number, 3)[0] for number in range(3)])
     assert len(content_warnings([strip_of(strip_file(mixed.clip(0, 255)))], 255)) == 1

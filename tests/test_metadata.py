@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 from common.errors import UserError
+from deploy.export_module import OUTPUTS
 from deploy.metadata import (
     NO_THRESHOLD,
     RATES,
@@ -15,8 +16,10 @@ from deploy.metadata import (
     shortened,
     write_entries,
 )
+from deploy.summary import summarize
 from evaluation.thresholds import calibrate, threshold_for
 from export_onnx_fullimage import export, parse_args, read_entries
+from ops.registration import MEASURES
 from ops.tiling import calculate_kept_ranges, calculate_positions
 from tests.conftest import export_file, run
 from training.checkpoint import load_checkpoint
@@ -87,6 +90,19 @@ def test_a_checkpoint_without_thresholds_is_exported_and_the_file_says_so(
     entries = read_entries(path)
     assert {entries[name] for name in entries if name.startswith("threshold")} == {NO_THRESHOLD}
     assert read_metadata(entries).info.measured["calibration"] is None
+
+
+def test_each_further_output_is_described_in_words(exported):
+    entries = read_entries(exported[1])
+    names = [OUTPUTS[output] for output in OUTPUTS if output != "heatmap"]
+    more = {"outputs": " ".join(["output", *names]), "most_detections": "100"}
+    more |= {"detections": "y x heatmap", "alignment": " ".join(MEASURES)}
+    lines, first = summarize(entries | more, "m.onnx"), summarize(entries, "m.onnx")
+    added = [line for line in lines if line not in first]
+    assert [line.split("`")[1] for line in added] == names and len(first) == 6
+    assert "(strips, 100, 3): y, x, heatmap of the strongest" in added[1]
+    assert f"(strips, 2, {len(MEASURES)}): of Ref1 and Ref2 the shift_y, " in added[2]
+    assert not [line for line in added if "{" in line]
 
 
 def test_describe_prints_every_entry_and_exports_nothing(exported, tmp_path):

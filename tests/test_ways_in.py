@@ -193,6 +193,9 @@ def test_amounts_from_a_file_replace_the_recipes(tmp_path):
         ("jitter: .nan", "jitter nan, expected a number from 0 to 5"),
         ("stripe_count: [1, 2.5]", "expected two whole numbers"),
         ("sigma: [1, 9]", "sigma up to 9 and large_sigma up to 5"),
+        ("jitter: 9\nleak_share: -1", "leak_share -1, expected .* to 1; found jitter 9, expected"),
+        ("contrasts: 1\nqqq: 1", "'contrasts' in .* mean contrast.; found no amount 'qqq'"),
+        ("leak_share: a lot", "leak_share 'a lot', expected a number from 0 to 1"),
         ("- 1\n- 2", r"found \[1, 2\], expected lines of names"),
         ("contrast: [5", "no readable YAML file"),
         ("gain: 0.1\ngain: 0.2", "no readable YAML file .gain comes 2 times."),
@@ -203,6 +206,12 @@ def test_wrong_amounts_are_one_line(tmp_path, text, complaint):
     with pytest.raises(UserError, match=rf"amounts.yaml: .*{complaint}") as error:
         parse_training([*FLAGS, amounts_file(tmp_path, text)])
     assert "\n" not in str(error.value)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    path = amounts_file(tmp_path, "contrast: [1e1, 2e1]\nleak_share: 1e-1")
+    settings = parse_training([*FLAGS, path]).recipe_settings
+    assert settings["contrast"] == [10.0, 20.0] and settings["leak_share"] == 0.1
 
 
 def test_every_amount_has_limits_and_the_usual_value_is_within():
