@@ -2,7 +2,9 @@
 warnings, and odd folders.
 """
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 
@@ -75,17 +77,30 @@ def summary(output):
 PLAIN = ("--method", "double")
 
 
-def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(strips, score):
-    code, printed, output = score(strips / "test", *PLAIN)
-    assert code == 0 and printed.err == ""
+@pytest.fixture(scope="module")
+def plain(strips, tmp_path_factory):
+    """Exit code, printed lines, errors and output folder of double detection on all test strips.
+
+    Not to be changed: it is shared.
+    """
+    output = tmp_path_factory.mktemp("plain") / "output"
+    words = ["--test_path", strips / "test", "--output_dir", output, *PLAIN]
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        arguments = inference_pytorch.parse_args(list(map(str, words)))
+        code = run_command(lambda: inference_pytorch.infer(arguments))
+    return code, printed.getvalue(), errors.getvalue(), output
+
+
+def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(strips, plain):
+    code, printed, errors, output = plain
+    assert code == 0 and errors == ""
     assert (
-        "double detection, plain on cpu" in printed.out
-        and f"(set on {strips / 'valid' / 'good'}): " in printed.out
+        "double detection, plain on cpu" in printed
+        and f"(set on {strips / 'valid' / 'good'}): " in printed
     )
-    assert "So few strips cannot support 0.1: expected at least 30" in printed.out
-    assert printed.out.splitlines()[-1].endswith(
-        f"next: open {output / 'report.html'} in a browser"
-    )
+    assert "So few strips cannot support 0.1: expected at least 30" in printed
+    assert printed.splitlines()[-1].endswith(f"next: open {output / 'report.html'} in a browser")
     verdicts = {row["file"]: row["verdict"] for row in rows(output, "scores")}
     found = rows(output, "detections")
     assert [*found[0]] == list(DETECTIONS) and len(verdicts) == 16
@@ -108,8 +123,8 @@ def test_a_line_without_a_model_gets_threshold_verdicts_detections_and_report(st
     assert (output / "report.html").stat().st_size > 5000
 
 
-def test_the_summary_counts_what_the_detections_say(strips, score):
-    _, _, output = score(strips / "test", *PLAIN)
+def test_the_summary_counts_what_the_detections_say(plain):
+    output = plain[-1]
     content, found = summary(output), rows(output, "detections")
     alarms = sum(row["status"] == "false alarm" for row in found)
     assert (
@@ -132,9 +147,8 @@ def test_the_summary_counts_what_the_detections_say(strips, score):
     assert all(0 <= baseline["point_recall_at_1"] <= 1 for baseline in content["rivals"].values())
 
 
-def test_both_commands_give_the_same_detections_of_a_method(strips, score):
-    _, _, output = score(strips / "test", *PLAIN)
-    first = (output / "detections.csv").read_bytes()
+def test_both_commands_give_the_same_detections_of_a_method(strips, plain, score):
+    first = (plain[-1] / "detections.csv").read_bytes()
     _, _, output = score(strips / "test", *PLAIN, command=inference_onnx)
     assert (output / "detections.csv").read_bytes() == first
 
@@ -169,7 +183,7 @@ def test_a_target_that_so_many_strips_support_sets_the_threshold(strips, score):
     values = []
     for target in ("0.1", "1", "10"):
         code, printed, output = score(
-            strips / "test",
+            strips / "test" / "spots",
             *PLAIN,
             "--good_path",
             strips / "valid",
