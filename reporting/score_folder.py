@@ -91,7 +91,9 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
         raise UserError(
             f"--method {settings.method}: found no --test_path, expected a folder of strips"
         )
-    require_output_elsewhere(folder, settings)  # before the good strips are measured
+    require_output_elsewhere(
+        settings.output_dir, (folder, settings.good_path)
+    )  # before the good strips are measured
     needs_threshold = settings.threshold is None and not settings.good_path
     input_max = settings.input_max or DEFAULT_INPUT_MAX
     detector = classical(
