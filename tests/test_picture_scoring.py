@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from data.image_files import Channels, encode_image
 from data.pictures import list_pictures, read_picture
 from evaluation.calibration import calibrate_on, good_strips
 from evaluation.detections import contrasts_at, detect
-from evaluation.evaluate import evaluate
+from evaluation.evaluate import _gather, evaluate
 from evaluation.matching import defects_in_mask
 from evaluation.operating_points import threshold_contradiction
 from evaluation.results import Rules
@@ -27,6 +28,7 @@ from evaluation.thresholds import (
     pictures_needed,
     threshold_for,
 )
+from reporting.descriptions import describe_groups
 from reporting.score_pictures import PictureSettings, score_pictures, take_in
 
 CONTRAST = 60  # grey levels, of the painted squares
@@ -252,3 +254,27 @@ def test_a_folder_with_too_many_good_pictures_ng_is_contradicted(groups):
     result = evaluate(predict, list_pictures(groups), rules=rules, load=read_picture)
     assert "found 6 of 6 good pictures NG" in threshold_contradiction(result, rules.threshold)
     assert threshold_contradiction(result, ScoreThreshold(0.0, "as given")) is None
+
+
+def test_processes_that_share_the_pictures_count_the_groups_together(groups):
+    pictures = list_pictures(groups)
+    bottles = [picture for picture in pictures if picture.group == "bottle"]
+    shares = [bottles[::2], [picture for picture in pictures if picture not in bottles[::2]]]
+    parts = [evaluate(predict, share, load=read_picture) for share in shares]
+    whole = _gather(parts[0], SimpleNamespace(gather=lambda result: parts))
+    expected = evaluate(predict, pictures, load=read_picture)
+    assert list(parts[0].groups) == ["bottle"] and list(whole.groups) == list(GROUPS)
+    assert whole.figures_by_group == expected.figures_by_group
+    assert describe_groups(whole) == describe_groups(expected)
+
+
+def test_the_lines_on_groups_stand_in_columns_and_name_what_is_not_defined(groups):
+    pictures = [
+        picture
+        for picture in list_pictures(groups)
+        if picture.group == "bottle" or picture.kind == "good"
+    ]
+    title, bottle, cap, mean = describe_groups(evaluate(predict, pictures, load=read_picture))
+    assert title.split()[:3] == ["group", "image", "auroc"] and "瓶盖" in cap
+    assert cap.split()[1:] == ["-"] * 4 and mean.split()[3:] == bottle.split()[1:]
+    assert bottle.index("1.0000") == title.index("image auroc") == mean.index("1.0000")
