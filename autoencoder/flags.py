@@ -18,7 +18,7 @@ from autoencoder.model import LARGEST_INPUT, TOOL, WIDEST_BASE
 from autoencoder.network import DEPTHS, SKIPS
 from autoencoder.perceptual import KINDS as PERCEPTUAL_KINDS
 from autoencoder.pseudo_defects import KINDS, PseudoDefects
-from autoencoder.settings import CHOICES, FLIPS, LEAST_CROPS, TASKS
+from autoencoder.settings import CHOICES, FLIPS, FULL_PRESET, LEAST_CROPS, SMALL_PRESET, TASKS
 from common.command_parser import group_flags
 from common.errors import UserError
 from data.image_files import DEFAULT_INPUT_MAX
@@ -50,13 +50,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add all flags, in FLAG_GROUPS."""
     number = whole_number
     add_loop_flags(
-        parser, "an epoch is --epoch_crops crops; default: 200 on a GPU, 20 on the CPU", lr=None
+        parser,
+        f"an epoch is --epoch_crops crops; default: {_default_of('epochs')}",
+        {name: _default_of(name) for name in ("bs", "lr", "lr_schedule")},
     )
     parser.add_argument(
         "--training_dataset_path",
         type=Path,
         help="ROOT of a data set like MVTec AD's, of one kind of object or several, "
-        "or a folder of good pictures",
+        "or a folder of good pictures; required unless --resume, so there is no default",
     )
     add_img_format(parser, default=None)
     parser.add_argument(
@@ -87,7 +89,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--epoch_crops",
         type=number(1),
         help=f"crops in an epoch; default: the pictures, at least {LEAST_CROPS}, on a GPU, "
-        "800 on the CPU",
+        f"{SMALL_PRESET['epoch_crops']} on the CPU",
     )
     parser.add_argument(
         "--keep_epochs",
@@ -100,7 +102,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base_channels",
         type=number(1, WIDEST_BASE),
-        help="width of the first level; default: 32 on a GPU, 16 on the CPU",
+        help=f"width of the first level; default: {_default_of('base_channels')}",
     )
     parser.add_argument("--skips", choices=SKIPS, default="all", help=SKIPS_HELP)
     parser.add_argument(
@@ -112,7 +114,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input_size",
         type=number(8, LARGEST_INPUT),
-        help="side of a crop in pixels; default: 256 on a GPU, 96 on the CPU",
+        help=f"side of a crop in pixels; default: {_default_of('input_size')}",
     )
     parser.add_argument(
         "--input_sizes",
@@ -199,7 +201,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--validate_every",
         type=number(1),
         metavar="EPOCHS",
-        help="validation interval; default: 1 on a GPU, 2 on the CPU",
+        help=f"validation interval; default: {_default_of('validate_every')}",
     )
     parser.add_argument(
         "--real_path", type=Path, help="a few labelled pictures with real defects, to validate on"
@@ -266,6 +268,11 @@ def require_consistent(values: dict[str, Any]) -> None:
         values["defect_rotation"],
         tuple(values["defect_contrast"]),
     )
+
+
+def _default_of(name: str) -> str:
+    """The defaults of a flag on both kinds of device, for its help."""
+    return f"{FULL_PRESET[name]} on a GPU, {SMALL_PRESET[name]} on the CPU"
 
 
 def _not_negative(text: str) -> float:

@@ -34,13 +34,16 @@ def given_flags(
     return defaults, {name: value for name, value in given.items() if value is not NOT_GIVEN}
 
 
-def add_loop_flags(parser: argparse.ArgumentParser, epochs: str, lr: float | None = 0.001) -> None:
+def add_loop_flags(
+    parser: argparse.ArgumentParser, epochs: str, by_device: dict[str, str] | None = None
+) -> None:
     """Add the flags of `LoopSettings` and of `Start`.
 
-    `epochs` is the help of --epochs. `lr` None means that the default depends on the device, and so
-    do --bs and --lr_schedule then.
+    `epochs` is the help of --epochs. Where the defaults of --bs, --lr and --lr_schedule depend on
+    the device, `by_device` has what the help says of them, by name.
     """
-    number, by_device = whole_number, lr is None
+    number = whole_number
+    notes = {name: f"; default: {text}" for name, text in (by_device or {}).items()}
     parser.add_argument(
         "--checkpoint_path",
         type=Path,
@@ -51,7 +54,7 @@ def add_loop_flags(parser: argparse.ArgumentParser, epochs: str, lr: float | Non
         "--bs",
         type=number(1),
         default=None if by_device else 16,
-        help="patches per batch (and process)",
+        help=f"patches per batch (and process){notes.get('bs', '')}",
     )
     parser.add_argument(
         "--accumulate",
@@ -59,12 +62,17 @@ def add_loop_flags(parser: argparse.ArgumentParser, epochs: str, lr: float | Non
         default=1,
         help="batches whose gradients are added up in one step",
     )
-    parser.add_argument("--lr", type=positive, default=lr, help="largest learning rate of Adam")
+    parser.add_argument(
+        "--lr",
+        type=positive,
+        default=None if by_device else 0.001,
+        help=f"largest learning rate of Adam{notes.get('lr', '')}",
+    )
     parser.add_argument(
         "--lr_schedule",
         choices=LEARNING_RATE_SCHEDULES,
         default=None if by_device else "steps",
-        help="how the learning rate changes",
+        help=f"how the learning rate changes{notes.get('lr_schedule', '')}",
     )
     parser.add_argument("--epochs", type=number(1), default=None, help=epochs)
     parser.add_argument(
