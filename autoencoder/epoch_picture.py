@@ -17,7 +17,7 @@ from data.image_files import to_unit_range
 from gaussian import MAX_GREY
 from reporting.pictures import heat, save_png
 
-ROWS_PER_KIND = 2
+ROWS_PER_KIND = 3
 MOST_COLUMNS = 10  # epochs in the picture
 CELL = 128  # pixels: longer side of a picture
 GAP, CAPTION = 4, 20

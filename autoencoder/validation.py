@@ -168,9 +168,16 @@ class HeldOut:
         return figures
 
     def shown(self, count: int) -> list[np.ndarray]:
-        """The first pictures (C, h, w) of each side: good, painted, real defective ones."""
+        """So many pictures (C, h, w) of each side, good, painted and real defective ones.
+
+        They are spread over all, so that they show several groups.
+        """
         real = [field for field, is_defective in self.real if is_defective]
-        return self.good[:count] + self.painted[:count] + real[:count]
+        return [
+            field
+            for side in (self.good, self.painted, real)
+            for field in side[:: -(-len(side) // count) or 1]
+        ]
 
     def probe(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of one batch, on which a network's health is measured."""

@@ -172,8 +172,11 @@ def test_a_run_leaves_its_files_and_a_model_that_loads(data, finished):
     assert model.network(torch.zeros(1, 1, 32, 32)).shape == (1, 1, 32, 32)
     kept = [load_model(folder / f"{RUN}_epochs" / f"epoch_{epoch:04}.pth") for epoch in (1, 2)]
     assert [one.epoch for one in kept] == [1, 2]
+    (adam,) = read_checkpoint(folder / f"{RUN}.pth", TOOL)["optimizer_state_dict"]["param_groups"]
+    assert adam["weight_decay"] == 1e-5
+    assert cv2.imread(str(folder / f"{RUN}_samples.png")).shape[1] > 8 * 128
     picture = cv2.imread(str(folder / f"{RUN}_epochs.png"))
-    assert picture.shape[1] == (1 + 2 * 2) * picture.shape[1] // 5 and picture.shape[0] > 6 * 128
+    assert picture.shape[1] == (1 + 2 * 2) * picture.shape[1] // 5 and picture.shape[0] > 9 * 128
     entries = [json.loads(line) for line in (folder / f"{RUN}_metrics.jsonl").open()]
     names = ("held_out_loss", "pseudo_auroc", "real_auroc", "unlabelled_above_held_out")
     names += (*validation.TRIVIAL, health.VARIANCE, "gradient_norm/head", "weight_spread/head")
