@@ -364,6 +364,8 @@ def refused(capsys, words):
         (("--choose_by", "real"), "found no --real_path"),
         (("--depth", "7"), "found 7, expected 2 to 6"),
         (("--seeds", "1", "1"), "--seeds: found 1 twice"),
+        (("--seeds", "1", "--resume", "x.pth"), "--resume x.pth: found --seeds"),
+        (("--name", "织"), "expected up to 100 letters"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(data, tmp_path, capsys, more, expected):
@@ -438,6 +440,16 @@ def test_a_resumed_run_keeps_its_settings_and_its_pictures(data, finished, tmp_p
     write(other / FABRIC / "train" / "good" / "new.png", GREY)
     line = refused(capsys, ["--resume", copied, "--training_dataset_path", other])
     assert "found a run on other pictures" in line
+
+
+def test_a_folder_without_classes_has_no_run_of_each(tmp_path, capsys):
+    root = folder_of(tmp_path / "good", [GREY, GREY // 2])
+    assert "found no class folders" in refused(capsys, flags(root, tmp_path / "run", "--per_class"))
+
+
+def test_a_folder_without_defects_is_no_real_path(data, tmp_path, capsys):
+    line = refused(capsys, flags(data, tmp_path, "--real_path", data / FABRIC / "test" / "good"))
+    assert line.startswith("--real_path") and "found no pictures of a kind of defect" in line
 
 
 def test_lite0_that_is_not_installed_is_named(data, tmp_path, capsys, monkeypatch):
