@@ -15,7 +15,15 @@ from autoencoder.perceptual import frozen_features
 from autoencoder.pictures import Pictures
 from autoencoder.samples import PictureCrops
 from autoencoder.settings import AutoencoderSettings
-from autoencoder.validation import HELD_OUT_LOSS, PSEUDO, REAL, HeldOut, warnings_of
+from autoencoder.validation import (
+    HELD_OUT_LOSS,
+    PSEUDO,
+    REAL,
+    TRIVIAL,
+    UNLABELLED,
+    HeldOut,
+)
+from autoencoder.validation_warnings import warnings_of
 from common.distributed import ProcessGroup
 from common.notes import warn
 from training.checkpoint import save_checkpoint
@@ -37,7 +45,7 @@ class AutoencoderTask(Task):
     """
 
     tool, command = TOOL, "-m autoencoder.trainer"
-    headlines = (HELD_OUT_LOSS, PSEUDO, REAL)
+    headlines = (HELD_OUT_LOSS, PSEUDO, *TRIVIAL, REAL, UNLABELLED)
     has_validation = True
     held_out = "held-out pictures"
 

@@ -4,10 +4,10 @@ The loss on their crops; how well painted damage is told from none, beside what 
 reach on the same pictures; and where the user has them, how well real defects are.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from data.pictures import PictureFile, list_pictures, read_picture
 from evaluation.metrics import image_figures
 
 HELD_OUT_LOSS, PSEUDO, REAL = "held_out_loss", "pseudo_auroc", "real_auroc"
-TRIVIAL = ("trivial_contrast_auroc", "trivial_mean_picture_auroc")
+# what two scores without a network reach on the pictures of the pseudo AUROC
+TRIVIAL = ("contrast_auroc", "mean_picture_auroc")
 UNLABELLED = "unlabelled_above_held_out"
 LEAST_CROPS, MOST_CROPS = 32, 128  # of the held-out pictures, for the loss
 BATCH = 16  # crops
@@ -139,32 +140,36 @@ class HeldOut:
         """
         network.eval()
         device = processes.device
-        fields = [(field, 0) for field in self.good] + [(field, 1) for field in self.painted]
-        fields += [(field, 2 + is_defective) for field, is_defective in self.real]
-        fields += [(field, 4) for field in self.unlabelled]
-        numbered = list(enumerate(fields))
+        sides = {
+            "good": self.good,
+            "painted": self.painted,
+            "real good": [field for field, is_defective in self.real if not is_defective],
+            "real": [field for field, is_defective in self.real if is_defective],
+            "unlabelled": self.unlabelled,
+        }
+        fields = list(enumerate((side, field) for side in sides for field in sides[side]))
         with torch.inference_mode():
             losses = [
                 float(loss(network(inputs), targets)) * len(inputs)
                 for inputs, targets in self._batches(processes, device)
             ]
             scores = [
-                (number, score_field(network, field, self.settings.task, device))
-                for number, (field, _) in processes.share(numbered)
+                (number, side, score_field(network, field, self.settings.task, device))
+                for number, (side, field) in processes.share(fields)
             ]
         gathered = processes.gather((sum(losses), scores))
         total = sum(part for part, _ in gathered) / len(self.crops)
-        ordered = [score for _, score in sorted(pair for _, part in gathered for pair in part)]
-        sides = [[] for _ in range(5)]
-        for (_, side), score in zip(fields, ordered):
-            sides[side].append(score)
-        if not all(map(math.isfinite, [total, *ordered])):
+        found = {side: [] for side in sides}
+        for _, side, score in sorted(one for _, part in gathered for one in part):
+            found[side].append(score)
+        if not all(map(math.isfinite, [total, *itertools.chain(*found.values())])):
             return {HELD_OUT_LOSS: math.nan}
-        figures = {HELD_OUT_LOSS: total, PSEUDO: _auroc(sides[0], sides[1]), **self.trivial}
+        figures = {HELD_OUT_LOSS: total, PSEUDO: _auroc(found["good"], found["painted"])}
+        figures |= self.trivial
         if self.real:
-            figures[REAL] = _auroc(sides[2], sides[3])
+            figures[REAL] = _auroc(found["real good"], found["real"])
         if self.unlabelled:
-            figures[UNLABELLED] = float(np.mean(np.array(sides[4]) > max(sides[0])))
+            figures[UNLABELLED] = float(np.mean(np.array(found["unlabelled"]) > max(found["good"])))
         return figures
 
     def shown(self, count: int) -> list[np.ndarray]:
@@ -183,7 +188,10 @@ class HeldOut:
         """Inputs and targets of one batch, on which a network's health is measured."""
         return _stack(self.crops[:BATCH], device)
 
-    def _batches(self, processes: ProcessGroup, device: torch.device):
+    def _batches(
+        self, processes: ProcessGroup, device: torch.device
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This process's share of the crops in batches: inputs and targets."""
         mine = processes.share(self.crops)
         for first in range(0, len(mine), BATCH):
             yield _stack(mine[first : first + BATCH], device)
@@ -212,66 +220,6 @@ def pad_to_multiple(pictures: torch.Tensor, multiple: int) -> torch.Tensor:
     height, width = pictures.shape[-2:]
     around = (0, -width % multiple, 0, -height % multiple)
     return functional.pad(pictures, around, "replicate")
-
-
-def warnings_of(history: list[dict[str, Any]], prefix: str) -> list[str]:
-    """What the last epoch of a history says about the validation for the first time.
-
-    `prefix` is that of the validation's figures in the history.
-    """
-    found = []
-    for check in (_too_easy, _in_disorder):
-        text = check(history, prefix)
-        if text and not check(history[:-1], prefix):
-            found.append(text)
-    return found
-
-
-EASY_TRIVIAL, EASY_PSEUDO, EPOCHS_AT_LIMIT, LEAST_EPOCHS = 0.9, 0.99, 3, 5
-
-
-def _too_easy(history: list[dict[str, Any]], prefix: str) -> str | None:
-    measured = [entry for entry in history if entry.get(prefix + PSEUDO) is not None]
-    if not measured:
-        return None
-    advice = "too easy to choose by: --choose_by loss, or a smaller --defect_size and contrast"
-    trivial = max(measured[-1].get(prefix + name) or 0.0 for name in TRIVIAL)
-    if trivial >= EASY_TRIVIAL:
-        return (
-            f"a score without a network tells {trivial:.2f} (AUROC) of the pseudo-defects from "
-            f"good pictures: they are {advice}"
-        )
-    last = [entry[prefix + PSEUDO] for entry in measured[-EPOCHS_AT_LIMIT:]]
-    if len(last) == EPOCHS_AT_LIMIT and min(last) >= EASY_PSEUDO:
-        return f"the pseudo AUROC stays at {min(last):.3f}: pseudo-defects are {advice}"
-    return None
-
-
-def _in_disorder(history: list[dict[str, Any]], prefix: str) -> str | None:
-    pairs = [
-        (entry[prefix + PSEUDO], entry[prefix + REAL])
-        for entry in history
-        if entry.get(prefix + PSEUDO) is not None and entry.get(prefix + REAL) is not None
-    ]
-    if len(pairs) < LEAST_EPOCHS or rank_correlation(*zip(*pairs)) >= 0:
-        return None
-    return (
-        "pseudo and real AUROC disagree in order over the epochs (rank correlation "
-        f"{rank_correlation(*zip(*pairs)):.2f}): do not choose by pseudo-defects like these"
-    )
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation of two series, ties at their mean rank; 0 for a constant one."""
-    ranks = [_ranks(np.asarray(series, float)) for series in (first, second)]
-    if min(np.ptp(rank) for rank in ranks) == 0:
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def _ranks(series: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(series, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _auroc(good: list[float], defective: list[float]) -> float | None:

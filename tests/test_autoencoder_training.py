@@ -21,7 +21,7 @@ from autoencoder.pictures import find_pictures
 from autoencoder.samples import PictureCrops, draw_crop
 from autoencoder.settings import AutoencoderSettings
 from autoencoder.trainer import main, members_of, parse_args, train
-from autoencoder.validation import rank_correlation, warnings_of
+from autoencoder.validation_warnings import rank_correlation, warnings_of
 from common.errors import UserError
 from common.settings import from_values
 from data.image_files import encode_image
