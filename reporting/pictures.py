@@ -168,7 +168,11 @@ def save_curves(path: Path, history: list[dict[str, Any]], headlines: Sequence[s
     from matplotlib.ticker import MaxNLocator
 
     epochs = [entry["epoch"] for entry in history]
-    metrics = [name for name in (f"valid_{metric}" for metric in headlines) if name in history[-1]]
+    metrics = [
+        name
+        for name in (f"valid_{metric}" for metric in headlines)
+        if any(name in entry for entry in history)  # not every epoch need be validated
+    ]
     figure = Figure(figsize=(15 if metrics else 10, 4), layout="constrained")
     axes = figure.subplots(1, 3 if metrics else 2)
     axes[0].plot(epochs, [entry["loss"] for entry in history], marker=".")
