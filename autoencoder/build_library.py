@@ -1,6 +1,6 @@
 """Building a library from good pictures: clusters, whitening, memory, routing, statistics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoencoder.clusters import cluster_pictures
+from autoencoder.clusters import cluster_pictures, require_enough
 from autoencoder.features import FeatureExtractor, make_features, picture_vectors
-from autoencoder.library import Library, LibraryMaps, Statistics
+from autoencoder.library import Library
+from autoencoder.library_maps import LibraryMaps
+from autoencoder.library_scores import (
+    fitting_windows,
+    measure,
+    read_unit,
+    scales_of,
+)
 from autoencoder.memory import SHRINKAGE, Whitening, choose, fit_whitening
 from autoencoder.model import Model, load_model
 from autoencoder.pictures import HELD_OUT_SEED
@@ -21,19 +28,17 @@ from autoencoder.routing import (
     histograms,
     layouts_of,
     library_router,
-    scaled_size,
 )
 from common.errors import UserError
 from common.progress import progress_bar
-from data.image_files import Channels, to_unit_range
-from data.pictures import PictureFile, picture_hash, read_picture, split_good
-from ops.resize import LinearResize
+from data.image_files import Channels
+from data.pictures import PictureFile, picture_hash, split_good
+from ops.filters import sizes
 
 CELL, MEMORY, INPUT_SIZE, DIMENSIONS = 8, 4000, 192, 128
 POOL = 5  # times the memory: how many vectors the memory is chosen from
 LEAST_POOL = 20_000
 PICTURE_DIMENSIONS = 32  # of the space in which pictures are clustered
-TOP_SHARE = 0.01  # of a picture's cells, whose mean distance is its score here
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,12 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     )
     input_size = settings.input_size or (model.input_size if model else INPUT_SIZE)
     train, valid = split_pictures(pictures, settings, model)
+    hashes = {
+        picture.relative.as_posix(): picture_hash(picture.path) for picture in [*train, *valid]
+    }
+    if settings.routing != "none":
+        different = {hashes[picture.relative.as_posix()] for picture in train}
+        require_enough(settings.clusters, len(different))
     generator = np.random.default_rng((settings.seed, 24))
     facts = _learn(train, features, input_size, settings, generator)
     whitening = fit_whitening(
@@ -130,10 +141,9 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         features, mean, matrix, memory, settings.level, settings.neighbours, input_size
     ).eval()
     router = _router(features, whitening, facts, labels, settings)
-    routed, statistics = _measure(valid, maps, router, len(names), settings)
-    hashes = {
-        picture.relative.as_posix(): picture_hash(picture.path) for picture in [*train, *valid]
-    }
+    routed, statistics = measure(
+        valid, maps, router, len(names), settings.windows, settings.input_max
+    )
     library = Library(
         maps,
         router,
@@ -156,31 +166,6 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     return Built(library, clusters, routed)
 
 
-def scales_of(
-    picture: torch.Tensor, windows: Sequence[int], input_size: int, multiple: int
-) -> Iterator[torch.Tensor]:
-    """A picture (1, C, H, W) at the scale of each window; no windows mean the shorter side.
-
-    Windows larger than the picture are its shorter side, each scale once.
-    """
-    size = (int(picture.shape[2]), int(picture.shape[3]))
-    fitting = [window for window in windows if window <= min(size)] or [min(size)]
-    for window in fitting:
-        new_size = scaled_size(size, window, input_size, multiple)
-        yield LinearResize(size, new_size)(picture)
-
-
-def picture_score(distances: torch.Tensor) -> float:
-    """The mean of the largest TOP_SHARE of distances, at least of one."""
-    values = distances.flatten()
-    return float(values.topk(max(1, round(TOP_SHARE * len(values)))).values.mean())
-
-
-def read_unit(picture: PictureFile, input_max: float) -> torch.Tensor:
-    """A picture (1, C, H, W) in the unit range."""
-    return torch.from_numpy(to_unit_range(read_picture(picture, input_max)[0]))[None]
-
-
 @torch.inference_mode()
 def _learn(
     train: Sequence[PictureFile],
@@ -189,43 +174,43 @@ def _learn(
     settings: LibrarySettings,
     generator: np.random.Generator,
 ) -> PictureFacts:
-    vectors, histogram, layouts, patches, places = [], [], [], [], []
+    facts: list[tuple[torch.Tensor, ...]] = []
     most = max(1, max(LEAST_POOL, POOL * settings.memory) // len(train))
     for number, file in enumerate(progress_bar(train, desc="learning", unit="picture")):
         picture = read_unit(file, settings.input_max)
         (whole,) = scales_of(picture, (), input_size, features.multiple)
         planes = features(whole)
-        vectors.append(picture_vectors(planes))
-        histogram.append(histograms(whole))
-        layouts.append(layouts_of(whole))
+        vector = picture_vectors(planes)
         if settings.level == "image":
-            continue
-        if settings.windows:
-            scales = scales_of(picture, settings.windows, input_size, features.multiple)
-            every = [features(scale) for scale in scales]
+            patches, places = vector, torch.tensor([[number, 0, 0]])
         else:
             every = [planes]
-        for planes in every:
-            width = int(planes.shape[3])
-            cells = planes[0].flatten(start_dim=1).T
-            count = max(1, most // len(every))
-            kept = torch.from_numpy(generator.permutation(len(cells))[:count])
-            patches.append(cells[kept])
-            rows, columns = kept // width, kept % width
-            places.append(torch.stack([torch.full_like(rows, number), rows, columns], dim=1))
-    found = torch.cat(vectors)
-    if settings.level == "image":
-        numbers = torch.arange(len(train))
-        return PictureFacts(
-            found,
-            torch.cat(histogram),
-            torch.cat(layouts),
-            found,
-            torch.stack([numbers, 0 * numbers, 0 * numbers], dim=1),
-        )
-    return PictureFacts(
-        found, torch.cat(histogram), torch.cat(layouts), torch.cat(patches), torch.cat(places)
-    )
+            if settings.windows:
+                scales = scales_of(picture, settings.windows, input_size, features.multiple)
+                every = [features(scale) for scale in scales]
+            windows = fitting_windows(sizes(picture), settings.windows)
+            patches, cells = _sample(every, windows, most, generator)
+            places = torch.cat([torch.full((len(cells), 1), number), cells], dim=1)
+        facts.append((vector, histograms(whole), layouts_of(whole), patches, places))
+    return PictureFacts(*(torch.cat(rows) for rows in zip(*facts)))
+
+
+def _sample(
+    every: Sequence[torch.Tensor], windows: Sequence[int], most: int, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random vectors (P, D) of one picture's features at several scales, and their places (P, 2).
+
+    Rows and columns are those of the first scale's cells.
+    """
+    patches, places = [], []
+    for planes, window in zip(every, windows):
+        width = sizes(planes)[1]
+        cells = planes[0].flatten(start_dim=1).T
+        kept = torch.from_numpy(generator.permutation(len(cells))[: -(-most // len(every))])
+        patches.append(cells[kept])
+        place = torch.stack([kept // width, kept % width], dim=1)
+        places.append(((place + 0.5) * window / windows[0]).to(torch.int64))
+    return torch.cat(patches), torch.cat(places)
 
 
 def _clusters(
@@ -283,46 +268,6 @@ def _router(
     if settings.routing == "histogram":
         return histogram_router(*common, facts.histograms, facts.layouts).eval()
     return library_router(*common).eval()
-
-
-@torch.inference_mode()
-def _measure(
-    valid: Sequence[PictureFile],
-    maps: LibraryMaps,
-    router: Router | None,
-    count: int,
-    settings: LibrarySettings,
-) -> tuple[np.ndarray, tuple[Statistics, ...]]:
-    """The clusters (N,) of held-out pictures, and what those of each cluster score."""
-    routed, scores = [], []
-    for file in progress_bar(valid, desc="measuring held-out pictures", unit="picture"):
-        cluster, score = score_picture(
-            read_unit(file, settings.input_max), maps, router, settings.windows
-        )
-        routed.append(cluster)
-        scores.append(score)
-    statistics = []
-    for cluster in range(count):
-        own = np.array([score for place, score in zip(routed, scores) if place == cluster])
-        mean, spread = (float(own.mean()), float(own.std())) if len(own) else (0.0, 0.0)
-        statistics.append(Statistics(len(own), mean, spread))
-    return np.array(routed), tuple(statistics)
-
-
-@torch.inference_mode()
-def score_picture(
-    picture: torch.Tensor, maps: LibraryMaps, router: Router | None, windows: Sequence[int]
-) -> tuple[int, float]:
-    """The cluster of a picture (1, C, H, W) and its largest score over the windows' scales."""
-    cluster = torch.zeros(1, dtype=torch.int64)
-    if router is not None:
-        (whole,) = scales_of(picture, (), maps.input_size, maps.multiple)
-        cluster = router(whole)
-    scores = [
-        picture_score(maps(scale, cluster))
-        for scale in scales_of(picture, windows, maps.input_size, maps.multiple)
-    ]
-    return int(cluster), max(scores)
 
 
 def _plain(settings: LibrarySettings) -> dict[str, Any]:

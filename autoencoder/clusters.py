@@ -23,13 +23,17 @@ def cluster_pictures(vectors: np.ndarray, clusters: int | str, seed: int) -> np.
     """
     if clusters == "auto":
         return _best_clusters(vectors, seed)
-    different = len(np.unique(vectors, axis=0))
-    if clusters > different:
+    require_enough(clusters, len(np.unique(vectors, axis=0)))
+    return _k_means(vectors, clusters, seed)
+
+
+def require_enough(clusters: int | str, different: int) -> None:
+    """Raise `UserError` for more clusters than `different` pictures."""
+    if isinstance(clusters, int) and clusters > different:
         raise UserError(
             f"--clusters {clusters}: found {different} different pictures, expected at least as "
             "many as clusters"
         )
-    return _k_means(vectors, clusters, seed)
 
 
 def purity(clusters: Sequence[int], groups: Sequence[str]) -> float:

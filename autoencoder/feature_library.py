@@ -42,7 +42,8 @@ from autoencoder.build_library import (
 )
 from autoencoder.clusters import MOST_CLUSTERS, cross_table, format_cross_table, purity
 from autoencoder.features import CELLS, FEATURES
-from autoencoder.library import LEVELS, save_library
+from autoencoder.library import save_library
+from autoencoder.library_maps import LEVELS
 from autoencoder.memory import SELECTIONS, SHRINKAGE
 from autoencoder.model import LARGEST_INPUT, TOOL
 from autoencoder.routing import ROUTINGS

@@ -11,12 +11,14 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import autoencoder.lite0 as lite0
-from autoencoder.build_library import LibrarySettings, build_library, scales_of, score_picture
+from autoencoder.build_library import LibrarySettings, build_library
 from autoencoder.clusters import cluster_pictures, cross_table, format_cross_table, purity
 from autoencoder.feature_library import main
 from autoencoder.features import make_features, picture_vectors
 from autoencoder.filter_bank import box_mean, normalize_locally
-from autoencoder.library import LibraryMaps, load_library, require_same_checkpoint, save_library
+from autoencoder.library import load_library, require_same_checkpoint, save_library
+from autoencoder.library_maps import LibraryMaps
+from autoencoder.library_scores import scales_of, score_picture
 from autoencoder.memory import Whitening, choose, fit_whitening
 from autoencoder.routing import (
     SizedRouter,
@@ -167,7 +169,7 @@ def test_a_vector_of_the_library_has_distance_zero_and_a_large_picture_is_cut_in
     assert maps.distances(features).abs().max() == 0
     others = torch.randn(1, 5, 8, 5)
     whole = maps.distances(others)
-    monkeypatch.setattr("autoencoder.library.MOST_PRODUCTS", 40 * 7)
+    monkeypatch.setattr("autoencoder.library_maps.MOST_PRODUCTS", 40 * 7)
     assert torch.equal(maps.distances(others), whole)
 
 
@@ -335,7 +337,7 @@ def test_the_command_writes_a_library_and_says_what_is_next(root, tmp_path, caps
     assert load_library(path).windows == (32, 64)
     refusals = {
         "expected a new name": flags,
-        "found 18 different pictures": [*flags, "--overwrite", "--clusters", "300"],
+        "--clusters 300: found 18 different pictures": [*flags, "--overwrite", "--clusters", "300"],
         "found no --model_path": [*flags, "--overwrite", "--features", "encoder"],
         "found a path in --training_dataset_path": [*flags, "--output_path", f"{root}/x.pth"],
         "expected encoder among them": [*flags, "--overwrite", "--model_path", "x.pth"],
