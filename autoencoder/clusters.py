@@ -12,7 +12,7 @@ from common.errors import UserError
 MOST_CLUSTERS = 20  # that `auto` tries
 # A lower silhouette is no structure (Kaufman and Rousseeuw, 1990, take 0.25): one cluster.
 LEAST_SILHOUETTE = 0.15
-STARTS = 10  # of k-means; the tightest result counts
+STARTS = 5  # of k-means; the tightest result counts
 
 
 def cluster_pictures(vectors: np.ndarray, clusters: int | str, seed: int) -> np.ndarray:

@@ -41,7 +41,7 @@ RANDOM_SEED, RANDOM_DEPTH, RANDOM_CHANNELS = 24_200, 4, 16
 class FeatureExtractor(nn.Module):
     """Maps pictures (B, C, h, w), unit range, to features (B, width, h / cell, w / cell).
 
-    Height and width must be multiples of `multiple`. Subclasses define `_extract`.
+    Height and width must be multiples of `multiple`. Subclasses define `forward`.
     """
 
     def __init__(self, name: str, cell: int, width: int, multiple: int):
@@ -80,7 +80,8 @@ class LevelFeatures(FeatureExtractor):
             side = network.multiple
             levels = network.eval().encode(torch.zeros(1, network.channels, side, side))
         widths = [int(levels[layer].shape[1]) for layer in layers]
-        super().__init__(name, cell, sum(widths), network.multiple)
+        title = f"{name} levels {' '.join(map(str, layers))}"
+        super().__init__(title, cell, sum(widths), network.multiple)
         self.layers, self.widths = layers, widths
         # an exported file has no use for the decoder, nor has the identity
         network.decoder, network.head = nn.ModuleList(), nn.Identity()
@@ -116,7 +117,8 @@ class Lite0Features(FeatureExtractor):
     def __init__(self, cell: int, layers: Sequence[int] = LITE0_LAYERS):
         network = load_lite0()
         widths = [network.stage_width(layer) for layer in layers]
-        super().__init__("lite0", cell, sum(widths), LITE0_MULTIPLE)
+        title = f"lite0 stages {' '.join(map(str, layers))}"
+        super().__init__(title, cell, sum(widths), LITE0_MULTIPLE)
         self.layers, self.widths = tuple(layers), widths
         self.network = network.without_later_stages(max(layers) + 1)
 
@@ -138,7 +140,7 @@ class JoinedFeatures(FeatureExtractor):
 
     def __init__(self, parts: Sequence[FeatureExtractor]):
         super().__init__(
-            "+".join(part.name for part in parts),
+            " + ".join(part.name for part in parts),
             parts[0].cell,
             sum(part.width for part in parts),
             max(part.multiple for part in parts),
