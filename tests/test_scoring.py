@@ -273,7 +273,7 @@ def test_a_folder_unlike_the_training_strips_is_warned_about(trained, dataset, s
     code, printed, output = score(tmp_path / "moved", "--model_path", trained)
     assert (
         code == 0
-        and "warning: ref2_" in printed.err
+        and "warning: Ref2's " in printed.err
         and "the range of the training strips" in printed.err
     )
     assert summary(output)["drift"] and "ref2_" in (output / "report.html").read_text()
