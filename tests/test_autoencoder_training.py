@@ -20,7 +20,7 @@ from autoencoder.network import UNet
 from autoencoder.pictures import find_pictures
 from autoencoder.samples import PictureCrops, draw_crop
 from autoencoder.settings import AutoencoderSettings
-from autoencoder.trainer import main, members_of, parse_args, train
+from autoencoder.trainer import main, parse_args, train
 from autoencoder.validation_warnings import rank_correlation, warnings_of
 from common.errors import UserError
 from common.settings import from_values
@@ -95,9 +95,13 @@ def settings_of(data, folder, *more):
 def finished(data, tmp_path_factory):
     """A whole run with everything that it may validate on and keep."""
     folder = tmp_path_factory.mktemp("finished")
-    more = ("--real_path", data, "--unlabelled_path", data / FABRIC / "test", "--keep_epochs", 1)
-    (best,) = train(parse_args(flags(data, folder, *more)))
+    (best,) = train(parse_args(flags(data, folder, *everything(data))))
     return folder, best
+
+
+def everything(data):
+    more = ("--real_path", data, "--unlabelled_path", data / FABRIC / "test", "--keep_epochs", 1)
+    return (*more, "--input_sizes", 32, 16)
 
 
 def weights(path):
@@ -205,24 +209,24 @@ def test_a_killed_run_goes_on_to_the_same_weights(data, finished, tmp_path):
         "Training.take_step = take_step\n"
         "sys.exit(main())\n"
     )
-    more = ("--save_every", "1e-9", "--input_sizes", "32", "16")
-    (whole,) = train(parse_args(flags(data, tmp_path / "whole", *more)))
-    folder = tmp_path / "killed"
-    done = processes.run("-c", killing, *flags(data, folder, *more), folder=ROOT)
+    folder, (whole, _) = tmp_path, finished
+    words = flags(data, folder, *everything(data), "--save_every", 1e-9)
+    done = processes.run("-c", killing, *words, folder=ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     last = read_checkpoint(folder / f"{RUN}.pth", TOOL)
     assert (last["epoch"], last["step"]) == (1, 1)
     (best,) = train(parse_args(["--resume", "--checkpoint_path", str(folder), "--gpu_id", "-1"]))
     for path in (best, folder / f"{RUN}.pth"):
-        assert weights(path) == weights(whole.parent / path.name)
-    metrics = [place / f"{RUN}_metrics.jsonl" for place in (folder, whole.parent)]
+        assert weights(path) == weights(whole / path.name)
+    metrics = [place / f"{RUN}_metrics.jsonl" for place in (folder, whole)]
     assert metrics[0].read_text() == metrics[1].read_text()
 
 
-def test_another_seed_gives_another_network_and_an_ensemble_has_both(data, finished, tmp_path):
-    best = train(parse_args(flags(data, tmp_path, "--seeds", 42, 7)))
-    assert [path.name for path in best] == [f"{RUN}_seed{seed}_best.pth" for seed in (42, 7)]
-    assert weights(best[0]) == weights(finished[1]) != weights(best[1])
+def test_an_ensemble_has_a_network_of_each_seed_on_the_same_pictures(data, tmp_path):
+    best = train(parse_args(flags(data, tmp_path, "--epochs", 1, "--seeds", 42, 7)))
+    name = RUN.replace("ep2", "ep1")
+    assert [path.name for path in best] == [f"{name}_seed{seed}_best.pth" for seed in (42, 7)]
+    assert weights(best[0]) != weights(best[1])
     assert load_model(best[0]).valid == load_model(best[1]).valid
 
 
@@ -498,19 +502,15 @@ class Identity(torch.nn.Module):
         return pictures
 
 
-def test_the_command_says_what_next(data, finished, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["trainer", *flags(data, tmp_path, "--epochs", 1)])
+def test_a_run_is_validated_in_its_interval_and_at_its_end_and_the_command_says_what_next(
+    data, tmp_path, monkeypatch, capsys
+):
+    words = flags(data, tmp_path, "--epochs", 3, "--validate_every", 2)
+    monkeypatch.setattr("sys.argv", ["trainer", *words])
     assert main() == 0
+    entries = [json.loads(line) for line in next(tmp_path.glob("*_metrics.jsonl")).open()]
+    assert ["valid_held_out_loss" in entry for entry in entries] == [False, True, True]
     printed = capsys.readouterr().out.splitlines()
-    best = tmp_path / f"{RUN.replace('ep2', 'ep1')}_best.pth"
+    best = tmp_path / f"{RUN.replace('ep2', 'ep3')}_best.pth"
     assert printed[-2] == f"best checkpoint: {best}"
     assert printed[-1].startswith("next: python -m autoencoder.inference --models ")
-
-
-def test_validation_runs_in_its_interval_and_after_the_last_epoch(data, tmp_path):
-    arguments = parse_args(flags(data, tmp_path, "--epochs", 3, "--validate_every", 2))
-    train(arguments)
-    (metrics,) = tmp_path.glob("*_metrics.jsonl")
-    entries = [json.loads(line) for line in metrics.open()]
-    assert ["valid_held_out_loss" in entry for entry in entries] == [False, True, True]
-    assert len(list(members_of(arguments))) == 1
