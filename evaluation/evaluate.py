@@ -183,12 +183,13 @@ def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules
     if rules.required_contrast is not None and result.inspected_contrast is not None:
         # `not <=` instead of `>`, so that NaN is blind, too
         result.is_blind = not result.inspected_contrast <= rules.required_contrast
+    threshold = rules.threshold.value if prediction.threshold is None else prediction.threshold
     if rules.verdict_by_score:
-        result.is_above = prediction.score > rules.threshold.value
+        result.is_above = prediction.score > threshold
     missing = rules.missing(image) if rules.missing else None
     has_references = prediction.strip.has_references
     if result.is_above is not False:
-        threshold, polarity = rules.threshold.value, rules.polarity
+        polarity = rules.polarity
         result.detections = PackedDetections(
             detect(heatmap, image, threshold, rules.min_area, polarity, missing, has_references)
         )

@@ -23,11 +23,14 @@ class ScoredHeatmap:
     `heatmap` is (H, W) float32 0-1. `score`, 0-1, says how likely the image is defective; of a bare
     heatmap it is the maximum. `panels` are pictures of the image by the captions under which they
     are shown between the image and the heatmap: (H, W) or, in red, green and blue, (H, W, 3) uint8.
+    `threshold`, 0-1, is the image's own, where images of several kinds have several; None means
+    that of the rules.
     """
 
     heatmap: np.ndarray
     score: float
     panels: dict[str, np.ndarray] = field(default_factory=dict)
+    threshold: float | None = None
 
 
 # (C, H, W) grey levels 0-255 to a heatmap (H, W) of probabilities 0-1, with a score or alone
@@ -73,7 +76,8 @@ class Prediction:
 
     `mask` and `ignored` are (H, W) bool. `mask` is None where it is not known what is a defect,
     `ignored` where everything counts. `score` is the predictor's own, else the heatmap's maximum.
-    `panels` are those of a `ScoredHeatmap`. A picture without references is (C, H, W).
+    `panels` and `threshold` are those of a `ScoredHeatmap`. A picture without references is
+    (C, H, W).
     """
 
     strip: StripFile
@@ -84,6 +88,7 @@ class Prediction:
     score: float
     panels: dict[str, np.ndarray] = field(default_factory=dict)
     has_own_score: bool = False
+    threshold: float | None = None
 
     @property
     def shown(self) -> dict[str, np.ndarray]:
@@ -187,6 +192,7 @@ def _checked(
                 score,
                 own.panels if own else {},
                 has_own_score=own is not None,
+                threshold=own.threshold if own else None,
             )
     except UserError as error:
         return error
