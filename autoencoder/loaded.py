@@ -1,0 +1,167 @@
+"""What the flags of scoring ask for, loaded: models and library, ready to score pictures."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from arguments import CHECKPOINT_FOLDER, newest
+from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
+from autoencoder.held_out import HeldOut, find_held_out
+from autoencoder.library import Library, load_library, require_same_checkpoint
+from autoencoder.maps import LIBRARY, NetworkMaps, maps_of
+from autoencoder.model import TOOL, Model, load_model
+from autoencoder.routing import SizedRouter
+from autoencoder.scales import WHOLE, Source
+from autoencoder.scorer import PER_SOURCE, ScoreSettings, plane_names
+from common.errors import UserError, prefix_errors
+from common.settings import from_values
+from data.image_files import Channels
+from data.picture_channels import CHANNELS
+from training.checkpoint import BEST_SUFFIX
+
+
+class LibrarySource(nn.Module):
+    """A library as a `Source` of the map `library`."""
+
+    window_mode, gives_pictures = "pyramid", False
+
+    def __init__(self, library: Library):
+        super().__init__()
+        self.maps, self.kinds = library.maps, library.maps.kinds
+        self.input_size, self.multiple = library.maps.input_size, library.maps.multiple
+        self.cell = library.maps.cell
+        self.windows = library.windows or (WHOLE,)
+
+    def forward(self, pictures: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
+        """As `LibraryMaps.forward`."""
+        return self.maps(pictures, clusters)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Models and a library that score the same kind of pictures, and the scorers that they make.
+
+    `channels` are those of the pictures, and `input_max` is the camera's largest value.
+    """
+
+    models: tuple[Model, ...]
+    library: Library | None
+    scorers: Scorers
+    channels: Channels
+    input_max: float
+
+    @property
+    def learned(self) -> list[Model | Library]:
+        """The models and the library."""
+        return [*self.models, *([self.library] if self.library else [])]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that were loaded."""
+        return [entry.path for entry in self.learned]
+
+    @property
+    def name(self) -> str:
+        """The files, as the printed name of what scores."""
+        return ", ".join(map(str, self.files))
+
+    def settings_shown(self) -> dict[str, object]:
+        """The settings that the report shows, as texts by name."""
+        scorers = self.scorers
+        values = vars(scorers.settings).items()
+        return {
+            "device": str(scorers.device),
+            "maps": ", ".join(dict.fromkeys(plane_names(scorers.sources, scorers.settings))),
+            **{name: str(value) for name, value in values if name not in PER_SOURCE},
+        }
+
+
+def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
+    """Load the models and the library.
+
+    `arguments` has the flags of score_flags.py. Without --models, a library scores alone.
+
+    Raises `UserError` when a file cannot be used, and when the models do not fit each other, the
+    library or --score.
+    """
+    library = load_library(arguments.library) if arguments.library else None
+    models = () if library and not arguments.models else load_models(arguments.models)
+    require_same_pictures([*models, *([library] if library else [])])
+    if library:
+        require_same_checkpoint(library, [model.path for model in models])
+    sources = make_sources(models, library, arguments.score)
+    settings = from_values(ScoreSettings, vars(arguments) | {"windows": arguments.windows or ()})
+    router = library.router if library else None
+    scorers = Scorers(
+        sources,
+        settings,
+        (lambda size: SizedRouter(router, size, library.input_size)) if router else None,
+        library.names if library else ("",),
+        device,
+    )
+    first = models[0] if models else library
+    return Loaded(models, library, scorers, CHANNELS[first.channels], first.input_max)
+
+
+def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, GoodScores]:
+    """Set the statistics of the scorers on held-out good pictures, and return their scores.
+
+    Raises `UserError` as `find_held_out`, and for windows that do not fit the pictures.
+    """
+    held_out = find_held_out(
+        loaded.learned,
+        arguments.good_path,
+        arguments.img_format,
+        loaded.channels,
+        loaded.input_max,
+    )
+    return held_out, calibrate_scorers(loaded.scorers, held_out.read, held_out.origin)
+
+
+def load_models(paths: list[Path] | None) -> tuple[Model, ...]:
+    """Load the checkpoints of --models; of a folder its newest best one.
+
+    Raises `UserError` for one that cannot be used.
+    """
+    paths = paths or [CHECKPOINT_FOLDER / TOOL]
+    return tuple(load_model(newest(path, f"*{BEST_SUFFIX}")) for path in paths)
+
+
+def require_same_pictures(learned: Sequence[Model | Library]) -> None:
+    """Raise `UserError` for a model or a library of other pictures than the first one's."""
+    first = learned[0]
+    for entry in learned[1:]:
+        for name, meaning in (("channels", "channels"), ("input_max", "values up to")):
+            expected, found = getattr(first, name), getattr(entry, name)
+            if found != expected:
+                raise UserError(
+                    f"{entry.path}: found pictures of {meaning} {found:g}, expected {expected:g}, "
+                    f"as those of {first.path}"
+                )
+
+
+def make_sources(
+    models: Sequence[Model], library: Library | None, kinds: Sequence[str] | None
+) -> list[Source]:
+    """The sources of the maps of --score; by default those that suit the models and the library.
+
+    Raises `UserError` for maps that none of them can give.
+    """
+    asked = tuple(dict.fromkeys(kinds or ()))
+    if LIBRARY in asked and not library:
+        raise UserError(f"--score {LIBRARY}: found no --library, expected one")
+    of_networks = tuple(kind for kind in asked if kind != LIBRARY)
+    if of_networks and not models:
+        raise UserError(f"--score {of_networks[0]}: found no --models, expected a checkpoint")
+    sources = []
+    for model in models if of_networks or not asked else ():
+        own = of_networks or maps_of(model.task)[:1]
+        with prefix_errors(model.path):
+            sources.append(NetworkMaps(model.network, model.task, own, model.input_size))
+    if library and (LIBRARY in asked or not asked):
+        sources.append(LibrarySource(library))
+    return sources

@@ -1,0 +1,229 @@
+"""Scoring of a folder of pictures in PyTorch and in ONNX Runtime."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import autoencoder.inference as command
+from autoencoder import feature_library
+from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
+from autoencoder.library import load_library
+from autoencoder.loaded import load_scorers
+from autoencoder.nearest_good import BEYOND, NearestGood
+from autoencoder.predictor import PicturePredictor
+from autoencoder.scorer import to_unit
+from common.errors import UserError
+from data.image_files import Channels
+from data.picture_channels import load_picture
+from tests.autoencoder_models import SIZE, draw_picture, write_checkpoint, write_kind, write_picture
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "零件"
+    for seed, name in enumerate(("瓶", "wood")):
+        write_kind(root / name, seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(root):
+    return write_checkpoint(root.parent / "模型" / "a_best.pth", root)
+
+
+def score(*words):
+    return command.infer(command.parse_args(["--gpu_id", "-1", *map(str, words)]))
+
+
+def rows(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def scored(root, checkpoint):
+    output = root.parent / "出"
+    assert score("--models", checkpoint, "--output_dir", output) == 0
+    return output
+
+
+def test_a_folder_gets_all_files(scored, root, capsys):
+    found = rows(scored / "submission.csv")
+    assert list(found[0]) == ["id", "score", "label"] and len(found) == 12
+    assert found[0]["id"].startswith("wood/test/") or found[0]["id"].startswith("瓶/test/")
+    verdicts = rows(scored / "scores.csv")
+    for row, verdict in zip(found, verdicts):
+        assert row["id"] == verdict["file"] and row["score"] == verdict["score"]
+        assert row["label"] == str(int(verdict["verdict"] == "NG"))
+    heatmap = tifffile.imread(scored / "瓶/test/亮斑/0_heatmap.tiff")
+    assert heatmap.shape == SIZE and heatmap.dtype == np.float32
+    assert (scored / "瓶/test/亮斑/0_panels.png").is_file()
+    metrics = json.loads((scored / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics
+    report = (scored / "report.html").read_text(encoding="utf-8")
+    assert "output" in report and "瓶" in report
+
+
+def test_an_ensemble_of_one_scores_as_the_model_and_one_of_itself_too(scored, checkpoint, root):
+    output = root.parent / "twice"
+    score("--models", checkpoint, checkpoint, "--output_dir", output)
+    for one, two in zip(rows(scored / "submission.csv"), rows(output / "submission.csv")):
+        assert float(one["score"]) == pytest.approx(float(two["score"]), abs=1e-6)
+
+
+def test_one_bad_file_among_many_is_named_and_the_others_are_scored(
+    checkpoint, root, tmp_path, capsys
+):
+    folder = tmp_path / "in"
+    for number in range(3):
+        write_picture(folder / f"{number}.png", draw_picture((9, number)))
+    (folder / "1.png").write_bytes(b"no picture")
+    assert score("--models", checkpoint, "--test_path", folder, "--output_dir", tmp_path / "o") == 1
+    assert "1.png: found no readable image" in capsys.readouterr().err
+    assert len(rows(tmp_path / "o" / "submission.csv")) == 2
+
+
+def test_pictures_of_several_sizes_are_scored(checkpoint, tmp_path):
+    for number, size in enumerate([(20, 31), (64, 40), (9, 9)]):
+        write_picture(tmp_path / "in" / f"{number}.png", draw_picture((9, number), size=size))
+    words = ["--test_path", tmp_path / "in", "--output_dir", tmp_path / "out"]
+    assert score("--models", checkpoint, *words) == 0
+    assert tifffile.imread(tmp_path / "out" / "1_heatmap.tiff").shape == (64, 40)
+
+
+def test_good_pictures_that_were_learned_from_set_no_threshold(checkpoint, root, tmp_path, capsys):
+    train = root / "瓶/train/good"
+    words = [
+        "--models",
+        checkpoint,
+        "--test_path",
+        root / "瓶/test",
+        "--output_dir",
+        tmp_path / "o",
+    ]
+    for number in range(12):
+        (tmp_path / "copies").mkdir(exist_ok=True)
+        copy = tmp_path / "copies" / f"renamed_{number}.png"
+        copy.write_bytes((train / f"{number}.png").read_bytes())
+    assert score(*words, "--good_path", tmp_path / "copies") == 0
+    printed = capsys.readouterr()
+    left_out = int(printed.err.split("left out ")[1].split(" ")[0])
+    assert 0 < left_out < 12
+    assert f"of {12 - left_out} good pictures" in printed.out
+    learned = [
+        root / name
+        for name in torch.load(checkpoint, weights_only=True)["train_pictures"]
+        if name.startswith("瓶")
+    ]
+    for path in (tmp_path / "copies").iterdir():
+        path.unlink()
+    for path in learned:
+        (tmp_path / "copies" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="all of which were learned from"):
+        score(*words, "--good_path", tmp_path / "copies")
+
+
+def test_first_jump_separates_a_folder_without_good_pictures(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "in"
+    for number in range(24):
+        picture = draw_picture((9, number))
+        if number % 8 == 0:
+            picture[5:15, 5:20] = 255
+        write_picture(folder / f"{number:02}.png", picture)
+    words = ["--models", checkpoint, "--test_path", folder, "--first_jump", "--jump_factor", 4]
+    assert score(*words, "--output_dir", tmp_path / "out") == 0
+    assert "first jump" in capsys.readouterr().out
+    labels = {row["id"]: row["label"] for row in rows(tmp_path / "out" / "submission.csv")}
+    assert [name for name, label in labels.items() if label == "1"] == [
+        "00.png",
+        "08.png",
+        "16.png",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_first_jump_needs_more_pictures_than_it_compares_with(checkpoint, tmp_path, count):
+    for number in range(count):
+        write_picture(tmp_path / "in" / f"{number}.png", draw_picture((9, number)))
+    words = ["--models", checkpoint, "--test_path", tmp_path / "in", "--first_jump"]
+    with pytest.raises(UserError, match=f"--first_jump: found {count} picture"):
+        score(*words, "--output_dir", tmp_path / "out")
+
+
+def test_a_jump_lies_between_the_scores_around_it():
+    z = np.array([*np.linspace(-1, 1, 21), 40.0, 41.0])
+    scores = to_unit(torch.from_numpy(z)).tolist()
+    assert np.allclose(z_scores(scores), z, atol=1e-6)
+    settings = FolderScoring(
+        output_dir=None, channels=Channels.GREY, input_max=255.0, target_false_alarms=0.05
+    )
+    threshold = jump_threshold(scores, settings)
+    assert scores[20] < threshold.value < scores[21]
+    assert jump_threshold(scores[:21], settings).value == 1.0
+    assert jump_threshold([0.4] * 30, settings).value == 1.0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--padding", "none", "--windows", 64], "windows of 64 pixels"),
+        (["--score", "library"], "--score library"),
+        (["--models", "missing.pth"], "missing.pth: found no such"),
+    ],
+)
+def test_bad_input_is_one_line(checkpoint, root, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        score("--models", checkpoint, "--output_dir", tmp_path / "out", *words)
+
+
+def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused(
+    checkpoint, root, tmp_path
+):
+    write_picture(tmp_path / "in" / "a.png", draw_picture((1,), channels=3))
+    with pytest.raises(UserError, match="colour"):
+        score(
+            "--models", checkpoint, "--test_path", tmp_path / "in", "--output_dir", tmp_path / "o"
+        )
+    words = ["--good_path", tmp_path / "in", "--output_dir", tmp_path / "o"]
+    with pytest.raises(UserError, match=r"found colour pictures .3 channels., expected grey"):
+        score("--models", checkpoint, *words)
+    with pytest.raises(UserError, match="found an output folder among the pictures"):
+        score("--models", checkpoint, "--output_dir", root / "瓶" / "out")
+
+
+@pytest.fixture(scope="module")
+def library(root):
+    """A library that remembers every cell, at the pictures' own scale."""
+    path = root.parent / "模型" / "库.pth"
+    words = ["--training_dataset_path", root, "--output_path", path, "--memory", 4000]
+    words += ["--cell", 4, "--input_size", SIZE[0], "--valid_share", 0.4]
+    feature_library.main([str(word) for word in words])
+    return path
+
+
+@torch.inference_mode()
+def test_the_nearest_good_picture_of_one_in_the_library_is_that_picture(library):
+    loaded = load_library(library)
+    number = next(at for at, name in enumerate(loaded.train) if name.startswith("wood"))
+    path = loaded.training_dataset_path / loaded.train[number]
+    image = load_picture(path, 255.0, Channels.GREY)[0]
+    batch = torch.from_numpy(image)[None] / 255
+    cluster = torch.tensor([loaded.names.index("wood")])
+    assert np.array_equal(NearestGood(loaded)(batch, (14, 10), cluster), image)
+    shifted = np.concatenate([image[:, 4:], image[:, -4:]], axis=1)
+    panel = NearestGood(loaded)(torch.from_numpy(shifted)[None] / 255, (14, 10), cluster)
+    assert np.array_equal(panel[:, :28], image[:, 4:]) and (panel[:, 28:] == BEYOND).all()
+
+
+def test_a_library_scores_alone_and_shows_the_nearest_good_picture(library, root, tmp_path):
+    output = tmp_path / "out"
+    assert score("--library", library, "--output_dir", output) == 0
+    assert len(rows(output / "submission.csv")) == 12
+    loaded = load_scorers(command.parse_args(["--library", str(library)]), torch.device("cpu"))
+    predictor = PicturePredictor(loaded.scorers, [0.5, 0.5], NearestGood(loaded.library))
+    found = predictor(draw_picture((5,))[:, :, 0].astype(np.float32)[None])
+    assert list(found.panels) == ["nearest good"] and found.panels["nearest good"].shape == SIZE
