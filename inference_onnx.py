@@ -13,6 +13,8 @@
     # show which devices this machine can compute on, and what is wrong with the others
     python inference_onnx.py --doctor
 
+A file of `python -m autoencoder.export` is run as well: it scores pictures without references.
+
 Writes the heatmap (float32 TIFF) and a picture of seven panels for each strip. For the folder it
 writes verdicts (scores.csv), detections (.csv and .json), metrics (metrics.json) and a report
 (report.html).
@@ -39,11 +41,14 @@ from arguments import (
     require_as_asked,
     whole_number,
 )
+from autoencoder.model import TOOL
+from autoencoder.onnx_pictures import score_with_onnx
 from common.command_parser import command_parser
 from common.device import choose_device
-from common.errors import prefix_errors, run_command
+from common.errors import failures_as_user_errors, prefix_errors, run_command
 from common.settings import from_values
 from deploy.doctor import diagnose
+from deploy.onnx_file import read_file
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import DEVICES, SessionSettings
 from evaluation.detector import Detector
@@ -105,6 +110,8 @@ def infer(arguments: argparse.Namespace) -> int:
             from_values(ScoringSettings, vars(arguments)), torch_device(arguments.device)
         )
     path = newest(arguments.model_path, "*.onnx")
+    if tool_of(path) == TOOL:
+        return score_with_onnx(path, arguments)
     settings = SessionSettings(
         arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph
     )
@@ -117,6 +124,14 @@ def infer(arguments: argparse.Namespace) -> int:
         predictor.warm_up()
     detector = Detector(str(path), predictor, info, torch_device(predictor.device))
     return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))
+
+
+def tool_of(path: Path) -> str | None:
+    """The tool that exported a file; None where the file does not say."""
+    if not path.is_file():
+        return None  # who opens it says so
+    with prefix_errors(path), failures_as_user_errors():
+        return read_file(path).get("tool")
 
 
 def torch_device(device: str) -> torch.device:

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,14 +30,14 @@ def write_graph(
     opset: int,
     path: Path,
     outputs: tuple[str, ...] = ("output",),
-    threshold: float | None = None,
+    threshold: float | Sequence[float] | None = None,
 ) -> None:
     """Write the graph of a module, without metadata, for any batch size.
 
     `images` is an example input (B, C, H, W), B above 1. The file's input is `input`, its outputs
-    are named `outputs`. With a `threshold` the module takes one (1,) as its second input; a caller
-    of the file may omit that input, which then has this value. Raises `UserError` when no exporter
-    can write the opset.
+    are named `outputs`. With a `threshold` the module takes one (1,) as its second input, with
+    several as many (N,); a caller of the file may omit that input, which then has this value.
+    Raises `UserError` when no exporter can write the opset.
     """
     if opset < OLDEST_OPSET:
         raise UserError(f"--opset_version {opset}: expected {OLDEST_OPSET} or newer")
@@ -47,7 +47,7 @@ def write_graph(
     inputs = (
         {"input": images}
         if threshold is None
-        else {"input": images, THRESHOLD: torch.tensor([threshold])}
+        else {"input": images, THRESHOLD: _as_tensor(threshold)}
     )
     if use_dynamo:
         batch = {
@@ -116,7 +116,11 @@ def without_slow_rule(use_dynamo: bool) -> Iterator[None]:
         rewriter._DEFAULT_REWRITE_RULES = rules
 
 
-def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> None:
+def _as_tensor(threshold: float | Sequence[float]) -> torch.Tensor:
+    return torch.atleast_1d(torch.tensor(threshold, dtype=torch.float32))
+
+
+def _clean(path: Path, shapes: list[torch.Size], threshold: float | Sequence[float] | None) -> None:
     """Clean the file that an exporter wrote.
 
     Removes stack traces, sets the outputs' sizes that the exporter left open, gives the threshold
@@ -134,7 +138,7 @@ def _clean(path: Path, shapes: list[torch.Size], threshold: float | None) -> Non
             )
         )
     if threshold is not None:
-        default = torch.tensor([threshold]).numpy()
+        default = _as_tensor(threshold).numpy()
         model.graph.initializer.append(numpy_helper.from_array(default, THRESHOLD))
     onnx.save(model, path)
 

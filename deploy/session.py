@@ -103,7 +103,7 @@ def make_call(placed: PlacedSession, batch: int) -> Call:
     `make_call` and the function raise `UserError`, without the path, when ONNX Runtime fails, as it
     does without memory for `batch`.
     """
-    with _refused_by_runtime(batch):
+    with refused_by_runtime(batch):
         call = (
             FreeCall(placed.session)
             if placed.device == "cpu"
@@ -111,7 +111,7 @@ def make_call(placed: PlacedSession, batch: int) -> Call:
         )
 
     def checked(strips: np.ndarray) -> np.ndarray:
-        with _refused_by_runtime(batch):
+        with refused_by_runtime(batch):
             return call(strips)
 
     return checked
@@ -237,8 +237,8 @@ def silent_runtime() -> Iterator[None]:
 
 
 @contextmanager
-def _refused_by_runtime(batch: int) -> Iterator[None]:
-    """Turn an error of ONNX Runtime into a `UserError`."""
+def refused_by_runtime(batch: int) -> Iterator[None]:
+    """Turn an error of ONNX Runtime in a call with `batch` images into a `UserError`."""
     try:
         yield
     except UserError:
