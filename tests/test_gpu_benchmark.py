@@ -33,7 +33,8 @@ def dry(tmp_path_factory):
     """The output of a dry run of all steps."""
     folder = tmp_path_factory.mktemp("gpu")
     processes.write_interpreter(folder / "python")
-    done = gpu_check("--dry_run", "--output", folder, PYTHON=str(folder / "python"))
+    flags = ("--dry_run", "--seconds", 3600, "--output", folder)  # other work may slow it down
+    done = gpu_check(*flags, PYTHON=str(folder / "python"))
     assert done.returncode == 0, done.stderr + (folder / "log.txt").read_text()
     return folder
 
