@@ -22,7 +22,7 @@ from evaluation.contrast_response import contrast_of, measure_response
 from evaluation.detections import find_peaks
 from evaluation.drift import alignment_statistics, channel_statistics, training_ranges
 from evaluation.evaluate import evaluate
-from evaluation.predictors import DetectorPredictor, TorchPredictor
+from evaluation.predictors import DetectorPredictor, LastAlignment, TorchPredictor
 from evaluation.results import INSPECTED_CONTRAST, Evaluation, Measure
 from evaluation.stream import BatchPredictor, Predictor, iter_predictions
 from evaluation.thresholds import Calibration, calibrate, calibrate_scores
@@ -81,8 +81,9 @@ def best_sigmas(
     sample = evenly_spaced(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
     for method, (_, candidates) in METHODS.items():
+        last = LastAlignment()
         baselines = {
-            sigma: DetectorPredictor(classical_detector(method, sigma), device)
+            sigma: DetectorPredictor(classical_detector(method, sigma), device, last)
             for sigma in candidates
         }
         if len(baselines) == 1 or not sample:

@@ -53,14 +53,37 @@ class TorchPredictor:
         return heatmap
 
 
+class LastAlignment:
+    """The aligned strip of the last image, for detectors that look at each image in turn.
+
+    The detectors have the same alignment, which takes longer than the rest of a classical one.
+    """
+
+    def __init__(self) -> None:
+        self._image: np.ndarray | None = None
+        self._aligned: torch.Tensor | None = None
+
+    def of(
+        self, image: np.ndarray, detector: AligningDetector, device: torch.device
+    ) -> torch.Tensor:
+        """The strip (1, 3, H, W), values 0-1, with aligned references."""
+        if image is not self._image:
+            self._aligned = detector.align_references(to_batch(image, device))[0]
+            self._image = image
+        return self._aligned
+
+
 class DetectorPredictor:
     """A detector module as a predictor.
 
     A detector of classical.py takes strips of any size, one that is exported those of its own size.
+    With `last`, classical detectors of one alignment align each image once.
     """
 
-    def __init__(self, detector: AligningDetector, device: torch.device):
-        self.detector = detector.to(device)
+    def __init__(
+        self, detector: AligningDetector, device: torch.device, last: LastAlignment | None = None
+    ):
+        self.detector, self.last = detector.to(device), last
         self.device, self.align = device, detector.align
         self.noise, self.most_points = detector.noise, detector.most_points
 
@@ -68,4 +91,7 @@ class DetectorPredictor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(3, H, W) grey levels 0-255 to (H, W) float32, 0-1."""
         with full_precision():
+            if self.last:
+                aligned = self.last.of(image, self.detector, self.device)
+                return self.detector.counted_heatmap(aligned)[0, 0].cpu().numpy()
             return self.detector(to_batch(image, self.device))[0, 0].cpu().numpy()

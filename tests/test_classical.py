@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from data.demo_strips import make_strip
+from evaluation.predictors import DetectorPredictor, LastAlignment
 from ops.classical import (
     METHODS,
     SIGMAS,
@@ -94,3 +95,15 @@ def test_names_and_the_choice_of_a_gaussian():
         baseline_name("envelope", choose_sigma("envelope", {"envelope": 1.5}))
         == "tolerance envelope, Gaussian of 1.5 px"
     )
+
+
+def test_one_alignment_for_all_sigmas_changes_no_heatmap():
+    images = [make_strip(np.random.default_rng(number), (96, 80)) for number in range(2)]
+    for method in ("registered", "likelihood"):
+        last = LastAlignment()
+        modules = [classical_detector(method, sigma) for sigma in (1.0, 1.5)]
+        alone = [DetectorPredictor(module, torch.device("cpu")) for module in modules]
+        sharing = [DetectorPredictor(module, torch.device("cpu"), last) for module in modules]
+        for image in (images[0], images[1], images[0]):
+            for one, other in zip(alone, sharing):
+                assert np.array_equal(one(image), other(image))
