@@ -13,15 +13,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tifffile
 import torch
 
 from data.image_files import load_image
+from deploy.metadata import write_entries
 from deploy.onnx_predictor import OnnxPredictor, to_model_input
 from evaluation.detections import find_peaks
 from evaluation.thresholds import calibrate
+from export_onnx_fullimage import read_entries
 from model import DifferenceSegmentationNetwork
 from tests.conftest import ROOT, export_file
 from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
@@ -158,6 +161,17 @@ def test_a_file_of_earlier_code_finds_what_it_found(library, dataset):
     np.testing.assert_allclose(
         [peak for *_, peak in found], [peak for *_, peak in expected], atol=1e-3
     )
+
+
+def test_a_file_with_candidates_finds_what_python_finds(library, export_small, dataset):
+    facts = {"align": "shift", "weighting": "likelihood"}
+    path = export_small("--mode", "points", "--places", 9, **facts)
+    detector, images = CppDetector(library, path), find_strips(dataset, 6)
+    heatmaps, detections = detector(to_model_input(images, "unit", 3, 255.0))
+    for image, heatmap, found in zip(images, heatmaps, detections, strict=True):
+        np.testing.assert_allclose(heatmap, OnnxPredictor(path)(image), atol=TOLERANCE, rtol=0)
+        assert_same_detections(found, heatmap, np.float32(detector.facts.threshold))
+    assert sum(map(len, detections)) > 6 and (heatmaps == 0).mean() > 0.5
 
 
 def test_alignment_is_that_of_the_file(library, export_small, dataset):
@@ -572,6 +586,21 @@ def test_each_bad_model_is_refused_with_its_reason_and_the_next_call_works(
     assert (
         CppDetector(library, tmp_path / "uncalibrated.onnx", threshold=0.25).facts.threshold == 0.25
     )
+
+
+def test_a_file_that_changed_since_its_export_is_refused(library, plain_model, tmp_path):
+    path = tmp_path / "m.onnx"
+    for padding in range(0, 130, 13):  # SHA-256 works in blocks of 64 bytes
+        model = onnx.load(plain_model)
+        model.doc_string = "x" * padding
+        onnx.save(model, path)
+        write_entries(path, read_entries(path))
+        CppDetector(library, path)
+    model = onnx.load(path)
+    model.graph.initializer[-1].raw_data = np.float32(1.5).tobytes()
+    onnx.save(model, path)
+    with pytest.raises(RuntimeError, match="found a graph or weights that changed since"):
+        CppDetector(library, path)
 
 
 def test_a_model_whose_heatmap_is_none_judges_nothing(library, tmp_path):

@@ -7,6 +7,8 @@
 #include <new>
 #include <utility>
 
+#include "model_hash.h"
+
 // A library older than the headers has no function table of this version: see load_runtime.
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
@@ -114,6 +116,15 @@ void require_tensor(const std::string& name, const Ort::TypeInfo& info,
 ONNXTensorElementDataType element_type(PixelType type) {
     return type == PixelType::float32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
                                       : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+}
+
+// Throws Error where the file's graph or weights are not those that were exported. Files of earlier
+// suites have no hash.
+void require_unchanged(const std::filesystem::path& model, const ModelFacts& facts) {
+    const auto expected = facts.entries.find("graph_sha256");
+    if (expected == facts.entries.end() || expected->second == graph_hash(model)) return;
+    throw Error("found a graph or weights that changed since the export, expected the file as "
+                "export_onnx_fullimage.py wrote it: export again");
 }
 
 // Throws Error where the graph's input and outputs differ from its metadata, whose sizes determine
@@ -224,6 +235,7 @@ struct StripDetector::Session {
         memory = Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeCPU);
         device = on;
         facts = read_facts(metadata_of(session));
+        require_unchanged(model, facts);
         require_signature(session, facts);
         const std::optional<float> given = options.threshold ? options.threshold : facts.threshold;
         if (!given) throw Error("found no calibrated threshold in it, expected one to be given");
