@@ -66,6 +66,18 @@ def test_a_variant_is_close_to_float32_and_says_what_it_costs(
     )
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_variant_of_a_file_with_candidates_passes_the_same_gate(
+    make_checkpoint, tmp_path, precision
+):
+    checkpoint = make_checkpoint(align="shift", weighting="likelihood")
+    flags = ("--mode", "points", "--places", 9, "--precision", precision, "--force")
+    entries = read_entries(export_file(checkpoint, tmp_path / "model.onnx", *flags))
+    assert (entries["mode"], entries["places"]) == ("points", "9")
+    compared, _, drop = entries["gate"].partition("recall above 0.5: ")
+    assert "true points" in compared and float(drop.split(",")[0]) > 0
+
+
 def test_the_first_layer_and_the_head_stay_as_they_are(make_checkpoint, tmp_path):
     graph = onnx.load(export_file(make_checkpoint(align="full"), tmp_path / "model.onnx")).graph
     # the network's, in their order
