@@ -1,6 +1,6 @@
 """The channels of a picture: one of grey, or three of colour, and never opacity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,30 +32,39 @@ def count_channels(path: Path) -> int:
         return pixels.shape[axis] if axis is not None else min(pixels.shape[0], pixels.shape[2])
 
 
-def common_channels(paths: Sequence[Path], folder: Path) -> Channels:
-    """Grey if the files in a folder have one channel, colour if they have three.
+def common_channels(
+    groups: Mapping[str, Sequence[Path]], folder: Path, asked: Channels | None = None
+) -> dict[str, Channels]:
+    """The channels of the files of each group in a folder: grey for one channel, colour for three.
 
-    Files that are no pictures do not count among others: who reads them reports them. Raises
-    `UserError` where all have another number of channels, and where some are grey and others are in
-    colour.
+    Files that are no pictures do not count among others: who reads them reports them. A group of
+    nothing else is left out. A group that mixes grey and colour has the channels `asked`. Where
+    these are None, raises `UserError` for such a group, and where no file is a picture.
     """
-    found: dict[Channels, Path] = {}
+    common: dict[str, Channels] = {}
     problem = None
-    for path in paths:
-        try:
-            count = count_channels(path)
-            with prefix_errors(path):
-                found.setdefault(channels_of(count), path)
-        except UserError as error:
-            problem = problem or error
-    if len(found) > 1:
-        examples = " and ".join(
-            f"{NAMES[kind]} pictures ({path.relative_to(folder)})" for kind, path in found.items()
-        )
-        raise UserError(f"{folder}: found {examples}, expected one kind of them")
-    if problem and not found:
+    for group, paths in groups.items():
+        found: dict[Channels, Path] = {}
+        for path in paths:
+            try:
+                count = count_channels(path)
+                with prefix_errors(path):
+                    found.setdefault(channels_of(count), path)
+            except UserError as error:
+                problem = problem or error
+        if len(found) > 1 and asked:
+            found = {asked: found[asked]}
+        if len(found) > 1:
+            examples = " and ".join(
+                f"{NAMES[kind]} pictures ({path.relative_to(folder)})"
+                for kind, path in found.items()
+            )
+            raise UserError(f"{folder}: found {examples}, expected one kind of them")
+        if found:
+            (common[group],) = found
+    if problem and not common and not asked:
         raise problem
-    return next(iter(found), Channels.GREY)
+    return common
 
 
 def channels_of(count: int) -> Channels:
@@ -81,16 +90,25 @@ def open_picture(path: Path) -> np.ndarray:
         return open_channels(path, channels_of(count), is_mapped=False)
 
 
-def load_picture(path: Path, input_max: float, channels: Channels) -> tuple[np.ndarray, int]:
-    """As `load_and_count`, of a file that must have these channels and no others."""
+def load_picture(
+    path: Path, input_max: float, channels: Channels, stored: Channels | None = None
+) -> tuple[np.ndarray, int]:
+    """As `load_and_count`, of a file that must have the channels `stored` and no others.
+
+    None means `channels`. A grey file that is read in colour has three equal channels.
+    """
+    stored = stored or channels
     count = count_channels(path)
     with prefix_errors(path):
-        if channels_of(count) is not channels:
+        if channels_of(count) is not stored:
             raise UserError(
                 f"found a picture in {NAMES[channels_of(count)]} ({count} channels), "
-                f"expected {NAMES[channels]} ({COUNTS[channels]})"
+                f"expected {NAMES[stored]} ({COUNTS[stored]})"
             )
-    return load_and_count(path, input_max, channels)
+    image, clipped = load_and_count(path, input_max, stored)
+    if stored is not channels:
+        image = np.repeat(image, COUNTS[channels], axis=0)
+    return image, clipped
 
 
 def _in_header(path: Path) -> int | None:

@@ -45,11 +45,13 @@ class PictureFile(StripFile):
     """One picture on disk: a `StripFile` of what it shows, with the channels that are read.
 
     `relative` begins with the group where there is one. `group` is empty in a folder of one kind of
-    object. `channels` is Channels.GREY or Channels.COLOUR.
+    object. `channels` is Channels.GREY or Channels.COLOUR. `stored` are the channels of the file,
+    None where they are `channels`: of groups in grey and in colour, all are read in colour.
     """
 
     group: str = ""
     channels: Channels = Channels.GREY
+    stored: Channels | None = None
 
     @property
     def has_references(self) -> bool:
@@ -66,7 +68,8 @@ def list_pictures(
     """The pictures to score: those of a folder, or all that a data set has to test.
 
     `folder` is ROOT of one kind of object or of several, one split or one kind of defect in it, any
-    other folder, or one file. `channels` None means those that all files have.
+    other folder, or one file. `channels` None means those that all files have. Where some groups
+    are grey and others in colour, it means colour.
 
     Raises `UserError` as `list_strips`, for a data set without a test split, and where `channels`
     is None as `common_channels`.
@@ -160,7 +163,7 @@ def read_picture(picture: PictureFile, input_max: float) -> tuple[np.ndarray, np
     The mask is None where it is not known which pixels are a defect's. Raises `UserError` for a
     file that cannot be used, such as one with other channels than `picture.channels`.
     """
-    image, _ = load_picture(picture.path, input_max, picture.channels)
+    image, _ = load_picture(picture.path, input_max, picture.channels, picture.stored)
     if picture.mask:
         return image, load_masks(picture.masks, image.shape[1:], LARGEST_DEFECT)
     is_known = picture.is_defective is False and picture.points is None
@@ -174,8 +177,12 @@ def verify_pictures(
 ) -> Verification:
     """`verify_strips` for pictures, which may be of any sizes."""
     asked = f"{NAMES[pictures[0].channels]} picture" if pictures else ""
+    if any(picture.stored for picture in pictures):
+        asked += ", or grey by group"
     reading = FileReading(
-        lambda picture, input_max: load_picture(picture.path, input_max, picture.channels),
+        lambda picture, input_max: load_picture(
+            picture.path, input_max, picture.channels, picture.stored
+        ),
         asked,
         LARGEST_DEFECT,
         has_one_size=False,
@@ -275,6 +282,25 @@ def _picture(strip: StripFile, relative: Path | None = None, group: str = "") ->
 def _with_channels(
     pictures: Iterable[PictureFile], folder: Path, channels: Channels | None
 ) -> list[PictureFile]:
+    """The pictures in their order, with the channels to read."""
     ordered = sorted(pictures, key=lambda picture: picture.relative)
-    channels = channels or common_channels([picture.path for picture in ordered], folder)
-    return [replace(picture, channels=channels) for picture in ordered]
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for picture in ordered:
+        groups[picture.group].append(picture.path)
+    if channels and (len(groups) < 2 or channels is Channels.GREY):
+        return [replace(picture, channels=channels) for picture in ordered]
+    stored = common_channels(groups, folder, channels)
+    kinds = set(stored.values()) or {Channels.GREY}
+    if len(kinds) == 1:
+        channels = channels or kinds.pop()
+        return [replace(picture, channels=channels) for picture in ordered]
+    grey = ", ".join(group for group, kind in stored.items() if kind is Channels.GREY)
+    note_once(f"{folder}: reading the grey pictures of {grey} in colour, as three equal channels")
+    return [
+        replace(
+            picture,
+            channels=Channels.COLOUR,
+            stored=Channels.GREY if stored.get(picture.group) is Channels.GREY else None,
+        )
+        for picture in ordered
+    ]

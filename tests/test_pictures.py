@@ -162,6 +162,43 @@ def test_grey_and_colour_in_one_folder_are_refused(tmp_path):
         read_picture(grey[1], 255.0)
 
 
+def test_grey_and_colour_groups_are_all_read_in_colour(groups, tmp_path, capsys):
+    write_kind(groups / "grid", 7, channels=3)
+    write(groups / "grid" / "test" / "good" / "broken.png", draw(0, 4))
+    pictures = list_pictures(groups)
+    noted = capsys.readouterr().err
+    assert noted.count("\n") == 1
+    assert "the grey pictures of bottle, 瓶盖 in colour, as three equal channels" in noted
+    verified = verify_pictures(pictures, 255.0)
+    assert len(verified.usable) == len(pictures) - 1 == 12
+    assert "broken.png: found 4 channels" in verified.problems[0]
+    for picture in verified.usable:
+        image, mask = read_picture(picture, 255.0)
+        assert image.shape[0] == 3 and mask is not None
+        assert (image == image[:1]).all() == (picture.group != "grid")
+    good = list_good_pictures(groups)
+    assert {picture.channels for picture in good} == {Channels.COLOUR}
+    assert list_pictures(groups, channels=Channels.COLOUR) == pictures
+    # a model of grey pictures does not read colour, and one of colour no folder that is all grey
+    with pytest.raises(UserError, match=r"expected grey \(1\)"):
+        grey = list_pictures(groups, channels=Channels.GREY)
+        read_picture(next(picture for picture in grey if picture.group == "grid"), 255.0)
+    alone = list_pictures(groups / "bottle", channels=Channels.COLOUR)
+    assert len(verify_pictures(alone, 255.0).problems) == len(alone)
+
+
+def test_a_group_that_mixes_grey_and_colour_is_refused(groups):
+    write_kind(groups / "grid", 7, channels=3)
+    write(groups / "grid" / "train" / "good" / "9.png", draw(0, 1))
+    with pytest.raises(UserError, match=r"grey pictures \(grid/train/good/9\.png\), expected one"):
+        list_good_pictures(groups)
+    # one picture among many, where a model says what it reads
+    write(groups / "grid" / "test" / "good" / "9.png", draw(0, 1))
+    verified = verify_pictures(list_pictures(groups, channels=Channels.COLOUR), 255.0)
+    assert len(verified.usable) == 12 and len(verified.problems) == 1
+    assert "9.png: found a picture in grey" in verified.problems[0]
+
+
 def test_pictures_of_several_sizes_are_verified_and_read_with_their_masks(groups):
     pictures = list_pictures(groups)
     verified = verify_pictures(pictures, 255.0)
