@@ -20,6 +20,16 @@ given() {
 # asks_for_help ARGUMENT...: whether only the help is wanted, which needs no model and no strips.
 asks_for_help() { given --help "$@" || given -h "$@"; }
 
+# names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path.
+names_a_run() {
+    local argument previous=
+    for argument; do
+        case $previous$argument in --resume--*) ;; --resume?*) return 0 ;; esac
+        previous=$argument
+    done
+    return 1
+}
+
 # Prints the first interpreter of Python 3.11 or newer.
 find_python() {
     local candidate

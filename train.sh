@@ -10,16 +10,6 @@ make_demo_strips() {
         "$python" "$here/prepare_dataset.py" demo --output "$here/dataset/demo"
 }
 
-# names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path.
-names_a_run() {
-    local argument previous=
-    for argument; do
-        case $previous$argument in --resume--*) ;; --resume?*) return 0 ;; esac
-        previous=$argument
-    done
-    return 1
-}
-
 settings=()
 if ! names_a_run "$@"; then # a named run continues in its own folder
     settings+=(--checkpoint_path "$here/checkpoints")

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     install_exception_hook()  # before the imports that take seconds
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,16 +190,20 @@ def build(arguments: argparse.Namespace) -> None:
     built = build_library(pictures, _settings(arguments), root)
     _report(built, pictures)
     save_library(built.library, arguments.output_path)
-    print(
-        f"the library is {arguments.output_path}; next: python -m autoencoder.inference "
-        f"--score library --library {arguments.output_path} --test_path ..."
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command, print the next one, and return the exit code."""
     parsed = parse_args(arguments)
-    return run_command(lambda: build(parsed))
+
+    def build_and_print() -> None:
+        build(parsed)
+        print(
+            f"the library is {parsed.output_path}; next: python -m autoencoder.inference "
+            f"--score library --library {shlex.quote(str(parsed.output_path))} --test_path ..."
+        )
+
+    return run_command(build_and_print)
 
 
 def _clusters(text: str) -> int | str:

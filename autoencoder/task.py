@@ -31,8 +31,9 @@ from training.run_folder import RunFolder
 from training.selection import VALID, History
 from training.task import Batch, Forward, Task, Validation
 
-EPOCHS_SUFFIX, EPOCHS_PICTURE = "_epochs", "_epochs.png"
-MORE_SUFFIXES = (EPOCHS_SUFFIX, EPOCHS_PICTURE)  # of a run's files, besides every run's
+EPOCHS_SUFFIX, EPOCHS_PICTURE, LIBRARY_SUFFIX = "_epochs", "_epochs.png", "_library.pth"
+# of a run's files, besides every run's
+MORE_SUFFIXES = (EPOCHS_SUFFIX, EPOCHS_PICTURE, LIBRARY_SUFFIX)
 SAMPLES_SHOWN = 8  # of the first epoch, in the picture of samples
 CHOSEN_BY = {"loss": HELD_OUT_LOSS, "pseudo": PSEUDO, "real": REAL}
 

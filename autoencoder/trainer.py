@@ -36,7 +36,7 @@ from autoencoder.flags import add_flags, require_consistent
 from autoencoder.model import TOOL, load_content, make_network
 from autoencoder.pictures import Pictures, find_pictures, groups_of
 from autoencoder.settings import RUN_NAME, AutoencoderSettings, device_preset
-from autoencoder.task import MORE_SUFFIXES, AutoencoderTask
+from autoencoder.task import LIBRARY_SUFFIX, MORE_SUFFIXES, AutoencoderTask
 from common.command_parser import CommandParser, command_parser
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
@@ -84,13 +84,15 @@ class Member:
     may_be_new: bool
 
 
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Parse a command line (None: that of the process).
+def parse_args(
+    arguments: list[str] | None = None, description: str = __doc__
+) -> argparse.Namespace:
+    """Parse a command line (None: that of the process); --help begins with the `description`.
 
     The result has every setting, with the defaults that suit the device, and `given`, the names of
     the flags that the command line sets. A wrong command line ends the process.
     """
-    parser = make_parser()
+    parser = make_parser(description)
     defaults, given = given_flags(parser, arguments)
     preset = device_preset(given.get("gpu_id"))
     parsed = argparse.Namespace(**defaults | preset | given | {"given": list(given)})
@@ -107,9 +109,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def make_parser() -> CommandParser:
+def make_parser(description: str = __doc__) -> CommandParser:
     """The parser of the command line; a resumed run's settings are held against it, too."""
-    parser = command_parser(__doc__)
+    parser = command_parser(description)
     add_flags(parser)
     return parser
 
@@ -223,7 +225,8 @@ def _find_resumed(start: Start, member: Member) -> Path | None:
         name = from_values(AutoencoderSettings, values).run_name()
         last = values["checkpoint_path"] / f"{name}.pth"
         return last if last.is_file() else None
-    return find_last_checkpoint(start, values["checkpoint_path"], _run_pattern(values, start.given))
+    pattern = _run_pattern(values, start.given)
+    return find_last_checkpoint(start, values["checkpoint_path"], pattern, (LIBRARY_SUFFIX,))
 
 
 def _run_pattern(values: dict[str, Any], given: frozenset[str]) -> str:

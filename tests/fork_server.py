@@ -166,7 +166,10 @@ def run(words: list[str]) -> None:
         words = words[1:]
     what, *arguments = words
     if what == "-m":
-        sys.path[0], sys.argv = os.getcwd(), arguments
+        # of PYTHONPATH, the first folder alone
+        is_safe, folders = "PYTHONSAFEPATH" in os.environ, os.environ.get("PYTHONPATH", "")
+        sys.path[0] = folders.split(os.pathsep)[0] if is_safe else os.getcwd()
+        sys.argv = arguments
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         return
     main = types.ModuleType("__main__")

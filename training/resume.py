@@ -30,13 +30,16 @@ FREE_ON_RESUME = frozenset(
 )
 
 
-def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> Path:
+def find_last_checkpoint(
+    start: Start, checkpoint_path: Path, pattern: str, more_suffixes: tuple[str, ...] = ()
+) -> Path:
     """The checkpoint that --resume names: a file, or the newest last checkpoint in a folder.
 
     In a folder, the name without its suffix matches the glob `pattern`, or is that of any run if
-    the command line sets nothing that a run's name says. Raises `UserError` when the
-    folder has no such checkpoint. It also raises it for a best checkpoint, as that would lose the
-    later epochs, unless --overwrite or another --checkpoint_path is given.
+    the command line sets nothing that a run's name says. `more_suffixes` are those of further files
+    of a run that the pattern may match. Raises `UserError` when the folder has no such checkpoint.
+    It also raises it for a best checkpoint, as that would lose the later epochs, unless --overwrite
+    or another --checkpoint_path is given.
     """
     place = checkpoint_path if start.resume is True else start.resume
     is_best = place.name.endswith(BEST_SUFFIX)
@@ -49,7 +52,7 @@ def find_last_checkpoint(start: Start, checkpoint_path: Path, pattern: str) -> P
         return place
     is_any = not start.given & {"name", "lr", "bs", "image_type"}
     named = [path for path in place.glob("*.pth") if is_any and settings_beside(path).is_file()]
-    other_suffixes = (BEST_SUFFIX, NOT_FINITE_SUFFIX)
+    other_suffixes = (BEST_SUFFIX, NOT_FINITE_SUFFIX, *more_suffixes)
     found = [
         path
         for path in {*place.glob(f"{pattern}.pth"), *named}
