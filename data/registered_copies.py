@@ -21,7 +21,7 @@ from ops.registration import Alignment
 
 KNOWN = ".aligned_strips.json"  # beside the copies: which file each was made of
 # Raise it whenever an aligned strip changes: copies of another version are made anew.
-VERSION = 2
+VERSION = 3
 
 
 class StripAligner:
@@ -35,7 +35,7 @@ class StripAligner:
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(3, H, W) grey levels to an aligned strip of that shape, and measures (2, MEASURES).
 
-        Values may leave 0-255 where the references were matched.
+        With mode `shift` values may leave 0-255.
         """
         with full_precision():
             strips, measures = self.alignment(to_batch(image, self.device))

@@ -76,7 +76,8 @@ class Alignment(nn.Module):
     mean of the curve in y and x, its largest departure from that mean, the gain (Target's contrast
     divided by the reference's), and the root mean square of the remaining difference.
 
-    Where a moved reference ends, the other one replaces it; where both end, Target does. If a
+    Matched references are clipped as Target is. Where a moved reference ends, it is halfway between
+    Target and the other one; where both end, Target replaces them. If a
     reference has a value that is not finite, no value of it is finite afterwards. Raises
     `ValueError` for an unknown mode.
     """
@@ -112,6 +113,8 @@ class Alignment(nn.Module):
                 matched = gain * moved + offset
                 moved = torch.where(mean_square(target - matched) > left, moved, matched)
             down, across = widen(shift, sizes(target)[1]).unbind(dim=2)
+        if self.mode != "shift":
+            moved = moved.clamp(0, 1)  # a match may exceed the range, which Target cannot
         aligned = torch.cat([target, *fill_outside(target, moved, down, across)], dim=1)
         return aligned, self._measures(aligned, shift, gain)
 

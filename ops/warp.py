@@ -192,8 +192,10 @@ def fill_outside(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill the moved references (B, 2, H, W) where their shift reaches beyond the strip.
 
-    There the other reference replaces a reference, and Target both where both end. The shifts along
-    y and x are (B, 2, H, W or 1). Returns the two references, each (B, 1, H, W).
+    There a reference is halfway between Target and the other reference, and Target where both end.
+    With one reference alone, nobody knows whether it or Target has a point: halfway, the likelihood
+    ratio of both is equal (likelihood.py). The shifts along y and x are (B, 2, H, W or 1). Returns
+    the two references, each (B, 1, H, W).
     """
     # pixels from the strip's middle
     rows, columns = (
@@ -207,8 +209,9 @@ def fill_outside(
     is_beyond1, is_beyond2 = (
         distance > limits[1] for distance in (columns + across).abs().split(1, dim=1)
     )
-    filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, ref2), ref1)
-    filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, ref1), ref2)
+    halfway1, halfway2 = (target + ref2) / 2, (target + ref1) / 2
+    filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, halfway1), ref1)
+    filled2 = torch.where(is_beyond2, torch.where(is_beyond1, target, halfway2), ref2)
     return filled1, filled2
 
 

@@ -26,6 +26,7 @@ from gaussian import paint_point
 from ops.classical import RegisteredDifference
 from ops.filters import BLOCK, enlarge
 from ops.gain import GAINS
+from ops.likelihood import likelihood_ratio
 from ops.registration import ALIGN_MODES, MEASURES, Alignment, register
 from ops.warp import LARGEST_SHIFT, Warper, shift_images
 from tests.conftest import SMALL_SIZE
@@ -226,6 +227,35 @@ def test_gain_is_found_and_light_is_evened_out(noise):
     left = (aligned[0, :1] - aligned[0, 1:]).numpy() * 255
     assert max(np.abs(cv2.GaussianBlur(difference, (0, 0), 8)).max() for difference in left) < 1.0
     assert left.std() < 0.5 + 1.1 * noise / 0.88
+
+
+@pytest.mark.parametrize("shift", [(1.2, 0.0), (0.0, -1.2)], ids=["below", "left"])
+@pytest.mark.parametrize("mode", ["full", "fine"])
+def test_where_one_reference_ends_a_point_of_the_other_one_is_no_defect(shift, mode):
+    """And one of Target is still found there, by the pixels beside those that are filled in."""
+    generator = np.random.default_rng(0)
+    channels = [
+        expose(shot(texture(), SMALL_SIZE, moved), generator, 1.0, 2)
+        for moved in ((0.0, 0.0), (0.0, 0.0), shift)
+    ]
+    y, x = (SMALL_SIZE[0] - 2, 70) if shift[0] else (70, 1)
+    point = np.zeros(SMALL_SIZE, np.float32)
+    paint_point(point, (y, x), (1.0, 1.0), 40)
+    ratios = []
+    for painted in (0, 1):
+        seen = [plane + point * (channel == painted) for channel, plane in enumerate(channels)]
+        ratio = likelihood_ratio(align(batch(*seen), mode)[0], 1.0)[0, 0]
+        ratios.append(float(ratio[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4].max()))
+    assert ratios[0] > 15 and ratios[1] < 1
+
+
+@pytest.mark.parametrize("mode", ["full", "fine"])
+def test_references_are_clipped_as_target_is(mode):
+    shifts, gains = ((0.0, 0.0), (0.3, 0.2), (-0.2, 0.3)), (1.6, 1.4, 1.45)
+    lit = [gain * shot(texture(), SMALL_SIZE, shift) for gain, shift in zip(gains, shifts)]
+    assert 0.05 < (lit[0] > 255).mean() < 0.2
+    aligned, _ = align(batch(*np.clip(lit, 0, 255)), mode)
+    assert aligned.min() >= 0 and aligned.max() <= 1
 
 
 def test_beyond_three_pixels_a_strip_is_not_made_worse():
