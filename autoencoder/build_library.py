@@ -38,7 +38,9 @@ from ops.filters import sizes
 CELL, MEMORY, INPUT_SIZE, DIMENSIONS = 8, 4000, 192, 128
 POOL = 5  # times the memory: how many vectors the memory is chosen from
 LEAST_POOL = 20_000
-PICTURE_DIMENSIONS = 32  # of the space in which pictures are clustered
+# of the space in which pictures are clustered and routed; full whitening would make few pictures
+# equally far from each other
+PICTURE_DIMENSIONS, PICTURE_SHRINKAGE = 32, 0.5
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     generator = np.random.default_rng((settings.seed, 24))
     facts = _learn(train, features, input_size, settings, generator)
     whitening = fit_whitening(
-        facts.vectors, features.blocks * 2, settings.shrinkage, PICTURE_DIMENSIONS
+        facts.vectors, features.blocks * 2, PICTURE_SHRINKAGE, PICTURE_DIMENSIONS
     )
     clusters, names = _clusters(train, whitening(facts.vectors), settings)
     labels = torch.from_numpy(clusters)

@@ -56,7 +56,8 @@ class LibraryMaps(nn.Module):
         `clusters` (B,) int64 says whose library each picture is compared with; None means the
         first one's. A cell's distance is averaged with its neighbours'.
         """
-        return average_neighbours(self.distances(self.features(pictures), clusters))
+        distances = self.distances(self.features(pictures), clusters)
+        return distances if self.level == "image" else average_neighbours(distances)
 
     def distances(
         self, features: torch.Tensor, clusters: torch.Tensor | None = None
