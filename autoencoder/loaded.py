@@ -12,7 +12,7 @@ from arguments import CHECKPOINT_FOLDER, newest
 from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
 from autoencoder.held_out import HeldOut, find_held_out
 from autoencoder.library import Library, load_library, require_same_checkpoint
-from autoencoder.maps import LIBRARY, NetworkMaps, maps_of
+from autoencoder.maps import LIBRARY, LIBRARY_TOP_SHARE, NetworkMaps, maps_of
 from autoencoder.model import TOOL, Model, load_model
 from autoencoder.routing import SizedRouter
 from autoencoder.scales import WHOLE, Source
@@ -28,6 +28,7 @@ class LibrarySource(nn.Module):
     """A library as a `Source` of the map `library`."""
 
     window_mode, gives_pictures = "pyramid", False
+    top_share = LIBRARY_TOP_SHARE
 
     def __init__(self, library: Library):
         super().__init__()
@@ -75,6 +76,7 @@ class Loaded:
         values = vars(scorers.settings).items()
         return {
             "device": str(scorers.device),
+            "top_share": f"{scorers.settings.top_share or scorers.sources[0].top_share:g}",
             "maps": ", ".join(dict.fromkeys(plane_names(scorers.sources, scorers.settings))),
             **{name: str(value) for name, value in values if name not in PER_SOURCE},
         }

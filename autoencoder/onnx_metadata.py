@@ -73,6 +73,7 @@ def make_entries(
         "outputs": " ".join(OUTPUTS),
         "maps": ", ".join(dict.fromkeys(plane_names(scorer.sources, settings))),
         **{name: str(value) for name, value in vars(settings).items() if name not in PER_SOURCE},
+        "top_share": repr(scorer.top_share),
         "opset": str(opset),
         "clusters": json.dumps(good.names, ensure_ascii=False),
         "target_false_alarms": repr(target),

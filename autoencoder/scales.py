@@ -25,8 +25,8 @@ class Source(Protocol):
 
     `input_size` is the side of the pictures that it was trained on, in pixels. Height and width
     must be multiples of `multiple`. A map has one value for each cell of `cell` x `cell` pixels.
-    `windows` and `window_mode` are those that suit it. One that `gives_pictures` has a method
-    `output` with the signature of a `Compute`.
+    `windows`, `window_mode` and `top_share` are those that suit it. One that `gives_pictures` has a
+    method `output` with the signature of a `Compute`.
     """
 
     kinds: tuple[str, ...]
@@ -35,6 +35,7 @@ class Source(Protocol):
     cell: int
     windows: tuple[int, ...]
     window_mode: str
+    top_share: float
     gives_pictures: bool
 
     def __call__(self, pictures: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor: ...

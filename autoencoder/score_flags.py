@@ -11,7 +11,7 @@ from arguments import (
     share,
     whole_number,
 )
-from autoencoder.maps import MAPS
+from autoencoder.maps import LIBRARY_TOP_SHARE, MAPS, NetworkMaps
 from autoencoder.model import TOOL
 from autoencoder.scales import WINDOW_MODES
 from autoencoder.scorer import MERGES, ScoreSettings
@@ -86,8 +86,8 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top_share",
         type=share,
-        default=usual.top_share,
-        help="share of a picture's pixels, the most unusual ones, that its score is the mean of",
+        help="share of a picture's pixels, the most unusual ones, that its score is the mean of; "
+        f"default: {NetworkMaps.top_share:g}, of a library alone {LIBRARY_TOP_SHARE:g}",
     )
     parser.add_argument(
         "--target_false_alarms",

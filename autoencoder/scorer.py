@@ -25,7 +25,11 @@ from ops.tiling import Padding
 MERGES = ("max", "mean")
 # The least spread of a plane, in its own unit, and of pictures, in spreads of a plane. A map that
 # is equal on all good pictures would divide by zero.
-PER_SOURCE = ("windows", "window_mode")  # settings that each source may have of its own
+PER_SOURCE = (
+    "windows",
+    "window_mode",
+    "top_share",
+)  # settings that each source may have of its own
 LEAST_SPREAD, LEAST_PICTURE_SPREAD = 1e-4, 0.05
 # pictures (B, C, H, W) unit range to their clusters (B,), whole numbers from 0 on
 Router = Callable[[torch.Tensor], torch.Tensor]
@@ -37,7 +41,8 @@ class ScoreSettings:
 
     `windows` are sides in pixels, each of its own scale; none, and no `window_mode`, mean those of
     each source. `stride_share` is the stride as a share of the window. `smoothing` is the sigma of
-    a Gaussian in pixels, `top_share` the share of a picture's pixels that its score is the mean of.
+    a Gaussian in pixels, `top_share` the share of a picture's pixels that its score is the mean of
+    (None: that of the first source).
     """
 
     windows: tuple[int, ...] = ()
@@ -46,7 +51,7 @@ class ScoreSettings:
     padding: Padding = "reflect"
     merge: str = MERGES[0]
     smoothing: float = 4.0
-    top_share: float = 0.005
+    top_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class PictureScorer(nn.Module):
             [place for place, name in enumerate(names) if name == kind]
             for kind in dict.fromkeys(names)
         ]
-        self.top_count = top_count(self.image_size, settings.top_share)
+        self.top_share = settings.top_share or sources[0].top_share
+        self.top_count = top_count(self.image_size, self.top_share)
         self.smoothing = gaussian_window(settings.smoothing) if settings.smoothing else None
         self.set_statistics(
             PlaneStatistics.neutral(clusters, len(names)), PictureStatistics.neutral(clusters)
