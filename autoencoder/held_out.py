@@ -10,9 +10,9 @@ import numpy as np
 from common.errors import UserError
 from common.notes import warn
 from common.progress import progress_bar
-from data.folder import split_beside
+from data.folder import GOOD, split_beside
 from data.image_files import Channels, to_unit_range
-from data.picture_channels import COUNTS, NAMES
+from data.picture_channels import stored_channels
 from data.pictures import (
     PictureFile,
     group_folders,
@@ -106,25 +106,15 @@ def default_test_folder(root: Path) -> Path:
     return folder
 
 
-def require_channels(folder: Path, pictures: Sequence[PictureFile], channels: Channels) -> None:
-    """Raise `UserError` for pictures of a folder with other channels than a model's."""
-    found = pictures[0].channels
-    if found is not channels:
-        raise UserError(
-            f"{folder}: found {NAMES[found]} pictures ({COUNTS[found]} channels), expected "
-            f"{NAMES[channels]} ones ({COUNTS[channels]}), as the model was trained on"
-        )
-
-
 def good_pictures_in(folder: Path, img_format: str | None, channels: Channels) -> list[PictureFile]:
     """The good pictures in a folder: those to train on of a data set, or of any other folder.
 
-    Raises `UserError` where there are none, and where they have other channels.
+    They are read with these channels. Raises `UserError` where there are none.
     """
     if group_folders(folder):
-        listed = list_good_pictures(folder, img_format)
+        listed = list_good_pictures(folder, img_format, channels)
     else:
-        listed = list_pictures(folder, img_format, use_masks=False)
+        listed = list_pictures(folder, img_format, use_masks=False, channels=channels)
     good = [picture for picture in listed if picture.is_defective is False]
     good = good or [picture for picture in listed if picture.kind is None]
     if not good:
@@ -132,7 +122,6 @@ def good_pictures_in(folder: Path, img_format: str | None, channels: Channels) -
             f"{folder}: found no good pictures, "
             "expected a folder `good` or a folder of good pictures"
         )
-    require_channels(folder, good, channels)
     return good
 
 
@@ -150,7 +139,11 @@ def _kept(learned: Sequence[Learned], channels: Channels) -> list[PictureFile]:
                     f"{path}: found {'another' if path.is_file() else 'no such'} picture, expected "
                     "the one held out in training: --good_path FOLDER takes others"
                 )
-            pictures.append(PictureFile(path, Path(name), "good", None, channels=channels))
+            pictures.append(
+                PictureFile(
+                    path, Path(name), GOOD, None, channels=channels, stored=stored_channels(path)
+                )
+            )
     if not pictures:
         raise UserError("found no held-out pictures, expected --good_path FOLDER of good ones")
     return pictures

@@ -8,7 +8,7 @@ import torch
 from autoencoder.library import Library
 from autoencoder.routing import scaled_size
 from common.errors import UserError
-from data.picture_channels import CHANNELS, load_picture
+from data.picture_channels import CHANNELS, load_picture, stored_channels
 from ops.resize import LinearResize
 
 NEAREST_PANEL = "nearest good"
@@ -61,8 +61,8 @@ class NearestGood:
         if number not in self._kept:
             path = self.library.training_dataset_path / self.library.train[number]
             try:
-                channels = CHANNELS[self.library.channels]
-                self._kept[number] = load_picture(path, self.library.input_max, channels)[0]
+                channels, stored = CHANNELS[self.library.channels], stored_channels(path)
+                self._kept[number] = load_picture(path, self.library.input_max, channels, stored)[0]
             except UserError:
                 self._kept[number] = None
             if len(self._kept) > MOST_KEPT:

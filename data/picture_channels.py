@@ -80,14 +80,21 @@ def channels_of(count: int) -> Channels:
     return CHANNELS[count]
 
 
+def stored_channels(path: Path) -> Channels:
+    """The channels of a file. Raises `UserError`, naming it, for one that is no picture."""
+    count = count_channels(path)
+    with prefix_errors(path):
+        return channels_of(count)
+
+
 def open_picture(path: Path) -> np.ndarray:
     """The channels of a picture (C, H, W), with the file's own type and values.
 
     Raises `UserError`, naming the file, for one that is no picture.
     """
-    count = count_channels(path)
+    channels = stored_channels(path)
     with prefix_errors(path):
-        return open_channels(path, channels_of(count), is_mapped=False)
+        return open_channels(path, channels, is_mapped=False)
 
 
 def load_picture(

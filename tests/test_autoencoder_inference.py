@@ -189,7 +189,9 @@ def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused
             "--models", checkpoint, "--test_path", tmp_path / "in", "--output_dir", tmp_path / "o"
         )
     words = ["--good_path", tmp_path / "in", "--output_dir", tmp_path / "o"]
-    with pytest.raises(UserError, match=r"found colour pictures .3 channels., expected grey"):
+    with pytest.raises(
+        UserError, match=r"a.png: found a picture in colour .3 channels., expected grey"
+    ):
         score("--models", checkpoint, *words)
     with pytest.raises(UserError, match="found an output folder among the pictures"):
         score("--models", checkpoint, "--output_dir", root / "瓶" / "out")
@@ -227,3 +229,16 @@ def test_a_library_scores_alone_and_shows_the_nearest_good_picture(library, root
     predictor = PicturePredictor(loaded.scorers, [0.5, 0.5], NearestGood(loaded.library))
     found = predictor(draw_picture((5,))[:, :, 0].astype(np.float32)[None])
     assert list(found.panels) == ["nearest good"] and found.panels["nearest good"].shape == SIZE
+
+
+def test_groups_in_grey_and_in_colour_are_scored_in_colour(tmp_path):
+    root = tmp_path / "mixed"
+    write_kind(root / "grey", 0, train=6, test=1)
+    write_kind(root / "colour", 1, channels=3, train=6, test=1)
+    checkpoint = write_checkpoint(tmp_path / "a_best.pth", root, channels=3)
+    library = tmp_path / "library.pth"
+    words = ["--training_dataset_path", root, "--output_path", library, "--valid_share", 0.4]
+    feature_library.main([str(word) for word in [*words, "--input_size", 32, "--cell", 4]])
+    words = ["--models", checkpoint, "--library", library, "--output_dir", tmp_path / "out"]
+    assert score(*words) == 0
+    assert len(rows(tmp_path / "out" / "submission.csv")) == 4
