@@ -54,8 +54,9 @@ PACKAGES = {
     "reporting": Box(4, 3.2, 4.4, "tables and report"),
     "training": Box(5, 0, 4.4, "one run: steps, checkpoints, resume"),
     "deploy": Box(5, 4.6, 5.9, "ONNX files, sessions"),
-    "autoencoder": Box(6, 0, 1.9, "the reference-free detector"),
-    "commands": Box(6, 2.1, 7.3, ", ".join(COMMANDS)),
+    "autoencoder": Box(6, 0, 1.8, "the reference-free detector"),
+    "classifier": Box(6, 2.0, 3.5, "kinds of defect, review"),
+    "commands": Box(6, 3.7, 7.3, ", ".join(COMMANDS)),
     "benchmarks": Box(7, 0, 7.3, "what the tables of the documents are made with"),
 }
 
