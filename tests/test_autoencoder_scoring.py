@@ -208,7 +208,8 @@ def test_sigmoid_of_asinh_is_exact_in_both_tails():
 
 @torch.inference_mode()
 def test_an_ensemble_of_one_is_the_model_and_one_of_three_averages_z_scores():
-    settings, image = ScoreSettings((16, 24), smoothing=0), pictures(2, (32, 32))
+    settings = ScoreSettings((16, 24), smoothing=0, merge="max")
+    image = pictures(2, (32, 32))
     members = [pixel_maps(seed, ("pixel", "ssim")) for seed in range(3)]
     clusters = torch.zeros(2, dtype=torch.int64)
     alone = [PictureScorer((32, 32), [member], settings) for member in members]
