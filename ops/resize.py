@@ -16,6 +16,8 @@ class LinearResize(nn.Module):
     def __init__(self, size: tuple[int, int], new_size: tuple[int, int]):
         super().__init__()
         self.is_identity = tuple(size) == tuple(new_size)
+        if self.is_identity:
+            return  # an exported file would keep the matrices
         for name, length, new in zip(("rows", "columns"), size, new_size):
             self.register_buffer(name, resize_matrix(length, new), persistent=False)
 
