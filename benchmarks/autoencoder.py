@@ -1,0 +1,253 @@
+"""How well each way of the reference-free detector finds defects: the plan, and what works.
+
+    # one seed: half an hour of two cores
+    python -m benchmarks.autoencoder --quick
+    # three seeds: two hours
+    python -m benchmarks.autoencoder
+    # further data sets in the layout of MVTec AD, of one kind of object or several
+    python -m benchmarks.autoencoder --mvtec /data/mvtec --folders /data/tiles
+    # some rows alone, by the beginnings of their names
+    python -m benchmarks.autoencoder --rows segment library --quick
+
+The data sets are `textures`, of nine classes, and its class `target`, the first channel of demo
+strips, by itself (python prepare_dataset.py textures). Each row of benchmarks/autoencoder_rows.py
+is trained and built by the tool's own commands and scored by autoencoder.inference on all test
+pictures: image AUROC and average precision, pixel average precision, AUPRO, as the mean over the
+classes, and pooled over all classes, with one threshold and without labels. Rows whose name says
+"classes given" or "a class" know each picture's class. `purity` is that of the clusters against the
+classes, and `routed` the share of test pictures that reach a library of their class.
+
+The benchmark may be interrupted and started again at any time: --output keeps finished trainings,
+libraries and scores. With --runs 0 it shows what is finished.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+import prepare_dataset
+from autoencoder.lite0 import find_weights
+from benchmarks.autoencoder_rows import ROWS, Row
+from benchmarks.autoencoder_runs import Runs, as_words, digest
+from benchmarks.autoencoder_scores import (
+    MEAN,
+    METRICS,
+    POOLED,
+    cluster_purity,
+    make_baselines,
+    make_predict,
+    routed_right,
+    score_pictures,
+)
+from benchmarks.command_line import ROOT, make_parser
+from benchmarks.tables import print_header, print_row
+from benchmarks.trainings import INTERRUPTED
+from common.errors import UserError, run_command
+from common.files import atomic_write
+from data.pictures import group_folders, list_test_pictures
+
+# Raise this number when a change of the code changes what a row scores: of the data sets, the
+# training, the features, the library or the scorer. Scores of another version are computed anew.
+VERSION = 1
+SEEDS = (42, 1, 2)
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_average_precision": "image AP",
+    "pixel_average_precision": "pixel AP",
+    "pixel_aupro_0.3": "AUPRO",
+}
+# rows on one class alone: those that are trained on it differ from those that know others, too
+ALONE = ("mean picture", "PCA", "library, bank", "segment")
+TINY_DATA = ("--train", 6, "--good", 2, "--defective", 5, "--size", 64)
+
+Result = dict[str, object]  # of one row, data set and seed, as JSON holds it
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--output",
+        type=Path,
+        default=ROOT / "output" / "autoencoder_benchmark",
+        help="folder for data sets, trainings, libraries and scores",
+    )
+    add("--quick", action="store_true", help="one seed")
+    add("--seeds", type=int, nargs="+", help=f"of trainings and libraries; default: {SEEDS}")
+    add("--data_seed", type=int, default=42, help="of the textures; settings are chosen on others")
+    add("--mvtec", type=Path, help="ROOT of MVTec AD, or of any data set in its layout")
+    add("--folders", type=Path, nargs="+", default=[], help="further such data sets")
+    add("--no_textures", action="store_true", help="leave out `textures` and `target`")
+    add("--rows", nargs="+", default=[""], help="beginnings of the names of rows; default: all")
+    add("--runs", type=int, default=1000, help="largest number of results to compute this time")
+    add("--tiny", action="store_true", help="all as small as a test needs")
+    parsed = parser.parse_args(arguments)
+    parsed.seeds = parsed.seeds or list(SEEDS[:1] if parsed.quick else SEEDS)
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed = parse_args(arguments)
+    try:
+        for number, (name, root) in enumerate(data_sets(parsed).items()):
+            print(end="\n" if number else "")
+            DataSetBenchmark(name, root, parsed).print_tables()
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+    return 0
+
+
+def data_sets(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The data sets' folders by name; makes the textures where they are missing."""
+    found = {}
+    if not arguments.no_textures:
+        textures = arguments.output.absolute() / f"textures_seed{arguments.data_seed}"
+        if not textures.exists():
+            flags = [*(TINY_DATA if arguments.tiny else ()), "--seed", arguments.data_seed]
+            words = as_words("textures", "--output", textures, *flags)
+            prepare_dataset.prepare(prepare_dataset.parse_args(words))
+        found = {"target": textures / "target", "textures": textures}
+    for folder in [*([arguments.mvtec] if arguments.mvtec else []), *arguments.folders]:
+        if not list_test_pictures(folder):
+            raise UserError(f"{folder}: found no test pictures, expected MVTec AD's layout")
+        found[f"{folder.name} ({digest(folder.absolute())})"] = folder.absolute()
+    return found
+
+
+class DataSetBenchmark:
+    """Scores the rows on one data set, keeps their results and prints the tables."""
+
+    def __init__(self, name: str, root: Path, arguments: argparse.Namespace):
+        self.name, self.root, self.arguments = name, root, arguments
+        self.folder = arguments.output.absolute() / name.replace(" ", "_")
+        if not arguments.no_textures and root.is_relative_to(arguments.output.absolute()):
+            self.folder = self.folder.with_name(f"{self.folder.name}_{arguments.data_seed}")
+        self.pictures = list_test_pictures(root)
+        self.groups = [group for group in group_folders(root) if group]
+        self.runs = Runs(root, self.folder, self.groups, arguments.tiny)
+        self.runs_left = arguments.runs
+
+    def print_tables(self) -> None:
+        """Print the metrics of all rows, and then their image AUROC of each class."""
+        defective = sum(picture.is_defective is True for picture in self.pictures)
+        classes = f" of {len(self.groups)} classes" if self.groups else ""
+        seeds = ", ".join(map(str, self.arguments.seeds))
+        print(
+            f"{self.name}: {len(self.pictures) - defective} good and {defective} defective test "
+            f"pictures{classes}; seeds {seeds}"
+        )
+        parts = (MEAN, POOLED) if self.groups else (MEAN,)
+        titles = [
+            f"{TITLES[metric]}{', pooled' if part == POOLED else ''}"
+            for part in parts
+            for metric in METRICS
+        ]
+        more = ("purity", "routed") if self.groups else ()
+        print_header("row", *titles, *more, "what it shows")
+        rows: dict[str, list[Result]] = {}
+        for row in filter(self.is_asked, ROWS):
+            seeds = self.arguments.seeds[:1] if row.is_ensemble else self.arguments.seeds
+            results = [result for seed in seeds if (result := self.find(row, seed))]
+            if not results:
+                continue
+            rows[row.name] = results
+            cells = [
+                _shown([result["figures"][part][metric] for result in results])
+                for part in parts
+                for metric in METRICS
+            ]
+            cells += [_shown([result[name] for result in results]) for name in more]
+            print_row(row.name, *cells, row.sentence)
+        if self.groups:
+            print(f"\n{self.name}: image AUROC by class")
+            print_header("row", *self.groups)
+            for name, results in rows.items():
+                print_row(
+                    name,
+                    *(
+                        _shown([result["figures"][group]["image_auroc"] for result in results])
+                        for group in self.groups
+                    ),
+                )
+
+    def is_asked(self, row: Row) -> bool:
+        """Whether a row is among --rows, and the data set has what it needs."""
+        if not row.name.startswith(tuple(self.arguments.rows)):
+            return False
+        if row.needs == "groups" and not self.groups:
+            return False
+        if row.is_ensemble and len(self.arguments.seeds) < 2:
+            return False
+        if self.name == "target" and (not row.name.startswith(ALONE) or row.needs):
+            return False
+        return row.needs != "lite0" or find_weights() is not None
+
+    def find(self, row: Row, seed: int) -> Result | None:
+        """What a row scores, kept or computed; None where --runs are used up."""
+        setting = asdict(replace(row, sentence="", needs=""))
+        seeds = self.arguments.seeds if row.is_ensemble else [seed]
+        key = digest([setting, self.runs.flags_of(row), seeds])
+        return self.load_or_compute(f"{key}_seed{seed}", lambda: self.compute(row, seed))
+
+    def compute(self, row: Row, seed: int) -> Result:
+        """Train and build what a row needs, and score the test pictures."""
+        path = clusters = None
+        if row.baseline:
+            predict = make_baselines(self.root, row.baseline)
+        else:
+            seeds = self.arguments.seeds if row.is_ensemble else [seed]
+            models = [self.runs.models(row.model, each) for each in seeds] if row.model else []
+            first = models[0].get("") if models else None
+            if row.library:
+                path = self.runs.library(row.library, seed, first)
+            if row.clusters:
+                clusters = self.runs.library(row.clusters, seed, first)
+            flags = [*row.score, *(["--library", path] if path else [])]
+            predict = {
+                group: make_predict(
+                    as_words(
+                        *(["--models", *(own[group] for own in models)] if models else []), *flags
+                    )
+                )
+                for group in (models[0] if models else [""])
+            }
+        figures, found = score_pictures(self.pictures, predict)
+        groups = [picture.group for picture in self.pictures]
+        return {
+            "row": row.name,
+            "figures": figures,
+            "purity": cluster_purity(clusters or path) if clusters or path else None,
+            "routed": routed_right(path, found, groups) if path else None,
+        }
+
+    def load_or_compute(self, name: str, compute: Callable[[], Result]) -> Result | None:
+        """The result kept under a name and VERSION; computed where it is missing."""
+        path = self.folder / "scores" / f"{name}_v{VERSION}.json"
+        if not path.exists():
+            if self.runs_left <= 0:
+                return None
+            self.runs_left -= 1
+            content = compute()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(content))
+        return json.loads(path.read_text())
+
+
+def _shown(values: list[float | None]) -> str:
+    """The mean of the seeds' values, with the lowest and the highest of several."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    ends = f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 else ""
+    return f"{np.mean(known):.3f}{ends}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,291 @@
+"""What benchmarks/autoencoder.py compares: trainings, libraries and rows, as plain data."""
+
+from dataclasses import dataclass
+
+# Stand in flags of LIBRARIES for the best checkpoint of a row's model, and the number of groups.
+MODEL, GROUPS = "MODEL", "GROUPS"
+CLASSES_GIVEN = "classes given"  # a row whose baseline or model is one for each class
+
+# Flags of autoencoder.trainer, by the name of the training. What they leave out is the preset's.
+PLAN = ("--task", "reconstruct", "--skips", "none", "--epochs", 4, "--validate_every", 4)
+TRAININGS: dict[str, tuple[object, ...]] = {
+    "segment": ("--task", "segment"),
+    "segment, one a class": ("--task", "segment", "--per_class", "--epochs", 4),
+    "repair": ("--task", "repair", "--epochs", 4, "--validate_every", 4),
+    "plan": PLAN,
+    "ssim 0.8, l1 0.2": (*PLAN, "--loss", "ssim:0.8,l1:0.2"),
+    "ssim 0.5, l1 0.5": (*PLAN, "--loss", "ssim:0.5,l1:0.5"),
+    "ssim 0.1, l1 0.9": (*PLAN, "--loss", "ssim:0.1,l1:0.9"),
+    "l1": (*PLAN, "--loss", "l1"),
+    "l2": (*PLAN, "--loss", "mse"),
+    "l1, perceptual": (*PLAN, "--loss", "l1,perceptual", "--perceptual", "random"),
+    "depth 2": (*PLAN, "--depth", 2),
+    "skips shallow": (*PLAN, "--skips", "shallow"),
+    "skips all": (*PLAN, "--skips", "all"),
+}
+TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--base_channels", 2)
+
+# Flags of autoencoder.feature_library, by the name of the library.
+LIBRARIES: dict[str, tuple[object, ...]] = {
+    "bank": (),
+    "bank, image": ("--level", "image"),
+    "random": ("--features", "random"),
+    "random, image": ("--features", "random", "--level", "image"),
+    "encoder": ("--features", "encoder", "--model_path", MODEL),
+    "encoder, image": ("--features", "encoder", "--model_path", MODEL, "--level", "image"),
+    "encoder and bank": ("--features", "encoder", "bank", "--model_path", MODEL),
+    "lite0": ("--features", "lite0"),
+    "lite0, image": ("--features", "lite0", "--level", "image"),
+    "lite0 and bank": ("--features", "lite0", "bank"),
+    "bank, none": ("--routing", "none"),
+    "bank, clusters": ("--clusters", GROUPS),
+    "bank, auto": ("--clusters", "auto"),
+    "bank, histogram": ("--routing", "histogram"),
+    # only their clusters count
+    "clusters of the encoder": (
+        *("--features", "encoder", "--model_path", MODEL),
+        *("--level", "image", "--clusters", GROUPS),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables.
+
+    `baseline` is one of trivial_scores.py, else `model` names a training and `library` a library:
+    both, or one of them, score, with further flags `score` of autoencoder.inference. `clusters` is
+    a library whose clusters alone are shown. `is_ensemble` takes the models of all seeds. `needs`
+    says what a data set must have: several groups, or the weights of lite0.
+    """
+
+    name: str
+    sentence: str
+    baseline: str = ""
+    model: str = ""
+    library: str = ""
+    score: tuple[object, ...] = ()
+    clusters: str = ""
+    is_ensemble: bool = False
+    needs: str = ""
+
+
+def _scales(*flags: object) -> tuple[object, ...]:
+    return ("--windows", 64, 96, 128, *flags)
+
+
+BASELINES = (
+    Row(
+        "mean picture, classes given",
+        "The trivial score: works where nothing moves, and here everything does.",
+        baseline="mean picture",
+    ),
+    Row(
+        "PCA of patches, classes given",
+        "What a linear model of 8 x 8 pixels cannot express: the baseline to beat.",
+        baseline="patch PCA",
+    ),
+)
+LIBRARY_ROWS = (
+    Row(
+        "library, bank",
+        "A vector every 8 pixels, the nearest of a good one: no training at all.",
+        library="bank",
+    ),
+    Row(
+        "library, bank, one vector a picture",
+        "The diary's form: it knows the class, not the defect.",
+        library="bank, image",
+    ),
+    Row(
+        "library, random",
+        "An untrained encoder: what a network's form alone gives.",
+        library="random",
+    ),
+    Row(
+        "library, random, one vector a picture",
+        "The same in the diary's form.",
+        library="random, image",
+    ),
+)
+LITE0_ROWS = (
+    Row("library, lite0", "ImageNet's features, where allowed.", library="lite0", needs="lite0"),
+    Row(
+        "library, lite0, one vector a picture",
+        "The diary's form with its features.",
+        library="lite0, image",
+        needs="lite0",
+    ),
+    Row(
+        "library, lite0 and bank",
+        "Joined: deep features see what is shown, filters see how it is made.",
+        library="lite0 and bank",
+        needs="lite0",
+    ),
+)
+ROUTING_ROWS = (
+    Row(
+        "library, bank, routing none",
+        "One library for all classes, of the same total memory.",
+        library="bank, none",
+        needs="groups",
+    ),
+    Row(
+        "library, bank, as many clusters as classes",
+        "No labels: k-means finds the classes, each picture goes to the nearest picture's.",
+        library="bank, clusters",
+        needs="groups",
+    ),
+    Row(
+        "library, bank, clusters auto",
+        "No labels and no number: the silhouette decides.",
+        library="bank, auto",
+        needs="groups",
+    ),
+    Row(
+        "library, bank, routing histogram",
+        "The diary's two stages.",
+        library="bank, histogram",
+        needs="groups",
+    ),
+)
+SEGMENT_ROWS = (
+    Row(
+        "segment",
+        "The mask of painted damage: one model and one z-score for all.",
+        model="segment",
+    ),
+    Row(
+        "segment, z-scores by routing",
+        "The same masks, told in the spread of the class that the nearest picture names.",
+        model="segment",
+        library="bank",
+        score=("--score", "mask"),
+        needs="groups",
+    ),
+    Row(
+        "segment, one model a class",
+        "A model for each class, as long in total.",
+        model="segment, one a class",
+        needs="groups",
+    ),
+    Row(
+        "library, encoder of segment",
+        "Features of the network that learned to see painted damage.",
+        model="segment",
+        library="encoder",
+        score=("--score", "library"),
+    ),
+    Row(
+        "library, encoder of segment and bank",
+        "Joined features.",
+        model="segment",
+        library="encoder and bank",
+        score=("--score", "library"),
+    ),
+    Row(
+        "segment and library, bank, mean of z",
+        "They fail on different classes.",
+        model="segment",
+        library="bank",
+        score=("--score", "mask", "library", "--merge", "mean"),
+    ),
+    Row(
+        "segment and library, bank, largest z",
+        "The same, by the more surprised of the two.",
+        model="segment",
+        library="bank",
+        score=("--score", "mask", "library", "--merge", "max"),
+    ),
+    Row(
+        "segment, ensemble of the seeds",
+        "Models differ less than classes do.",
+        model="segment",
+        is_ensemble=True,
+    ),
+)
+SCALE_ROWS = (
+    Row(
+        "segment, three scales, sliding",
+        "Windows of 64, 96 and 128 pixels: damage at the size it was painted.",
+        model="segment",
+        score=_scales(),
+    ),
+    Row(
+        "segment, three scales, pyramid",
+        "The same scales without overlaps: a fraction of the time.",
+        model="segment",
+        score=_scales("--window_mode", "pyramid"),
+    ),
+    Row(
+        "segment, top share 0.001",
+        "The score of few pixels.",
+        model="segment",
+        score=("--top_share", 0.001),
+    ),
+    Row(
+        "segment, top share 0.01",
+        "The score of many pixels.",
+        model="segment",
+        score=("--top_share", 0.01),
+    ),
+)
+PLAN_ROWS = (
+    Row(
+        "the plan as written",
+        "MSE and SSIM, no skips: its error is that of fine texture, good or bad.",
+        model="plan",
+        clusters="clusters of the encoder",
+    ),
+    Row(
+        "the plan, score by SSIM",
+        "Structure in place of grey levels.",
+        model="plan",
+        score=("--score", "ssim"),
+    ),
+    Row(
+        "the plan, feature difference",
+        "What its encoder sees of picture and output.",
+        model="plan",
+        score=("--score", "feature_difference"),
+    ),
+    Row(
+        "0.8 SSIM, 0.2 L1",
+        "The diary's collapse to grey.",
+        model="ssim 0.8, l1 0.2",
+        clusters="clusters of the encoder",
+    ),
+    Row(
+        "0.5 SSIM, 0.5 L1",
+        "The diary's middle.",
+        model="ssim 0.5, l1 0.5",
+        clusters="clusters of the encoder",
+    ),
+    Row(
+        "0.1 SSIM, 0.9 L1",
+        "The diary's other end.",
+        model="ssim 0.1, l1 0.9",
+        clusters="clusters of the encoder",
+    ),
+    Row("L1", "Means of grey levels.", model="l1", clusters="clusters of the encoder"),
+    Row("L2", "Squares of grey levels.", model="l2", clusters="clusters of the encoder"),
+    Row(
+        "L1, perceptual",
+        "Features of an untrained network stand in for the diary's VGG.",
+        model="l1, perceptual",
+        clusters="clusters of the encoder",
+    ),
+    Row("depth 2", "A wide way through rebuilds defects, too.", model="depth 2"),
+    Row("skips shallow", "The finest level handed on.", model="skips shallow"),
+    Row("skips all", "The input is handed through, with its defects.", model="skips all"),
+    Row("repair", "Undoes painted damage; real damage seldom looks like it.", model="repair"),
+)
+ROWS = (
+    *BASELINES,
+    *LIBRARY_ROWS,
+    *SEGMENT_ROWS,
+    *ROUTING_ROWS,
+    *LITE0_ROWS,
+    *PLAN_ROWS,
+    *SCALE_ROWS,
+)
