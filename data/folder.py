@@ -4,6 +4,7 @@ ROOT/train/good/...                           good strips to train on
 ROOT/valid/KIND/NAME.EXT, ROOT/test/KIND/...  KIND is `good` or the name of a kind of defect
 ROOT/ground_truth_valid/KIND/NAME_mask.EXT    masks of valid/
 ROOT/ground_truth/KIND/NAME_mask.EXT          masks of test/
+ROOT/ground_truth_train/KIND/NAME_mask.EXT    masks of train/, where defects are learned by kind
 
 Other usual names of these folders and files are taken, too: `truth_layout` has them.
 """
@@ -245,7 +246,7 @@ def describe_kinds(strips: list[StripFile]) -> str:
 
 def mask_path(root: Path, split: str, kind: str, name: str, suffix: str = ".png") -> Path:
     """The path of the mask of strip `name` (without suffix), which has a defect of `kind`."""
-    folder = {"valid": "ground_truth_valid", "test": "ground_truth"}[split]
+    folder = "ground_truth" if split == "test" else f"ground_truth_{split}"
     return root / folder / kind / f"{name}_mask{suffix}"
 
 

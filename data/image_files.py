@@ -53,6 +53,7 @@ class Channels(Enum):
     TARGET, REF1, REF2 = "target", "ref1", "ref2"  # one channel of a strip: C = 1
     GREY = "grey"  # the only channel of the file: C = 1
     COLOUR = "colour"  # red, green and blue: C = 3
+    ALL = "all"  # as many as the file has, and no opacity: colours are red, green and blue
 
 
 def load_image(
@@ -135,6 +136,8 @@ def open_channels(
         )
     if channels is Channels.GREY:
         return _only_channel(pixels)
+    if channels is Channels.ALL:
+        return _all_channels(path, pixels, channel_axis)
     if pixels.ndim != 3:
         raise UserError(
             f"found an image of shape {pixels.shape}, "
@@ -183,6 +186,29 @@ def _only_channel(pixels: np.ndarray) -> np.ndarray:
             return np.moveaxis(pixels[:, :, :1], 2, 0)
         raise UserError("found an image in colours, expected one grey channel")
     raise UserError(f"found an image of shape {pixels.shape}, expected one grey channel")
+
+
+def _all_channels(path: Path, pixels: np.ndarray, named_axis: int | None) -> np.ndarray:
+    """All channels (C, H, W) of (H, W), (C, H, W) or (H, W, C), for any number of them.
+
+    Where the file does not name their axis, it is the shorter one of the first and the last.
+    Raises `UserError`, without the path, for other images and for opacity.
+    """
+    if pixels.ndim == 2:
+        return pixels[None]
+    if pixels.ndim != 3 or (named_axis is None and pixels.shape[0] == pixels.shape[2]):
+        raise UserError(f"found an image of shape {pixels.shape}, expected channels first or last")
+    axis = named_axis
+    if axis is None:
+        axis = 0 if pixels.shape[0] < pixels.shape[2] else 2
+    planes = np.moveaxis(pixels, axis, 0)
+    if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
+        return planes
+    if len(planes) in (2, 4):
+        raise UserError(
+            f"found {len(planes)} channels, the last of them alpha (opacity), expected no alpha"
+        )
+    return planes[::-1]  # OpenCV's order is blue, green, red
 
 
 def read_pixels(path: Path, is_mapped: bool = False) -> tuple[np.ndarray, int | None]:

@@ -243,7 +243,11 @@ def _require_two(different: Sequence[str], pictures: Sequence[PictureFile]) -> N
 
 @lru_cache(maxsize=100_000)
 def _hash(path: Path, size: int, changed: int) -> str:
-    planes = open_picture(path)
+    return hash_of_pixels(open_picture(path))
+
+
+def hash_of_pixels(planes: np.ndarray) -> str:
+    """The SHA-256 of values (C, H, W) of any type, in hexadecimal."""
     digest = hashlib.sha256(repr(planes.shape).encode())
     digest.update(np.ascontiguousarray(planes, np.float32).tobytes())
     return digest.hexdigest()

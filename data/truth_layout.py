@@ -40,7 +40,8 @@ def mask_folders(split: Path) -> list[Path]:
     """Return the folders beside a split that hold its masks, the usual name first.
 
     These are `ground_truth` and the like for a test split and for any other folder,
-    `ground_truth_valid` or `ground_truth/valid` for a validation split.
+    `ground_truth_valid` or `ground_truth/valid` for a validation split, and `ground_truth_train` or
+    `ground_truth/train` for one to train on.
     """
     name = split_of(split.name) or "test"
     own = [f"{joint}{part}" for part in SPLIT_NAMES[name] for joint in "_-"]
