@@ -20,10 +20,10 @@ from autoencoder.filter_bank import (
     normalize_locally,
     to_cells,
 )
-from autoencoder.lite0 import load_lite0
 from autoencoder.model import load_model
 from autoencoder.network import UNet
 from common.errors import UserError
+from ops.efficientnet_lite0 import load_lite0
 from ops.filters import sizes
 
 FEATURES = ("encoder", "bank", "random", "lite0")

@@ -27,7 +27,7 @@ def frozen_features(
     lite0 is not installed.
     """
     if kind == "lite0":
-        from autoencoder.lite0 import load_lite0  # only where it is asked for
+        from ops.efficientnet_lite0 import load_lite0  # only where it is asked for
 
         network = load_lite0().to(device)
         return lambda pictures: network.levels(pictures, LITE0_STAGES)

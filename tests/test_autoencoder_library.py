@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-import autoencoder.lite0 as lite0
 from autoencoder.build_library import LibrarySettings, build_library
 from autoencoder.clusters import cluster_pictures, cross_table, format_cross_table, purity
 from autoencoder.feature_library import main
@@ -32,6 +31,7 @@ from autoencoder.routing import (
 from common.errors import UserError
 from data.image_files import encode_image
 from data.pictures import list_good_pictures, picture_hash
+from ops import efficientnet_lite0 as lite0
 
 SIDE, OPSET = 64, 18
 GROUPS = ("布", "checks")

