@@ -130,8 +130,8 @@ def export(arguments: argparse.Namespace) -> Path:
         parity = prove_picture_parity(graph, temporary, pictures, input_max, thresholds)
         write_entries(temporary, entries | {"parity": parity[PARITY]})
     print(format_table(report | parity))
-    for threshold in dict.fromkeys(threshold.describe() for threshold in found):
-        print(threshold)
+    for name, threshold in zip(good.names, found):
+        print(f"cluster {name}: {threshold.describe()}" if len(found) > 1 else threshold.describe())
     return output_path
 
 

@@ -43,6 +43,7 @@ LONGEST = (
     ),
     *(
         "test_export",
+        "test_autoencoder_export",
         "test_weighting",
         "test_scoring",
         "test_precision",
