@@ -29,9 +29,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from autoencoder.lite0 import find_weights
 
 import prepare_dataset
-from autoencoder.lite0 import find_weights
 from benchmarks.autoencoder_rows import ROWS, Row
 from benchmarks.autoencoder_runs import Runs, as_words, digest
 from benchmarks.autoencoder_scores import (
