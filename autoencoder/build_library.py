@@ -9,47 +9,39 @@ import numpy as np
 import torch
 
 from autoencoder.clusters import cluster_pictures, require_enough
-from autoencoder.features import FeatureExtractor, make_features, picture_vectors
+from autoencoder.features import CONTRAST, FeatureExtractor, make_features
 from autoencoder.library import Library
 from autoencoder.library_maps import LibraryMaps
-from autoencoder.library_scores import (
-    fitting_windows,
-    measure,
-    read_unit,
-    scales_of,
-)
-from autoencoder.memory import SHRINKAGE, Whitening, choose, fit_whitening
+from autoencoder.library_scores import measure
+from autoencoder.memory import SHRINKAGE, choose, fit_whitening
 from autoencoder.model import Model, load_model
+from autoencoder.picture_facts import PictureFacts, Source, learn_facts, learn_words
+from autoencoder.picture_words import PictureWords
 from autoencoder.pictures import HELD_OUT_SEED
 from autoencoder.routing import (
     Router,
     centre_router,
     histogram_router,
-    histograms,
-    layouts_of,
     library_router,
 )
 from common.errors import UserError
-from common.progress import progress_bar
 from data.image_files import Channels
 from data.pictures import PictureFile, picture_hash, split_good
-from ops.filters import sizes
 
 CELL, MEMORY, INPUT_SIZE, DIMENSIONS = 8, 4000, 192, 128
-POOL = 5  # times the memory: how many vectors the memory is chosen from
-LEAST_POOL = 20_000
-# of the space in which pictures are clustered and routed; full whitening would make few pictures
-# equally far from each other
-PICTURE_DIMENSIONS, PICTURE_SHRINKAGE = 32, 0.5
 
 
 @dataclass(frozen=True)
 class LibrarySettings:
-    """How a library is built; the fields are named like the flags."""
+    """How a library is built; the fields are named like the flags.
+
+    No `contrast_windows` mean those that suit each kind of features.
+    """
 
     features: tuple[str, ...] = ("bank",)
     model_path: Path | None = None
     layers: tuple[int, ...] | None = None
+    contrast_windows: tuple[float, ...] = ()
     cell: int = CELL
     level: str = "patch"
     memory: int = MEMORY
@@ -64,20 +56,6 @@ class LibrarySettings:
     input_size: int | None = None
     windows: tuple[int, ...] = ()
     input_max: float = 255.0
-
-
-@dataclass(frozen=True)
-class PictureFacts:
-    """What one pass over the pictures keeps of each: tensors of N rows, and a pool of patches.
-
-    `patches` are features (P, D); `places` (P, 3) say the picture, row and column of each.
-    """
-
-    vectors: torch.Tensor
-    histograms: torch.Tensor
-    layouts: torch.Tensor
-    patches: torch.Tensor
-    places: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -118,8 +96,9 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     is_encoder = "encoder" in settings.features
     model = load_model(settings.model_path) if is_encoder and settings.model_path else None
     channels = 1 if pictures[0].channels is Channels.GREY else 3
+    contrast = _contrast(settings)
     features = make_features(
-        settings.features, channels, settings.cell, settings.model_path, settings.layers
+        settings.features, channels, settings.cell, settings.model_path, settings.layers, contrast
     )
     input_size = settings.input_size or (model.input_size if model else INPUT_SIZE)
     train, valid = split_pictures(pictures, settings, model)
@@ -130,11 +109,10 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         different = {hashes[picture.relative.as_posix()] for picture in train}
         require_enough(settings.clusters, len(different))
     generator = np.random.default_rng((settings.seed, 24))
-    facts = _learn(train, features, input_size, settings, generator)
-    whitening = fit_whitening(
-        facts.vectors, features.blocks * 2, PICTURE_SHRINKAGE, PICTURE_DIMENSIONS
-    )
-    clusters, names = _clusters(train, whitening(facts.vectors), settings)
+    source = Source(features, input_size, settings.windows, settings.input_max)
+    words = learn_words(train, source, generator) if _has_router(train, settings) else None
+    facts = learn_facts(train, source, words, settings.level, settings.memory, generator)
+    clusters, names = _clusters(train, facts.vectors, settings)
     labels = torch.from_numpy(clusters)
     mean, matrix, memory, places = _memories(
         facts, labels, len(names), features.blocks, settings, generator
@@ -142,7 +120,7 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     maps = LibraryMaps(
         features, mean, matrix, memory, settings.level, settings.neighbours, input_size
     ).eval()
-    router = _router(features, whitening, facts, labels, settings)
+    router = _router(features, words, facts, labels, settings)
     routed, statistics = measure(
         valid, maps, router, len(names), settings.windows, settings.input_max
     )
@@ -162,64 +140,32 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         tuple(settings.features),
         settings.model_path.resolve() if is_encoder and settings.model_path else None,
         settings.layers,
+        contrast,
         settings.routing if router else "none",
         settings=_plain(settings),
     )
     return Built(library, clusters, routed)
 
 
-@torch.inference_mode()
-def _learn(
-    train: Sequence[PictureFile],
-    features: FeatureExtractor,
-    input_size: int,
-    settings: LibrarySettings,
-    generator: np.random.Generator,
-) -> PictureFacts:
-    facts: list[tuple[torch.Tensor, ...]] = []
-    most = max(1, max(LEAST_POOL, POOL * settings.memory) // len(train))
-    for number, file in enumerate(progress_bar(train, desc="learning", unit="picture")):
-        picture = read_unit(file, settings.input_max)
-        (whole,) = scales_of(picture, (), input_size, features.multiple)
-        planes = features(whole)
-        vector = picture_vectors(planes)
-        if settings.level == "image":
-            patches, places = vector, torch.tensor([[number, 0, 0]])
-        else:
-            every = [planes]
-            if settings.windows:
-                scales = scales_of(picture, settings.windows, input_size, features.multiple)
-                every = [features(scale) for scale in scales]
-            windows = fitting_windows(sizes(picture), settings.windows)
-            patches, cells = _sample(every, windows, most, generator)
-            places = torch.cat([torch.full((len(cells), 1), number), cells], dim=1)
-        facts.append((vector, histograms(whole), layouts_of(whole), patches, places))
-    return PictureFacts(*(torch.cat(rows) for rows in zip(*facts)))
+def _contrast(settings: LibrarySettings) -> dict[str, tuple[float, ...]]:
+    """The windows of contrast of each kind of features that has them."""
+    if not settings.contrast_windows:
+        return CONTRAST
+    return dict.fromkeys(CONTRAST, settings.contrast_windows)
 
 
-def _sample(
-    every: Sequence[torch.Tensor], windows: Sequence[int], most: int, generator: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random vectors (P, D) of one picture's features at several scales, and their places (P, 2).
-
-    Rows and columns are those of the first scale's cells.
-    """
-    patches, places = [], []
-    for planes, window in zip(every, windows):
-        width = sizes(planes)[1]
-        cells = planes[0].flatten(start_dim=1).T
-        kept = torch.from_numpy(generator.permutation(len(cells))[: -(-most // len(every))])
-        patches.append(cells[kept])
-        place = torch.stack([kept // width, kept % width], dim=1)
-        places.append(((place + 0.5) * window / windows[0]).to(torch.int64))
-    return torch.cat(patches), torch.cat(places)
+def _has_router(train: Sequence[PictureFile], settings: LibrarySettings) -> bool:
+    """Whether pictures may belong to several clusters."""
+    if settings.routing == "none" or settings.clusters == 1:
+        return False
+    return settings.clusters != "folders" or len({picture.group for picture in train}) > 1
 
 
 def _clusters(
     train: Sequence[PictureFile], vectors: torch.Tensor, settings: LibrarySettings
 ) -> tuple[np.ndarray, list[str]]:
     """The cluster (N,) of each picture, and the names of clusters."""
-    if settings.routing == "none":
+    if settings.routing == "none" or settings.clusters == 1:
         return np.zeros(len(train), dtype=np.int64), [""]
     if settings.clusters == "folders":
         names = sorted({picture.group for picture in train})
@@ -257,14 +203,14 @@ def _memories(
 
 def _router(
     features: FeatureExtractor,
-    whitening: Whitening,
+    words: PictureWords | None,
     facts: PictureFacts,
     labels: torch.Tensor,
     settings: LibrarySettings,
 ) -> Router | None:
-    if int(labels.max()) == 0:
+    if words is None or int(labels.max()) == 0:
         return None
-    common = (features, whitening, facts.vectors, labels)
+    common = (features, words, facts.vectors, labels)
     if settings.routing == "clusters":
         return centre_router(*common).eval()
     if settings.routing == "histogram":

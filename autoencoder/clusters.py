@@ -10,8 +10,8 @@ from sklearn.metrics import silhouette_score
 from common.errors import UserError
 
 MOST_CLUSTERS = 20  # that `auto` tries
-# A lower silhouette is no structure (Kaufman and Rousseeuw, 1990, take 0.25): one cluster.
-LEAST_SILHOUETTE = 0.15
+# A lower silhouette is no structure (Kaufman and Rousseeuw, 1990): one cluster.
+LEAST_SILHOUETTE = 0.25
 STARTS = 5  # of k-means; the tightest result counts
 
 

@@ -42,7 +42,7 @@ from autoencoder.build_library import (
     build_library,
 )
 from autoencoder.clusters import MOST_CLUSTERS, cross_table, format_cross_table, purity
-from autoencoder.features import CELLS, FEATURES
+from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST
 from autoencoder.library import save_library
 from autoencoder.library_maps import LEVELS
 from autoencoder.memory import SELECTIONS, SHRINKAGE
@@ -59,7 +59,7 @@ OUTPUT = CHECKPOINT_FOLDER / TOOL / "library.pth"
 FEWEST_HELD_OUT = 5  # of a cluster; fewer say little about its scores
 FLAG_GROUPS = {
     "pictures": "training_dataset_path img_format input_max valid_share",
-    "features": "features model_path layers cell input_size windows",
+    "features": "features model_path layers contrast_windows cell input_size windows",
     "library": "level memory selection neighbours shrinkage dimensions seed",
     "mixed folders": "clusters routing",
     "output": "output_path overwrite",
@@ -106,6 +106,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=whole_number(0, 6),
         help="levels of the encoder, 0 is the finest; default: 2 3 4, as far as it has them",
+    )
+    add(
+        "--contrast_windows",
+        nargs="+",
+        type=_contrast_window,
+        default=[],
+        metavar="SHARE",
+        help="windows in which bank and lite0 normalize contrast, as shares of the shorter side; "
+        "2 holds all of a square picture, 0.25 suits surfaces in uneven light, 0 normalizes "
+        "nothing; several give features each; default: bank "
+        f"{' '.join(f'{share:g}' for share in CONTRAST['bank'])}, "
+        f"lite0 {' '.join(f'{share:g}' for share in CONTRAST['lite0'])}",
     )
     add("--cell", type=int, choices=CELLS, default=CELL, help="pixels along each side of a cell")
     add(
@@ -206,12 +218,22 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(build_and_print)
 
 
+def _contrast_window(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MOST_CONTRAST:
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected a number from 0 to {MOST_CONTRAST:g}"
+        )
+    return value
+
+
 def _clusters(text: str) -> int | str:
     if text in ("folders", "auto"):
         return text
     return whole_number(1)(text)
 
 
+_contrast_window.__name__ = "share"
 _clusters.__name__ = "number of clusters"
 
 

@@ -7,7 +7,7 @@ lite0    levels of EfficientNet-Lite0 with ImageNet weights, where these are ins
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,8 +33,12 @@ USUAL_LAYERS = (2, 3, 4)
 # Stages of EfficientNet-Lite0, of strides 16 and 32: on real surfaces the deep ones find what the
 # early ones, which see little more than edges, do not.
 LITE0_LAYERS, LITE0_MULTIPLE = (4, 5), 32
-# what lite0 sees of a locally normalized picture: mean and spread of a usual photograph
-LITE0_MEAN, LITE0_SPREAD = 0.45, 0.2
+# mean and spread of a usual photograph, which lite0 sees of a locally normalized picture
+PHOTO_MEAN, PHOTO_SPREAD = 0.45, 0.2
+# The windows in which the contrast of pictures is normalized, as shares of the shorter side, of
+# each kind of features that has them; 0 leaves pictures as they are.
+CONTRAST = {"bank": (2.0,), "lite0": (1.0,)}
+MOST_CONTRAST = 4.0
 RANDOM_SEED, RANDOM_DEPTH, RANDOM_CHANNELS = 24_200, 4, 16
 
 
@@ -44,10 +48,12 @@ class FeatureExtractor(nn.Module):
     Height and width must be multiples of `multiple`. Subclasses define `forward`.
     """
 
-    def __init__(self, name: str, cell: int, width: int, multiple: int):
+    def __init__(
+        self, name: str, cell: int, width: int, multiple: int, contrast: Sequence[float] = ()
+    ):
         super().__init__()
         self.name, self.cell, self.width = name, cell, width
-        self.multiple = max(cell, multiple)
+        self.multiple, self.contrast = max(cell, multiple), tuple(contrast)
 
     @property
     def blocks(self) -> list[int]:
@@ -56,7 +62,8 @@ class FeatureExtractor(nn.Module):
 
     def describe(self) -> str:
         """A few words for a line of output."""
-        return f"{self.name}: {self.width} features a cell of {self.cell} x {self.cell} pixels"
+        text = f"{self.name}: {self.width} features a cell of {self.cell} x {self.cell} pixels"
+        return text + (f", {self.contrast_text()}" if self.contrast_text() else "")
 
     def identity(self) -> str:
         """A hash of all that the features depend on: equal for equal features."""
@@ -65,6 +72,12 @@ class FeatureExtractor(nn.Module):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def contrast_text(self) -> str:
+        """The windows of contrast in words; empty for features without any."""
+        if not self.contrast:
+            return ""
+        return f"contrast over {' and '.join(f'{share:g}' for share in self.contrast)} sides"
 
     def _grid(self, pictures: torch.Tensor) -> tuple[int, int]:
         height, width = sizes(pictures)
@@ -99,40 +112,57 @@ class LevelFeatures(FeatureExtractor):
 
 
 class BankFeatures(FeatureExtractor):
-    """The filter bank."""
+    """The filter bank, once for each window of contrast."""
 
-    def __init__(self, channels: int, cell: int):
+    def __init__(self, channels: int, cell: int, contrast: Sequence[float] = CONTRAST["bank"]):
         bank = FilterBank(channels, cell)
-        super().__init__("bank", cell, bank.width, 2 ** (SCALES - 1))
+        width = bank.width * len(contrast)
+        super().__init__("bank", cell, width, 2 ** (SCALES - 1), contrast)
         self.bank = bank
+
+    @property
+    def blocks(self) -> list[int]:
+        """The widths of the windows' features."""
+        return [self.bank.width] * len(self.contrast)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) unit range to (B, width, h / cell, w / cell)."""
-        return self.bank(normalize_locally(pictures))
+        planes = [self.bank(normalize_contrast(pictures, share)) for share in self.contrast]
+        return torch.cat(planes, dim=1)
 
 
 class Lite0Features(FeatureExtractor):
-    """Stages of EfficientNet-Lite0. Raises `UserError` where its weights are not installed."""
+    """Stages of EfficientNet-Lite0, once for each window of contrast.
 
-    def __init__(self, cell: int, layers: Sequence[int] = LITE0_LAYERS):
+    Raises `UserError` where its weights are not installed.
+    """
+
+    def __init__(
+        self,
+        cell: int,
+        layers: Sequence[int] = LITE0_LAYERS,
+        contrast: Sequence[float] = CONTRAST["lite0"],
+    ):
         network = load_lite0()
-        widths = [network.stage_width(layer) for layer in layers]
+        widths = [network.stage_width(layer) for layer in layers] * len(contrast)
         title = f"lite0 stages {' '.join(map(str, layers))}"
-        super().__init__(title, cell, sum(widths), LITE0_MULTIPLE)
+        super().__init__(title, cell, sum(widths), LITE0_MULTIPLE, contrast)
         self.layers, self.widths = tuple(layers), widths
         self.network = network.without_later_stages(max(layers) + 1)
 
     @property
     def blocks(self) -> list[int]:
-        """The widths of the stages."""
+        """The widths of the stages, for each window of contrast."""
         return self.widths
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) unit range to (B, width, h / cell, w / cell)."""
-        normal = normalize_locally(pictures) * LITE0_SPREAD + LITE0_MEAN
-        levels = self.network.levels(normal, max(self.layers) + 1)
-        grid = self._grid(pictures)
-        return torch.cat([_smooth_cells(levels[layer], grid) for layer in self.layers], dim=1)
+        grid, planes = self._grid(pictures), []
+        for share in self.contrast:
+            normal = normalize_contrast(pictures, share) * PHOTO_SPREAD + PHOTO_MEAN
+            levels = self.network.levels(normal, max(self.layers) + 1)
+            planes += [_smooth_cells(levels[layer], grid) for layer in self.layers]
+        return torch.cat(planes, dim=1)
 
 
 class JoinedFeatures(FeatureExtractor):
@@ -146,6 +176,11 @@ class JoinedFeatures(FeatureExtractor):
             max(part.multiple for part in parts),
         )
         self.parts = nn.ModuleList(parts)
+
+    def contrast_text(self) -> str:
+        """The windows of contrast of each part that has some."""
+        texts = [(part.name, part.contrast_text()) for part in self.parts]
+        return ", ".join(f"{name} {text}" for name, text in texts if text)
 
     @property
     def blocks(self) -> list[int]:
@@ -163,17 +198,32 @@ def make_features(
     cell: int = 8,
     checkpoint: Path | None = None,
     layers: Sequence[int] | None = None,
+    contrast: Mapping[str, Sequence[float]] = CONTRAST,
 ) -> FeatureExtractor:
     """The extractor of `kinds` of FEATURES, in evaluation mode, without gradients.
 
-    `checkpoint` and its `layers` (0 is the first level) are for `encoder`.
+    `checkpoint` and its `layers` (0 is the first level) are for `encoder`; `contrast` has the
+    windows of contrast of `bank` and `lite0`.
 
     Raises `UserError` for `encoder` without a checkpoint, a checkpoint of other channels or without
     such a layer, and where lite0 is not installed.
     """
-    parts = [_make(kind, channels, cell, checkpoint, layers) for kind in dict.fromkeys(kinds)]
+    parts = [
+        _make(kind, channels, cell, checkpoint, layers, contrast) for kind in dict.fromkeys(kinds)
+    ]
     features = parts[0] if len(parts) == 1 else JoinedFeatures(parts)
     return features.eval().requires_grad_(False)
+
+
+def normalize_contrast(pictures: torch.Tensor, share: float) -> torch.Tensor:
+    """Pictures of about zero mean and unit spread, as `normalize_locally`; 0 is no window at all.
+
+    Without a window all pictures (B, C, h, w) are moved and scaled alike, as a usual photograph
+    needs it.
+    """
+    if share == 0:
+        return (pictures - PHOTO_MEAN) / PHOTO_SPREAD
+    return normalize_locally(pictures, share)
 
 
 def picture_vectors(features: torch.Tensor) -> torch.Tensor:
@@ -187,11 +237,12 @@ def _make(
     cell: int,
     checkpoint: Path | None,
     layers: Sequence[int] | None,
+    contrast: Mapping[str, Sequence[float]],
 ) -> FeatureExtractor:
     if kind == "bank":
-        return BankFeatures(channels, cell)
+        return BankFeatures(channels, cell, contrast[kind])
     if kind == "lite0":
-        return Lite0Features(cell)
+        return Lite0Features(cell, contrast=contrast[kind])
     if kind == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)

@@ -19,9 +19,6 @@ SIGMA, REACH = 1.2, 4  # pixels of a scale: the filters' width and how far they 
 ELONGATION = 1.7  # times the width: the length of an oriented filter
 ORIENTATIONS, SCALES = 4, 3
 LEAST_RESPONSE = 0.02  # in local standard deviations; smaller responses are noise
-# The window of `normalize_locally`, as a share of the picture's shorter side. A small one turns the
-# noise of an even background into structure: with 0.25 most defects of objects are lost in it.
-LOCAL_SHARE = 1.0
 LEAST_VARIANCE = 4e-4  # of the unit range; a standard deviation of 5 grey levels of 255
 BLOCK = 4  # pixels along each side of a block, on the grid of which local means are computed
 NEIGHBOURS = 3  # cells along each side that are averaged, as PatchCore does
@@ -78,21 +75,23 @@ class FilterBank(nn.Module):
         return average_neighbours(to_cells(cells, size))
 
 
-def normalize_locally(pictures: torch.Tensor) -> torch.Tensor:
+def normalize_locally(pictures: torch.Tensor, share: float) -> torch.Tensor:
     """Subtract the local mean of each channel, divide by the local standard deviation of all.
 
-    The window is a square of LOCAL_SHARE of the shorter side; only its part in the picture counts.
-    So neither exposure nor uneven light changes the features.
+    The window is a square of `share` of the shorter side; only its part in the picture counts. So
+    neither exposure nor uneven light changes the features. A window of twice the side holds all of
+    a square picture wherever its middle lies; a small one turns the noise of an even background
+    into structure.
     """
-    difference = pictures - _local_mean(pictures)
-    variance = _local_mean(difference.square().mean(dim=1, keepdim=True))
+    difference = pictures - _local_mean(pictures, share)
+    variance = _local_mean(difference.square().mean(dim=1, keepdim=True), share)
     return difference / variance.clamp(min=LEAST_VARIANCE).sqrt()
 
 
-def _local_mean(images: torch.Tensor) -> torch.Tensor:
+def _local_mean(images: torch.Tensor, share: float) -> torch.Tensor:
     """Means (B, C, H, W) of the window around each pixel, interpolated between blocks."""
     height, width = sizes(images)
-    window = int(min(height, width) * LOCAL_SHARE / BLOCK) // 2 * 2 + 1
+    window = int(min(height, width) * share / BLOCK) // 2 * 2 + 1
     return enlarge(box_mean(avg_pool_blocks(images, BLOCK), window), height, width, BLOCK)
 
 

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
-from autoencoder.features import CELLS, FEATURES, make_features
+from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST, make_features
 from autoencoder.library_maps import LEVELS, TENSORS, LibraryMaps
 from autoencoder.model import TOOL
 from autoencoder.routing import Router, make_router
 from common.errors import UserError, prefix_errors, shown
 from training.checkpoint import is_stored, read_checkpoint, save_checkpoint
 
-KIND, VERSION = "feature library", 1
+KIND, VERSION = "feature library", 2
 COMMAND = "python -m autoencoder.feature_library"
 KEYS = {
     "features": list,
     "cell": int,
     "channels": int,
     "layers": (list, type(None)),
+    "contrast": dict,
     "checkpoint": (str, type(None)),
     "identity": str,
     "level": str,
@@ -76,6 +77,7 @@ class Library:
     kinds: tuple[str, ...]
     checkpoint: Path | None = None
     layers: tuple[int, ...] | None = None
+    contrast: dict[str, tuple[float, ...]] = field(default_factory=lambda: dict(CONTRAST))
     routing: str = "none"
     path: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +104,7 @@ def save_library(library: Library, path: Path) -> None:
             "cell": maps.cell,
             "channels": library.channels,
             "layers": list(library.layers) if library.layers is not None else None,
+            "contrast": {kind: list(windows) for kind, windows in library.contrast.items()},
             "checkpoint": str(library.checkpoint) if library.checkpoint else None,
             "identity": maps.features.identity(),
             "level": maps.level,
@@ -136,7 +139,12 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
         content = _read(path)
         place = checkpoint or (Path(content["checkpoint"]) if content["checkpoint"] else None)
         features = make_features(
-            content["features"], content["channels"], content["cell"], place, content["layers"]
+            content["features"],
+            content["channels"],
+            content["cell"],
+            place,
+            content["layers"],
+            content["contrast"],
         )
         if features.identity() != content["identity"]:
             source = f" of {place}" if "encoder" in content["features"] else ""
@@ -168,6 +176,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
         tuple(content["features"]),
         place,
         tuple(content["layers"]) if content["layers"] is not None else None,
+        {kind: tuple(windows) for kind, windows in content["contrast"].items()},
         content["routing"],
         path,
         content.get("settings", {}),
@@ -188,6 +197,7 @@ def require_same_checkpoint(library: Library, checkpoints: Sequence[Path]) -> No
             library.maps.cell,
             checkpoint,
             library.layers,
+            library.contrast,
         )
         if features.identity() == library.maps.features.identity():
             return
@@ -202,6 +212,11 @@ def _read(path: Path) -> dict[str, Any]:
     if content.get("kind") != KIND:
         found = shown(content["kind"]) if "kind" in content else "a checkpoint of a network"
         raise UserError(f"found {found}, expected a feature library of {COMMAND}")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"found a library of version {shown(content.get('version'))}, expected {VERSION}: "
+            f"build it again with {COMMAND}"
+        )
     for name, types in KEYS.items():
         if name not in content or not isinstance(content[name], types):
             raise UserError(f"found no usable {name}, expected a library of {COMMAND}")
@@ -210,12 +225,24 @@ def _read(path: Path) -> dict[str, Any]:
         or not content["features"]
         or content["cell"] not in CELLS
         or content["channels"] not in (1, 3)
+        or not _is_contrast(content["contrast"])
         or content["level"] not in LEVELS
         or not all(is_stored(content[name]) for name in TENSORS)
         or not _fit_together(content)
     ):
         raise UserError(f"found unusable values, expected a library of {COMMAND}")
     return content
+
+
+def _is_contrast(contrast: dict[str, Any]) -> bool:
+    return set(contrast) == set(CONTRAST) and all(
+        isinstance(windows, list)
+        and windows
+        and all(
+            isinstance(share, (int, float)) and 0 <= share <= MOST_CONTRAST for share in windows
+        )
+        for windows in contrast.values()
+    )
 
 
 def _fit_together(content: dict[str, Any]) -> bool:

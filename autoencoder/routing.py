@@ -7,7 +7,7 @@ histogram  the cluster with the nearest representative picture; where that is a 
            colours
 none       one library for all
 
-"Nearest" is in whitened features of whole pictures.
+"Nearest" is by the words of whole pictures, as picture_words.py has them.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoencoder.features import FeatureExtractor, picture_vectors
-from autoencoder.memory import Whitening
+from autoencoder.features import FeatureExtractor
+from autoencoder.picture_words import TENSORS, PictureWords
 from common.errors import UserError
 from ops.resize import LinearResize
 from training.checkpoint import is_stored
@@ -34,20 +34,21 @@ FAR = 1e6  # a distance that no histogram has
 class Router(nn.Module):
     """Maps pictures (B, C, h, w), unit range, at the library's scale, to clusters (B,) int64.
 
-    `mean` and `matrix` whiten picture vectors. `vectors` (N, d) are whitened, and `labels` (N,)
-    their clusters.
+    `state` has the tensors of the words, `vectors` (N, W), the words of pictures, and `labels`
+    (N,), their clusters.
     """
 
     def __init__(self, features: FeatureExtractor, state: dict[str, torch.Tensor]):
         super().__init__()
         self.features = features
-        for name, tensor in state.items():
-            self.register_buffer(name, tensor.contiguous(), persistent=False)
-        self.names = tuple(state)
+        self.words = PictureWords(*(state[name] for name in TENSORS))
+        self.names = tuple(name for name in state if name not in TENSORS)
+        for name in self.names:
+            self.register_buffer(name, state[name].contiguous(), persistent=False)
 
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that make the router again."""
-        return {name: getattr(self, name) for name in self.names}
+        return self.words.state() | {name: getattr(self, name) for name in self.names}
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """The clusters (B,) int64 of pictures (B, C, h, w)."""
@@ -55,12 +56,11 @@ class Router(nn.Module):
 
     def vector_distances(self, pictures: torch.Tensor) -> torch.Tensor:
         """The squared distances (B, N) to the vectors, up to a number for each picture."""
-        return self.distances_of(picture_vectors(self.features(pictures)))
+        return self.distances_of(self.words(self.features(pictures)))
 
     def distances_of(self, vectors: torch.Tensor) -> torch.Tensor:
-        """As `vector_distances`, of picture vectors (B, D)."""
-        queries = (vectors - self.mean) @ self.matrix
-        return self.vectors.square().sum(dim=1) - 2 * (queries @ self.vectors.T)
+        """As `vector_distances`, of the words of pictures (B, W)."""
+        return self.vectors.square().sum(dim=1) - 2 * (vectors @ self.vectors.T)
 
 
 class HistogramRouter(Router):
@@ -102,48 +102,45 @@ def scaled_size(
 
 
 def library_router(
-    features: FeatureExtractor, whitening: Whitening, vectors: torch.Tensor, labels: torch.Tensor
+    features: FeatureExtractor, words: PictureWords, vectors: torch.Tensor, labels: torch.Tensor
 ) -> Router:
-    """The router `library`, of the picture vectors (N, D) that were learned from."""
-    return Router(
-        features,
-        {**vars(whitening), "vectors": whitening(vectors), "labels": labels.to(torch.int64)},
-    )
+    """The router `library`, of the words (N, W) of the pictures that were learned from."""
+    return Router(features, words.state() | {"vectors": vectors, "labels": labels.to(torch.int64)})
 
 
 def centre_router(
-    features: FeatureExtractor, whitening: Whitening, vectors: torch.Tensor, labels: torch.Tensor
+    features: FeatureExtractor, words: PictureWords, vectors: torch.Tensor, labels: torch.Tensor
 ) -> Router:
-    """The router `clusters`: the mean of each cluster's picture vectors (N, D)."""
-    white, count = whitening(vectors), int(labels.max()) + 1
-    centres = torch.stack([white[labels == cluster].mean(dim=0) for cluster in range(count)])
-    return Router(features, {**vars(whitening), "vectors": centres, "labels": torch.arange(count)})
+    """The router `clusters`: the mean of the words (N, W) of each cluster's pictures."""
+    count = int(labels.max()) + 1
+    centres = torch.stack([vectors[labels == cluster].mean(dim=0) for cluster in range(count)])
+    return Router(features, words.state() | {"vectors": centres, "labels": torch.arange(count)})
 
 
 def histogram_router(
     features: FeatureExtractor,
-    whitening: Whitening,
+    words: PictureWords,
     vectors: torch.Tensor,
     labels: torch.Tensor,
     histogram: torch.Tensor,
     layouts: torch.Tensor,
 ) -> HistogramRouter:
-    """The router `histogram`, of pictures' vectors, `histograms` and `layouts_of`.
+    """The router `histogram`, of pictures' words (N, W), `histograms` and `layouts_of`.
 
     A cluster's representative picture is the one nearest to the mean of the cluster.
     """
-    white, count = whitening(vectors), int(labels.max()) + 1
+    count = int(labels.max()) + 1
     representatives, means, textures = [], [], []
     for cluster in range(count):
         member = labels == cluster
-        own = white[member]
+        own = vectors[member]
         representatives.append(own[(own - own.mean(dim=0)).square().sum(dim=1).argmin()])
         means.append(histogram[member].mean(dim=0))
         textures.append(is_texture(layouts[member]))
     return HistogramRouter(
         features,
-        {
-            **vars(whitening),
+        words.state()
+        | {
             "vectors": torch.stack(representatives),
             "labels": torch.arange(count),
             "histograms": torch.stack(means),
@@ -159,7 +156,7 @@ def make_router(routing: str, features: FeatureExtractor, state: dict[str, Any])
     """
     if routing == "none":
         return None
-    names = {"mean", "matrix", "vectors", "labels"}
+    names = {*TENSORS, "vectors", "labels"}
     names |= {"histograms", "is_texture"} if routing == "histogram" else set()
     if routing not in ROUTINGS or set(state) != names or not all(map(is_stored, state.values())):
         raise UserError("found an unusable router, expected one of ROUTINGS with its tensors")

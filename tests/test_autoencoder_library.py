@@ -19,6 +19,7 @@ from autoencoder.library import load_library, require_same_checkpoint, save_libr
 from autoencoder.library_maps import LibraryMaps
 from autoencoder.library_scores import scales_of, score_picture
 from autoencoder.memory import Whitening, choose, fit_whitening
+from autoencoder.picture_words import CELLS_PER_WORD, PictureWords, fit_words
 from autoencoder.routing import (
     SizedRouter,
     centre_router,
@@ -135,9 +136,33 @@ def test_the_local_mean_counts_only_what_lies_in_the_picture():
     mean = box_mean(picture, 5)
     assert mean[0, 0, 0, 0] == pytest.approx(picture[0, 0, :3, :3].mean().item(), abs=1e-6)
     assert mean[0, 0, 4, 3] == pytest.approx(picture[0, 0, 2:7, 1:6].mean().item(), abs=1e-6)
-    brighter = normalize_locally(picture * 0.5 + 0.3)
-    assert torch.allclose(brighter, normalize_locally(picture), atol=1e-3)
-    assert torch.isfinite(normalize_locally(torch.ones(1, 3, 16, 16))).all()
+    for share in (0.5, 2.0):
+        brighter = normalize_locally(picture * 0.5 + 0.3, share)
+        assert torch.allclose(brighter, normalize_locally(picture, share), atol=1e-3)
+        assert torch.isfinite(normalize_locally(torch.ones(1, 3, 16, 16), share)).all()
+
+
+def test_a_window_of_twice_the_side_holds_all_of_a_square_picture():
+    picture = torch.rand(1, 1, 32, 32)
+    normal = normalize_locally(picture, 2.0)
+    assert torch.allclose(normal, (picture - picture.mean()) / picture.std(correction=0), atol=1e-4)
+    assert not torch.allclose(normalize_locally(picture, 0.5), normal, atol=0.1)
+
+
+def test_windows_of_contrast_are_part_of_the_features_and_of_their_identity():
+    pictures = torch.rand(2, 1, SIDE, SIDE)
+    usual = make_features(["bank"], 1)
+    small, both, none = (
+        make_features(["bank"], 1, contrast={"bank": windows})
+        for windows in ((0.25,), (0.25, 2.0), (0,))
+    )
+    assert torch.equal(both(pictures), torch.cat([small(pictures), usual(pictures)], dim=1))
+    assert both.blocks == small.blocks + usual.blocks and both.width == sum(both.blocks)
+    assert len({features.identity() for features in (usual, small, both, none)}) == 4
+    assert small.describe().endswith("contrast over 0.25 sides")
+    dim = pictures * 0.25
+    assert torch.allclose(usual(dim), usual(pictures), atol=1e-2)
+    assert (none(dim) < none(pictures)).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
@@ -270,13 +295,11 @@ def test_a_library_is_the_same_after_saving_and_in_onnx(built, tmp_path):
     images = torch.from_numpy(images.clip(0, 255) / 255).float().repeat(1, 1, 2, 2)[..., :80, :100]
     images[2] = torch.linspace(0, 1, 100)  # smooth: most responses of the filters are 0
     router = SizedRouter(library.router, (80, 100), library.input_size)
-    vectors = picture_vectors(library.maps.features(router.resize(images)))
-    whitening = fit_whitening(vectors, library.maps.features.blocks * 2)
-    small = router.resize(images)
+    small, words = router.resize(images), library.router.words
     other = histogram_router(
         library.maps.features,
-        whitening,
-        vectors,
+        words,
+        words(library.maps.features(small)),
         torch.arange(3),
         histograms(small),
         layouts_of(small),
@@ -302,19 +325,32 @@ def test_nearest_picture_nearest_centre_and_histogram_on_cases_made_by_hand():
     pictures = torch.cat([noise[:4] + 0.1, noise[4:8] + 0.6, noise[8:] * 0.2 + layout])
     labels = torch.arange(3).repeat_interleave(4)
     features = make_features(["bank"], 1)
-    vectors = picture_vectors(features(pictures))
-    whitening = fit_whitening(vectors, features.blocks * 2, shrinkage=1.0)
+    words = fit_words(
+        features(pictures).transpose(0, 1).flatten(start_dim=1).T,
+        features.blocks,
+        np.random.default_rng(5),
+    )
+    vectors = words(features(pictures))
+    assert vectors.shape == (12, 12 * 64 / CELLS_PER_WORD)
+    assert vectors.square().sum(dim=1).tolist() == pytest.approx([1] * 12)
     layouts = layouts_of(pictures)
     assert [is_texture(layouts[labels == cluster]) for cluster in range(3)] == [True, True, False]
     fresh = torch.rand(3, 1, SIDE, SIDE, generator=generator) * 0.3
     fresh = torch.stack([fresh[0] + 0.1, fresh[1] + 0.6, fresh[2] * 0.2 + layout])
-    router = histogram_router(features, whitening, vectors, labels, histograms(pictures), layouts)
+    router = histogram_router(features, words, vectors, labels, histograms(pictures), layouts)
     assert router(fresh).tolist() == [0, 1, 2]
     assert histograms(pictures).sum(dim=1).tolist() == pytest.approx([1] * 12)
     for make in (library_router, centre_router):
         # the filters see no brightness: the textures may be taken for each other, the object not
-        assert make(features, whitening, vectors, labels)(fresh)[2] == 2
-        assert make(features, whitening, vectors, labels)(pictures[8:]).tolist() == [2] * 4
+        assert make(features, words, vectors, labels)(fresh)[2] == 2
+        assert make(features, words, vectors, labels)(pictures[8:]).tolist() == [2] * 4
+
+
+def test_words_as_counted_by_hand():
+    words = PictureWords(torch.ones(2), torch.eye(2), torch.tensor([[0.0, 0.0], [8.0, 0.0]]))
+    features = torch.ones(1, 2, 2, 2)
+    features[0, 0, 1, 1] = 7
+    assert words(features).tolist() == [pytest.approx([0.75**0.5, 0.25**0.5])]
 
 
 def test_the_image_level_has_one_distance_a_picture(root):
@@ -356,6 +392,8 @@ def test_files_that_are_no_library_of_these_features_are_refused(built, tmp_path
         "expected a feature library": {"kind": "something else"},
         "other features": {"identity": "0" * 64},
         "found no usable memory": {"memory": None},
+        "found a library of version 1, expected 2: build it again": {"version": 1},
+        "unusable values": {"contrast": {"bank": [9.0], "lite0": [1.0]}},
         "found unusable values": {"mean": content["mean"][:1]},
         "unusable router": {"router": {}},
     }
