@@ -519,7 +519,7 @@ def next_command(arguments: argparse.Namespace) -> str:
     if arguments.command == "testset":
         return f"bash inference_pytorch.sh --test_path '{output}/test'"
     if arguments.command == "textures":
-        return f"python -m autoencoder.trainer --training_dataset_path '{output}'"
+        return f"bash autoencoder/train.sh --training_dataset_path '{output}'"
     good = output / "train" / GOOD
     if arguments.command != "combine" or good.is_dir():
         return f"bash train.sh --training_dataset_path '{good}'{camera}"

@@ -47,9 +47,7 @@ def common_channels(
         found: dict[Channels, Path] = {}
         for path in paths:
             try:
-                count = count_channels(path)
-                with prefix_errors(path):
-                    found.setdefault(channels_of(count), path)
+                found.setdefault(stored_channels(path), path)
             except UserError as error:
                 problem = problem or error
         if len(found) > 1 and asked:
@@ -102,16 +100,17 @@ def load_picture(
 ) -> tuple[np.ndarray, int]:
     """As `load_and_count`, of a file that must have the channels `stored` and no others.
 
-    None means `channels`. A grey file that is read in colour has three equal channels.
+    None means `channels`. A grey file that is read in colour has three equal channels; one in
+    colour is not read as grey.
     """
-    stored = stored or channels
-    count = count_channels(path)
-    with prefix_errors(path):
-        if channels_of(count) is not stored:
-            raise UserError(
-                f"found a picture in {NAMES[channels_of(count)]} ({count} channels), "
-                f"expected {NAMES[stored]} ({COUNTS[stored]})"
-            )
+    stored, found = stored or channels, stored_channels(path)
+    if stored is Channels.COLOUR:
+        stored = channels
+    if found is not stored:
+        raise UserError(
+            f"{path}: found a picture in {NAMES[found]} ({COUNTS[found]} channels), "
+            f"expected {NAMES[stored]} ({COUNTS[stored]})"
+        )
     image, clipped = load_and_count(path, input_max, stored)
     if stored is not channels:
         image = np.repeat(image, COUNTS[channels], axis=0)

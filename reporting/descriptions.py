@@ -1,5 +1,7 @@
 """What a scored folder gives, in lines for the terminal and the report."""
 
+import unicodedata
+
 from evaluation.metrics import FALSE_ALARM_RATES, GROUP_METRICS
 from evaluation.ranks import RankRecall
 from evaluation.results import Evaluation, Figures
@@ -81,7 +83,7 @@ def describe_groups(result: Evaluation) -> list[str]:
     if not result.groups:
         return []
     rows = {**result.figures_by_group, "mean over groups": result.mean_over_groups}
-    width = max(map(len, (*rows, "group"))) + 2
+    width = max(map(_columns, (*rows, "group"))) + 2
     titles = "  ".join(name.replace("_", " ") for name in GROUP_METRICS)
     lines = [f"  {'group':{width}}{titles}"]
     for name, figures in rows.items():
@@ -89,8 +91,13 @@ def describe_groups(result: Evaluation) -> list[str]:
             f"{'-' if figures[metric] is None else f'{figures[metric]:.4f}':{len(metric)}}"
             for metric in GROUP_METRICS
         )
-        lines.append(f"  {name:{width}}{'  '.join(values)}".rstrip())
+        lines.append(f"  {name}{' ' * (width - _columns(name))}{'  '.join(values)}".rstrip())
     return lines
+
+
+def _columns(text: str) -> int:
+    """The columns of a terminal that a text takes: two for each Chinese character."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def describe_contrast(result: Evaluation) -> list[str]:

@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 
+sys.path.insert(0, os.path.dirname(__file__))  # where PYTHONSAFEPATH keeps Python from it
+
 import fork_server
 
 

@@ -278,3 +278,4 @@ def test_the_lines_on_groups_stand_in_columns_and_name_what_is_not_defined(group
     assert title.split()[:3] == ["group", "image", "auroc"] and "瓶盖" in cap
     assert cap.split()[1:] == ["-"] * 4 and mean.split()[3:] == bottle.split()[1:]
     assert bottle.index("1.0000") == title.index("image auroc") == mean.index("1.0000")
+    assert cap.index("-") == title.index("image auroc") - 2  # two characters of two columns each

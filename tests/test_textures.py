@@ -166,4 +166,4 @@ def test_the_next_command_trains_the_tool_without_references(tmp_path):
     arguments = parse_args(["textures", "--output", str(tmp_path / "set")])
     assert (arguments.train, arguments.good, arguments.defective) == (80, 40, 50)
     assert len(arguments.classes) >= 7 and arguments.size == 192
-    assert next_command(arguments).startswith("python -m autoencoder.trainer ")
+    assert next_command(arguments).startswith("bash autoencoder/train.sh ")

@@ -13,9 +13,13 @@ import tifffile
 import torch
 
 from tests import processes
+from tests.autoencoder_models import write_kind
 from tests.conftest import ROOT
 
 GENUINE = {"GENUINE": "1"}
+WITHOUT_REFERENCES = "autoencoder/train.sh"
+TINY = ("--base_channels", 2, "--depth", 2, "--epochs", 1, "--epoch_crops", 8, "--bs", 4)
+TINY += ("--input_size", 16, "--ssim_window", 7, "--valid_share", 0.3, "--gpu_id", -1)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash wrappers")
 
 
@@ -40,7 +44,8 @@ def copy(tmp_path_factory):
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
     processes.write_interpreter(interpreter)
-    shutil.copy(ROOT / "requirements.txt", folder / ".venv" / "installed-requirements.txt")
+    for name in ("requirements.txt", "requirements-autoencoder.txt"):
+        shutil.copy(ROOT / name, folder / ".venv" / f"installed-{name}")
     return folder
 
 
@@ -96,10 +101,18 @@ def test_a_method_needs_no_checkpoint(copy, dataset, tmp_path):
     assert len(scores(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("script", ["train.sh", "inference_pytorch.sh", "inference_onnx.sh"])
-def test_help_builds_nothing(copy, tmp_path, script):
+@pytest.mark.parametrize(
+    "script, flag",
+    [
+        ("train.sh", "--image_type"),
+        ("inference_pytorch.sh", "--image_type"),
+        ("inference_onnx.sh", "--image_type"),
+        (WITHOUT_REFERENCES, "--scale_range"),
+    ],
+)
+def test_help_builds_nothing(copy, tmp_path, script, flag):
     before = sorted(copy.rglob("*"))
-    assert "--image_type" in bash(copy / script, "--help", cwd=tmp_path).stdout
+    assert flag in bash(copy / script, "--help", cwd=tmp_path).stdout
     assert [
         path
         for path in sorted(copy.rglob("*"))
@@ -174,6 +187,63 @@ def test_nproc_trains_in_several_processes_and_resume_goes_on(copy, dataset, tmp
     assert "4 patches per step (1 batches of 2 in each of 2 processes)" in together.stdout
     resumed = bash(copy / "train.sh", "--resume", tmp_path, "--epochs", 2, cwd=tmp_path, NPROC="2")
     assert "now of 2 epochs" in resumed.stdout and "epoch   2:" in resumed.stdout
+
+
+def test_the_tool_without_references_trains_builds_a_library_and_scores(copy, tmp_path):
+    root, checkpoints = tmp_path / "資 料", tmp_path / "檢查 點"
+    for seed, name in enumerate(("瓶 蓋", "wood")):
+        write_kind(root / name, seed, train=8, test=2)
+    (tmp_path / "model.py").write_text("raise SystemExit('of the folder that the user is in')")
+    where = ("--training_dataset_path", "資 料", "--checkpoint_path", "檢查 點", *TINY)
+    first = bash(copy / WITHOUT_REFERENCES, *where, cwd=tmp_path, **GENUINE)
+    (best,) = checkpoints.glob("*_best.pth")
+    run = best.name.removesuffix("_best.pth")
+    assert (checkpoints / f"{run}_library.pth").is_file()
+    scored = checkpoints / f"{run}_test"
+    assert len(scores(scored)) == 8 and (scored / "report.html").is_file()
+    table = first.stdout.split("  group")[1].splitlines()
+    assert [line.split("  ")[1] for line in table[1:4]] == ["wood", "瓶 蓋", "mean over groups"]
+    *_, report, export = first.stdout.splitlines()
+    assert report.endswith(f"next: open 檢查 點/{run}_test/report.html in a browser")
+    assert f"--library '檢查 點/{run}_library.pth'" in export
+
+    refused = bash(copy / WITHOUT_REFERENCES, *where, cwd=tmp_path, expected=1)
+    assert "found a run of that name, expected --resume" in refused.stderr
+    shutil.rmtree(scored)  # as if it had been interrupted before
+    resumed = bash(copy / WITHOUT_REFERENCES, "--resume", "檢查 點", "--gpu_id", -1, cwd=tmp_path)
+    assert "1 of 1 epochs" in resumed.stdout and len(scores(scored)) == 8
+
+
+def test_the_tool_without_references_makes_its_data_set_and_passes_flags_on(copy, tmp_path):
+    shown = tmp_path / "shown"
+    shown.write_text('#!/bin/sh\necho "$@" "path=$PYTHONPATH" "safe=$PYTHONSAFEPATH"\n')
+    shown.chmod(0o755)
+
+    def lines(*words, **environment):
+        done = bash(
+            copy / WITHOUT_REFERENCES, *words, cwd=tmp_path, PYTHON=str(shown), **environment
+        )
+        return done.stdout.replace(str(copy), "HERE").splitlines()
+
+    environment = {"PYTHONPATH": "", "PYTHONSAFEPATH": ""}
+    ways = " path=HERE safe=1"
+    step, folder = (
+        "-m autoencoder.train_and_score",
+        "--checkpoint_path HERE/checkpoints/autoencoder",
+    )
+    assert lines("--lr", "0.1", **environment) == [
+        "HERE/prepare_dataset.py textures --output HERE/dataset/textures path= safe=",
+        f"{step} {folder} --training_dataset_path HERE/dataset/textures --lr 0.1{ways}",
+    ]
+    (copy / "dataset" / "textures").mkdir(parents=True)
+    assert len(lines(**environment)) == 1  # it is there now
+    assert lines("--resume", **environment) == [f"{step} {folder} --resume{ways}"]
+    assert lines("--resume", "a.pth", **environment) == [f"{step} --resume a.pth{ways}"]
+    own = "--training_dataset_path=mine"
+    assert lines(own, **environment, NPROC="2") == [
+        f"HERE/training/launch.py 2 {step} {folder} {own}{ways}"
+    ]
+    shutil.rmtree(copy / "dataset")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
