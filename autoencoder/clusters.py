@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 
 from common.errors import UserError
 
@@ -60,12 +58,14 @@ def format_cross_table(names: Sequence[str], table: dict[int, Counter[str]]) -> 
         listed = ", ".join(
             f"{group or 'no group'} {count}" for group, count in counts.most_common()
         )
-        lines.append(f"  {names[cluster]}: {counts.total()} pictures: {listed}")
+        lines.append(f"  {names[cluster] or 'all'}: {counts.total()} pictures: {listed}")
     return "\n".join(lines)
 
 
 def _best_clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
     """The k-means of the highest silhouette; one cluster where none is high enough."""
+    from sklearn.metrics import silhouette_score  # a second that commands need not wait for
+
     most = min(MOST_CLUSTERS, len(np.unique(vectors, axis=0)) - 1)
     best, highest = np.zeros(len(vectors), dtype=np.int64), LEAST_SILHOUETTE
     for count in range(2, most + 1):
@@ -77,6 +77,8 @@ def _best_clusters(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _k_means(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans  # as above
+
     model = KMeans(count, n_init=STARTS, random_state=seed)
     labels = model.fit_predict(np.ascontiguousarray(vectors, dtype=np.float64))
     order = np.argsort(-np.bincount(labels, minlength=count), kind="stable")

@@ -58,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--training_dataset_path",
         type=Path,
         help="ROOT of a data set like MVTec AD's, of one kind of object or several, "
-        "or a folder of good pictures; required unless --resume, so there is no default",
+        "or a folder of good pictures; default: none, needed unless --resume",
     )
     add_img_format(parser, default=None)
     parser.add_argument(
