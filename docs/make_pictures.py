@@ -1,8 +1,12 @@
-"""Draw the pictures of the documents from a run of `bash train.sh`.
+"""Draw the pictures of the documents from a run of `bash train.sh`, and from one of `bash
+autoencoder/train.sh`.
 
     python -m docs.make_pictures --run checkpoints/BgRemoval_lr0.002_ep10_bs16_976x176_strip
+    python -m docs.make_pictures --autoencoder_run \\
+        checkpoints/autoencoder/Autoencoder_segment_lr0.002_ep20_bs8_96
 
-The picture of the report needs Chromium.
+With --autoencoder_run only the pictures of that tool are drawn. The pictures of reports need
+Chromium.
 """
 
 import argparse
@@ -32,6 +36,7 @@ from reporting import pictures
 from reporting.pictures import save_panels
 from reporting.scored_folder import REPORT
 from training.checkpoint import BEST_SUFFIX, load_checkpoint
+from training.run_folder import TEST_SUFFIX
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -42,6 +47,9 @@ EXAMPLE_ROWS = slice(110, 410)  # of it that panels.jpg shows
 # A defective demo test strip with a defect, and near it a point that Ref1 has, too: places (y, x).
 HERO, DEFECT, SHARED = "strip_008", (433, 59), (447, 22)
 HERO_ROWS = slice(340, 540)  # of it that hero.jpg shows
+REPORT_HEIGHT, PICTURE_REPORT_HEIGHT = 2050, 1400  # pixels of the reports that are shown
+# a defective texture that is found
+PICTURE_EXAMPLE = "fabric/test/scratch/000_panels.png"
 INSET = 15  # pixels on each side of a point that its insets show
 
 
@@ -160,27 +168,37 @@ def draw_tiling() -> None:
     figure.savefig(PICTURES / "tiling.png", dpi=90)
 
 
-def draw_report(run: Path) -> None:
-    """The upper part of the report on the test strips, at three quarters of its size."""
-    page = Path(f"{run}_test").absolute() / REPORT
+def draw_report(page: Path, name: str, height: int) -> None:
+    """The upper `height` pixels of a report, at three quarters of their size.
+
+    Paths are shown from the repository on.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        shot = Path(folder) / "report.png"
+        shot, shown = Path(folder) / "report.png", Path(folder) / "report.html"
+        text = page.read_text(encoding="utf-8").replace(f"{ROOT}/", "")
+        shown.write_text(text, encoding="utf-8")
         flags = [
             "--headless",
             "--no-sandbox",
             "--hide-scrollbars",
             f"--user-data-dir={folder}",
-            "--window-size=1230,2050",
+            f"--window-size=1230,{height}",
         ]
         subprocess.run(
-            ["chromium", *flags, f"--screenshot={shot}", page.as_uri()],
+            ["chromium", *flags, f"--screenshot={shot}", shown.as_uri()],
             check=True,
             capture_output=True,
         )
         picture = cv2.imread(str(shot))
-    save_jpg(
-        "report.jpg", cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
-    )
+    save_jpg(name, cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
+
+
+def draw_without_references(run: Path) -> None:
+    """The pictures of the reference-free detector: samples, panels of one picture, report."""
+    save_jpg("picture-samples.jpg", cv2.imread(f"{run}_samples.png"))
+    scored = Path(f"{run}{TEST_SUFFIX}")
+    save_jpg("picture-panels.jpg", cv2.imread(str(scored / PICTURE_EXAMPLE)))
+    draw_report(scored / REPORT, "picture-report.jpg", PICTURE_REPORT_HEIGHT)
 
 
 def main() -> None:
@@ -192,19 +210,24 @@ def main() -> None:
         type=Path,
         help="path of a run's files without their endings; default: the newest in checkpoints/",
     )
+    parser.add_argument("--autoencoder_run", type=Path, help="the same of the tool for pictures")
     parser.add_argument("--dataset", type=Path, default=ROOT / "dataset" / "demo")
     arguments = parser.parse_args()
+    PICTURES.mkdir(exist_ok=True)
+    if arguments.autoencoder_run:
+        draw_without_references(arguments.autoencoder_run)
+        print(f"the pictures are in {PICTURES}")
+        return
     run = arguments.run or Path(
         str(newest(CHECKPOINT_FOLDER, f"*{BEST_SUFFIX}")).removesuffix(BEST_SUFFIX)
     )
-    PICTURES.mkdir(exist_ok=True)
     draw_panels(run, arguments.dataset)
     draw_hero(run, arguments.dataset)
     draw_demo_strips()
     draw_samples(run)
     draw_recipes(arguments.dataset)
     draw_tiling()
-    draw_report(run)
+    draw_report(Path(f"{run}{TEST_SUFFIX}") / REPORT, "report.jpg", REPORT_HEIGHT)
     shutil.copy(f"{run}_curves.png", PICTURES / "curves.png")
     print(f"the pictures are in {PICTURES}")
 

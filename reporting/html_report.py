@@ -175,7 +175,11 @@ def _operating_row(point: OperatingPoint) -> list[object]:
 
 
 def _is_filtered(result: Evaluation, points: list[OperatingPoint], threshold: Threshold) -> bool:
-    """Whether --min_area or --polarity removes detections that the operating points count."""
+    """Whether verdicts differ from what the operating points count at the threshold.
+
+    With references, --min_area or --polarity removes detections that these count. Pictures of
+    several kinds have thresholds of their own.
+    """
     rejected = sum(scored.verdict == "NG" for scored in result.results)
     return any(point.rejected != rejected for point in points if point.threshold == threshold.value)
 

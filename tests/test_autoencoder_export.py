@@ -1,6 +1,7 @@
 """The exported file of the reference-free detector, what runs it, and what refuses it."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.pictures import list_pictures, read_picture
 from deploy.metadata import read_metadata
 from deploy.onnx_predictor import OnnxPredictor
 from tests.autoencoder_models import SIZE, draw_picture, write_checkpoint, write_kind, write_picture
+from tests.conftest import ROOT
 from training.checkpoint import load_checkpoint
 
 TARGET = 0.2
@@ -92,6 +94,17 @@ def pictures_of(root):
 def rows(path):
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_the_example_of_the_documents_runs(exported, root, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs/how-to/score-pictures.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(exported, "detector.onnx")
+    shutil.copy(root / "瓶/test/亮斑/0.png", "picture.png")
+    exec(compile(example, "example", "exec"), {})
+    score, verdict = capsys.readouterr().out.split()
+    assert float(score) > 0.5 and verdict == "NG"
 
 
 def test_the_file_gives_what_pytorch_gives_in_any_batch(exported, flags, root):

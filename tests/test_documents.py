@@ -24,11 +24,20 @@ SCRIPTS = (
     "export_onnx_fullimage",
     "prepare_dataset",
 )
+WITHOUT_REFERENCES = tuple(
+    f"autoencoder.{name}"
+    for name in ("trainer", "feature_library", "inference", "export", "epochs")
+)
+COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES)
 SCRIPT_OF_WRAPPER = {
     "train.sh": "trainer",
+    "autoencoder/train.sh": "autoencoder.train_and_score",
     "inference_pytorch.sh": "inference_pytorch",
     "inference_onnx.sh": "inference_onnx",
 }
+
+
+NO_VALUE = argparse._HelpAction | argparse._VersionAction
 
 
 class Caught(Exception):
@@ -36,7 +45,7 @@ class Caught(Exception):
 
 
 def parser_of(script, monkeypatch):
-    def catch(parser, arguments=None):
+    def catch(parser, arguments=None, namespace=None):
         raise Caught(parser)
 
     with monkeypatch.context() as patch:
@@ -53,7 +62,7 @@ def flags_of(parser):
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 flags |= flags_of(command)
-        elif not isinstance(action, argparse._HelpAction | argparse._VersionAction):
+        elif action.option_strings and not isinstance(action, NO_VALUE):
             flags[action.option_strings[0]] = action
     return flags
 
@@ -68,11 +77,12 @@ def commands_in(text):
     ]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", COMMANDS)
 def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    sections = re.split(r"^#+ (?=.*\.py)", text, flags=re.MULTILINE)[1:]
-    section = "".join(part for part in sections if f"{script}.py" in part.splitlines()[0])
+    sections = re.split(r"^#+ (?=.*\.py|.*autoencoder\.)", text, flags=re.MULTILINE)[1:]
+    name = script if script in WITHOUT_REFERENCES else f"{script}.py"
+    section = "".join(part for part in sections if re.search(rf"\b{name}\b", part.splitlines()[0]))
     rows = {
         flag: default.strip()
         for flag, default in re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section, flags=re.MULTILINE)
@@ -81,19 +91,19 @@ def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
     assert rows.keys() == flags.keys()
     for flag, action in flags.items():
         values = action.default if isinstance(action.default, list) else [action.default]
-        if action.default is not None and not isinstance(action, argparse._StoreTrueAction):
+        if action.default not in (None, []) and not isinstance(action, argparse._StoreTrueAction):
             assert rows[flag].strip("`") == " ".join(map(str, values)), flag
         assert ("required" in rows[flag]) == action.required
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", COMMANDS)
 def test_help_states_every_default_in_groups(script, monkeypatch):
     parser = parser_of(script, monkeypatch)
     for flag, action in flags_of(parser).items():
         text = parser._get_formatter()._expand_help(action)
         assert action.nargs == 0 or "default: " in text or action.required, flag
     titles = [group.title for group in parser._action_groups if group._group_actions]
-    assert len(titles) > 4 or script == "prepare_dataset"
+    assert len(titles) > 4 or script in ("prepare_dataset", "autoencoder.epochs")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +113,7 @@ def test_help_states_every_default_in_groups(script, monkeypatch):
         ("inference_pytorch", ["--model-path=a.pth"], "--model_path"),
         ("trainer", ["--epoch", "3"], "--epochs"),
         ("prepare_dataset", ["demo", "--output", "a", "--sed", "1"], "--seed"),
+        ("autoencoder.inference", ["--libary", "a.pth"], "--library"),
     ],
 )
 def test_an_unknown_flag_gets_the_nearest_one(script, words, nearest, capsys):
@@ -111,7 +122,7 @@ def test_an_unknown_flag_gets_the_nearest_one(script, words, nearest, capsys):
     assert f"did you mean {nearest}?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", COMMANDS)
 def test_every_command_says_its_version(script, capsys):
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(script).parse_args(["--version"])
@@ -126,13 +137,16 @@ def test_every_command_in_the_documents_can_be_parsed(document):
         if words[1] == "-m":
             runnable = {name.removesuffix(".__main__") for name in repository_modules()}
             assert words[2] in runnable | {"pip"}, command
+            if words[2] in WITHOUT_REFERENCES:
+                importlib.import_module(words[2]).parse_args(words[3:])
             continue
         if words[0] == "source" or words[1] == "tests/run.sh":
             continue
         assert (ROOT / words[1]).is_file(), command
         script = SCRIPT_OF_WRAPPER.get(words[1], words[1].removesuffix(".py"))
-        if script in SCRIPTS:
-            required = ["--training_dataset_path", "demo"] if script == "trainer" else []
+        if script in SCRIPTS or words[1] in SCRIPT_OF_WRAPPER:
+            is_training = script in ("trainer", "autoencoder.train_and_score")
+            required = ["--training_dataset_path", "demo"] if is_training else []
             importlib.import_module(script).parse_args([*words[2:], *required])
 
 
@@ -145,7 +159,7 @@ def test_every_link_and_picture_is_there(document):
 
 def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
     late = "{'matplotlib', 'sklearn', 'scipy.stats'}"
-    loaded = f"import sys, {', '.join(SCRIPTS)}; print(*{late} & set(sys.modules))"
+    loaded = f"import sys, {', '.join(COMMANDS)}; print(*{late} & set(sys.modules))"
     assert (
         subprocess.run(
             [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
@@ -256,7 +270,7 @@ def test_the_export_benchmark_runs():
 
 def test_both_readmes_have_the_same_commands_pictures_links_and_figures():
     english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-TW.md"))
-    assert commands_in(english) == commands_in(chinese) and len(commands_in(english)) == 4
+    assert commands_in(english) == commands_in(chinese) and len(commands_in(english)) == 5
     # comments are in each one's language
     assert english.count("```bash") == chinese.count("```bash")
     for pattern in (
