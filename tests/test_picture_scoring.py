@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -158,6 +159,20 @@ def test_the_report_speaks_of_pictures_and_shows_the_groups(scored):
     columns = len(re.findall("<th(?! colspan)[ >]", head))
     assert columns == body.count("<td") == head.count("<col ") + head.count("<col>")
     assert (scored / "submission.csv").read_text().count("\n") == 9
+
+
+def test_the_report_says_that_kinds_have_thresholds_of_their_own(groups, scored, tmp_path):
+    note = "in the verdicts each kind of picture has its own"
+    assert note not in (scored / "report.html").read_text(encoding="utf-8")
+    settings = PictureSettings(output_dir=tmp_path, pictures_per_kind=0)
+
+    def strict(image):
+        return replace(predict(image), threshold=0.0)
+
+    threshold = ScoreThreshold(0.9, "as given")
+    assert score_pictures(strict, "m", take_in(groups, settings), threshold, settings, {}) == 0
+    assert {row["verdict"] for row in rows_of(tmp_path / "scores.csv")} == {"NG"}
+    assert note in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_colour_pictures_are_scored_and_cropped_in_colour(tmp_path):
