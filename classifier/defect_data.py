@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError, prefix_errors
+from common.errors import UserError
 from data.folder import GOOD, StripFile, is_good, list_strips, split_folder, truth_without_strip
-from data.image_files import Channels, load_and_count, open_channels
+from data.image_files import Channels, load_image
 from data.listing import IMAGE_SUFFIXES, list_files
 from data.masks import load_masks
-from data.pictures import LARGEST_DEFECT, hash_of_pixels
+from data.pictures import LARGEST_DEFECT
 
 SPLITS = ("train", "valid", "test")
 
@@ -129,7 +129,7 @@ def read_labelled(
     Raises `UserError`, naming the file, for one that cannot be read, has other channels or values
     outside 0 to `input_max`, and for a mask of another size.
     """
-    image, _ = load_and_count(picture.path, input_max, Channels.ALL)
+    image = load_image(picture.path, input_max, Channels.ALL)
     if channels == 3 and len(image) == 1:
         image = np.repeat(image, 3, axis=0)
     if channels not in (None, len(image)):
@@ -137,12 +137,3 @@ def read_labelled(
     if picture.mask:
         return image, load_masks(picture.masks, image.shape[1:], LARGEST_DEFECT)
     return image, np.zeros(image.shape[1:], dtype=bool) if picture.has_truth_mask else None
-
-
-def content_hash(path: Path) -> str:
-    """The SHA-256 of a picture's values, in hexadecimal: equal for copies in any format.
-
-    Raises `UserError`, naming the file, for one that cannot be read.
-    """
-    with prefix_errors(path):
-        return hash_of_pixels(open_channels(path, Channels.ALL, is_mapped=False))

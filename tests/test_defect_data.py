@@ -1,21 +1,34 @@
 """Labelled pictures of the defect classifier: reading them, and making sets of them."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
+from classifier.check_data import CHECKS
 from classifier.defect_data import (
-    content_hash,
     list_labelled,
     order_kinds,
     read_labelled,
     unused_masks,
 )
+from classifier.dummy_set import (
+    CONTRAST,
+    CONTRAST_PERCENTILE,
+    DEFECTS,
+    FEWEST_PIXELS,
+    STAIN_CONTRAST,
+    draw_picture,
+)
+from classifier.prepare_defect_data import parse_args, prepare
 from common.errors import UserError
+from data.demo_strips import GAIN_SPREAD
 from data.folder import mask_path
 from data.image_files import encode_image
 from data.write_images import write_mask, write_strip
+from tests.conftest import run, run_module
 
 SIZE = (12, 16)
 
@@ -68,7 +81,7 @@ def test_masks_of_every_split_are_found_and_a_good_picture_has_an_empty_one(root
 
 def test_channels_are_those_of_the_file_and_colours_are_red_first(tmp_path):
     folder = tmp_path / "train" / "OK"
-    colours = write(folder / "colour.png", draw(1, channels=3))
+    write(folder / "colour.png", draw(1, channels=3))
     for count in (2, 4):
         planes = np.moveaxis(draw(2, channels=count), 2, 0).astype(np.float32)
         write_strip(folder / f"planes_{count}.tiff", planes)
@@ -87,9 +100,6 @@ def test_channels_are_those_of_the_file_and_colours_are_red_first(tmp_path):
         read_labelled(pictures["planes_4"], 255, 3)
     with pytest.raises(UserError, match=r"colour.png: found 3 channels, expected 1"):
         read_labelled(pictures["colour"], 255, 1)
-    copy = folder / "copy.tiff"
-    write_strip(copy, np.ascontiguousarray(np.moveaxis(cv2.imread(str(colours))[..., ::-1], 2, 0)))
-    assert content_hash(copy) == content_hash(colours) != content_hash(folder / "grey.png")
 
 
 def test_bad_pictures_get_one_line(root):
@@ -130,3 +140,226 @@ def test_an_axis_of_channels_that_no_file_names_is_the_shorter_one(tmp_path):
     tifffile.imwrite(path, draw(4, channels=5).astype(np.float32), metadata=None)
     (picture,) = list_labelled(tmp_path, "train")
     assert read_labelled(picture, 255)[0].shape == (5, *SIZE)
+
+
+def command(*words):
+    """The exit code of the command."""
+    return prepare(parse_args([str(word) for word in words]))
+
+
+def contents(root):
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_dummy_picture_depends_on_its_kind_number_and_seed_alone(tmp_path):
+    words = ("--size", 48, "--num_normal", 5)
+    for name, more in (("one", (8, 3)), ("two", (8, 3)), ("more", (12, 3)), ("other", (8, 4))):
+        count, seed = more
+        flags = (*words, "--num_defect", count, "--seed", seed, "--output_dir", tmp_path / name)
+        assert command("dummy", *flags) == 0
+    one, two, more, other = (contents(tmp_path / name) for name in ("one", "two", "more", "other"))
+    assert one == two and one.keys() == other.keys() and not set(one.values()) & set(other.values())
+    assert set(one.values()) < set(more.values())
+    assert len(one) == 5 + 2 * 8 and "train/good/0000.png" in one
+    masked = {
+        split: list_labelled(tmp_path / "more", split) for split in ("train", "valid", "test")
+    }
+    assert {split: len(pictures) for split, pictures in masked.items()} == {
+        "train": 7,
+        "valid": 5,
+        "test": 5,
+    }
+    for pictures in masked.values():
+        for picture in pictures:
+            image, mask = read_labelled(picture, 255)
+            assert image.shape == (1, 48, 48) and mask.any() == (picture.kind != "good")
+    assert command("--check_data", "--data_root", tmp_path / "more") == 0
+
+
+def test_defects_have_the_contrast_of_their_kind_and_faint_ones_half_of_it():
+    contrasts = {kind: [] for kind in DEFECTS}
+    for kind, found in contrasts.items():
+        for number in range(24):
+            strong, mask = draw_picture(kind, number, 96, 5)
+            faint, same = draw_picture(kind, number, 96, 5, is_faint=True)
+            assert (mask == same).all() and mask.sum() >= FEWEST_PIXELS
+            # all random numbers are the same, so that half of the defect is the only difference
+            change = 2 * abs(strong.astype(float) - faint)
+            found.append(np.percentile(change[mask], CONTRAST_PERCENTILE))
+            assert change[~mask].mean() < 0.1 * change[mask].mean()
+    low, high = 1 - GAIN_SPREAD, 1 + GAIN_SPREAD
+    for kind, found in contrasts.items():
+        least, most = STAIN_CONTRAST if kind == "stain" else CONTRAST
+        # pixels that end at black or white lose a part
+        assert least * low - 2 <= np.percentile(found, 10) and max(found) <= most * high + 2, kind
+        assert max(found) - min(found) > (most - least) / 2
+
+
+def test_brightness_does_not_tell_defective_dummy_pictures_from_good_ones():
+    def levels(*kinds):
+        return np.array(
+            [draw_picture(kind, n, 96, 2)[0].mean() for kind in kinds for n in range(32)]
+        )
+
+    good, defective = levels("good"), levels("spot", "scratch")
+    wins = (defective[:, None] > good[None]).mean()
+    assert 0.3 < wins < 0.7
+    # dust that good pictures have, too: a pixel far from its neighbours
+    grain = draw_picture("good", 0, 96, 2)[0].astype(np.float32)
+    assert (abs(grain - cv2.medianBlur(grain, 3)) > 20).any()
+
+
+@pytest.fixture
+def shots(tmp_path):
+    """Defective pictures of two kinds from six boards, one mask in four, and good pictures."""
+    for kind, other in (("scratch", 0), ("凹痕", 1)):
+        for board in range(6):
+            for number in range(2):
+                name = f"board{board}_{number}"
+                write(tmp_path / "bad" / kind / f"{name}.png", draw(10, other, board, number))
+                if number and board % 2:
+                    write_mask(tmp_path / "masks" / kind / f"{name}_mask.png", spot())
+    for board in range(6):
+        for number in range(4):
+            name = f"board{board}_{number}.png"
+            write(tmp_path / "ok" / f"line{number % 2}" / name, draw(11, board, number))
+    return tmp_path
+
+
+def organize(shots, *more, output="set"):
+    flags = ("--defect_images", shots / "bad", "--defect_masks", shots / "masks")
+    flags += ("--normal_images", shots / "ok", "--output_dir", shots / output)
+    return command("organize", *flags, *more)
+
+
+def names(root, split, kind):
+    return {path.name for path in (root / split / kind).iterdir()}
+
+
+def test_organized_pictures_are_split_by_kind_the_same_for_the_same_seed(shots):
+    assert organize(shots) == organize(shots, output="again") == 0
+    assert organize(shots, "--seed", 7, output="other") == 0
+    one, again, other = (contents(shots / name) for name in ("set", "again", "other"))
+    assert one == again and one != other and len(one) == 24 + 24 + 6
+    assert sorted(one.values()) == sorted(other.values())
+    counts = {
+        (split, kind): len(names(shots / "set", split, kind))
+        for split in ("train", "valid", "test")
+        for kind in ("good", "scratch", "凹痕")
+    }
+    assert [counts[split, "scratch"] for split in ("train", "valid", "test")] == [8, 2, 2]
+    assert [counts[split, "good"] for split in ("train", "valid", "test")] == [14, 5, 5]
+    assert "line1_board0_1.png" in "".join(one)
+    masks = [
+        picture
+        for split in ("train", "valid", "test")
+        for picture in list_labelled(shots / "set", split)
+        if picture.mask
+    ]
+    assert len(masks) == 6 and all((read_labelled(p, 255)[1] == spot()).all() for p in masks)
+    assert command("--check_data", "--output_dir", shots / "set") == 0
+
+
+def test_groups_and_copies_stay_on_one_side(shots):
+    for number in range(3):  # copies of a board, under other names and in another format
+        copy = shots / "bad" / "scratch" / f"board9_{number}.tiff"
+        tifffile.imwrite(copy, draw(10, 0, 0, 0)[..., 0])
+    assert organize(shots, "--group_by", r"board(\d)") == 0
+    boards = {
+        split: {
+            name.split("board")[1][0]
+            for kind in ("good", "scratch", "凹痕")
+            for name in names(shots / "set", split, kind)
+        }
+        for split in ("train", "valid", "test")
+    }
+    assert sum(map(len, boards.values())) == 7 and all(boards.values())
+    (home,) = (split for split, found in boards.items() if "9" in found)
+    assert "0" in boards[home]  # the copies' board and that of the original
+    assert command("--check_data", "--data_root", shots / "set") == 0
+
+
+def test_links_are_the_files_themselves(shots):
+    assert organize(shots, "--link") == 0
+    for path in (shots / "set").rglob("*.png"):
+        assert path.stat().st_nlink == 2 or path.is_symlink()
+
+
+def test_organize_writes_nothing_where_something_is_wrong_or_only_checked(shots, capsys):
+    assert organize(shots, "--check_data") == 0 and not (shots / "set").exists()
+    write_mask(shots / "masks" / "scratch" / "board0_0_mask.png", spot((12, 17)))
+    write_mask(shots / "masks" / "scratch" / "nobody_mask.png", spot())
+    (shots / "ok" / "line0" / "board0_0.png").write_bytes(b"no picture")
+    write(shots / "ok" / "line1" / "copy.png", draw(10, 0, 3, 1))
+    assert organize(shots) == 1 and not (shots / "set").exists()
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d+) \| ", capsys.readouterr().out, re.MULTILINE))
+    assert {check for check, count in rows.items() if count != "0" and check in CHECKS} == {
+        "masks that do not fit their picture",
+        "masks without a picture",
+        "files that cannot be read",
+        "the same pixels under two labels",
+    }
+
+
+def test_the_check_finds_every_fault_and_writes_nothing(root, capsys):
+    write(root / "test" / "good" / "copy.png", draw(0, 4, 0))  # of train/good
+    write(root / "test" / "scratch" / "good.png", draw(2, 4, 1))  # of test/good
+    write_mask(mask_path(root, "valid", "scratch", "1"), 0 * spot())
+    write_mask(mask_path(root, "valid", "good", "1"), spot())
+    write_mask(mask_path(root, "valid", "scratch", "0"), spot((5, 5)))
+    write_mask(mask_path(root, "train", "scratch", "7"), spot())
+    write(root / "train" / "good" / "colour.png", draw(9, channels=3))
+    write(root / "train" / "loose.png", draw(9, 9))
+    write(root / "train" / "凹痕" / "1.bmp", draw(9, 8))
+    write(root / "valid" / "burr" / "1.png", draw(9, 7))
+    (root / "valid" / "凹痕" / "0.png").write_bytes(b"")
+    before = contents(root)
+    assert command("--check_data", "--data_root", root) == 1
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d+) \| ", capsys.readouterr().out, re.MULTILINE))
+    assert {check: int(rows[check]) for check in CHECKS} == dict.fromkeys(CHECKS, 1) | {
+        "kinds missing in a split": 2
+    }
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize(
+    "spoil, words, line",
+    [
+        (lambda shots: write(shots / "bad" / "a.png", draw(1)), (), "beside folders of kinds"),
+        (lambda shots: write(shots / "bad" / "OK" / "a.png", draw(1)), (), "name of a kind"),
+        (lambda shots: write(shots / "ok" / "line0" / "board0_0.bmp", draw(1)), (), "of that name"),
+        (lambda shots: (shots / "void").mkdir(), ("--defect_masks", "void"), "found no masks"),
+        (lambda shots: (shots / "void").mkdir(), ("--normal_images", "void"), "no pictures"),
+        (lambda shots: None, ("--defect_images", "nowhere"), "no such folder"),
+        (lambda shots: None, ("--group_by", "lot(.)"), r"--group_by: found no 'lot\(.\)' in"),
+        (lambda shots: None, ("--group_by", "board"), "--group_by: found 1 group of pictures"),
+        (lambda shots: (shots / "set").write_bytes(b""), (), "expected a new folder"),
+    ],
+)
+def test_sources_that_cannot_be_organized_get_one_line(shots, spoil, words, line):
+    spoil(shots)
+    words = [shots / word if word in ("void", "nowhere") else word for word in words]
+    with pytest.raises(UserError, match=line) as caught:
+        organize(shots, *words)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_kind_alone_is_refused(shots):
+    with pytest.raises(UserError, match="one kind alone, defect, expected two"):
+        command(
+            *("organize", "--defect_images", shots / "bad" / "scratch"),
+            *("--output_dir", shots / "set"),
+        )
+
+
+def test_the_command_runs_as_a_file_from_any_folder_and_as_a_module(root, tmp_path):
+    flags = ("--check_data", "--data_root", root)
+    done = run("classifier/prepare_defect_data.py", *flags, cwd=tmp_path, genuine=True)
+    assert done.returncode == 0 and "| scratch | 2 | 2 | 2 | 3 |" in done.stdout, done.stderr
+    assert run_module("classifier.prepare_defect_data", *flags).stdout == done.stdout
+    done = run("classifier/prepare_defect_data.py", "--check_data", cwd=tmp_path)
+    assert done.returncode == 2 and "expected one of organize" in done.stderr
