@@ -19,7 +19,13 @@ from autoencoder.scorer import (
     ScoreSettings,
 )
 from common.device import full_precision
-from evaluation.thresholds import Calibration, Threshold, calibrate_scores, threshold_for
+from evaluation.thresholds import (
+    Calibration,
+    Threshold,
+    calibrate_scores,
+    joint_threshold,
+    threshold_for,
+)
 
 # A cluster with fewer held-out good pictures takes the statistics of all of them: two have a spread
 # by chance alone.
@@ -85,6 +91,18 @@ class GoodScores:
     def threshold(self, target: float) -> Threshold:
         """The threshold for a `target` share of good pictures, of all clusters together."""
         return threshold_for(self.of_all, target, self.origin)
+
+    def joint_threshold(self, target: float) -> Threshold:
+        """What the thresholds of all clusters prove together; one cluster's is its own."""
+        own = [threshold_for(scores, target, self.origin) for scores in self.of_clusters if scores]
+        whole = self.threshold(target)
+        if len(self.names) == 1 or not own:
+            return whole
+        listed = ", ".join(
+            f"{name} {each.value:.4g}" for name, each in zip(self.names, self.thresholds(target))
+        )
+        origin = f"{self.origin}; each cluster has its own: {listed}"
+        return joint_threshold(own, whole.value, origin)
 
     def thresholds(self, target: float) -> list[Threshold]:
         """The threshold of each cluster: its own, or that of all where it has none."""

@@ -5,7 +5,7 @@ written, and the metrics are printed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -125,11 +125,7 @@ def choose_thresholds(
             "has those of all clusters"
         )
     own = good.thresholds(settings.target_false_alarms)
-    whole = good.threshold(settings.target_false_alarms)
-    if count > 1:
-        listed = ", ".join(f"{name} {each.value:.4g}" for name, each in zip(good.names, own))
-        whole = replace(whole, origin=f"{whole.origin}; each cluster has its own: {listed}")
-    return whole, [each.value for each in own]
+    return good.joint_threshold(settings.target_false_alarms), [each.value for each in own]
 
 
 def scores_of(

@@ -26,6 +26,7 @@ CONFIDENCE = 0.95
 HIGHEST_RATE = 10.0  # false alarms per strip up to which peaks are kept
 DEFAULT_RATE = 0.1  # false alarms per strip
 DISPERSION_RATES = (0.1, 1.0, 10.0)  # false alarms per strip at which clustering is measured
+JOINT_DRAWS = 50_000  # from which the bound on several thresholds together is taken
 UNCALIBRATED = 0.5  # threshold on the heatmap, without a calibration
 NOT_HELD_OUT = "no good strip was held out: set one with --good_path FOLDER of good strips"
 
@@ -92,13 +93,17 @@ class Threshold:
         ]
 
 
+@dataclass(frozen=True)
 class ScoreThreshold(Threshold):
     """A threshold on the score of a picture, and what good pictures prove about it.
 
     The verdict goes by it. `strips` is the number of good pictures. The share `rate` of them lies
     above it, for a `target` share. At 95 % confidence, at most the share `bound` of all good
-    pictures does, which is `share_bound`, too.
+    pictures does, which is `share_bound`, too. Where each kind of picture has a threshold of its
+    own, `fewest` is the smallest number of good pictures that one of them rests on.
     """
+
+    fewest: int | None = None
 
     @property
     def is_supported(self) -> bool:
@@ -106,8 +111,12 @@ class ScoreThreshold(Threshold):
         return (
             self.target is not None
             and bool(self.strips)
-            and bound_on_share(0, self.strips) <= self.target * (1 + 1e-9)
+            and bound_on_share(0, self._support) <= self.target * (1 + 1e-9)
         )
+
+    @property
+    def _support(self) -> int:
+        return self.strips if self.fewest is None else self.fewest
 
     def describe(self) -> str:
         """Return one line about the threshold, its share of good pictures and the bound."""
@@ -120,7 +129,11 @@ class ScoreThreshold(Threshold):
         )
         if not self.is_supported:
             needed = pictures_needed(self.target)
-            text += f". So few pictures cannot support {self.target:g}: expected at least {needed}"
+            of_kind = "" if self.fewest is None else f", {self.fewest} of one kind,"
+            text += (
+                f". So few pictures{of_kind} cannot support {self.target:g}: "
+                f"expected at least {needed}{'' if self.fewest is None else ' of each kind'}"
+            )
         return text
 
     def doubts(self) -> list[str]:
@@ -129,8 +142,10 @@ class ScoreThreshold(Threshold):
             return [f"the threshold {self.value:g} was set on no good picture at all"]
         if self.target is None or self.is_supported:
             return []
+        of_kind = "" if self.fewest is None else " of one kind"
         return [
-            f"the threshold rests on {self.strips} good picture{'' if self.strips == 1 else 's'}, "
+            f"the threshold rests on {self._support} good "
+            f"picture{'' if self._support == 1 else 's'}{of_kind}, "
             f"expected at least {pictures_needed(self.target)} to support the share "
             f"{self.target:g} of good pictures that are NG"
         ]
@@ -215,6 +230,31 @@ def threshold_for(calibration: Calibration, target: float, origin: str) -> Thres
     if by_score:
         return ScoreThreshold(value, origin, strips, target, rate, share_bound, share_bound)
     return Threshold(value, origin, strips, target, rate, bound, share_bound)
+
+
+def joint_threshold(
+    thresholds: Sequence[ScoreThreshold], value: float, origin: str
+) -> ScoreThreshold:
+    """Return what the thresholds of several kinds of pictures prove together, told as one `value`.
+
+    Each was set on good pictures of its own kind for the same target, and kinds weigh by their
+    numbers of good pictures. Given its threshold, the share of a kind that is NG has a beta
+    distribution, of which the bound of Clopper and Pearson is a quantile. The bound on all kinds is
+    that quantile of the weighted mean of the shares. It is wider than that of one threshold on as
+    many pictures: each of them is the highest of a few.
+    """
+    pictures = np.array([threshold.strips for threshold in thresholds])
+    alarms = np.array([round(each.rate * each.strips) for each in thresholds])
+    bound = 1.0
+    if (alarms < pictures).all():
+        draws = np.random.default_rng(0).beta(
+            alarms + 1, pictures - alarms, (JOINT_DRAWS, len(pictures))
+        )
+        bound = float(np.quantile(draws @ pictures / pictures.sum(), CONFIDENCE))
+    total = int(pictures.sum())
+    rate = float(alarms.sum() / total)
+    target, fewest = thresholds[0].target, int(pictures.min())
+    return ScoreThreshold(value, origin, total, target, rate, bound, bound, fewest)
 
 
 def strips_needed(target: float) -> int:

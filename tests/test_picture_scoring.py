@@ -26,6 +26,7 @@ from evaluation.thresholds import (
     bound_on_share,
     calibrate_scores,
     is_calibration,
+    joint_threshold,
     pictures_needed,
     threshold_for,
 )
@@ -262,6 +263,37 @@ def test_the_bound_holds_on_fresh_good_pictures():
         threshold = threshold_for(calibration, 0.05, "here")
         held += 1 - threshold.value <= threshold.share_bound  # scores are uniform
     assert held >= 0.93 * draws
+
+
+@pytest.mark.parametrize("pictures", [[8] * 9, [40, 12, 5], [60, 60]], ids=str)
+def test_the_bound_on_several_thresholds_together_holds_on_fresh_good_pictures(pictures):
+    """Each kind has a threshold of its own, set on few pictures; kinds are as frequent as there."""
+    generator, held, pooled, draws = np.random.default_rng(1), 0, 0, 300
+    for _ in range(draws):
+        scores = [generator.random(count) for count in pictures]
+        own = [threshold_for(calibrate_scores(part.tolist()), 0.05, "here") for part in scores]
+        together = joint_threshold(own, 0.9, "here")
+        share = np.average([1 - each.value for each in own], weights=pictures)
+        held += share <= together.share_bound
+        found = sum((part > each.value).sum() for part, each in zip(scores, own))
+        assert together.rate == pytest.approx(found / sum(pictures))
+        pooled += share <= bound_on_share(found, sum(pictures))
+    assert 0.93 * draws <= held
+    # what one threshold on as many pictures would prove does not hold for the highest of few
+    assert pictures != [8] * 9 or pooled < 0.6 * draws
+
+
+def test_thresholds_of_several_kinds_are_as_well_supported_as_the_weakest():
+    scores = np.random.default_rng(2).random(100).tolist()
+    enough, few = (
+        threshold_for(calibrate_scores(part), 0.05, "here") for part in (scores, scores[:12])
+    )
+    assert joint_threshold([enough, enough], 0.9, "here").is_supported
+    together = joint_threshold([enough, few], 0.9, "here")
+    assert together.strips == 112 and not together.is_supported
+    needed = f"expected at least {pictures_needed(0.05)} of each kind"
+    assert "12 of one kind" in together.describe() and needed in together.describe()
+    assert "rests on 12 good pictures of one kind" in together.doubts()[0]
 
 
 def test_a_folder_with_too_many_good_pictures_ng_is_contradicted(groups):
