@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from pytorch_msssim import ssim
 from torch import nn
 from torch.nn import functional
 
@@ -46,7 +45,7 @@ class PictureLoss(nn.Module):
     `features`, each level divided by the mean absolute value of the picture's, so that no level
     counts by its scale.
 
-    Raises `UserError` for `perceptual` without features.
+    Raises `UserError` for `perceptual` without features, and for `ssim` without its package.
     """
 
     def __init__(
@@ -56,6 +55,7 @@ class PictureLoss(nn.Module):
         if "perceptual" in weights and features is None:
             raise UserError("--loss perceptual: found no --perceptual, expected a network")
         self.weights, self.window, self.features = weights, window, features
+        self.ssim = _load_ssim() if "ssim" in weights else None
 
     def forward(self, output: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
         """The loss as a scalar."""
@@ -70,7 +70,7 @@ class PictureLoss(nn.Module):
         if name == "l1":
             return functional.l1_loss(output, picture)
         if name == "ssim":
-            return 1 - ssim(output, picture, data_range=1.0, win_size=self.window)
+            return 1 - self.ssim(output, picture, data_range=1.0, win_size=self.window)
         with torch.no_grad():
             expected = self.features(picture)
         levels = [
@@ -78,6 +78,17 @@ class PictureLoss(nn.Module):
             for found, wanted in zip(self.features(output), expected)
         ]
         return torch.stack(levels).mean()
+
+
+def _load_ssim() -> Callable[..., torch.Tensor]:
+    try:
+        from pytorch_msssim import ssim
+    except ImportError:
+        raise UserError(
+            "--loss ssim: found no package pytorch-msssim, expected it installed "
+            "(pip install -r requirements-autoencoder.txt) or a loss of other terms"
+        ) from None
+    return ssim
 
 
 class MaskLoss(nn.Module):

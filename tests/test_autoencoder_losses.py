@@ -1,5 +1,7 @@
 """The U-Net's skips and the losses of the reference-free detector."""
 
+import sys
+
 import pytest
 import torch
 
@@ -100,3 +102,10 @@ def test_the_mask_loss_is_lowest_for_the_mask():
     loss = MaskLoss()
     right, unsure, wrong = (float(loss(8 * sign * (mask - 0.5), mask)) for sign in (2, 0, -2))
     assert right < 1e-4 < unsure < wrong
+
+
+def test_only_a_loss_of_ssim_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_msssim", None)
+    assert PictureLoss({"mse": 1.0}).ssim is None
+    with pytest.raises(UserError, match="--loss ssim: found no package pytorch-msssim"):
+        PictureLoss({"ssim": 1.0})
