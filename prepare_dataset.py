@@ -42,9 +42,18 @@ from arguments import (
 )
 from common.command_parser import command_parser
 from common.errors import UserError, run_command
-from common.files import new_folder, require_regular
+from common.files import new_folder
 from common.pipeline import in_parallel
 from data.combine import combine
+from data.deeppcb import (
+    board_file,
+    board_name,
+    boxes_file,
+    choose_test_groups,
+    list_templates,
+    read_boxes,
+    split_of_board,
+)
 from data.demo_strips import STRIP_SIZE, make_strip_and_shifts
 from data.folder import GOOD, mask_path, require_good_only
 from data.image_files import (
@@ -64,8 +73,6 @@ from gaussian import MAX_GREY, STRIP_DEFECTS_RANGE, Defect, paint_defects
 KIND = "bright_spots"  # folder of the painted defective strips
 DEMO_COUNTS = {"train": (60, 0), "valid": (30, 30), "test": (40, 40)}  # good and defective strips
 MVTEC_CROPS = 5  # strips per image, side by side: 5 x 176 of 1024 columns
-DEEPPCB_VALID_EVERY = 5  # one of so many boards in the training groups is for validation
-DEEPPCB_TEST_SHARE = 3  # one of so many groups is for the test, at least one
 COMBINE_MODES = ("full", "fine")  # of the suite's aligner, those that match the light, too
 FEWEST_TO_AVERAGE = 3  # references; one or two are channels as they are
 POINT_COLUMNS = (
@@ -311,45 +318,25 @@ def build_deeppcb(root: Path, arguments: argparse.Namespace) -> None:
     among them, have the template in all three channels, so that they contain no defect. Raises
     `UserError` when the source is not DeepPCB's folder, or a file does not fit its template.
     """
-    templates = sorted(arguments.source.rglob("group*/*/*_temp.jpg"))
-    if not templates:
-        raise UserError(
-            f"{arguments.source}: found no group*/*/*_temp.jpg, "
-            "expected the PCBData folder of DeepPCB"
-        )
-    groups = sorted({template.parent for template in templates})
-    shuffled = np.random.default_rng(arguments.seed).permutation(len(groups))
-    if len(groups) < 2:
-        raise UserError(
-            f"{arguments.source}: found one group of boards, "
-            "expected two or more: one trains, another one tests"
-        )
-    test_groups = {
-        groups[number] for number in shuffled[: max(1, len(groups) // DEEPPCB_TEST_SHARE)]
-    }
+    templates = list_templates(arguments.source)
+    test_groups = choose_test_groups(templates, arguments.seed)
 
     def make(job: tuple[int, Path]) -> None:
         number, template_path = job
-        name = template_path.name.removesuffix("_temp.jpg")
+        name = board_name(template_path)
         template = read_grey(template_path)
-        split = (
-            "test"
-            if template_path.parent in test_groups
-            else "train"
-            if number % DEEPPCB_VALID_EVERY
-            else "valid"
-        )
+        split = split_of_board(number, template_path, test_groups)
         write_strip(root / split / GOOD / f"{name}.png", np.stack([template] * 3))
         if split == "train":
             return
-        board_path = template_path.with_name(f"{name}_test.jpg")
+        board_path = board_file(template_path)
         board = read_grey(board_path)
         if board.shape != template.shape:
             raise UserError(
                 f"{board_path}: found {board.shape} (height, width), "
                 f"expected {template.shape} like its template"
             )
-        boxes = template_path.parent.with_name(f"{template_path.parent.name}_not") / f"{name}.txt"
+        boxes = boxes_file(template_path)
         write_strip(
             root / split / "pcb_defects" / f"{name}.png", np.stack([board, template, template])
         )
@@ -436,16 +423,8 @@ def mask_of_boxes(path: Path, size: tuple[int, int]) -> np.ndarray:
     `UserError` when it cannot be read.
     """
     mask = np.zeros(size, np.uint8)
-    try:
-        require_regular(path)
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                left, top, right, bottom = map(int, line.split()[:4])
-                mask[top:bottom, left:right] = 1
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(
-            f"{path}: found no readable boxes ({error}), expected lines of x1 y1 x2 y2 type"
-        ) from None
+    for box in read_boxes(path):
+        mask[box.top : box.bottom, box.left : box.right] = 1
     return mask
 
 

@@ -7,6 +7,15 @@
     python classifier/prepare_defect_data.py --check_data --data_root dataset/parts
     # generated pictures, which need no source
     python classifier/prepare_defect_data.py dummy --output_dir dataset/dummy
+    # cut-outs of strips around what the detector found in them
+    python classifier/prepare_defect_data.py crops --detections output/onnx/detections.csv \\
+        --strips dataset/demo/test --output_dir dataset/crops
+    # the same without a reviewer, of good strips that are scored and painted
+    python classifier/prepare_defect_data.py crops --from_good dataset/demo/train/good \\
+        --method registered --output_dir dataset/crops
+    # the six kinds of defect of DeepPCB
+    python classifier/prepare_defect_data.py deeppcb --source DeepPCB/PCBData \\
+        --output_dir dataset/pcb_kinds
 
 A data set is ROOT/{train,valid,test}/KIND/NAME.EXT, with masks in ground_truth_train/,
 ground_truth_valid/ and ground_truth/. The kind without a defect is `good`. The output folder
@@ -24,171 +33,31 @@ if __name__ == "__main__":
     install_exception_hook()  # before the imports that take seconds
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from arguments import LARGEST_SEED, camera_range, whole_number
 from classifier import organize
 from classifier.check_data import MISSING_KIND, check_folder
+from classifier.crops import PREVIEWS, UNLABELLED, CropSet
+from classifier.cut_detections import CropSettings, cut_detections
+from classifier.cut_good_strips import cut_good_strips
+from classifier.data_flags import add_commands, require_consistent
+from classifier.deeppcb_crops import write_deeppcb
 from classifier.dummy_set import write_dummy_set
+from classifier.strip_detector import open_detector
 from common.command_parser import command_parser
 from common.errors import run_command
 from common.files import new_folder
 from common.notes import warn
-from data.image_files import DEFAULT_INPUT_MAX
-
-DESCRIPTIONS = {
-    "organize": "a data set of folders of defective and of good pictures",
-    "dummy": "small grey pictures of four surfaces, good and with four kinds of defect",
-}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse a command line (None: that of the process). A wrong one ends the process."""
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--check_data",
-        action="store_true",
-        help="check the data set --data_root, or what `organize` would write, and write nothing: "
-        "exit code 1 where something is wrong",
-    )
-    parser.add_argument(
-        "--data_root",
-        "--output_dir",
-        dest="checked_root",
-        type=Path,
-        help="data set for --check_data alone",
-    )
-    add_input_max(parser, "checked_input_max")
-    commands = parser.add_subparsers(dest="command")
-    for name, text in DESCRIPTIONS.items():
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            formatter_class=parser.formatter_class,
-            allow_abbrev=False,
-        )
-        command.add_argument(
-            "--output_dir", type=Path, required=True, help="new folder for the data set"
-        )
-        ADD_FLAGS[name](command)
-        command.add_argument(
-            "--seed",
-            type=whole_number(0, LARGEST_SEED),
-            default=42,
-            help="of everything that is random",
-        )
+    add_commands(parser)
     parsed = parser.parse_args(arguments)
-    require_order(parser, parsed)
-    if getattr(parsed, "valid_share", 0) + getattr(parsed, "test_share", 0) >= 1:
-        parser.error("--valid_share and --test_share: found 1 or more together, expected less")
+    require_consistent(parser, parsed)
     return parsed
-
-
-def require_order(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
-    """End the process with a usage message for neither command nor check, or both in disorder."""
-    is_check_alone = parsed.check_data and parsed.checked_root
-    if parsed.command is None and not is_check_alone:
-        parser.error(f"expected one of {', '.join(DESCRIPTIONS)}, or --check_data --data_root ROOT")
-    if parsed.command and (parsed.checked_root or parsed.checked_input_max != DEFAULT_INPUT_MAX):
-        parser.error(f"found flags before {parsed.command}, expected them after it")
-    if parsed.command not in (None, "organize") and parsed.check_data:
-        parser.error(f"--check_data: found {parsed.command}, expected organize or no command")
-
-
-def add_input_max(parser: argparse.ArgumentParser, place: str = "input_max") -> None:
-    """Add --input_max, whose value goes to `place`."""
-    parser.add_argument(
-        "--input_max",
-        dest=place,
-        type=camera_range,
-        default=DEFAULT_INPUT_MAX,
-        help="largest value that the files can have",
-    )
-
-
-def add_shares(parser: argparse.ArgumentParser) -> None:
-    """Add the shares of valid/ and test/."""
-    for split, of in (("valid", "to validate on"), ("test", "to test")):
-        parser.add_argument(
-            f"--{split}_share", type=share, default=0.2, help=f"of each kind, pictures {of}"
-        )
-
-
-def add_group_by(parser: argparse.ArgumentParser, of: str) -> None:
-    """Add --group_by."""
-    parser.add_argument(
-        "--group_by",
-        type=regular_expression,
-        metavar="REGEX",
-        help=f"finds the part, lot or board in the path of {of}, whose pictures stay together: "
-        "what its first bracket matches",
-    )
-
-
-def add_organize(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `organize`."""
-    parser.add_argument(
-        "--defect_images",
-        type=Path,
-        required=True,
-        help="folder of defective pictures; its sub-folders are kinds, without any there is one",
-    )
-    parser.add_argument(
-        "--defect_masks",
-        type=Path,
-        help="folder of masks of all or some of them; default: masks beside the pictures",
-    )
-    parser.add_argument("--normal_images", type=Path, help="folder of pictures without a defect")
-    add_shares(parser)
-    add_group_by(parser, "each picture")
-    parser.add_argument(
-        "--link", action="store_true", help="link the files instead of copying them"
-    )
-    parser.add_argument(
-        "--check_data",
-        action="store_true",
-        default=argparse.SUPPRESS,  # the flag may stand before the command, too
-        help="check everything and write nothing",
-    )
-    add_input_max(parser)
-
-
-def add_dummy(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `dummy`."""
-    for flag, of in (("--num_defect", "defective pictures"), ("--num_normal", "good pictures")):
-        parser.add_argument(flag, type=whole_number(1), default=100, help=of)
-    parser.add_argument(
-        "--size", type=whole_number(48, 1024), default=96, help="side of a picture in pixels"
-    )
-    parser.add_argument("--faint", action="store_true", help="halve the contrast of every defect")
-    add_shares(parser)
-
-
-ADD_FLAGS = {"organize": add_organize, "dummy": add_dummy}
-
-
-def share(text: str) -> float:
-    """Parse a share, from 0 to below 1.
-
-    Raises `ValueError` or `argparse.ArgumentTypeError` for other texts.
-    """
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to below 1")
-    return value
-
-
-def regular_expression(text: str) -> re.Pattern:
-    """Parse a regular expression. Raises `argparse.ArgumentTypeError` for other texts."""
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected a regular expression ({error})"
-        ) from None
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -198,7 +67,13 @@ def prepare(arguments: argparse.Namespace) -> int:
     """
     if arguments.command is None:
         return check(arguments)
-    return {"organize": organize_pictures, "dummy": draw_dummy}[arguments.command](arguments)
+    make = {
+        "organize": organize_pictures,
+        "crops": cut_crops,
+        "deeppcb": cut_deeppcb,
+        "dummy": draw_dummy,
+    }[arguments.command]
+    return make(arguments)
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -226,6 +101,65 @@ def organize_pictures(arguments: argparse.Namespace) -> int:
     for line in missing:
         warn(line)
     organize.write(arguments.output_dir, made, arguments.link)
+    print_next(arguments.output_dir)
+    return 0
+
+
+def cut_crops(arguments: argparse.Namespace) -> int:
+    """Cut crops around detections, or around nuisances and painted points of good strips."""
+    settings = CropSettings(
+        arguments.size,
+        arguments.align,
+        arguments.input_max,
+        arguments.img_format,
+        arguments.channels,
+    )
+    detector = None
+    if arguments.from_good:
+        detector = open_detector(
+            arguments.model_path, arguments.method, arguments.input_max, arguments.channels
+        )
+    with new_folder(arguments.output_dir) as folder:
+        crops = CropSet(folder)
+        if detector:
+            cut_good_strips(
+                crops,
+                arguments.from_good,
+                detector,
+                arguments.paint,
+                arguments.target_false_alarms,
+                arguments.seed,
+                settings,
+            )
+        else:
+            heatmaps = arguments.heatmaps or arguments.detections.parent
+            cut_detections(
+                crops,
+                arguments.detections,
+                arguments.strips,
+                heatmaps,
+                arguments.labels,
+                settings,
+            )
+        shares = arguments.valid_share, arguments.test_share
+        counts = crops.finish(shares, arguments.seed, arguments.group_by)
+    listed = ", ".join(f"{label or UNLABELLED} {count}" for label, count in sorted(counts.items()))
+    print(f"crops: {listed}")
+    if "" in counts:
+        print(
+            f"to label the others, sort {arguments.output_dir / PREVIEWS} into folders, such as "
+            f"good and defect, and give them as --labels with another --output_dir"
+        )
+    print_next(arguments.output_dir)
+    return 0
+
+
+def cut_deeppcb(arguments: argparse.Namespace) -> int:
+    """Cut out the defects of DeepPCB."""
+    with new_folder(arguments.output_dir) as folder:
+        write_deeppcb(
+            folder, arguments.source, arguments.size, arguments.seed, arguments.test_groups
+        )
     print_next(arguments.output_dir)
     return 0
 

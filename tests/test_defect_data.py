@@ -1,11 +1,15 @@
 """Labelled pictures of the defect classifier: reading them, and making sets of them."""
 
+import csv
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from classifier.check_data import CHECKS
 from classifier.defect_data import (
@@ -23,12 +27,21 @@ from classifier.dummy_set import (
     draw_picture,
 )
 from classifier.prepare_defect_data import parse_args, prepare
+from classifier.tool import TOOL
 from common.errors import UserError
 from data.demo_strips import GAIN_SPREAD
-from data.folder import mask_path
-from data.image_files import encode_image
+from data.folder import list_strips, mask_path
+from data.image_files import Channels, encode_image, load_image
 from data.write_images import write_mask, write_strip
+from evaluation.evaluate import evaluate
+from evaluation.predictors import DetectorPredictor
+from evaluation.results import Rules
+from evaluation.thresholds import Threshold
+from ops.classical import classical_detector
+from reporting.pictures import StripWriter
+from reporting.tables import write_results
 from tests.conftest import run, run_module
+from training.checkpoint import save_checkpoint
 
 SIZE = (12, 16)
 
@@ -363,3 +376,213 @@ def test_the_command_runs_as_a_file_from_any_folder_and_as_a_module(root, tmp_pa
     assert run_module("classifier.prepare_defect_data", *flags).stdout == done.stdout
     done = run("classifier/prepare_defect_data.py", "--check_data", cwd=tmp_path)
     assert done.returncode == 2 and "expected one of organize" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def scored(dataset, tmp_path_factory):
+    """What a classical detector finds in the strips of the test, in the files of a scoring."""
+    output, threshold = tmp_path_factory.mktemp("scored"), Threshold(0.06, "as given")
+    predictor = DetectorPredictor(classical_detector("smoothed", 1.0), torch.device("cpu"))
+    strips, rules = list_strips(dataset / "test"), Rules(threshold)
+    result = evaluate(predictor, strips, rules=rules, on_strip=StripWriter(output, 0))
+    write_results(output, result, threshold, [])
+    return output
+
+
+def cut_crops(scored, dataset, output, *more):
+    flags = ("--detections", scored / "detections.csv", "--strips", dataset / "test")
+    return command("crops", *flags, "--output_dir", output, *more)
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_crops_have_the_detection_in_their_middle_and_its_status_as_label(
+    scored, dataset, tmp_path
+):
+    assert cut_crops(scored, dataset, tmp_path / "crops", "--align", "none", "--size", 24) == 0
+    rows, detections = table(tmp_path / "crops" / "crops.csv"), table(scored / "detections.csv")
+    assert list(rows[0]) == ["crop", "file", "y", "x", "label", "score"]
+    meaning = {"hit": "defect", "false alarm": "good"}
+    assert [(row["file"], row["y"], row["x"], row["label"]) for row in rows] == [
+        (row["file"], row["y"], row["x"], meaning.get(row["status"], "")) for row in detections
+    ]
+    assert {row["label"] for row in rows} >= {"defect", "good"}
+    sides = {}
+    for row in rows:
+        strip, (y, x) = load_image(dataset / "test" / row["file"]), (int(row["y"]), int(row["x"]))
+        crop = load_image(tmp_path / "crops" / row["crop"], channels=Channels.ALL)
+        assert crop.shape == (4, 24, 24) and (crop[:3, 12, 12] == strip[:, y, x]).all()
+        # beyond the edges the edge is repeated
+        wide = np.pad(strip, ((0, 0), (24, 24), (24, 24)), mode="edge")
+        assert (crop[:3] == wide[:, y + 12 : y + 36, x + 12 : x + 36]).all()
+        assert crop[3, 12, 12] == crop[3, 9:16, 9:16].max() > 0.06 * 255
+        if row["label"]:
+            sides.setdefault(row["file"], set()).add(row["crop"].split("/")[0])
+    assert all(len(splits) == 1 for splits in sides.values())
+    pictures = [
+        picture
+        for split in ("train", "valid", "test")
+        for picture in list_labelled(tmp_path / "crops", split)
+        if picture.kind == "defect"
+    ]
+    for picture in pictures:
+        _, mask = read_labelled(picture, 255, 4)
+        assert mask[9:16, 9:16].any()
+    previews = {path.stem for path in (tmp_path / "crops" / "previews").rglob("*.png")}
+    assert previews == {Path(row["crop"]).stem for row in rows}
+
+
+def test_references_are_aligned_as_asked(scored, dataset, tmp_path):
+    def far(align):
+        assert cut_crops(scored, dataset, tmp_path / align, "--align", align) == 0
+        crops = [
+            load_image(tmp_path / align / row["crop"], channels=Channels.ALL)
+            for row in table(tmp_path / align / "crops.csv")
+            if row["label"] == "good"
+        ]
+        return np.mean([abs(crop[0] - crop[1]).mean() for crop in crops])
+
+    assert far("full") < 0.7 * far("none")
+
+
+def test_labels_come_from_a_reviewed_table_or_from_sorted_previews(
+    scored, dataset, tmp_path, capsys
+):
+    rows = table(scored / "detections.csv")
+    reviewed = tmp_path / "reviewed.csv"
+    lines = [f"{row['file']},{int(row['y']) + 1},{row['x']},Dust" for row in rows[:2]]
+    lines += [f"{rows[2]['file']},{rows[2]['y']},{rows[2]['x']},nuisance", "gone.tiff,1,1,Dust"]
+    reviewed.write_text("\n".join(["file,y,x,label", *lines]))
+    none = ("--align", "none")
+    assert cut_crops(scored, dataset, tmp_path / "one", "--labels", reviewed, *none) == 0
+    assert "found 1 rows without a detection" in capsys.readouterr().err
+    one = table(tmp_path / "one" / "crops.csv")
+    assert [row["label"] for row in one[:3]] == ["Dust", "Dust", "good"]
+
+    unknown = tmp_path / "unknown"
+    shutil.copytree(scored, unknown)
+    text = re.sub(r",(hit|false alarm|no matter),", ",,", (scored / "detections.csv").read_text())
+    (unknown / "detections.csv").write_text(text)
+    assert cut_crops(unknown, dataset, tmp_path / "first", *none) == 0
+    assert "to label the others, sort" in capsys.readouterr().out
+    previews = sorted((tmp_path / "first" / "previews").glob("*.png"))
+    assert len(previews) == len(rows) == len(list((tmp_path / "first" / "unlabelled").iterdir()))
+    for number, path in enumerate(previews[:-1]):
+        folder = path.parent / ("burr" if number % 3 else "OK")
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    labels = ("--labels", tmp_path / "first" / "previews")
+    assert cut_crops(unknown, dataset, tmp_path / "second", *labels, *none) == 0
+    second = table(tmp_path / "second" / "crops.csv")
+    found = {Path(row["crop"]).stem: row["label"] for row in second}
+    assert [found[path.stem] for path in previews] == [
+        *("burr" if number % 3 else "good" for number in range(len(previews) - 1)),
+        "",
+    ]
+    assert (tmp_path / "second" / second[-1]["crop"]).parent.name in ("unlabelled", "burr", "good")
+
+
+def test_good_strips_give_nuisances_and_painted_defects(dataset, tmp_path):
+    flags = ("--from_good", dataset / "train" / "good", "--method", "smoothed", "--align", "none")
+    flags += ("--target_false_alarms", 4)
+    for name in ("one", "two"):
+        assert command("crops", *flags, "--output_dir", tmp_path / name) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    rows = table(tmp_path / "one" / "crops.csv")
+    labels = [row["label"] for row in rows]
+    assert labels.count("good") == 12 and labels.count("defect") > 12
+    strongest = max(rows, key=lambda row: float(row["score"]))
+    assert strongest["label"] == "defect"
+    for split in ("train", "valid", "test"):
+        for picture in list_labelled(tmp_path / "one", split):
+            _, mask = read_labelled(picture, 255, 4)
+            assert mask.any() == (picture.kind == "defect")
+    assert command("crops", *flags, "--paint", "none", "--output_dir", tmp_path / "bare") == 0
+    assert {row["label"] for row in table(tmp_path / "bare" / "crops.csv")} == {"good"}
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("file,y,x\n", "found no detections, expected some"),
+        ("file,y\n", "found no column x, expected file, y, x"),
+        ("file,y,x\ngood/strip_0.tiff,1,1\n", "line 2: found no column margin or score"),
+        ("file,y,x,score\nother.tiff,1,1,2\n", "line 2: found a detection of other.tiff"),
+        ("file,y,x,score\ngood/strip_0.tiff,1,nan,2\n", "line 2: found x 'nan'"),
+        ("file,y,x,score\ngood/strip_0.tiff,1,150,2\n", r"expected one inside \(200, 150\)"),
+    ],
+)
+def test_detections_that_do_not_fit_get_one_line(text, line, scored, dataset, tmp_path):
+    path = tmp_path / "detections.csv"
+    path.write_text(text)
+    flags = ("--detections", path, "--strips", dataset / "test", "--heatmaps", scored)
+    with pytest.raises(UserError, match=line):
+        command("crops", *flags, "--output_dir", tmp_path / "crops", "--align", "none")
+    assert not (tmp_path / "crops").exists()
+
+
+def test_crops_need_the_heatmaps_fitting_labels_and_a_strip_detector(scored, dataset, tmp_path):
+    for words, line in (
+        (("--heatmaps", tmp_path), r"strip_\d_heatmap.tiff: found no heatmap"),
+        (("--labels", tmp_path / "nowhere"), "nowhere: found no such file or folder"),
+        (("--labels", tmp_path), "found no previews in folders"),
+        (("--labels", scored / "scores.csv"), "found no column y"),
+    ):
+        with pytest.raises(UserError, match=line):
+            cut_crops(scored, dataset, tmp_path / "crops", *words)
+    other = write(tmp_path / "sorted" / "good" / "99999_other.png", draw(1))
+    with pytest.raises(UserError, match=r"99999_other\.png, expected previews of these"):
+        cut_crops(scored, dataset, tmp_path / "crops", "--labels", other.parent.parent)
+    model = tmp_path / "model.pth"
+    save_checkpoint(model, {"tool": TOOL, "model_state_dict": {}})
+    flags = ("--from_good", dataset / "train" / "good", "--output_dir", tmp_path / "crops")
+    with pytest.raises(UserError, match=r"model\.pth: found a model of the defect classifier"):
+        command("crops", *flags, "--model_path", model)
+    for words in (("--detections", "a"), ("--from_good", "a"), (*map(str, flags), "--strips", "a")):
+        with pytest.raises(SystemExit, match="2"):
+            parse_args(["crops", "--output_dir", "b", *words])
+
+
+@pytest.fixture
+def boards(tmp_path):
+    """Two groups of six boards in DeepPCB's layout, each with two defects."""
+    for group in ("00041", "20085"):
+        folder = tmp_path / "PCBData" / f"group{group}"
+        (folder / f"{group}_not").mkdir(parents=True)
+        for number in range(6):
+            name = f"{group}{number:03}"
+            cells = np.random.default_rng((int(group), number)).random((20, 20)) > 0.5
+            template = np.kron(cells, np.ones((8, 8))).astype(np.uint8)[..., None] * 255
+            board = template.copy()
+            board[20:28, 40:52] = 255 - board[20:28, 40:52]
+            board[0:6, 150:160] = 255 - board[0:6, 150:160]
+            write(folder / group / f"{name}_temp.jpg", template)
+            write(folder / group / f"{name}_test.jpg", board)
+            boxes = folder / f"{group}_not" / f"{name}.txt"
+            boxes.write_text("38 18 54 30 3\n150 0 160 6 6\n")
+    return tmp_path / "PCBData"
+
+
+def test_deeppcb_is_split_by_groups_of_boards(boards, tmp_path):
+    flags = ("--source", boards, "--size", 32)
+    for group in ("00041", "20085"):
+        root = tmp_path / group
+        assert command("deeppcb", *flags, "--test_groups", group, "--output_dir", root) == 0
+        for split in ("train", "valid", "test"):
+            pictures = list_labelled(root, split)
+            assert {picture.kind for picture in pictures} == {"mousebite", "pin-hole"}
+            assert all(
+                (picture.path.name[:5] == group) == (split == "test") for picture in pictures
+            )
+            for picture in pictures:
+                image, mask = read_labelled(picture, 255, 2)
+                differs = abs(image[0] - image[1]) > 128
+                assert image.shape == (2, 32, 32) and mask[16, 16] and differs[mask].mean() > 0.9
+    with pytest.raises(UserError, match="--test_groups: found 7, expected some of 00041, 20085"):
+        command("deeppcb", *flags, "--test_groups", 7, "--output_dir", tmp_path / "set")
+    next(boards.glob("*/*_not/*.txt")).write_text("1 2 3 4 7\n")
+    with pytest.raises(UserError, match="found the type 7, expected 1 to 6"):
+        command("deeppcb", *flags, "--output_dir", tmp_path / "set")
