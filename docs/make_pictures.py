@@ -22,8 +22,10 @@ from matplotlib.patches import Rectangle
 
 from arguments import CHECKPOINT_FOLDER, newest
 from benchmarks.detectors import load_predictor
+from classifier.dummy_set import DEFECTS, draw_picture
 from common.device import choose_device
 from data.demo_strips import STRIP_SIZE, make_strip
+from data.folder import GOOD
 from data.image_files import load_image
 from data.masks import load_mask
 from data.recipes import RECIPES
@@ -119,6 +121,17 @@ def draw_demo_strips() -> None:
     save_jpg(
         "demo.jpg", np.concatenate([np.pad(strip, ((0, 0), (0, 8))) for strip in strips], axis=1)
     )
+
+
+def draw_dummy_set() -> None:
+    """Pictures of the dummy set, one kind in each row."""
+    rows = [
+        np.hstack(
+            [np.pad(draw_picture(kind, n, 96, 7)[0], 1, constant_values=255) for n in range(8)]
+        )
+        for kind in (GOOD, *DEFECTS)
+    ]
+    save_jpg("dummy.jpg", np.vstack(rows))
 
 
 def draw_samples(run: Path) -> None:
@@ -224,6 +237,7 @@ def main() -> None:
     draw_panels(run, arguments.dataset)
     draw_hero(run, arguments.dataset)
     draw_demo_strips()
+    draw_dummy_set()
     draw_samples(run)
     draw_recipes(arguments.dataset)
     draw_tiling()

@@ -28,7 +28,8 @@ WITHOUT_REFERENCES = tuple(
     f"autoencoder.{name}"
     for name in ("trainer", "feature_library", "inference", "export", "epochs")
 )
-COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES)
+CLASSIFIER = ("classifier.prepare_defect_data",)
+COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER)
 SCRIPT_OF_WRAPPER = {
     "train.sh": "trainer",
     "autoencoder/train.sh": "autoencoder.train_and_score",
@@ -81,7 +82,7 @@ def commands_in(text):
 def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     sections = re.split(r"^#+ (?=.*\.py|.*autoencoder\.)", text, flags=re.MULTILINE)[1:]
-    name = script if script in WITHOUT_REFERENCES else f"{script}.py"
+    name = script if script in WITHOUT_REFERENCES else f"{script.replace('.', '/')}.py"
     section = "".join(part for part in sections if re.search(rf"\b{name}\b", part.splitlines()[0]))
     rows = {
         flag: default.strip()
@@ -96,6 +97,26 @@ def test_the_reference_names_every_flag_and_its_default(script, monkeypatch):
         assert ("required" in rows[flag]) == action.required
 
 
+def test_the_reference_has_a_table_for_each_way_to_make_a_set_of_the_classifier(monkeypatch):
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    (script,) = CLASSIFIER
+    (commands,) = (
+        action.choices
+        for action in parser_of(script, monkeypatch)._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    for name, parser in commands.items():
+        section = re.search(
+            rf"^### \S+prepare_defect_data\.py {name}$(.*?)(?=^#|\Z)", text, re.M | re.S
+        )
+        rows = dict(re.findall(r"^\| `(--\w+)` \|([^|]*)\|", section[1], flags=re.MULTILINE))
+        flags = flags_of(parser)
+        assert rows.keys() == flags.keys(), name
+        for flag, action in flags.items():
+            if type(action.default) in (int, float, str) and action.default != argparse.SUPPRESS:
+                assert rows[flag].strip(" `") == str(action.default), (name, flag)
+
+
 @pytest.mark.parametrize("script", COMMANDS)
 def test_help_states_every_default_in_groups(script, monkeypatch):
     parser = parser_of(script, monkeypatch)
@@ -103,7 +124,8 @@ def test_help_states_every_default_in_groups(script, monkeypatch):
         text = parser._get_formatter()._expand_help(action)
         assert action.nargs == 0 or "default: " in text or action.required, flag
     titles = [group.title for group in parser._action_groups if group._group_actions]
-    assert len(titles) > 4 or script in ("prepare_dataset", "autoencoder.epochs")
+    without_groups = ("prepare_dataset", "autoencoder.epochs", "classifier.prepare_defect_data")
+    assert len(titles) > 4 or script in without_groups
 
 
 @pytest.mark.parametrize(
@@ -143,8 +165,9 @@ def test_every_command_in_the_documents_can_be_parsed(document):
         if words[0] == "source" or words[1] == "tests/run.sh":
             continue
         assert (ROOT / words[1]).is_file(), command
-        script = SCRIPT_OF_WRAPPER.get(words[1], words[1].removesuffix(".py"))
-        if script in SCRIPTS or words[1] in SCRIPT_OF_WRAPPER:
+        named = words[1].removesuffix(".py").replace("/", ".")
+        script = SCRIPT_OF_WRAPPER.get(words[1], named)
+        if script in (*SCRIPTS, *CLASSIFIER) or words[1] in SCRIPT_OF_WRAPPER:
             is_training = script in ("trainer", "autoencoder.train_and_score")
             required = ["--training_dataset_path", "demo"] if is_training else []
             importlib.import_module(script).parse_args([*words[2:], *required])
