@@ -63,6 +63,13 @@ def group_flags(parser: argparse.ArgumentParser, groups: dict[str, str]) -> None
                 group._group_actions.append(action)
 
 
+def add_alias(parser: argparse.ArgumentParser, flag: str, alias: str) -> None:
+    """Give a flag that the parser has a second name."""
+    action = parser._option_string_actions[flag]  # argparse has no public way to its flags
+    action.option_strings.insert(0, alias)
+    parser._option_string_actions[alias] = action
+
+
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
     """All flags of a parser and of its sub-commands."""
     flags = list(parser._option_string_actions)

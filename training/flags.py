@@ -35,9 +35,12 @@ def given_flags(
 
 
 def add_loop_flags(
-    parser: argparse.ArgumentParser, epochs: str, by_device: dict[str, str] | None = None
+    parser: argparse.ArgumentParser,
+    epochs: str,
+    by_device: dict[str, str] | None = None,
+    has_name: bool = True,
 ) -> None:
-    """Add the flags of `LoopSettings` and of `Start`.
+    """Add the flags of `LoopSettings` and of `Start`, and --name where runs of a tool `has_name`.
 
     `epochs` is the help of --epochs. Where the defaults of --bs, --lr and --lr_schedule depend on
     the device, `by_device` has what the help says of them, by name.
@@ -81,7 +84,8 @@ def add_loop_flags(
         default=None,
         help="-1: CPU; default: the first GPU, else the CPU",
     )
-    parser.add_argument("--name", type=run_name, help=NAME_HELP)
+    if has_name:
+        parser.add_argument("--name", type=run_name, help=NAME_HELP)
     parser.add_argument(
         "--seed",
         type=number(0, LARGEST_SEED),

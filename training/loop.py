@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class Training:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # channels last is faster, on the CPU too
         self.network = network.to(self.device, memory_format=torch.channels_last)
+        trained = [tensor for tensor in network.parameters() if tensor.requires_grad]
         self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=settings.lr, weight_decay=task.weight_decay, fused=True
+            trained, lr=settings.lr, weight_decay=task.weight_decay, fused=True
         )
         self.history: History = []
         self.step = 0  # steps done in the current epoch
@@ -121,6 +123,14 @@ class Training:
     def best_epoch(self) -> int:
         """`Selection.best_epoch` of the history so far."""
         return self.selection.best_epoch(self.history)
+
+    def _bests(self) -> dict[Path, Selection]:
+        """The best checkpoints of this run, each with the rule that selects it."""
+        more = {
+            self.folder.file(suffix): replace(self.selection, metric=metric, lowest_is_best=False)
+            for suffix, metric in self.task.more_bests.items()
+        }
+        return {self.folder.best: self.selection, **more}
 
     @property
     def is_finished(self) -> bool:
@@ -328,7 +338,7 @@ class Training:
     def finish_epoch(self, metrics: dict[str, float | None]) -> None:
         """Add the current epoch with its validation metrics to the history, and save it.
 
-        It is also saved as the best checkpoint when it is the best epoch so far.
+        It is also saved as each best checkpoint whose best epoch so far it is.
         """
         scheduled, lr = self.task.scheduled(self.epoch), self._learning_rate()
         with defer_signals():
@@ -340,9 +350,10 @@ class Training:
             self.running_loss.restart()
             if not self.processes.is_main:
                 return
-            if self.best_epoch == self.epoch or not self.folder.best.exists():
-                # first, since the last checkpoint marks this epoch as done
-                self._save(self.folder.best)
+            # the best ones first, since the last checkpoint marks this epoch as done
+            for path, selection in self._bests().items():
+                if selection.best_epoch(self.history) == self.epoch or not path.exists():
+                    self._save(path)
             self._save(self.folder.last)
 
     def _save(self, path: Path) -> None:

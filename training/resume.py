@@ -78,7 +78,7 @@ def require_resumable(content: dict[str, Any], processes: int, more: Iterable[st
         )
     checks = {
         **dict.fromkeys(("step", "loss_count", "processes"), _is_count),
-        "loss_sum": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+        "loss_sum": lambda value: type(value) in (int, float) and math.isfinite(value),
         "history": _is_history,
         "epoch": _is_count,
     }
@@ -126,7 +126,8 @@ def require_state_fits(
     found = {name: tensor.shape for name, tensor in content["model_state_dict"].items()}
     if found != expected:
         raise UserError(f"found weights of another network than the run's {description}")
-    if not _is_adam_state(content["optimizer_state_dict"], list(network.parameters())):
+    trained = [tensor for tensor in network.parameters() if tensor.requires_grad]
+    if not _is_adam_state(content["optimizer_state_dict"], trained):
         raise UserError("found an optimizer_state_dict that does not fit the network")
 
 

@@ -89,7 +89,7 @@ class RunFolder:
     def prepare(self, resumed: Path | None, overwrite: bool) -> None:
         """Clear the run's files for a new start; a run that is resumed keeps its own.
 
-        The best checkpoint of a run that continues under a new name is copied. Raises `UserError`
+        The best checkpoints of a run that continues under a new name are copied. Raises `UserError`
         when another run of this name exists and may not be overwritten.
         """
         remove_partial_files(self.folder, f"{glob.escape(self.name)}*")
@@ -97,15 +97,20 @@ class RunFolder:
             return
         if not overwrite:
             self._refuse_to_replace(resumed)
-        best_so_far = best_beside(resumed) if resumed else None
-        kept = [path.resolve() for path in (resumed, best_so_far) if path]
+        bests = self.bests_beside(resumed) if resumed else {}
+        kept = [path.resolve() for path in (resumed, *bests.values()) if path]
         for path in map(self.file, self.suffixes):
             if path.exists() and path.resolve() not in kept:
                 with refused_by_system(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if best_so_far and best_so_far.is_file() and best_so_far.resolve() != self.best.resolve():
-            with atomic_write(self.best) as temporary:
-                shutil.copyfile(best_so_far, temporary)
+        for path, best_so_far in bests.items():
+            if best_so_far.is_file() and best_so_far.resolve() != path.resolve():
+                with atomic_write(path) as temporary:
+                    shutil.copyfile(best_so_far, temporary)
+
+    def bests_beside(self, last: Path) -> dict[Path, Path]:
+        """This run's best checkpoints, each with that of the run whose last one is `last`."""
+        return {self.best: best_beside(last)}
 
     def remove_aligned(self) -> None:
         """Remove the aligned copies of a finished run; a longer run makes them again."""

@@ -1,8 +1,9 @@
 """The interface between a tool and the training loop: network, loss, validation, samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +59,8 @@ class Task(ABC):
     # entry of the history that is highest in the best epoch; None: the last epoch is the best
     metric: str | None
     lowest_is_best: bool = False  # whether the best epoch has the lowest `metric` instead
+    # further best checkpoints: the suffix of each one's file, and its entry of the history
+    more_bests: Mapping[str, str] = MappingProxyType({})
     held_out: str = "the validation strips"  # what `validate` measures on, for the user
     headlines: tuple[str, ...] = ()  # metrics that the curves and the line of an epoch show
     has_validation: bool = False  # whether there is held-out data for `validate`
