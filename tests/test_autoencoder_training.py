@@ -116,6 +116,19 @@ def crops_of(data, folder, *more, processes=1):
     return PictureCrops(pictures.train, settings, settings.defects(), processes)
 
 
+def test_grey_classes_beside_colour_ones_are_trained_on_in_colour(tmp_path):
+    generator = np.random.default_rng(2)
+    for number in range(4):
+        for channels, group in enumerate(GROUPS):
+            picture = draw(generator, group, 1 + 2 * channels)
+            write(tmp_path / "data" / group / "train" / "good" / f"{number}.png", picture)
+    crops = crops_of(tmp_path / "data", tmp_path / "run", "--task", "reconstruct")
+    inputs = [crops[0, index]["input"] for index in range(8)]
+    assert {tuple(each.shape) for each in inputs} == {(3, 32, 32)}
+    is_grey = [bool((each == each[:1]).all()) for each in inputs]
+    assert sum(is_grey) == 4 and is_grey[0] != is_grey[1]
+
+
 @pytest.mark.parametrize("task", ["segment", "repair", "reconstruct"])
 def test_a_crop_depends_on_seed_epoch_and_index_alone(data, tmp_path, task):
     more = ("--task", task, "--flips", "both")
