@@ -6,7 +6,7 @@ preview that a person can look at. All cut-outs of one strip lie in one split.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +117,7 @@ class CropSet:
         path.write_bytes(encode_image(path, preview(crop.planes)))
         content = hash_of_pixels(crop.planes)
         # the pixels are on disk: thousands of strips have more than the memory holds
-        kept = Crop(crop.strip, crop.y, crop.x, crop.score, crop.label, crop.planes[:0], crop.mask)
+        kept = replace(crop, planes=crop.planes[:0], mask=_mask_to_write(crop))
         self._written.append(_Written(kept, name, content))
 
     def finish(
@@ -168,10 +168,20 @@ class CropSet:
         path = self.root / split / label / f"{written.name}.tiff"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(self._unlabelled(written.name), path)
-        mask = written.crop.mask
-        if label != GOOD and mask is not None and mask.any():
-            write_mask(mask_path(self.root, split, label, written.name), mask.astype(np.uint8))
+        if written.crop.mask is not None:
+            file = mask_path(self.root, split, label, written.name)
+            write_mask(file, written.crop.mask.astype(np.uint8))
         return path.relative_to(self.root).as_posix()
+
+
+def _mask_to_write(crop: Crop) -> np.ndarray | None:
+    """The mask of a labelled defect; None where nothing is marked, and for other crops.
+
+    A nuisance beside a defect is `good`, whose mask is empty without a file.
+    """
+    if crop.label in (None, GOOD) or crop.mask is None or not crop.mask.any():
+        return None
+    return crop.mask
 
 
 def preview(planes: np.ndarray) -> np.ndarray:

@@ -196,7 +196,7 @@ def test_a_dummy_picture_depends_on_its_kind_number_and_seed_alone(tmp_path):
 def test_defects_have_the_contrast_of_their_kind_and_faint_ones_half_of_it():
     contrasts = {kind: [] for kind in DEFECTS}
     for kind, found in contrasts.items():
-        for number in range(24):
+        for number in range(16):
             strong, mask = draw_picture(kind, number, 96, 5)
             faint, same = draw_picture(kind, number, 96, 5, is_faint=True)
             assert (mask == same).all() and mask.sum() >= FEWEST_PIXELS
@@ -374,8 +374,26 @@ def test_the_command_runs_as_a_file_from_any_folder_and_as_a_module(root, tmp_pa
     done = run("classifier/prepare_defect_data.py", *flags, cwd=tmp_path, genuine=True)
     assert done.returncode == 0 and "| scratch | 2 | 2 | 2 | 3 |" in done.stdout, done.stderr
     assert run_module("classifier.prepare_defect_data", *flags).stdout == done.stdout
-    done = run("classifier/prepare_defect_data.py", "--check_data", cwd=tmp_path)
-    assert done.returncode == 2 and "expected one of organize" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        ([], "expected one of organize"),
+        (["--check_data"], "or --check_data --data_root ROOT"),
+        (["--input_max", "9", "dummy", "--output_dir", "a"], "found flags before dummy"),
+        (["--check_data", "dummy", "--output_dir", "a"], "--check_data: found dummy"),
+        (["dummy", "--output_dir", "a", "--valid_share", ".5", "--test_share", ".5"], "1 or more"),
+        (["dummy", "--output_dir", "a", "--size", "8"], "48 to 1024"),
+        (["organize", "--group_by", "("], "expected a regular expression"),
+        (["crops", "--output_dir", "a", "--detections", "b"], "expected --detections and --strips"),
+        (["crops", "--output_dir", "a", "--from_good", "b"], "either --model_path or --method"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_a_usage_error(words, line, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(words)
+    assert line in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -436,8 +454,15 @@ def test_crops_have_the_detection_in_their_middle_and_its_status_as_label(
 
 
 def test_references_are_aligned_as_asked(scored, dataset, tmp_path):
+    header, *lines = (scored / "detections.csv").read_text().splitlines()
+    table_of_one = tmp_path / "detections.csv"
+    table_of_one.write_text(
+        "\n".join([header, *(li for li in lines if li.startswith("good/strip_0"))])
+    )
+
     def far(align):
-        assert cut_crops(scored, dataset, tmp_path / align, "--align", align) == 0
+        flags = ("--detections", table_of_one, "--strips", dataset / "test", "--heatmaps", scored)
+        assert command("crops", *flags, "--output_dir", tmp_path / align, "--align", align) == 0
         crops = [
             load_image(tmp_path / align / row["crop"], channels=Channels.ALL)
             for row in table(tmp_path / align / "crops.csv")
@@ -500,8 +525,17 @@ def test_good_strips_give_nuisances_and_painted_defects(dataset, tmp_path):
         for picture in list_labelled(tmp_path / "one", split):
             _, mask = read_labelled(picture, 255, 4)
             assert mask.any() == (picture.kind == "defect")
-    assert command("crops", *flags, "--paint", "none", "--output_dir", tmp_path / "bare") == 0
-    assert {row["label"] for row in table(tmp_path / "bare" / "crops.csv")} == {"good"}
+
+
+def test_a_network_scores_good_strips_with_its_own_alignment(dataset, make_checkpoint, tmp_path):
+    flags = ("--from_good", dataset / "train" / "good", "--align", "none", "--paint", "none")
+    flags += ("--target_false_alarms", 2, "--output_dir", tmp_path / "crops")
+    assert command("crops", *flags, "--model_path", make_checkpoint()) == 0
+    rows = table(tmp_path / "crops" / "crops.csv")
+    assert [row["label"] for row in rows] == ["good"] * 6
+    crop = load_image(tmp_path / "crops" / rows[0]["crop"], channels=Channels.ALL)
+    peak = crop[3, 16, 16] / 255
+    assert np.log(peak / (1 - peak)) == pytest.approx(float(rows[0]["score"]), abs=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -541,9 +575,6 @@ def test_crops_need_the_heatmaps_fitting_labels_and_a_strip_detector(scored, dat
     flags = ("--from_good", dataset / "train" / "good", "--output_dir", tmp_path / "crops")
     with pytest.raises(UserError, match=r"model\.pth: found a model of the defect classifier"):
         command("crops", *flags, "--model_path", model)
-    for words in (("--detections", "a"), ("--from_good", "a"), (*map(str, flags), "--strips", "a")):
-        with pytest.raises(SystemExit, match="2"):
-            parse_args(["crops", "--output_dir", "b", *words])
 
 
 @pytest.fixture
