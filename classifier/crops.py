@@ -15,18 +15,20 @@ import numpy as np
 
 from classifier.split import assign_splits, group_of, join_groups
 from common.errors import UserError, prefix_errors
+from common.files import read_notes
 from data.folder import GOOD, StripFile, mask_path
 from data.image_files import encode_image, read_pixels
 from data.pictures import hash_of_pixels
 from data.registered_copies import StripAligner
 from data.write_images import write_mask, write_strip
 from gaussian import MAX_GREY
+from ops.registration import ALIGN_MODES
 from reporting.output_folder import HEATMAP_ENDING, strip_file
-from reporting.tables import write_table
+from reporting.tables import write_json, write_table
 
 CROP_CHANNELS = ("Target", "Ref1", "Ref2", "heatmap")
 COLUMNS = ("crop", "file", "y", "x", "label", "score")
-TABLE = "crops.csv"
+TABLE, FACTS = "crops.csv", "crops.json"
 UNLABELLED, PREVIEWS = "unlabelled", "previews"  # folders beside the splits
 ZOOM, GAP = 4, 2  # of a preview: times the pixels, and pixels between two channels
 LEAST_RANGE = 64.0  # grey levels that a preview shows from black to white, at least
@@ -91,6 +93,21 @@ def read_heatmap(folder: Path, strip: StripFile, image_size: tuple[int, int]) ->
                 "like its strip"
             )
     return heatmap.astype(np.float32)
+
+
+def write_crop_facts(root: Path, size: int, align: str) -> None:
+    """Write how the crops of a set were made: a review of detections must cut alike."""
+    facts = {"size": size, "align": align, "channels": CROP_CHANNELS}
+    write_json(root / FACTS, facts)
+
+
+def read_crop_facts(root: Path) -> tuple[int, str] | None:
+    """The size in pixels and the alignment of a set's crops; None for a set of other pictures."""
+    facts = read_notes(root / FACTS)
+    if not isinstance(facts, dict):
+        return None
+    size, align = facts.get("size"), facts.get("align")
+    return (size, align) if type(size) is int and size > 0 and align in ALIGN_MODES else None
 
 
 class _Written(NamedTuple):

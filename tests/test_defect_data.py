@@ -12,6 +12,7 @@ import tifffile
 import torch
 
 from classifier.check_data import CHECKS
+from classifier.crops import read_crop_facts
 from classifier.defect_data import (
     list_labelled,
     order_kinds,
@@ -421,6 +422,7 @@ def test_crops_have_the_detection_in_their_middle_and_its_status_as_label(
     scored, dataset, tmp_path
 ):
     assert cut_crops(scored, dataset, tmp_path / "crops", "--align", "none", "--size", 24) == 0
+    assert read_crop_facts(tmp_path / "crops") == (24, "none") and read_crop_facts(tmp_path) is None
     rows, detections = table(tmp_path / "crops" / "crops.csv"), table(scored / "detections.csv")
     assert list(rows[0]) == ["crop", "file", "y", "x", "label", "score"]
     meaning = {"hit": "defect", "false alarm": "good"}
