@@ -1,0 +1,173 @@
+"""Checkpoints of the defect classifier: their content checked, and the network rebuilt from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier.backbone import RANDOM
+from classifier.backbones import BACKBONES, make_backbone
+from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
+from classifier.tool import TOOL
+from common.errors import UserError, prefix_errors, shown
+from data.image_files import INPUT_MAX_LIMITS
+from training.checkpoint import is_stored, read_checkpoint
+
+COMMAND = "python -m classifier.train_defect_model"
+LAST, BEST_ACCURACY, BEST_IOU = "last.pth", "best_accuracy.pth", "best_iou.pth"
+MOST_KINDS, MOST_CHANNELS, WIDEST = 1000, 64, 4096
+
+
+@dataclass(frozen=True)
+class DefectModel:
+    """A trained classifier: its network in evaluation mode and the facts that belong to it.
+
+    `kinds` are the names of the classes in the order of the logits. Images are brought to
+    `channels` and `image_size` (height, width) before the network, and their files have values of 0
+    to `input_max`. `settings` is the whole content of the checkpoint without weights and optimizer.
+    """
+
+    path: Path
+    network: AttentionGuidedDefectClassifier
+    kinds: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    input_max: float
+    epoch: int
+    settings: dict[str, Any]
+
+
+def load_defect_model(path: Path) -> DefectModel:
+    """Load a checkpoint of this tool.
+
+    Raises `UserError`, naming the file, when it is missing, is not a checkpoint, was written by
+    another tool, or holds an unusable value.
+    """
+    with prefix_errors(path):
+        content = load_content(path)
+        network = make_network(content)
+        network.load_state_dict(content["model_state_dict"])
+    weights = ("model_state_dict", "optimizer_state_dict")
+    return DefectModel(
+        path,
+        network.eval(),
+        tuple(content["kinds"]),
+        content["channels"],
+        tuple(content["image_size"]),
+        content["input_max"],
+        content["epoch"],
+        {name: value for name, value in content.items() if name not in weights},
+    )
+
+
+def load_content(path: Path) -> dict[str, Any]:
+    """Read and check a checkpoint of this tool. Raises `UserError`, without the path."""
+    content = read_checkpoint(path, TOOL)
+    for name, is_usable in CHECKS.items():
+        if name not in content:
+            raise UserError(f"found a file without {name}, expected a checkpoint of {COMMAND}")
+        if not is_usable(content[name]):
+            raise UserError(
+                f"found {name} {shown(content[name])}, expected a checkpoint of {COMMAND}"
+            )
+    with torch.device("meta"):  # shapes alone: a damaged width may ask for more than there is
+        network = make_network(content)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
+    weights = content["model_state_dict"]
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
+        raise UserError("found weights that do not fit the network that the file describes")
+    return content
+
+
+def make_network(
+    content: dict[str, Any], pretrained: str | None = RANDOM
+) -> AttentionGuidedDefectClassifier:
+    """The network that settings, kinds and a backbone's configuration describe.
+
+    `pretrained` is that of `make_backbone`. Raises `UserError` as it does.
+    """
+    backbone = make_backbone(
+        content["backbone"], content["channels"], pretrained, content["backbone_config"]
+    )
+    network = AttentionGuidedDefectClassifier(
+        backbone,
+        len(content["kinds"]),
+        content["dropout"],
+        tuple(content["decoder_channels"]),
+        tuple(content["head_channels"]),
+        content["architecture"],
+        content["guidance"],
+        content["use_uncertainty_weighting"],
+    )
+    return network.freeze_backbone() if content["freeze_backbone"] else network
+
+
+def checkpoint_in(place: Path) -> Path:
+    """The checkpoint itself, or in a folder the best one, else the last one.
+
+    Raises `UserError` for a folder without any.
+    """
+    if not place.is_dir():
+        return place
+    found = [place / name for name in (BEST_ACCURACY, LAST) if (place / name).is_file()]
+    if not found:
+        raise UserError(f"{place}: found no {BEST_ACCURACY}, expected a folder of {COMMAND}")
+    return found[0]
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and is_stored(tensor) for name, tensor in value.items()
+    )
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _are_counts(value: object, most: int = WIDEST) -> bool:
+    return (
+        isinstance(value, list) and 0 < len(value) < 16 and all(_is_count(n, most) for n in value)
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a setting of a network of transformers: no larger one than they have."""
+    if isinstance(value, list):
+        return len(value) < 100 and all(map(_is_plain, value))
+    is_number = type(value) in (int, float) and abs(value) < 1e6
+    return value is None or isinstance(value, bool | str) or is_number
+
+
+CHECKS = {
+    "model_state_dict": _is_state,
+    "kinds": lambda value: (
+        isinstance(value, list)
+        and 2 <= len(value) <= MOST_KINDS
+        and all(isinstance(kind, str) for kind in value)
+        and len(set(value)) == len(value)
+    ),
+    "channels": lambda value: _is_count(value, MOST_CHANNELS),
+    "image_size": lambda value: _are_counts(value) and len(value) == 2,
+    "input_max": lambda value: (
+        type(value) in (int, float) and INPUT_MAX_LIMITS[0] <= value <= INPUT_MAX_LIMITS[1]
+    ),
+    "epoch": lambda value: type(value) is int and value >= 0,
+    "backbone": lambda value: isinstance(value, str) and value in BACKBONES,
+    "backbone_config": lambda value: (
+        value is None
+        or (
+            isinstance(value, dict)
+            and all(isinstance(name, str) for name in value)
+            and all(map(_is_plain, value.values()))
+        )
+    ),
+    "architecture": lambda value: isinstance(value, str) and value in ARCHITECTURES,
+    "guidance": lambda value: isinstance(value, str) and value in GUIDANCES,
+    "decoder_channels": _are_counts,
+    "head_channels": _are_counts,
+    "dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+    "use_uncertainty_weighting": lambda value: isinstance(value, bool),
+    "freeze_backbone": lambda value: isinstance(value, bool),
+}
