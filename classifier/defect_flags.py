@@ -85,7 +85,7 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
         "--data_root",
         type=Path,
         help="data set with train/KIND/, valid/KIND/ and masks in ground_truth_train/KIND/; "
-        "required unless --resume, so there is no default",
+        "default: none, needed unless --resume",
     )
     parser.add_argument(
         "--image_size",
