@@ -51,7 +51,7 @@ HERO, DEFECT, SHARED = "strip_008", (433, 59), (447, 22)
 HERO_ROWS = slice(340, 540)  # of it that hero.jpg shows
 REPORT_HEIGHT, PICTURE_REPORT_HEIGHT = 2050, 1400  # pixels of the reports that are shown
 # a defective texture that is found
-PICTURE_EXAMPLE = "fabric/test/scratch/000_panels.png"
+PICTURE_EXAMPLE = "gear/test/pits/005_panels.png"
 INSET = 15  # pixels on each side of a point that its insets show
 
 
