@@ -297,7 +297,7 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         makes no difference but for the noise, which is that of the strip.
         """
         noise = local_noise(strips[:, :1] - strips[:, 1:3])
-        ratio = likelihood_ratio(strips, POINT_SIGMA, noise)
+        ratio = likelihood_ratio(strips, POINT_SIGMA)
         places = self.tiling.choose(ratio)
         # in turns: a tensor of all planes would be a copy of them
         patches, noise, ratio = (

@@ -20,7 +20,7 @@ import torch
 from gaussian import MAX_GREY
 from ops.differences import local_noise
 from ops.filters import blur, gaussian_window
-from ops.likelihood import noise_at_edges
+from ops.likelihood import matched_filter, noise_at_edges
 
 FOUND = 0.9  # share of the points that are found at the contrast that is stated
 LOGIT_OF_FOUND = math.log(FOUND / (1 - FOUND))
@@ -64,8 +64,8 @@ def noise_map(strips: torch.Tensor, model: NoiseModel) -> torch.Tensor:
     differences = strips[:, :1] - strips[:, 1:3]
     if model.kind == "smoothed":
         return MAX_GREY * local_noise(blur(differences, gaussian_window(model.sigma)))
-    noise = local_noise(differences)
-    return MAX_GREY * noise_at_edges(strips, differences, noise, model.sigma)
+    filtered = matched_filter(differences, model.sigma)
+    return MAX_GREY * noise_at_edges(strips, differences, filtered, model.sigma)
 
 
 def contrast_map(noise: torch.Tensor, response: ContrastResponse) -> torch.Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from ops.constants import constant
-from ops.differences import NOISE_WINDOW_SIGMA, local_noise
+from ops.differences import LEAST_POWER, NOISE_WINDOW_SIGMA, QUIET
 from ops.filters import (
     BLOCK,
     avg_pool_blocks,
@@ -49,6 +49,8 @@ NOTHING = 5.0
 # Edges that moved are noise along the gradient, and neighbouring pixels of an edge move together:
 # about so many of them under the filter of a point.
 MOVED_TOGETHER = 4.0
+# Mean magnitudes of a strip's differences, four sigmas of noise: larger ones count as this one.
+LARGEST_NOISE = 5.0
 MOST_NOISE = 3.0  # times the local noise: what differs by more is no edge that moved, but a defect
 LEAST_STEEPNESS = 1e-10  # of a variance of squared gradients: edges of less than a grey level
 LEAST_DETERMINANT = 1e-15  # of that and of a variance of grey levels
@@ -71,21 +73,18 @@ def weighted_probability(margin: torch.Tensor, ratio: torch.Tensor) -> torch.Ten
     return 1 / (1 + torch.maximum(odds_against, CERTAIN**-0.75 * odds_against.sqrt().sqrt()))
 
 
-def likelihood_ratio(
-    strips: torch.Tensor, sigma: float, noise: torch.Tensor | None = None
-) -> torch.Tensor:
+def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, 1, H, W), at least 0: how much likelier "in Target alone" is than its best rival.
 
     It is the log likelihood ratio of a point of `sigma` pixels in Target alone, less that of the
     strongest rival in the 3x3 pixels around: a point that a reference explains, a line along or
-    across the strip, or nothing at all. `noise` is the `local_noise` of the strips' differences,
-    where the caller has it.
+    across the strip, or nothing at all.
     """
     differences = strips[:, :1] - strips[:, 1:3]
-    noise = local_noise(differences) if noise is None else noise
+    filtered = matched_filter(differences, sigma)
     # of one channel: a difference has the noise of two
-    noise = noise_at_edges(strips, differences, noise, sigma) / math.sqrt(2)
-    first, second = (matched_filter(differences, sigma) / noise).split(1, dim=1)
+    noise = noise_at_edges(strips, differences, filtered, sigma) / math.sqrt(2)
+    first, second = (filtered / noise).split(1, dim=1)
     both = differences[:, :1] + differences[:, 1:]
     # largest of pairs: ONNX Runtime takes several times as long to reduce a few channels
     point = torch.maximum((2 * first - second).abs(), (2 * second - first).abs())
@@ -97,9 +96,14 @@ def likelihood_ratio(
 
 
 def noise_at_edges(
-    strips: torch.Tensor, differences: torch.Tensor, noise: torch.Tensor, sigma: float
+    strips: torch.Tensor, differences: torch.Tensor, filtered: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    """(B, 1, H, W): the noise of a difference, from the local noise, grey levels and edges.
+    """(B, 1, H, W): the noise of filtered differences, from grey levels and edges too.
+
+    It begins with the power of the differences around a pixel, the mean of that before and after
+    the filter, `matched_filter`. Noise that is not white leaves more or less of itself there:
+    focus, interpolation and compression see to that. Lines of the pattern leave more, too, but
+    they have a rival of their own.
 
     The variance of the noise of a sensor is p + q * grey level (photon transfer). q is the slope of
     the squared differences over the references' mean, for the whole strip. It tells how the local
@@ -110,19 +114,30 @@ def noise_at_edges(
     where Target does. A point of `sigma` pixels has what its filter adds up of both.
     """
     level = (strips[:, 1:2] + strips[:, 2:3]) / 2
+    squares, power = differences * differences, filtered * filtered
+    power = clip_power(squares, differences) + clip_power(power, filtered)
+    first, second = power.split(1, dim=1)
+    planes = avg_pool_blocks(torch.cat([(first + second) / 4, level], dim=1))
+    around = enlarge(gaussian_mean(planes, NOISE_WINDOW_SIGMA), *sizes(level))
+    noise, around = around.split(1, dim=1)
+    noise = noise.clamp(min=LEAST_POWER).sqrt() + QUIET
     down, across = slope(level, 2), slope(level, 3)
     steepness = down * down + across * across
-    first, second = differences.split(1, dim=1)
-    squares = torch.minimum((first * first + second * second) / 2, (MOST_NOISE * noise).square())
+    first, second = squares.split(1, dim=1)
+    squares = torch.minimum((first + second) / 2, (MOST_NOISE * noise).square())
     base, growth, moved = fit_noise(squares, level, steepness)
-    around = gaussian_mean(avg_pool_blocks(level), NOISE_WINDOW_SIGMA)
     middle, least = level.mean(dim=(2, 3), keepdim=True), (LEAST_SHARE * base).clamp(min=TINY)
     here, around = (
-        torch.maximum(base + growth * (plane - middle), least)
-        for plane in (level, enlarge(around, *sizes(level)))
+        torch.maximum(base + growth * (plane - middle), least) for plane in (level, around)
     )
     variance = noise.square() * (here / around) + MOVED_TOGETHER * moved * steepness
     return blur(variance, [weight**2 for weight in gaussian_window(sigma)]).sqrt()
+
+
+def clip_power(squares: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+    """The squares of planes (B, C, H, W), clipped: a point hardly adds to the noise around it."""
+    mean = planes.abs().mean(dim=(1, 2, 3), keepdim=True)
+    return torch.minimum(squares, (LARGEST_NOISE * mean).square())
 
 
 def fit_noise(

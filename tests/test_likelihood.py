@@ -8,7 +8,6 @@ from scipy import ndimage, signal
 
 from benchmarks.suite.strips import make_good_strip
 from ops.classical import HALF, LikelihoodRatio
-from ops.differences import local_noise
 from ops.filters import avg_pool_blocks, enlarge, gaussian_mean
 from ops.likelihood import likelihood_ratio, line_filter, matched_filter, noise_at_edges
 
@@ -69,13 +68,23 @@ def direct_ratio(differences, noise, sigma):
     return np.maximum(log_likelihood(target, of_a_point) - rival, 0)
 
 
+def mean_around(plane):
+    blocks = avg_pool_blocks(torch.from_numpy(plane)[None, None])
+    return enlarge(gaussian_mean(blocks, 9.0), *plane.shape)[0, 0].numpy()
+
+
 def direct_noise(strip, sigma):
-    """The local noise, distributed over grey levels, and what edges that moved add to it.
+    """The noise before and after the filter, over grey levels, and what edges that moved add.
 
     Returns it and what the squared differences grow by, for a grey level and a squared gradient.
     """
     differences = strip[:1] - strip[1:]
-    local = local_noise(torch.from_numpy(differences)[None])[0, 0].numpy()
+    filtered = np.stack([direct_filter(plane, sigma, sigma) for plane in differences])
+    powers = [
+        np.minimum(planes**2, (5 * np.abs(planes).mean()) ** 2).mean(axis=0)
+        for planes in (differences, filtered)
+    ]
+    local = np.sqrt(mean_around(np.mean(powers, axis=0))) + 1 / 255
     weights = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
     level = strip[1:].mean(axis=0)
     steepness = sum(ndimage.correlate1d(level, weights, k, mode="nearest") ** 2 for k in (0, 1))
@@ -85,9 +94,7 @@ def direct_noise(strip, sigma):
     rest = squares - growth * level
     moved = max(0.0, np.polyfit(steepness.ravel(), rest.ravel(), 1)[0])
     base = squares.mean() - moved * steepness.mean() - growth * level.mean()
-    around = enlarge(
-        gaussian_mean(avg_pool_blocks(torch.from_numpy(level)[None, None]), 9.0), *level.shape
-    )[0, 0].numpy()
+    around = mean_around(level)
     least = (base + growth * level.mean()) / 4
     here, around = (np.maximum(base + growth * plane, least) for plane in (level, around))
     variance = local**2 * here / around + 4 * moved * steepness
@@ -100,7 +107,8 @@ def direct_noise(strip, sigma):
 
 def noise_map(strip):
     differences = strip[:, :1] - strip[:, 1:]
-    return noise_at_edges(strip, differences, local_noise(differences), 1.0)[0, 0].numpy()
+    filtered = matched_filter(differences, 1.0)
+    return noise_at_edges(strip, differences, filtered, 1.0)[0, 0].numpy()
 
 
 def random_strip():
@@ -114,9 +122,9 @@ def random_strip():
 
 def demo_strip():
     image = make_good_strip("gain", 0, 5, (200, 150)).astype(float)
-    image[0, :3, :3] += 40  # defects in a corner, at an edge and inside
-    image[0, 100:103, 147:] -= 40
-    image[0, 60:63, 70:73] += 40
+    image[0, :3, :3] += 100  # defects in a corner, at an edge and inside
+    image[0, 100:103, 147:] -= 100
+    image[0, 60:63, 70:73] += 100
     return image / 255
 
 
