@@ -42,7 +42,7 @@ from autoencoder.build_library import (
     build_library,
 )
 from autoencoder.clusters import MOST_CLUSTERS, cross_table, format_cross_table, purity
-from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST
+from autoencoder.features import CELLS, FEATURES, MOST_CONTRAST
 from autoencoder.library import save_library
 from autoencoder.library_maps import LEVELS
 from autoencoder.memory import SELECTIONS, SHRINKAGE
@@ -114,10 +114,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="SHARE",
         help="windows in which bank and lite0 normalize contrast, as shares of the shorter side; "
-        "2 holds all of a square picture, 0.25 suits surfaces in uneven light, 0 normalizes "
-        "nothing; several give features each; default: bank "
-        f"{' '.join(f'{share:g}' for share in CONTRAST['bank'])}, "
-        f"lite0 {' '.join(f'{share:g}' for share in CONTRAST['lite0'])}",
+        "2 holds all of a square picture, 0.25 suits lite0 on uneven light, 0 normalizes "
+        "nothing; several give features each; default: 2",
     )
     add("--cell", type=int, choices=CELLS, default=CELL, help="pixels along each side of a cell")
     add(
