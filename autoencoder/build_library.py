@@ -10,10 +10,12 @@ import torch
 
 from autoencoder.clusters import cluster_pictures, require_enough
 from autoencoder.features import CONTRAST, FeatureExtractor, make_features
+from autoencoder.learn_patches import learn_patches
 from autoencoder.library import Library
 from autoencoder.library_maps import LibraryMaps
 from autoencoder.library_scores import measure
 from autoencoder.memory import SHRINKAGE, choose, fit_whitening
+from autoencoder.metric import METRICS, learn_metric
 from autoencoder.model import Model, load_model
 from autoencoder.picture_facts import PictureFacts, Source, learn_facts, learn_words
 from autoencoder.picture_words import PictureWords
@@ -56,6 +58,8 @@ class LibrarySettings:
     input_size: int | None = None
     windows: tuple[int, ...] = ()
     input_max: float = 255.0
+    metric: str = METRICS[0]
+    patches: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,13 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     mean, matrix, memory, places = _memories(
         facts, labels, len(names), features.blocks, settings, generator
     )
+    is_painted = settings.metric == "painted"
+    if is_painted and settings.level == "patch":
+        memories = (mean, matrix, memory, places)
+        matrix, memory = learn_metric(train, labels, source, memories, settings.seed)
+    patches = None
+    if settings.patches:
+        patches = learn_patches(train, labels, source, is_painted, settings.seed)
     maps = LibraryMaps(
         features, mean, matrix, memory, settings.level, settings.neighbours, input_size
     ).eval()
@@ -143,6 +154,7 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         contrast,
         settings.routing if router else "none",
         settings=_plain(settings),
+        patches=patches,
     )
     return Built(library, clusters, routed)
 

@@ -27,6 +27,7 @@ from arguments import (
     CHECKPOINT_FOLDER,
     LARGEST_SEED,
     add_img_format,
+    add_true_or_false,
     camera_range,
     from_0_to_1,
     share,
@@ -46,6 +47,7 @@ from autoencoder.features import CELLS, FEATURES, MOST_CONTRAST
 from autoencoder.library import save_library
 from autoencoder.library_maps import LEVELS
 from autoencoder.memory import SELECTIONS, SHRINKAGE
+from autoencoder.metric import METRICS
 from autoencoder.model import LARGEST_INPUT, TOOL
 from autoencoder.routing import ROUTINGS
 from common.command_parser import command_parser, group_flags
@@ -60,7 +62,7 @@ FEWEST_HELD_OUT = 5  # of a cluster; fewer say little about its scores
 FLAG_GROUPS = {
     "pictures": "training_dataset_path img_format input_max valid_share",
     "features": "features model_path layers contrast_windows cell input_size windows",
-    "library": "level memory selection neighbours shrinkage dimensions seed",
+    "library": "level memory selection neighbours shrinkage dimensions metric patches seed",
     "mixed folders": "clusters routing",
     "output": "output_path overwrite",
 }
@@ -160,6 +162,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=whole_number(1),
         default=DIMENSIONS,
         help="of a whitened vector, those of the largest variance",
+    )
+    add(
+        "--metric",
+        choices=METRICS,
+        default=METRICS[0],
+        help="painted: directions count as they tell painted damage from good patches; whitened: "
+        "all alike",
+    )
+    add_true_or_false(
+        parser,
+        "--patches",
+        help="keep statistics of raw patches, too, which see brightness and contrast: the map "
+        "`patches` of --score",
     )
     add("--seed", type=whole_number(0, LARGEST_SEED), default=42, help="of everything random")
     add(

@@ -10,6 +10,7 @@ import torch
 from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST, make_features
 from autoencoder.library_maps import LEVELS, TENSORS, LibraryMaps
 from autoencoder.model import TOOL
+from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics, fits
 from autoencoder.routing import Router, make_router
 from common.errors import UserError, prefix_errors, shown
 from training.checkpoint import is_stored, read_checkpoint, save_checkpoint
@@ -81,6 +82,7 @@ class Library:
     routing: str = "none"
     path: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    patches: PatchStatistics | None = None  # of pixels; None where there are none
 
     @property
     def input_size(self) -> int:
@@ -113,6 +115,7 @@ def save_library(library: Library, path: Path) -> None:
             "windows": list(library.windows),
             "input_max": library.input_max,
             **{name: getattr(maps, name) for name in TENSORS},
+            "patches": library.patches.state() if library.patches else {},
             "places": library.places,
             "names": list(library.names),
             "routing": library.routing,
@@ -180,6 +183,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
         content["routing"],
         path,
         content.get("settings", {}),
+        _patches_of(content),
     )
 
 
@@ -232,6 +236,16 @@ def _read(path: Path) -> dict[str, Any]:
     ):
         raise UserError(f"found unusable values, expected a library of {COMMAND}")
     return content
+
+
+def _patches_of(content: dict[str, Any]) -> PatchStatistics | None:
+    """The statistics of patches; None in a library without them, such as one of before."""
+    state = content.get("patches")
+    if not state:
+        return None
+    if not fits(state, len(content["names"]), content["channels"]):
+        raise UserError(f"found unusable patches, expected a library of {COMMAND}")
+    return PatchStatistics(*(state[name] for name in PATCH_TENSORS), content["cell"]).eval()
 
 
 def _is_contrast(contrast: dict[str, Any]) -> bool:

@@ -12,7 +12,14 @@ from arguments import CHECKPOINT_FOLDER, newest
 from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
 from autoencoder.held_out import HeldOut, find_held_out
 from autoencoder.library import Library, load_library, require_same_checkpoint
-from autoencoder.maps import LIBRARY, LIBRARY_TOP_SHARE, NetworkMaps, maps_of
+from autoencoder.maps import (
+    LIBRARY,
+    LIBRARY_TOP_SHARE,
+    OF_LIBRARY,
+    PATCHES,
+    NetworkMaps,
+    maps_of,
+)
 from autoencoder.model import TOOL, Model, load_model
 from autoencoder.routing import SizedRouter
 from autoencoder.scales import WHOLE, Source
@@ -25,21 +32,37 @@ from training.checkpoint import BEST_SUFFIX
 
 
 class LibrarySource(nn.Module):
-    """A library as a `Source` of the map `library`."""
+    """A library as a `Source` of the maps `kinds` of OF_LIBRARY.
+
+    library  the distance of each cell's features to the nearest that the library remembers
+    patches  how unusual each cell's pixels are, where the library has statistics of patches
+
+    Raises `UserError` for patches of a library without them.
+    """
 
     window_mode, gives_pictures = "pyramid", False
     top_share = LIBRARY_TOP_SHARE
 
-    def __init__(self, library: Library):
+    def __init__(self, library: Library, kinds: Sequence[str] = (LIBRARY,)):
         super().__init__()
-        self.maps, self.kinds = library.maps, library.maps.kinds
+        if PATCHES in kinds and library.patches is None:
+            raise UserError(
+                f"--score {PATCHES}: found {library.path}, a library without statistics of "
+                "patches, expected one built with --patches True"
+            )
+        self.maps, self.kinds = library.maps, tuple(kinds)
+        self.patches = library.patches if PATCHES in kinds else None
         self.input_size, self.multiple = library.maps.input_size, library.maps.multiple
         self.cell = library.maps.cell
         self.windows = library.windows or (WHOLE,)
 
     def forward(self, pictures: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
-        """As `LibraryMaps.forward`."""
-        return self.maps(pictures, clusters)
+        """(N, C, h, w) and clusters (N,) to (N, kinds, h / cell, w / cell)."""
+        parts = [
+            self.maps(pictures, clusters) if kind == LIBRARY else self.patches(pictures, clusters)
+            for kind in self.kinds
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 @dataclass(frozen=True)
@@ -154,9 +177,10 @@ def make_sources(
     Raises `UserError` for maps that none of them can give.
     """
     asked = tuple(dict.fromkeys(kinds or ()))
-    if LIBRARY in asked and not library:
-        raise UserError(f"--score {LIBRARY}: found no --library, expected one")
-    of_networks = tuple(kind for kind in asked if kind != LIBRARY)
+    of_library = tuple(kind for kind in asked if kind in OF_LIBRARY)
+    if of_library and not library:
+        raise UserError(f"--score {of_library[0]}: found no --library, expected one")
+    of_networks = tuple(kind for kind in asked if kind not in OF_LIBRARY)
     if of_networks and not models:
         raise UserError(f"--score {of_networks[0]}: found no --models, expected a checkpoint")
     sources = []
@@ -164,6 +188,6 @@ def make_sources(
         own = of_networks or maps_of(model.task)[:1]
         with prefix_errors(model.path):
             sources.append(NetworkMaps(model.network, model.task, own, model.input_size))
-    if library and (LIBRARY in asked or not asked):
-        sources.append(LibrarySource(library))
+    if library and (of_library or not asked):
+        sources.append(LibrarySource(library, of_library or (LIBRARY,)))
     return sources

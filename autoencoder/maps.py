@@ -13,8 +13,9 @@ from torch.nn import functional
 from common.errors import UserError
 from ops.filters import blur, gaussian_window
 
-LIBRARY = "library"
-MAPS = ("pixel", "ssim", "feature_difference", "mask", LIBRARY)
+LIBRARY, PATCHES = "library", "patches"
+OF_LIBRARY = (LIBRARY, PATCHES)
+MAPS = ("pixel", "ssim", "feature_difference", "mask", *OF_LIBRARY)
 # Distances of single cells are noisy: on real tiles and on textures the AUROC rises with the share.
 LIBRARY_TOP_SHARE = 0.05
 SEGMENT = "segment"  # the task whose output is the mask, not the picture

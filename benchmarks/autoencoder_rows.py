@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-# Stand in flags of LIBRARIES for the best checkpoint of a row's model, and the number of groups.
-MODEL, GROUPS = "MODEL", "GROUPS"
+# Stand in flags of LIBRARIES for the best checkpoint of a row's model, the number of groups, and
+# VECTORS_A_CLASS for each of them.
+MODEL, GROUPS, VECTORS = "MODEL", "GROUPS", "VECTORS"
+VECTORS_A_CLASS = 3000
 CLASSES_GIVEN = "classes given"  # a row whose baseline or model is one for each class
 
 # Flags of autoencoder.trainer, by the name of the training. What they leave out is the preset's.
@@ -26,8 +28,13 @@ TRAININGS: dict[str, tuple[object, ...]] = {
 TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--base_channels", 2)
 
 # Flags of autoencoder.feature_library, by the name of the library.
+FINE = ("--cell", 4, "--memory", VECTORS)
 LIBRARIES: dict[str, tuple[object, ...]] = {
-    "bank": (),
+    "bank": FINE,
+    "bank, whitened": (*FINE, "--metric", "whitened"),
+    "bank, random memory": (*FINE, "--selection", "random"),
+    "bank, cell 8": ("--cell", 8, "--memory", VECTORS),
+    "bank, memory 4000": ("--cell", 4, "--memory", 4000),
     "bank, image": ("--level", "image"),
     "random": ("--features", "random"),
     "random, image": ("--features", "random", "--level", "image"),
@@ -37,10 +44,10 @@ LIBRARIES: dict[str, tuple[object, ...]] = {
     "lite0": ("--features", "lite0"),
     "lite0, image": ("--features", "lite0", "--level", "image"),
     "lite0 and bank": ("--features", "lite0", "bank"),
-    "bank, none": ("--routing", "none"),
-    "bank, clusters": ("--clusters", GROUPS),
-    "bank, auto": ("--clusters", "auto"),
-    "bank, histogram": ("--routing", "histogram"),
+    "bank, none": (*FINE, "--routing", "none"),
+    "bank, clusters": (*FINE, "--clusters", GROUPS),
+    "bank, auto": (*FINE, "--clusters", "auto"),
+    "bank, histogram": (*FINE, "--routing", "histogram"),
     # only their clusters count
     "clusters of the encoder": (
         *("--features", "encoder", "--model_path", MODEL),
@@ -86,67 +93,127 @@ BASELINES = (
         baseline="patch PCA",
     ),
 )
+LIBRARY, BOTH = ("--score", "library"), ("--score", "library", "patches")
 LIBRARY_ROWS = (
     Row(
-        "library, bank",
-        "A vector every 8 pixels, the nearest of a good one: no training at all.",
+        "library and patches",
+        "No network: features that leave brightness out, and pixels that keep it.",
         library="bank",
+        score=BOTH,
+    ),
+    Row(
+        "library, bank",
+        "The nearest of a good vector, by the metric that painted damage teaches.",
+        library="bank",
+        score=LIBRARY,
+    ),
+    Row(
+        "library, bank, whitened",
+        "The same without that metric: every direction counts alike.",
+        library="bank, whitened",
+        score=LIBRARY,
+    ),
+    Row(
+        "library, bank, random memory",
+        "Vectors by chance in place of those that cover: rare good ones are missing.",
+        library="bank, random memory",
+        score=LIBRARY,
+    ),
+    Row(
+        "library, bank, cell 8",
+        "A quarter of the vectors: small damage is lost in them.",
+        library="bank, cell 8",
+        score=LIBRARY,
+    ),
+    Row(
+        "library, bank, memory 4000",
+        "Less memory: 4,000 vectors in all, not 3,000 a class.",
+        library="bank, memory 4000",
+        score=LIBRARY,
+    ),
+    Row(
+        "patches",
+        "Raw pixels under one Gaussian a class: the other half of the first row.",
+        library="bank",
+        score=("--score", "patches"),
     ),
     Row(
         "library, bank, one vector a picture",
         "The diary's form: it knows the class, not the defect.",
         library="bank, image",
+        score=LIBRARY,
     ),
     Row(
         "library, random",
         "An untrained encoder: what a network's form alone gives.",
         library="random",
+        score=LIBRARY,
     ),
     Row(
         "library, random, one vector a picture",
         "The same in the diary's form.",
         library="random, image",
+        score=LIBRARY,
     ),
 )
 LITE0_ROWS = (
-    Row("library, lite0", "ImageNet's features, where allowed.", library="lite0", needs="lite0"),
+    Row(
+        "library, lite0",
+        "ImageNet's features, where allowed.",
+        library="lite0",
+        score=LIBRARY,
+        needs="lite0",
+    ),
     Row(
         "library, lite0, one vector a picture",
         "The diary's form with its features.",
         library="lite0, image",
         needs="lite0",
+        score=LIBRARY,
     ),
     Row(
         "library, lite0 and bank",
         "Joined: deep features see what is shown, filters see how it is made.",
         library="lite0 and bank",
         needs="lite0",
+        score=LIBRARY,
+    ),
+    Row(
+        "library of lite0 and bank, and patches",
+        "With the pixels, too.",
+        library="lite0 and bank",
+        score=BOTH,
+        needs="lite0",
     ),
 )
 ROUTING_ROWS = (
     Row(
-        "library, bank, routing none",
+        "routing none",
         "One library for all classes, of the same total memory.",
         library="bank, none",
         needs="groups",
+        score=BOTH,
     ),
     Row(
-        "library, bank, as many clusters as classes",
+        "routing to as many clusters as classes",
         "No labels: k-means finds the classes, each picture goes to the nearest picture's.",
         library="bank, clusters",
         needs="groups",
+        score=BOTH,
     ),
     Row(
-        "library, bank, clusters auto",
+        "routing to clusters auto",
         "No labels and no number: the silhouette decides.",
         library="bank, auto",
         needs="groups",
+        score=BOTH,
     ),
     Row(
-        "library, bank, routing histogram",
+        "routing histogram",
         "The diary's two stages.",
         library="bank, histogram",
         needs="groups",
+        score=BOTH,
     ),
 )
 SEGMENT_ROWS = (
@@ -184,18 +251,25 @@ SEGMENT_ROWS = (
         score=("--score", "library"),
     ),
     Row(
-        "segment and library, bank, mean of z",
-        "They fail on different classes.",
+        "segment, library and patches",
+        "All three, the mean of their z-scores: they fail on different classes.",
         model="segment",
         library="bank",
-        score=("--score", "mask", "library", "--merge", "mean"),
+        score=("--score", "mask", "library", "patches"),
     ),
     Row(
-        "segment and library, bank, largest z",
-        "The same, by the more surprised of the two.",
+        "segment, library and patches, largest z",
+        "The same by the most surprised of them: one false alarm of any suffices.",
         model="segment",
         library="bank",
-        score=("--score", "mask", "library", "--merge", "max"),
+        score=("--score", "mask", "library", "patches", "--merge", "max"),
+    ),
+    Row(
+        "segment and library",
+        "Without the patches.",
+        model="segment",
+        library="bank",
+        score=("--score", "mask", "library"),
     ),
     Row(
         "segment, ensemble of the seeds",

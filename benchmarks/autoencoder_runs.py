@@ -8,7 +8,16 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from autoencoder import feature_library, trainer
-from benchmarks.autoencoder_rows import GROUPS, LIBRARIES, MODEL, TINY, TRAININGS, Row
+from benchmarks.autoencoder_rows import (
+    GROUPS,
+    LIBRARIES,
+    MODEL,
+    TINY,
+    TRAININGS,
+    VECTORS,
+    VECTORS_A_CLASS,
+    Row,
+)
 from benchmarks.trainings import is_finished
 from training.checkpoint import BEST_SUFFIX
 
@@ -51,7 +60,7 @@ class Runs:
     def library(self, name: str, seed: int, model: Path | None) -> Path:
         """The file of a library; built where it is missing."""
         count = max(1, len(self.groups))
-        replaced = {MODEL: model, GROUPS: count}
+        replaced = {MODEL: model, GROUPS: count, VECTORS: VECTORS_A_CLASS * count}
         flags = [replaced.get(flag, flag) for flag in LIBRARIES[name]]
         flags += ["--memory", 40, "--cell", 4] if self.is_tiny else []
         flags += ["--input_size", 32] if self.is_tiny else []

@@ -38,12 +38,12 @@ def test_every_row_names_what_there_is():
 
 
 def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
-    rows = ("--rows", "PCA", "library, bank, as many", "segment and library, bank, mean")
+    rows = ("--rows", "PCA", "routing to as many", "segment, library and patches")
     first = run(capsys, tmp_path, *rows, "--runs", "1")
-    assert "PCA of patches" in first and "segment and library" not in first
+    assert "PCA of patches" in first and "segment, library" not in first
     printed = run(capsys, tmp_path, *rows)
-    assert 0 <= float(cells(printed, "segment and library, bank, mean of z")[1]) <= 1
-    purity, routed = map(float, cells(printed, "library, bank, as many clusters as classes")[9:11])
+    assert 0 <= float(cells(printed, "segment, library and patches")[1]) <= 1
+    purity, routed = map(float, cells(printed, "routing to as many clusters as classes")[9:11])
     assert 1 / 9 <= purity <= 1 and 0 <= routed <= 1
     monkeypatch.setattr(autoencoder.DataSetBenchmark, "compute", None)  # nothing is left to do
     assert run(capsys, tmp_path, *rows) == printed
