@@ -1,6 +1,7 @@
 """The metric that painted damage teaches, and the statistics of raw patches."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -72,6 +73,24 @@ def test_patch_statistics_find_what_only_brightness_tells_in_each_cluster():
         assert row in (2, 3) and column in (4, 5)
     assert found.amax(dim=(1, 2, 3)).min() > 5 * good.abs().max()
     assert torch.allclose(statistics(both[1:], clusters[1:]), good[1:], atol=1e-5)
+
+
+def test_patch_statistics_are_the_same_in_onnx(tmp_path):
+    generator = torch.Generator().manual_seed(6)
+    size = PATCH**2
+    statistics = PatchStatistics(
+        torch.rand(2, size, generator=generator), torch.randn(2, size, size, generator=generator), 4
+    )
+    inputs = (torch.rand(3, 1, 16, 24, generator=generator), torch.tensor([1, 0, 1]))
+    expected = statistics(*inputs)
+    path = tmp_path / "patches.onnx"
+    torch.onnx.export(
+        statistics.eval(), inputs, path, dynamo=True, opset_version=18, external_data=False
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    (found,) = session.run(None, dict(zip(names, (tensor.numpy() for tensor in inputs))))
+    assert np.abs(found - expected.numpy()).max() < 1e-4 * expected.abs().max()
 
 
 def test_only_statistics_of_this_shape_fit():
