@@ -1,4 +1,4 @@
-"""A small data set of labelled images, for the defect classifier's tests."""
+"""A small data set of labelled images and small networks, for the defect classifier's tests."""
 
 from pathlib import Path
 
@@ -11,6 +11,17 @@ from data.write_images import write_mask
 
 SIZE = (24, 32)  # (height, width)
 KINDS = ("spot", "刮痕")
+# settings of a small network of any type of `transformers`; each type has some of them
+TINY = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "hidden_sizes": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "embedding_size": 8,
+    "image_size": 56,
+}
 
 
 def draw(generator: np.random.Generator, kind: str, channels: int = 1) -> tuple:

@@ -28,18 +28,9 @@ from classifier.metrics import (
 from common.errors import UserError
 from deploy.onnx_export import write_graph
 from deploy.session import open_session
+from tests.defect_images import TINY
 
 SIZE = (70, 100)  # (height, width): a multiple of nothing that a backbone needs
-TINY = {
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "intermediate_size": 32,
-    "hidden_sizes": [8, 8, 16, 16],
-    "depths": [1, 1, 1, 1],
-    "embedding_size": 8,
-    "image_size": 56,
-}
 GRIDS = {"vit": (5, 7), "dinov2": (5, 8), "convolution": (3, 4), "small": (9, 13)}
 # an export by the newer exporter takes seconds, so --long runs those of the other families
 EXPORTED = ("small", "dinov2_vits14_reg")

@@ -10,6 +10,7 @@ import torch
 
 from classifier import defect_task
 from classifier.backbone import RANDOM
+from classifier.backbones import make_backbone
 from classifier.defect_checkpoint import BEST_ACCURACY, BEST_IOU, LAST, load_defect_model
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import DefectSamples, LabelledImages, augment, fit_to_size
@@ -21,7 +22,7 @@ from data.image_files import DEFAULT_INPUT_MAX
 from data.write_images import write_mask, write_strip
 from tests import processes
 from tests.conftest import ROOT
-from tests.defect_images import KINDS, SIZE, write_data, write_image
+from tests.defect_images import KINDS, SIZE, TINY, write_data, write_image
 from training.checkpoint import read_checkpoint
 
 QUICK = ("--gpu_id", "-1", "--batch_size", "8", "--decoder_channels", "8", "4")
@@ -208,6 +209,32 @@ def test_features_of_a_frozen_backbone_are_computed_once(data, tmp_path, monkeyp
         for name in ("kept", "again")
     )
     assert all(torch.allclose(kept[name], again[name], atol=1e-5) for name in kept)
+    words = flags(data, tmp_path / "killed", *more, "--save_every", 1e-9)
+    done = processes.run("-c", killing(4), *words, folder=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    train(parse_args(["--resume", str(tmp_path / "killed"), "--gpu_id", "-1"]))
+    assert weights(tmp_path / "killed" / LAST) == weights(tmp_path / "kept" / LAST)
+
+
+def test_a_network_of_transformers_trains_goes_on_and_loads_without_its_first_weights(
+    data, tmp_path
+):
+    pretrained = tmp_path / "pretrained"
+    first = make_backbone("dinov3_vits16", 1, RANDOM, TINY).network
+    first.save_pretrained(pretrained)
+    name, epochs = ("--backbone", "dinov3_vits16"), ("--freeze_backbone", "--epochs", 1)
+    more = (*QUICK, *name, "--pretrained", pretrained, *epochs)
+    (folder,) = train(parse_args(flags(data, tmp_path / "run", *more)))
+    shutil.rmtree(pretrained)
+    train(parse_args(["--resume", str(folder), "--epochs", "2", "--gpu_id", "-1"]))
+    model = load_defect_model(folder / LAST)
+    trained = model.network.backbone.network.state_dict()
+    assert model.epoch == 2
+    assert all(torch.equal(trained[key], tensor) for key, tensor in first.state_dict().items())
+    init = (*QUICK, *name, "--init", folder, "--epochs", 1)
+    (second,) = train(parse_args(flags(data, tmp_path / "second", *init)))
+    changed = load_defect_model(second / LAST).network.backbone.network.state_dict()
+    assert not torch.equal(changed["norm.weight"], trained["norm.weight"])
 
 
 @pytest.mark.parametrize(
