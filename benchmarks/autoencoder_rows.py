@@ -93,7 +93,8 @@ BASELINES = (
         baseline="patch PCA",
     ),
 )
-LIBRARY, BOTH = ("--score", "library"), ("--score", "library", "patches")
+LIBRARY = ("--score", "library")
+BOTH = ("--score", "library", "patches", "--top_share", 0.005)
 LIBRARY_ROWS = (
     Row(
         "library and patches",
@@ -255,7 +256,7 @@ SEGMENT_ROWS = (
         "All three, the mean of their z-scores: they fail on different classes.",
         model="segment",
         library="bank",
-        score=("--score", "mask", "library", "patches"),
+        score=("--score", "mask", "library", "patches", "--top_share", 0.005),
     ),
     Row(
         "segment, library and patches, largest z",
