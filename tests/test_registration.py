@@ -238,11 +238,11 @@ def test_where_one_reference_ends_a_point_of_the_other_one_is_no_defect(shift, m
         expose(shot(texture(), SMALL_SIZE, moved), generator, 1.0, 2)
         for moved in ((0.0, 0.0), (0.0, 0.0), shift)
     ]
-    y, x = (SMALL_SIZE[0] - 2, 70) if shift[0] else (70, 1)
-    point = np.zeros(SMALL_SIZE, np.float32)
-    paint_point(point, (y, x), (1.0, 1.0), 40)
     ratios = []
-    for painted in (0, 1):
+    for painted, inside in ((0, 1), (1, 0)):  # pixels from the edge
+        y, x = (SMALL_SIZE[0] - 1 - inside, 70) if shift[0] else (70, inside)
+        point = np.zeros(SMALL_SIZE, np.float32)
+        paint_point(point, (y, x), (1.0, 1.0), 40)
         seen = [plane + point * (channel == painted) for channel, plane in enumerate(channels)]
         ratio = likelihood_ratio(align(batch(*seen), mode)[0], 1.0)[0, 0]
         ratios.append(float(ratio[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4].max()))
