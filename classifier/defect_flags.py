@@ -101,7 +101,10 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
         help="largest value that the camera can deliver",
     )
     parser.add_argument(
-        "--cache_size", type=number(0), default=4000, help="images kept in memory, by each process"
+        "--cache_size",
+        type=number(0),
+        default=4000,
+        help="images kept in memory, by each process, and at most 1 GiB",
     )
     add_true_or_false(
         parser,

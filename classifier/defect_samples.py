@@ -1,7 +1,6 @@
 """Training samples of labelled pictures: an image, its kind, and its mask where that is known."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from common.pipeline import in_parallel
 from data.image_files import to_unit_range
 from gaussian import MAX_GREY
 
+MOST_KEPT = 2**30  # bytes of images in memory
 STREAM = 25_001  # first entry of the seeds of the training's samples
 # of the augmentation, each drawn evenly up to these values
 SHIFT, SCALE = 0.06, 0.08  # shares of the image's sides
@@ -25,7 +25,7 @@ Image = tuple[np.ndarray, np.ndarray | None]  # (C, H, W) 0-255 and its mask (H,
 
 
 class LabelledImages(Sequence):
-    """Images by number at one size, as many as `cache_size` of them kept in memory.
+    """Images by number at one size, `cache_size` of them kept in memory, and at most MOST_KEPT.
 
     `channels` is the number that every image has; they are resized to `size` only where
     `is_resized`. A mask is None where it is not known. Raises `UserError` for a file that cannot be
@@ -43,11 +43,12 @@ class LabelledImages(Sequence):
     ):
         self.pictures, self.input_max, self.channels = pictures, input_max, channels
         self.size, self.is_resized, self.cache_size = tuple(size), is_resized, cache_size
-        self._kept: OrderedDict[int, Image] = OrderedDict()
+        self._kept: dict[int, Image] = {}
+        self._bytes = 0  # of the images that are kept
 
     def __getstate__(self) -> dict[str, Any]:
         # the other processes of a training read images themselves
-        return vars(self) | {"_kept": OrderedDict()}
+        return vars(self) | {"_kept": {}, "_bytes": 0}
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -63,8 +64,9 @@ class LabelledImages(Sequence):
                 f"expected {self.size} as of the first one, or --image_size"
             )
         fitted = fit_to_size(image, mask, self.size)
-        if len(self._kept) < self.cache_size:
+        if len(self._kept) < self.cache_size and self._bytes < MOST_KEPT:
             self._kept[number] = fitted
+            self._bytes += fitted[0].nbytes
         return fitted
 
     def verify(self, label: str) -> str:

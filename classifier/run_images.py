@@ -1,15 +1,18 @@
 """What a run begins with: its verified images, and the checkpoint of an earlier stage."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from classifier.defect_checkpoint import COMMAND, checkpoint_in, load_content
 from classifier.defect_data import LabelledPicture, list_labelled, order_kinds
+from classifier.defect_model import SEGMENTATION
 from classifier.defect_samples import LabelledImages, read_shape
 from classifier.defect_settings import DefectSettings
 from classifier.defect_task import DefectImages
 from common.errors import UserError, prefix_errors
 from common.notes import warn
+from data.folder import GOOD
 
 # settings that two stages share: a network that begins with the weights of another
 SAME_AS_INIT = ("backbone", "architecture", "guidance", "decoder_channels", "head_channels")
@@ -34,6 +37,8 @@ def find_images(settings: DefectSettings) -> tuple[DefectSettings, DefectImages]
         )
     if unseen := sorted({picture.kind for picture in valid} - set(kinds)):
         raise UserError(f"{root}: found {unseen[0]} in valid/, expected a kind of train/")
+    if settings.architecture == SEGMENTATION:
+        _require_masks(root, train, kinds)
     if not valid:
         warn(f"{root} has no valid/: the last epoch is the best one")
     channels, size = read_shape(train[0], settings.input_max)
@@ -57,6 +62,16 @@ def find_images(settings: DefectSettings) -> tuple[DefectSettings, DefectImages]
     if held_out:
         held_out.verify("reading valid/")
     return settings, DefectImages(kinds, images, held_out, digest)
+
+
+def _require_masks(root: Path, train: list[LabelledPicture], kinds: list[str]) -> None:
+    """Raise `UserError` where a mask alone could learn nothing, or tell no image from others."""
+    if kinds[0] != GOOD:
+        raise UserError(
+            f"{root}: found no kind {GOOD}, expected it for --architecture segmentation"
+        )
+    if not any(picture.mask for picture in train):
+        raise UserError(f"{root}: found no mask, expected some for --architecture segmentation")
 
 
 def read_init(

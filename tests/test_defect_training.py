@@ -237,11 +237,18 @@ def test_a_network_of_transformers_trains_goes_on_and_loads_without_its_first_we
     assert not torch.equal(changed["norm.weight"], trained["norm.weight"])
 
 
+def test_a_mask_alone_is_trained_and_measured(data, tmp_path):
+    more = (*QUICK, "--architecture", "segmentation", "--epochs", 1)
+    (folder,) = train(parse_args(flags(data, tmp_path / "run", *more)))
+    assert load_defect_model(folder / BEST_IOU).network.architecture == "segmentation"
+    assert np.isfinite(history(folder)[0]["valid_image_auroc"])
+
+
 @pytest.mark.parametrize(
     "more",
     [
         ("--architecture", "classification"),
-        ("--architecture", "segmentation", "--seg_loss", "dice"),
+        ("--guidance", "stopped", "--seg_loss", "dice"),
         ("--architecture", "dual_branch", "--focal_loss", "--class_weights", "balanced"),
         ("--guidance", "concatenated", "--use_dynamic_weights", "--weight_schedule", "linear"),
     ],
@@ -268,11 +275,11 @@ def refused(capsys, words):
 
 
 def test_data_that_cannot_be_trained_on_is_one_line(data, tmp_path, capsys):
-    def with_changes(name, change):
+    def with_changes(name, change, *more):
         root = tmp_path / name
         shutil.copytree(data, root)
         change(root)
-        return refused(capsys, flags(root, tmp_path / "run", *QUICK, "--epochs", 1))
+        return refused(capsys, flags(root, tmp_path / "run", *QUICK, "--epochs", 1, *more))
 
     def one_class(root):
         for kind in KINDS:
@@ -299,6 +306,16 @@ def test_data_that_cannot_be_trained_on_is_one_line(data, tmp_path, capsys):
     def unseen(root):
         (root / "valid" / KINDS[0]).rename(root / "valid" / "hole")
 
+    def no_masks(root):
+        shutil.rmtree(root / "ground_truth_train")
+
+    def no_good_ones(root):
+        shutil.rmtree(root / "train" / GOOD)
+        shutil.rmtree(root / "valid" / GOOD)
+
+    alone = ("--architecture", "segmentation")
+    assert "found no mask" in with_changes("no_masks", no_masks, *alone)
+    assert "found no kind good" in with_changes("no_good_ones", no_good_ones, *alone)
     for change, words in (
         (one_class, "found one kind in train/ (good)"),
         (mask_of_another_size, "spot"),
