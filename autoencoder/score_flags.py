@@ -46,7 +46,7 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         choices=MAPS,
         nargs="+",
         help="maps to score by; default: mask of --task segment, pixel of the others, "
-        "library of a library",
+        "library of a library (and not its patches)",
     )
     parser.add_argument(
         "--windows",
