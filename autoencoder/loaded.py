@@ -40,7 +40,7 @@ class LibrarySource(nn.Module):
     Raises `UserError` for patches of a library without them.
     """
 
-    window_mode, gives_pictures = "pyramid", False
+    window_mode, gives_pictures, long_side = "pyramid", False, None
     top_share = LIBRARY_TOP_SHARE
 
     def __init__(self, library: Library, kinds: Sequence[str] = (LIBRARY,)):
@@ -169,6 +169,12 @@ def require_same_pictures(learned: Sequence[Model | Library]) -> None:
                 )
 
 
+def trained_long_side(model: Model) -> float | None:
+    """The mean of the longer sides in pixels that pictures were taken to; None for their own."""
+    scale_range = model.settings.get("scale_range")
+    return sum(scale_range) / 2 if scale_range else None
+
+
 def make_sources(
     models: Sequence[Model], library: Library | None, kinds: Sequence[str] | None
 ) -> list[Source]:
@@ -187,7 +193,11 @@ def make_sources(
     for model in models if of_networks or not asked else ():
         own = of_networks or maps_of(model.task)[:1]
         with prefix_errors(model.path):
-            sources.append(NetworkMaps(model.network, model.task, own, model.input_size))
+            sources.append(
+                NetworkMaps(
+                    model.network, model.task, own, model.input_size, trained_long_side(model)
+                )
+            )
     if library and (of_library or not asked):
         sources.append(LibrarySource(library, of_library or (LIBRARY,)))
     return sources

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autoencoder.scales import TRAINED
 from common.errors import UserError
 from ops.filters import blur, gaussian_window
 
@@ -40,11 +41,19 @@ class NetworkMaps(nn.Module):
     cell, window_mode = 1, "sliding"
     top_share = 0.001  # a network marks the defect itself, which is small
 
-    def __init__(self, network: nn.Module, task: str, kinds: Sequence[str], input_size: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        task: str,
+        kinds: Sequence[str],
+        input_size: int,
+        long_side: float | None = None,
+    ):
         super().__init__()
         require_maps(task, kinds)
         self.network, self.kinds, self.input_size = network, tuple(kinds), input_size
-        self.windows = (input_size,)
+        self.windows = (input_size if long_side is None else TRAINED,)
+        self.long_side = long_side
         self.gives_pictures = task != SEGMENT
         self.multiple = int(network.multiple)
 

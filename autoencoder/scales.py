@@ -11,6 +11,7 @@ from ops.tiling import Padding, SlidingWindow
 
 WINDOW_MODES = ("sliding", "pyramid")
 WHOLE = 0  # as a window: each picture's shorter side
+TRAINED = -1  # as a window: the side that shows a picture at the scale of the training
 # Pixels of a picture's windows that a network computes at once. 2**20 are 16 windows of 256 x 256,
 # of which a plane of 16 channels takes 64 MB. More are no faster on a CPU.
 MOST_PIXELS = 2**20
@@ -106,6 +107,15 @@ class PyramidMaps(nn.Module):
     ) -> torch.Tensor:
         """As `WindowMaps.forward`."""
         return self.enlarge(compute(self.shrink(images), clusters))
+
+
+def side_of(window: int, source: Source, image_size: tuple[int, int]) -> int:
+    """The side in pixels of a window of pictures of `image_size`, which may be WHOLE or TRAINED."""
+    if window == WHOLE:
+        return min(image_size)
+    if window != TRAINED:
+        return window
+    return max(1, round(source.input_size * max(image_size) / source.long_side))
 
 
 def round_up(length: int, multiple: int) -> int:

@@ -53,8 +53,8 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, LARGEST_WINDOW),
         nargs="+",
         metavar="SIDE",
-        help="sides of windows in pixels, each of its own scale; default: the side that the model "
-        "was trained on, of a library those that it was built from",
+        help="sides of windows in pixels, each of its own scale; default: the side that shows "
+        "pictures at the scale of the training, of a library those that it was built from",
     )
     parser.add_argument(
         "--stride_share",

@@ -18,20 +18,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autoencoder.scales import PyramidMaps, Source, WindowMaps
+from autoencoder.scales import TRAINED, WHOLE, PyramidMaps, Source, WindowMaps, side_of
 from ops.filters import blur, gaussian_window
 from ops.tiling import Padding
 
 # The mean is the default: where a network and a library agree, there is a defect. On textures their
 # mean ranks pictures better than either and than their maximum.
 MERGES = ("mean", "max")
-# The least spread of a plane, in its own unit, and of pictures, in spreads of a plane. A map that
-# is equal on all good pictures would divide by zero.
+NAMED_WINDOWS = {WHOLE: "whole", TRAINED: "trained"}
 PER_SOURCE = (
     "windows",
     "window_mode",
     "top_share",
 )  # settings that each source may have of its own
+# The least spread of a plane, in its own unit, and of pictures, in spreads of a plane. A map that
+# is equal on all good pictures would divide by zero.
 LEAST_SPREAD, LEAST_PICTURE_SPREAD = 1e-4, 0.05
 # pictures (B, C, H, W) unit range to their clusters (B,), whole numbers from 0 on
 Router = Callable[[torch.Tensor], torch.Tensor]
@@ -193,7 +194,7 @@ class PictureScorer(nn.Module):
 def _scale(
     source: Source, image_size: tuple[int, int], window: int, settings: ScoreSettings
 ) -> nn.Module:
-    window = window or min(image_size)
+    window = side_of(window, source, image_size)
     if (settings.window_mode or source.window_mode) == "pyramid":
         return PyramidMaps(source, image_size, window)
     stride = int(window * settings.stride_share)
@@ -201,14 +202,14 @@ def _scale(
 
 
 def windows_of(source: Source, settings: ScoreSettings) -> tuple[int, ...]:
-    """The sides in pixels of the windows of a source; WHOLE is a picture's shorter side."""
+    """The sides in pixels of the windows of a source, or WHOLE or TRAINED."""
     return settings.windows or source.windows
 
 
 def plane_names(sources: Sequence[Source], settings: ScoreSettings) -> list[str]:
     """A name for each plane, in their order; members of an ensemble share one."""
     return [
-        f"{kind} {window or 'whole'}"
+        f"{kind} {NAMED_WINDOWS.get(window, window)}"
         for source in sources
         for window in windows_of(source, settings)
         for kind in source.kinds

@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from autoencoder.calibration import Scorers, calibrate_scorers
+from autoencoder.loaded import make_sources
 from autoencoder.maps import NetworkMaps, ssim_map
+from autoencoder.model import load_model
 from autoencoder.scales import WHOLE
 from autoencoder.scorer import (
     LEAST_PICTURE_SPREAD,
@@ -26,6 +28,7 @@ from common.errors import UserError
 from evaluation.thresholds import calibrate_scores, threshold_for
 from ops.filters import gaussian_window
 from ops.resize import LinearResize, resize_matrix
+from tests.autoencoder_models import write_checkpoint, write_kind
 
 
 class SmallNetwork(nn.Module):
@@ -292,6 +295,22 @@ def test_without_windows_each_source_has_its_own():
     image, zero = pictures(1, (40, 48)), torch.zeros(1, dtype=torch.int64)
     alone = PictureScorer((40, 48), [second], ScoreSettings((40,), window_mode="pyramid"))
     assert torch.equal(scorer.planes(image, zero)[:, 1:2], alone.planes(image, zero))
+
+
+@torch.inference_mode()
+def test_a_network_that_was_trained_on_reduced_pictures_looks_at_them_reduced(tmp_path):
+    """Training took the longer side to 32 to 64 pixels: of 96 pixels a window shows 32."""
+    root = write_kind(tmp_path / "part")
+    path = write_checkpoint(tmp_path / "reduced.pth", root, scale_range=[32.0, 64.0])
+    (source,) = make_sources([load_model(path)], None, None)
+    assert source.input_size == 16
+    scorer = PictureScorer((64, 96), [source], ScoreSettings())
+    expected = PictureScorer((64, 96), [source], ScoreSettings((32,)))
+    assert scorer.scales[0].windows.window == (32, 32)
+    image = pictures(1, (64, 96))
+    assert torch.equal(scorer(image)[0], expected(image)[0])
+    (source,) = make_sources([load_model(write_checkpoint(path, root))], None, None)
+    assert PictureScorer((64, 96), [source], ScoreSettings()).scales[0].windows.window == (16, 16)
 
 
 def calibrated_scorers(count: int, clusters: int = 1):
