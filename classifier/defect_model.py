@@ -35,13 +35,15 @@ class DefectOutput(NamedTuple):
     `logits` (B, K) are those of the kinds, `mask_logits` (B, 1, H, W) those of a pixel to be
     defective, and `attention` (B, h, w) is where the classification looked: the share of each cell
     of the backbone's grid that the mask covers, 0-1. The last two are None where the architecture
-    has none. `log_variances` (2,) are those of `MultiTaskLoss`, where it trains them.
+    has none. `log_variances` (2,) are those of `MultiTaskLoss`, where it trains them. `embedding`
+    (B, D) is what the last layer tells the kinds by, None for the mask alone.
     """
 
     logits: torch.Tensor
     mask_logits: torch.Tensor | None
     attention: torch.Tensor | None
     log_variances: torch.Tensor | None = None
+    embedding: torch.Tensor | None = None
 
 
 class AttentionGuidedDefectClassifier(nn.Module):
@@ -130,14 +132,21 @@ class AttentionGuidedDefectClassifier(nn.Module):
             branch = self.branch(coarse.mean(dim=(2, 3)))
             shares = self.fusion(torch.cat([token, branch], dim=1)).softmax(dim=1)
             token = shares[:, :1] * token + shares[:, 1:] * branch
-        logits = (
-            self._logits_of(mask_logits) if self.architecture == SEGMENTATION else self.head(token)
-        )
+        embedding = None
+        if self.architecture == SEGMENTATION:
+            logits = self._logits_of(mask_logits)
+        else:
+            *hidden, last = self.head
+            embedding = token
+            for layer in hidden:
+                embedding = layer(embedding)
+            logits = last(embedding)
         return DefectOutput(
             logits,
             mask_logits,
             None if attention is None else attention[:, 0],
             getattr(self, "log_variances", None),
+            embedding,
         )
 
     def _on_grid(self, mask_logits: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -117,6 +117,38 @@ def score_histograms(
     )
 
 
+def reliability_chart(bins: list[dict[str, float]], unit: str) -> Markup:
+    """Draw how many are right over how sure the model was, with the diagonal that is ideal.
+
+    Each of `bins` has `low`, `high`, `confidence` and `accuracy`, 0-1, and the `count` of its
+    images or strips, whose name is `unit`.
+    """
+    right, bottom = WIDTH - RIGHT, FROC_HEIGHT - FROC_BOTTOM
+    x_of = _linear_scale(0, 1, LEFT, right)
+    y_of = _linear_scale(0, 1, bottom, FROC_TOP)
+    places = [
+        {
+            "x": x_of(one["low"]) + 1,
+            "y": y_of(one["accuracy"]),
+            "width": x_of(one["high"]) - x_of(one["low"]) - 2,
+            "mark": (x_of(one["confidence"]), y_of(one["accuracy"])),
+        }
+        for one in bins
+    ]
+    return render(
+        "reliability.html",
+        width=WIDTH,
+        height=FROC_HEIGHT,
+        left=LEFT,
+        right=right,
+        top=FROC_TOP,
+        bottom=bottom,
+        ticks=[(x_of(share), y_of(share), share) for share in np.linspace(0, 1, 6)],
+        bins=[one | place for one, place in zip(bins, places)],
+        unit=unit,
+    )
+
+
 def _bars(counts: np.ndarray, edges: np.ndarray, top: float) -> list[dict[str, float]]:
     """The non-empty bars; the highest one ends just below `top`."""
     y_of = _linear_scale(0, counts.max(), top + ROW, top + 4)

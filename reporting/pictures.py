@@ -93,7 +93,7 @@ def _save_sheet(
             top, left, bottom, right = detection.box
             radius = DETECTION_RADIUS + max(bottom - top, right - left) // 2
             cv2.circle(panel, (detection.x, detection.y), radius, DETECTED, 1, cv2.LINE_AA)
-    save_png(path, _side_by_side(panels, tuple(named), title))
+    save_png(path, side_by_side(panels, tuple(named), title))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def draw_samples(
         doubled = [
             cv2.resize(panel, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for panel in panels
         ]
-        rows.append(_side_by_side(doubled, captions[: len(panels)], ""))
+        rows.append(side_by_side(doubled, captions[: len(panels)], ""))
     return np.concatenate(rows)
 
 
@@ -239,21 +239,22 @@ def _ring_defects(panel: np.ndarray, mask: np.ndarray) -> None:
         cv2.circle(panel, (round(x), round(y)), RING_RADIUS + int(half_size), TRUTH, 1, cv2.LINE_AA)
 
 
-def _side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: str) -> np.ndarray:
+def side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: str) -> np.ndarray:
     """Panels of one size in a row, each below its caption, all below a title (empty: no title)."""
     height, width = panels[0].shape[:2]
     top = CAPTION * (2 if title else 1)
     sheet = np.full((height + top + GAP, len(panels) * (width + GAP) + GAP, 3), BACKDROP, np.uint8)
     if title:
-        _write(sheet, title, GAP, CAPTION - 7)
+        write_text(sheet, title, GAP, CAPTION - 7)
     for number, (panel, caption) in enumerate(zip(panels, captions)):
         x = GAP + number * (width + GAP)
-        _write(sheet, caption, x, top - 7)
+        write_text(sheet, caption, x, top - 7)
         sheet[top : top + height, x : x + width] = panel
     return sheet
 
 
-def _write(sheet: np.ndarray, text: str, x: int, y: int) -> None:
+def write_text(sheet: np.ndarray, text: str, x: int, y: int) -> None:
+    """Write text into a picture (H, W, 3), in place, its baseline beginning at (x, y)."""
     # cv2.putText ends the process on text that is not valid Unicode, which a file name may be
     text = text.encode("utf-8", "replace").decode()
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

@@ -28,7 +28,11 @@ WITHOUT_REFERENCES = tuple(
     f"autoencoder.{name}"
     for name in ("trainer", "feature_library", "inference", "export", "epochs")
 )
-CLASSIFIER = ("classifier.prepare_defect_data", "classifier.train_defect_model")
+CLASSIFIER = (
+    "classifier.prepare_defect_data",
+    "classifier.train_defect_model",
+    "classifier.inference_defect_model",
+)
 COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER)
 SCRIPT_OF_WRAPPER = {
     "train.sh": "trainer",

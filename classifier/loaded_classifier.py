@@ -1,0 +1,92 @@
+"""A trained classifier as inference takes it, from a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from classifier.calibration import Calibration
+from classifier.defect_checkpoint import checkpoint_in, load_defect_model
+from classifier.defect_graph import DefectGraph
+from classifier.fit_calibration import fit_calibration
+from common.errors import UserError
+from common.notes import warn
+
+# images (B, C, H, W), 0-1, to the outputs of `DefectGraph` by name
+Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier and the facts that belong to it, as `DefectModel` has them.
+
+    A cell of its attention is `stride` pixels of the network's image along each side.
+    `calibration` is None where there were no held-out images. `shown` are settings for a report.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    input_max: float
+    stride: int
+    calibration: Calibration | None
+    predict: Predict
+    shown: dict[str, str]
+
+
+def load_classifier(path: Path, data_root: Path | None, device: torch.device) -> LoadedClassifier:
+    """Load a checkpoint, or the best one in a folder, and calibrate it.
+
+    `data_root` is the data set to calibrate on; None means that of the training, without which the
+    classifier is not calibrated. Raises `UserError` for a file that is no checkpoint of this tool,
+    and for a `data_root` that cannot be used.
+    """
+    path = checkpoint_in(path)
+    model = load_defect_model(path)
+    model.network.to(device)
+    root = data_root or _trained_on(model.settings)
+    fitted = fit_calibration(model, root) if root else None
+    if fitted is None:
+        if data_root:
+            raise UserError(f"--data_root {root}: found no valid/, expected held-out images in it")
+        warn(
+            "found no held-out images of the training, so confidences are not calibrated: "
+            "--data_root FOLDER names a data set with valid/"
+        )
+    calibration, features = (fitted.calibration, fitted.features) if fitted else (None, None)
+    temperature = calibration.temperature if calibration else 1.0
+    graph = DefectGraph(model.network, temperature, features).to(device).eval()
+
+    @torch.inference_mode()
+    def predict(images: np.ndarray) -> dict[str, np.ndarray]:
+        results = graph(torch.from_numpy(images).to(device))
+        return {name: found.float().cpu().numpy() for name, found in zip(graph.outputs, results)}
+
+    settings = model.settings
+    frozen = ", frozen" if settings["freeze_backbone"] else ""
+    return LoadedClassifier(
+        path.name,
+        model.kinds,
+        model.channels,
+        model.image_size,
+        model.input_max,
+        model.network.backbone.stride,
+        calibration,
+        predict,
+        {
+            "checkpoint": str(path.absolute()),
+            "network": f"{settings['architecture']} on {settings['backbone']}{frozen}",
+            "epoch": str(model.epoch + 1),
+            "calibrated on": str(root / "valid") if fitted else "nothing",
+            "device": str(device),
+        },
+    )
+
+
+def _trained_on(settings: dict[str, object]) -> Path | None:
+    """The data set of the training, where it is still there."""
+    root = settings.get("data_root")
+    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
