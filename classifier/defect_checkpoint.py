@@ -37,6 +37,11 @@ class DefectModel:
     epoch: int
     settings: dict[str, Any]
 
+    def describe(self) -> str:
+        """The network in words."""
+        frozen = ", frozen" if self.settings["freeze_backbone"] else ""
+        return f"{self.settings['architecture']} on {self.settings['backbone']}{frozen}"
+
 
 def load_defect_model(path: Path) -> DefectModel:
     """Load a checkpoint of this tool.

@@ -9,6 +9,8 @@
     python -m classifier.inference_defect_model --checkpoint checkpoints/parts \\
         --image_dir dataset/parts/test --target_error 0.01
 
+An exported file (.onnx) is run in ONNX Runtime, with the calibration that it holds.
+
 Writes a mask and a picture (image, mask, where the network looked, probabilities) for each image,
 and for the folder predictions.csv, metrics.json and report.html. Confidences are calibrated on the
 valid/ of the training's data set. Where the sub-folders are kinds, predictions are compared with
@@ -39,16 +41,22 @@ from arguments import add_true_or_false, from_0_to_1, whole_number
 from classifier.folder_images import FolderImage, ReadImage, list_folder_images
 from classifier.loaded_classifier import LoadedClassifier, load_classifier
 from classifier.metrics import MASK_THRESHOLD
+from classifier.onnx_classifier import load_onnx_classifier
 from classifier.prediction_figures import COLUMNS, prediction_rows, summarize
 from classifier.prediction_pictures import draw_panels, draw_prediction, embedded
 from classifier.prediction_report import choose_shown, write_prediction_report
-from classifier.predictions import ImagePrediction, Limits, Maps, predict_images
+from classifier.predictions import (
+    ImagePrediction,
+    Limits,
+    Maps,
+    choose_limits,
+    predict_images,
+)
 from common.command_parser import command_parser, group_flags
 from common.device import choose_device
 from common.errors import UserError, run_command
 from common.notes import warn
 from common.numbers import three_digits
-from evaluation.thresholds import pictures_needed
 from reporting.output_folder import PANELS_ENDING, results_in, strip_file
 from reporting.pictures import save_png
 from reporting.scored_folder import REPORT, make_output_folder, require_output_elsewhere
@@ -70,7 +78,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--checkpoint",
         type=Path,
         required=True,
-        help="file that the training left, or its folder: then the best by accuracy",
+        help="file that the training left, or its folder: then the best by accuracy; or an "
+        "exported file (.onnx)",
     )
     parser.add_argument("--image_dir", type=Path, help="folder of images")
     parser.add_argument("--image", type=Path, help="one image")
@@ -153,13 +162,12 @@ def infer(arguments: argparse.Namespace) -> int:
         require_output_elsewhere(output_dir, [place], "image")
     if arguments.image and not place.is_file():
         raise UserError(f"--image {place}: found no such file, expected an image")
-    device = choose_device(arguments.gpu_id)
-    classifier = load_classifier(arguments.checkpoint, arguments.data_root, device)
+    classifier = load(arguments.checkpoint, arguments.data_root, arguments.gpu_id)
     images = list_folder_images(place, arguments.use_labels, classifier.kinds)
     limits, warnings = choose_limits(classifier, arguments.target_error, arguments.target_unknown)
     for warning in warnings:
         warn(warning)
-    print(f"{classifier.name} on {device}, images of {place}")
+    print(f"{classifier.name} on {classifier.shown['device']}, images of {place}")
     make_output_folder(output_dir)
     masks = [strip_file(Path(), one.relative, MASK_ENDING).as_posix() for one in images]
     problems: list[str] = []
@@ -230,30 +238,16 @@ def _resize_warnings(classifier: LoadedClassifier, predictions: list[ImagePredic
     return [line]
 
 
-def choose_limits(
-    classifier: LoadedClassifier, target_error: float | None, target_unknown: float
-) -> tuple[Limits, list[str]]:
-    """The limits that the targets need, and warnings where held-out images do not support them.
-
-    Raises `UserError` for a target error of a classifier that is not calibrated.
-    """
-    calibration, warnings = classifier.calibration, []
-    if calibration is None:
-        if target_error is not None:
-            raise UserError(
-                f"--target_error {target_error:g}: found no held-out images to set it on, "
-                "expected --data_root FOLDER of a data set with valid/"
-            )
-        return Limits(), warnings
-    lowest = 0.0 if target_error is None else calibration.lowest_sure(target_error)
-    if not np.isfinite(lowest):
-        count = len(calibration.confidences)
-        needed = pictures_needed(target_error) if 0 < target_error < 1 else count
-        warnings.append(
-            f"every image is unsure: {count} held-out images do not support an error of "
-            f"{target_error:g}, which takes {needed} without a mistake"
+def load(path: Path, data_root: Path | None, gpu_id: int | None) -> LoadedClassifier:
+    """Load a checkpoint or an exported file. Raises `UserError` where it cannot be used."""
+    if path.suffix.lower() != ".onnx":
+        return load_classifier(path, data_root, choose_device(gpu_id))
+    if data_root:
+        raise UserError(
+            f"--data_root {data_root}: found an exported file, which holds its calibration, "
+            "expected none"
         )
-    return Limits(lowest, calibration.highest_known(target_unknown)), warnings
+    return load_onnx_classifier(path, is_on_cpu=gpu_id == -1)
 
 
 def _figures(

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from classifier.calibration import Calibration
-from classifier.defect_checkpoint import checkpoint_in, load_defect_model
+from classifier.defect_checkpoint import DefectModel, checkpoint_in, load_defect_model
 from classifier.defect_graph import DefectGraph
-from classifier.fit_calibration import fit_calibration
+from classifier.fit_calibration import FittedCalibration, fit_calibration
 from common.errors import UserError
 from common.notes import warn
 
@@ -37,15 +37,33 @@ class LoadedClassifier:
     shown: dict[str, str]
 
 
-def load_classifier(path: Path, data_root: Path | None, device: torch.device) -> LoadedClassifier:
+@dataclass(frozen=True)
+class CalibratedModel:
+    """A checkpoint's model, and its calibration on the data set `root`; None without held-out
+    images.
+    """
+
+    model: DefectModel
+    root: Path | None
+    fitted: FittedCalibration | None
+
+    def graph(self, input_kind: str = "unit") -> DefectGraph:
+        """The module of model and calibration, in evaluation mode."""
+        fitted, model = self.fitted, self.model
+        temperature, features = (
+            (fitted.calibration.temperature, fitted.features) if fitted else (1.0, None)
+        )
+        return DefectGraph(model.network, temperature, features, input_kind, model.input_max).eval()
+
+
+def load_calibrated(path: Path, data_root: Path | None, device: torch.device) -> CalibratedModel:
     """Load a checkpoint, or the best one in a folder, and calibrate it.
 
     `data_root` is the data set to calibrate on; None means that of the training, without which the
     classifier is not calibrated. Raises `UserError` for a file that is no checkpoint of this tool,
     and for a `data_root` that cannot be used.
     """
-    path = checkpoint_in(path)
-    model = load_defect_model(path)
+    model = load_defect_model(checkpoint_in(path))
     model.network.to(device)
     root = data_root or _trained_on(model.settings)
     fitted = fit_calibration(model, root) if root else None
@@ -56,31 +74,33 @@ def load_classifier(path: Path, data_root: Path | None, device: torch.device) ->
             "found no held-out images of the training, so confidences are not calibrated: "
             "--data_root FOLDER names a data set with valid/"
         )
-    calibration, features = (fitted.calibration, fitted.features) if fitted else (None, None)
-    temperature = calibration.temperature if calibration else 1.0
-    graph = DefectGraph(model.network, temperature, features).to(device).eval()
+    return CalibratedModel(model, root if fitted else None, fitted)
+
+
+def load_classifier(path: Path, data_root: Path | None, device: torch.device) -> LoadedClassifier:
+    """A checkpoint as inference takes it. Raises `UserError` as `load_calibrated`."""
+    calibrated = load_calibrated(path, data_root, device)
+    model, graph = calibrated.model, calibrated.graph().to(device)
 
     @torch.inference_mode()
     def predict(images: np.ndarray) -> dict[str, np.ndarray]:
         results = graph(torch.from_numpy(images).to(device))
         return {name: found.float().cpu().numpy() for name, found in zip(graph.outputs, results)}
 
-    settings = model.settings
-    frozen = ", frozen" if settings["freeze_backbone"] else ""
     return LoadedClassifier(
-        path.name,
+        model.path.name,
         model.kinds,
         model.channels,
         model.image_size,
         model.input_max,
         model.network.backbone.stride,
-        calibration,
+        calibrated.fitted.calibration if calibrated.fitted else None,
         predict,
         {
-            "checkpoint": str(path.absolute()),
-            "network": f"{settings['architecture']} on {settings['backbone']}{frozen}",
+            "checkpoint": str(model.path.absolute()),
+            "network": model.describe(),
             "epoch": str(model.epoch + 1),
-            "calibrated on": str(root / "valid") if fitted else "nothing",
+            "calibrated on": str(calibrated.root / "valid") if calibrated.root else "nothing",
             "device": str(device),
         },
     )

@@ -14,6 +14,7 @@ from classifier.metrics import MASK_THRESHOLD, MaskMetrics
 from common.errors import UserError
 from common.pipeline import grouped
 from common.progress import progress_bar
+from evaluation.thresholds import pictures_needed
 
 SURE, UNSURE, UNKNOWN = "sure", "unsure", "unknown"
 STATUSES = (SURE, UNSURE, UNKNOWN)
@@ -30,6 +31,32 @@ class Limits:
         if distance is not None and distance > self.highest_known:
             return UNKNOWN
         return SURE if confidence >= self.lowest_sure else UNSURE
+
+
+def choose_limits(
+    classifier: LoadedClassifier, target_error: float | None, target_unknown: float
+) -> tuple[Limits, list[str]]:
+    """The limits that the targets need, and warnings where held-out images do not support them.
+
+    Raises `UserError` for a target error of a classifier that is not calibrated.
+    """
+    calibration, warnings = classifier.calibration, []
+    if calibration is None:
+        if target_error is not None:
+            raise UserError(
+                f"--target_error {target_error:g}: found no held-out images to set it on, "
+                "expected --data_root FOLDER of a data set with valid/"
+            )
+        return Limits(), warnings
+    lowest = 0.0 if target_error is None else calibration.lowest_sure(target_error)
+    if not math.isfinite(lowest):
+        count = len(calibration.confidences)
+        needed = pictures_needed(target_error) if 0 < target_error < 1 else count
+        warnings.append(
+            f"every image is unsure: {count} held-out images do not support an error of "
+            f"{target_error:g}, which takes {needed} without a mistake"
+        )
+    return Limits(lowest, calibration.highest_known(target_unknown)), warnings
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ CLASSIFIER = (
     "classifier.prepare_defect_data",
     "classifier.train_defect_model",
     "classifier.inference_defect_model",
+    "classifier.export_defect_model",
 )
 COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER)
 SCRIPT_OF_WRAPPER = {
