@@ -9,6 +9,7 @@ import torch
 from classifier.backbone import RANDOM
 from classifier.backbones import BACKBONES, make_backbone
 from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
+from classifier.defect_settings import STAGE2_FOLDER
 from classifier.tool import TOOL
 from common.errors import UserError, prefix_errors, shown
 from data.image_files import INPUT_MAX_LIMITS
@@ -111,11 +112,15 @@ def make_network(
 def checkpoint_in(place: Path) -> Path:
     """The checkpoint itself, or in a folder the best one, else the last one.
 
-    Raises `UserError` for a folder without any.
+    In a folder of two stages they are those of the second one. Raises `UserError` for a folder
+    without any.
     """
     if not place.is_dir():
         return place
-    found = [place / name for name in (BEST_ACCURACY, LAST) if (place / name).is_file()]
+    candidates = [
+        folder / name for folder in (place, place / STAGE2_FOLDER) for name in (BEST_ACCURACY, LAST)
+    ]
+    found = [path for path in candidates if path.is_file()]
     if not found:
         raise UserError(f"{place}: found no {BEST_ACCURACY}, expected a folder of {COMMAND}")
     return found[0]

@@ -13,6 +13,13 @@ import pytest
 import torch
 from playwright.sync_api import Page, sync_playwright
 
+from classifier.calibration import Calibration
+from classifier.defect_data import LabelledPicture
+from classifier.folder_images import FolderImage
+from classifier.prediction_figures import summarize
+from classifier.prediction_pictures import embedded
+from classifier.prediction_report import write_prediction_report
+from classifier.predictions import ImagePrediction, Limits
 from common.errors import UserError
 from common.numbers import three_digits
 from data.demo_strips import make_strip
@@ -668,3 +675,44 @@ def test_every_strip_is_in_a_bar_and_every_tick_in_the_chart(scores):
 )
 def test_three_digits(value, text):
     assert three_digits(value) == text
+
+
+def test_the_report_of_a_classifier_fits_every_width_and_escapes_names(look_at, tmp_path):
+    kinds = ("good", "<b>spot</b>", "刮痕")
+    generator = np.random.default_rng(3)
+    predictions = []
+    for number in range(24):
+        truth = number % 3
+        shares = generator.dirichlet(np.where(np.arange(3) == truth, 4.0, 1.0))
+        relative = Path(kinds[truth].replace("/", "_")) / f"{number} {HOSTILE[number % 2]}"
+        picture = LabelledPicture(tmp_path / relative.name, kinds[truth], None, truth == 0)
+        status = ("sure", "unsure", "unknown")[number % 5 % 3]
+        outcome = (0.1, 500 + number, 0.4 if truth else None, 0.5 if truth else None)
+        one = ImagePrediction(
+            FolderImage(relative, picture), shares, int(shares.argmax()), truth, status,
+            *outcome, None if truth else True, (40, 60),
+        )  # fmt: skip
+        predictions.append(one)
+    calibration = Calibration(1.4, (0.9,) * 24, (True,) * 24)
+    targets = {"target_error": 0.2, "target_unknown": 0.01}
+    limits = Limits(0.5, 0.2)
+    summary = summarize(predictions, kinds, calibration, limits, targets, ["x.png: found nothing"])
+    panels = {"image": np.zeros((64, 900, 3), np.uint8), "mask": np.zeros((64, 900, 3), np.uint8)}
+    figures = {one.image.relative: embedded(panels) for one in predictions}
+    path = tmp_path / "report.html"
+    subject = {"model": "m" * 90}
+    write_prediction_report(path, predictions, kinds, summary, figures, subject, {}, ["<i>beware"])
+    wrong = sum(one.predicted != one.truth for one in predictions)
+    for width, scheme in ((400, "dark"), (800, "light"), (1280, "light")):
+        with look_at(path, width, scheme) as look:
+            assert f"{wrong} of 24 labelled ones mistaken" in look.text()
+            assert "<b>spot</b>" in look.text() and "<i>beware" in look.text()
+            look.page.select_option("#verdict", "mistake")
+            assert look.page.inner_text("#shown") == f"{wrong} of 24 images"
+            look.page.select_option("#verdict", "")
+            look.sort("confidence")
+            values = look.page.eval_on_selector_all(
+                "#strips tbody tr", "rows => rows.map(row => Number(row.cells[5].dataset.value))"
+            )
+            highest = [one.confidence for one in predictions]
+            assert values == pytest.approx(sorted(highest, reverse=True), rel=1e-6)
