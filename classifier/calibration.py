@@ -20,6 +20,9 @@ from evaluation.thresholds import bound_on_share
 
 BINS = 15  # of equal width, of the calibration error
 TEMPERATURES = (0.05, 20.0)  # ends of the range in which a temperature is looked for
+# A limit lies so far beyond the image that sets it, or half-way to the next one. Two runtimes
+# differ by less, and would disagree on that image otherwise.
+SLACK = 1e-4
 LEAST_PROBABILITY = 1e-30
 MOST_IMAGES = 10**6  # of a stored calibration
 UNUSABLE = "found an unusable calibration, expected one of classifier.export_defect_model"
@@ -57,7 +60,9 @@ class Calibration:
         count = len(self.distances)
         # no share of rounding may raise the rank
         rank = min(count, math.ceil((count + 1) * (1 - target_unknown) - 1e-9))
-        return sorted(self.distances)[max(rank, 1) - 1]
+        ordered = [*sorted(self.distances), math.inf]
+        highest, above = ordered[max(rank, 1) - 1 : max(rank, 1) + 1]
+        return min(highest + SLACK, (highest + above) / 2)
 
     def plain(self) -> dict[str, Any]:
         """The content of a JSON file; `read_calibration` reads it."""
@@ -81,7 +86,7 @@ def read_calibration(content: object) -> Calibration:
         and len(distances) in (0, len(confidences))
         and all(type(value) is float and 0 <= value <= 1.001 for value in confidences)
         and all(type(value) is bool for value in is_right)
-        and all(type(value) is float and -0.001 <= value <= 2.001 for value in distances)
+        and all(type(value) is float and -0.001 <= value <= 1.001 for value in distances)
     )
     if not is_usable:
         raise UserError(UNUSABLE)
@@ -175,5 +180,6 @@ def confidence_for_error(
         if count < len(order) and sorted_confidences[count] == lowest:
             continue  # images of equal confidence are sure together or not at all
         if bound_on_share(int(wrong[count - 1]), count) <= target_error:
-            return float(lowest)
+            below = sorted_confidences[count] if count < len(order) else 0.0
+            return float(max(lowest - SLACK, (lowest + below) / 2))
     return math.inf

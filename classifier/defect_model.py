@@ -36,7 +36,7 @@ class DefectOutput(NamedTuple):
     defective, and `attention` (B, h, w) is where the classification looked: the share of each cell
     of the backbone's grid that the mask covers, 0-1. The last two are None where the architecture
     has none. `log_variances` (2,) are those of `MultiTaskLoss`, where it trains them. `embedding`
-    (B, D) is what the last layer tells the kinds by, None for the mask alone.
+    (B, D) is what the head tells the kinds by, None for the mask alone.
     """
 
     logits: torch.Tensor
@@ -132,21 +132,14 @@ class AttentionGuidedDefectClassifier(nn.Module):
             branch = self.branch(coarse.mean(dim=(2, 3)))
             shares = self.fusion(torch.cat([token, branch], dim=1)).softmax(dim=1)
             token = shares[:, :1] * token + shares[:, 1:] * branch
-        embedding = None
-        if self.architecture == SEGMENTATION:
-            logits = self._logits_of(mask_logits)
-        else:
-            *hidden, last = self.head
-            embedding = token
-            for layer in hidden:
-                embedding = layer(embedding)
-            logits = last(embedding)
+        is_mask_alone = self.architecture == SEGMENTATION
+        logits = self._logits_of(mask_logits) if is_mask_alone else self.head(token)
         return DefectOutput(
             logits,
             mask_logits,
             None if attention is None else attention[:, 0],
             getattr(self, "log_variances", None),
-            embedding,
+            None if is_mask_alone else token,
         )
 
     def _on_grid(self, mask_logits: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

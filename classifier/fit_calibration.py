@@ -9,29 +9,29 @@ import torch
 from classifier.calibration import Calibration, at_temperature, fit_temperature
 from classifier.defect_checkpoint import DefectModel
 from classifier.defect_data import LabelledPicture, list_labelled
-from classifier.defect_graph import unit_length
+from classifier.defect_graph import KnownImages
 from classifier.defect_samples import LabelledImages
 from common.errors import UserError
 from common.pipeline import grouped
 from data.image_files import to_unit_range
 
 BATCH = 32  # images that are looked at together
-MOST_FEATURES = 2000  # training images whose features are kept
+MOST_KNOWN = 2000  # training images whose features are kept
 
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """A calibration, and the features (N, D) of training images, each of length 1.
+    """A calibration, and what is known of the training's images.
 
-    `features` is None where the network has none, or without images of the training.
+    `known`, on the CPU, is None where the network has no features, or without images of train/.
     """
 
     calibration: Calibration
-    features: torch.Tensor | None
+    known: KnownImages | None
 
 
 def fit_calibration(model: DefectModel, root: Path) -> FittedCalibration | None:
-    """Fit the temperature on valid/ of a data set, and keep features of its train/.
+    """Fit the temperature on valid/ of a data set, and keep what its train/ looks like.
 
     The network stays on the device where it is. None without images in valid/. Raises `UserError`
     for a data set that is missing, an image that cannot be used, and a kind in valid/ that the
@@ -48,34 +48,34 @@ def fit_calibration(model: DefectModel, root: Path) -> FittedCalibration | None:
     labels = np.array([model.kinds.index(picture.kind) for picture in valid])
     temperature = fit_temperature(logits, labels)
     probabilities = at_temperature(np.exp(logits - logits.max(axis=1, keepdims=True)), temperature)
-    features, distances = None, ()
+    known, distances = None, ()
     if train and held_out is not None:
-        features = _look_at(model, _evenly(train, MOST_FEATURES))[1]
-        distances = tuple((1 - (held_out @ features.T).amax(dim=1)).tolist())
+        known = KnownImages(_look_at(model, _evenly(train, MOST_KNOWN))[1])
+        distances = tuple(known(held_out).tolist())
     calibration = Calibration(
         temperature,
         tuple(probabilities.max(axis=1).tolist()),
         tuple((logits.argmax(axis=1) == labels).tolist()),
         distances,
     )
-    return FittedCalibration(calibration, features)
+    return FittedCalibration(calibration, known)
 
 
 @torch.inference_mode()
 def _look_at(
     model: DefectModel, pictures: list[LabelledPicture]
 ) -> tuple[np.ndarray, torch.Tensor | None]:
-    """Logits (N, K) and features (N, D) of length 1, on the CPU; None where there are none."""
+    """Logits (N, K) and embeddings (N, D), on the CPU; None where there are none."""
     images = LabelledImages(pictures, model.input_max, model.channels, model.image_size, True, 0)
     device = next(model.network.parameters()).device
-    logits, features = [], []
+    logits, embeddings = [], []
     for numbers in grouped(range(len(pictures)), BATCH):
         batch = np.stack([images[number][0] for number in numbers])
         output = model.network(torch.from_numpy(to_unit_range(batch)).to(device))
         logits.append(output.logits.float().cpu().numpy())
         if output.embedding is not None:
-            features.append(unit_length(output.embedding.float()).cpu())
-    return np.concatenate(logits), torch.cat(features) if features else None
+            embeddings.append(output.embedding.float().cpu())
+    return np.concatenate(logits), torch.cat(embeddings) if embeddings else None
 
 
 def _evenly(pictures: list[LabelledPicture], most: int) -> list[LabelledPicture]:

@@ -50,10 +50,10 @@ class CalibratedModel:
     def graph(self, input_kind: str = "unit") -> DefectGraph:
         """The module of model and calibration, in evaluation mode."""
         fitted, model = self.fitted, self.model
-        temperature, features = (
-            (fitted.calibration.temperature, fitted.features) if fitted else (1.0, None)
+        temperature, known = (
+            (fitted.calibration.temperature, fitted.known) if fitted else (1.0, None)
         )
-        return DefectGraph(model.network, temperature, features, input_kind, model.input_max).eval()
+        return DefectGraph(model.network, temperature, known, input_kind, model.input_max).eval()
 
 
 def load_calibrated(path: Path, data_root: Path | None, device: torch.device) -> CalibratedModel:
