@@ -73,7 +73,7 @@ def cut_detections(
         planes = strip_planes(image, read_heatmap(heatmaps, strip, size), aligner)
         for number in found:
             place = places[number]
-            _require_inside(place, size, detections)
+            require_place_inside(place, size, detections)
             at = place.y, place.x, settings.size
             marks = None if mask is None else cut(mask, *at)
             crops.add(
@@ -102,7 +102,8 @@ def choose_labels(
     return [sorted_ones.get(name, kind) for name, kind in zip(names, kinds)]
 
 
-def _require_inside(place: DetectedPlace, size: tuple[int, int], detections: Path) -> None:
+def require_place_inside(place: DetectedPlace, size: tuple[int, int], detections: Path) -> None:
+    """Raise `UserError` for a detection outside of its strip of `size` (height, width)."""
     if not (0 <= place.y < size[0] and 0 <= place.x < size[1]):
         raise UserError(
             f"{detections}: found a detection at y {place.y}, x {place.x} of "

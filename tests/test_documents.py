@@ -33,6 +33,7 @@ CLASSIFIER = (
     "classifier.train_defect_model",
     "classifier.inference_defect_model",
     "classifier.export_defect_model",
+    "classifier.review_detections",
 )
 COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER)
 SCRIPT_OF_WRAPPER = {

@@ -1,22 +1,48 @@
 """The review of detections: measures, fusion, the choice of its weight, command and benchmark."""
 
+import csv
+import json
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 
+from classifier.cut_detections import CropSettings
+from classifier.defect_checkpoint import load_defect_model
+from classifier.prepare_defect_data import parse_args as parse_crops
+from classifier.prepare_defect_data import prepare
 from classifier.review import (
     MOST_LOGIT,
     Candidates,
+    WeightChoice,
     choose_weight,
     fuse,
     match_scores,
     review_logits,
     review_metrics,
 )
+from classifier.review_detections import parse_args, review_detections
 from classifier.review_features import TreesReview, crop_features
+from classifier.review_report import write_review
+from classifier.review_result import Limits, review
+from classifier.review_strips import NETWORK, ScoredFolder, cut_places, review_folder
+from classifier.train_defect_model import parse_args as parse_training
+from classifier.train_defect_model import train
 from common.errors import UserError
+from data.folder import list_strips
 from evaluation.detections import Peaks
+from evaluation.evaluate import evaluate
 from evaluation.matching import TrueDefect, match_strip
 from evaluation.metrics import FrocMetrics
+from evaluation.predictors import DetectorPredictor
+from evaluation.results import Rules
+from evaluation.thresholds import Threshold
+from ops.classical import classical_detector
+from reporting.pictures import StripWriter
+from reporting.tables import write_results
+from tests.defect_images import write_data
 
 RATE = 0.5  # false alarms per strip
 
@@ -152,3 +178,156 @@ def test_trees_need_both_kinds_and_crops_of_four_channels():
         TreesReview(features, np.zeros(4, bool))
     with pytest.raises(UserError, match=r"found crops of \(3, 24, 24\)"):
         crop_features(crops[:, :3], np.zeros(4))
+
+
+def score(folder, output):
+    """What a classical detector finds in the strips of a folder, in the files of a scoring."""
+    predictor = DetectorPredictor(classical_detector("smoothed", 1.0), torch.device("cpu"))
+    threshold = Threshold(0.06, "as given")
+    strips, rules = list_strips(folder), Rules(threshold)
+    result = evaluate(predictor, strips, rules=rules, on_strip=StripWriter(output, 0))
+    write_results(output, result, threshold, [])
+    return output / "detections.csv"
+
+
+TINY = ("--epochs", 1, "--gpu_id", -1, "--num_workers", 0, "--decoder_channels", 8, 4)
+TINY += ("--head_channels", 8)
+
+
+@pytest.fixture(scope="module")
+def place(dataset, tmp_path_factory):
+    """Scored strips of test/ and valid/, crops of these, and a classifier of the crops."""
+    place = tmp_path_factory.mktemp("review")
+    for split in ("test", "valid"):
+        (place / split).mkdir()
+        score(dataset / split, place / split)
+    words = ("crops", "--detections", place / "valid" / "detections.csv")
+    words += ("--strips", dataset / "valid", "--align", "none", "--size", 16)
+    words += ("--output_dir", place / "crops", "--valid_share", 0, "--test_share", 0)
+    assert prepare(parse_crops([str(word) for word in words])) == 0
+    words = ("--data_root", place / "crops", "--save_dir", place / "run", *TINY)
+    train(parse_training([str(word) for word in words]))
+    return place
+
+
+def flags(place, dataset, output, *more):
+    words = ("--checkpoint", place / "run", "--detections", place / "test" / "detections.csv")
+    words += ("--strips", dataset / "test", "--output_dir", output, *more)
+    return [str(word) for word in words]
+
+
+def run_review(*words):
+    return review_detections(parse_args(flags(*words)))
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_without_held_out_strips_the_detector_decides_alone(place, dataset, tmp_path, capsys):
+    assert run_review(place, dataset, tmp_path / "out") == 0
+    assert "weight 0, the detector alone: no labelled strips" in capsys.readouterr().out
+    rows = table(tmp_path / "out" / "detections.csv")
+    before = table(place / "test" / "detections.csv")
+    assert [(row["file"], row["y"], row["x"]) for row in rows] == [
+        (row["file"], row["y"], row["x"]) for row in before
+    ]
+    for row, own in zip(rows, before):
+        assert row["score"] == row["margin"] == own["margin"]
+        assert row["status"] == own["status"] and row["reported"] == "1"
+        assert row["review"] in ("good", "defect") and 0.5 <= float(row["confidence"]) <= 1
+    kept = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert kept["weight"] == kept["taken_away"] == kept["lost"] == 0
+
+
+def test_held_out_strips_and_the_rival_are_in_the_report(place, dataset, tmp_path, capsys):
+    held = ("--valid_detections", place / "valid" / "detections.csv")
+    held += ("--valid_strips", dataset / "valid", "--rival", "trees")
+    rate = ("--target_false_alarms", 1)
+    assert run_review(place, dataset, tmp_path / "out", *held, *rate) == 0
+    printed = capsys.readouterr().out
+    assert "verdicts: set on 4 held-out strips" in printed
+    page = (tmp_path / "out" / "report.html").read_text()
+    for name in ("detector alone", "+ crop network, weight", "+ trees, weight", "+ both, weight"):
+        assert name in page and name in printed
+    kept = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert kept["choices"].keys() == {"crop network", "trees", "both"}
+    rows, limit = table(tmp_path / "out" / "detections.csv"), kept["limit"]
+    for row in rows:
+        above = limit is None or float(row["score"]) > limit
+        assert row["reported"] == str(int(above))
+    reported = {row["file"] for row in rows if row["reported"] == "1"}
+    verdicts = table(tmp_path / "out" / "verdicts.csv")
+    assert {row["file"] for row in verdicts if row["verdict"] == "NG"} == reported
+    assert len(verdicts) == 4
+
+
+def test_what_is_taken_away_and_lost_is_counted_and_shown(place, dataset, tmp_path):
+    model = (
+        load_defect_model(place / "run" / "best_accuracy.pth")
+        if (place / "run" / "best_accuracy.pth").exists()
+        else load_defect_model(place / "run" / "last.pth")
+    )
+    scored = ScoredFolder(place / "test" / "detections.csv", dataset / "test", place / "test")
+    settings = CropSettings(16, "none")
+    strips = review_folder(scored, settings, model, None)
+    hits = [
+        (n, p)
+        for n, one in enumerate(strips)
+        for p, d in enumerate(one.places)
+        if d.status == "hit"
+    ]
+    alarms = [
+        (n, p)
+        for n, one in enumerate(strips)
+        for p, d in enumerate(one.places)
+        if d.status == "false alarm"
+    ]
+    assert len(hits) > 1 and len(alarms) > 1
+    told = []
+    for number, one in enumerate(strips):
+        values = np.zeros(len(one.places))
+        for place_of in (hits[0], *alarms):
+            if place_of[0] == number:
+                values[place_of[1]] = -50.0
+        told.append(replace(one, logits={NETWORK: values}))
+    lowest = min(one.candidates.margins.min() for one in told if len(one.places)) - 1
+    limits = Limits(lowest, lowest, 1.0, "as given")
+    result = review(told, {NETWORK: WeightChoice(1.0, "as given")}, limits)
+    assert len(result.taken) == len(alarms) and len(result.lost) == 1 and not result.won
+    output = tmp_path / "out"
+    output.mkdir()
+    write_review(output, result, model.kinds, partial(cut_places, scored, settings), {})
+    assert len(list((output / "taken_away").glob("*.png"))) == min(len(alarms), 24)
+    assert len(list((output / "lost").glob("*.png"))) == 1
+    rows = table(output / "detections.csv")
+    assert [row["status"] for row in rows if row["reported"] == "0"].count("hit") == 1
+    assert not [row for row in rows if row["status"] == "false alarm" and row["reported"] == "1"]
+    page = (output / "report.html").read_text()
+    assert f"Taken away ({len(alarms)})" in page and "no longer reported (1)" in page
+
+
+def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (place / "test" / "detections.csv").read_text()
+    (other / "detections.csv").write_text(text.replace("strip_", "part_"))
+    words = ("--heatmaps", place / "test")
+    with pytest.raises(UserError, match=r"other/detections\.csv: line 2: .* of \S*part_\d"):
+        run_review(place, dataset, tmp_path / "a", *words, "--detections", other / "detections.csv")
+    held = ("--valid_detections", place / "test" / "detections.csv")
+    with pytest.raises(UserError, match=r"--valid_strips .*: found the strips to review"):
+        run_review(place, dataset, tmp_path / "b", *held, "--valid_strips", dataset / "test")
+    with pytest.raises(SystemExit):
+        parse_args(flags(place, dataset, tmp_path / "c", *held))
+    with pytest.raises(UserError, match=r"crops\.csv: found no readable table"):
+        rival = ("--rival", "trees", "--crops", tmp_path / "none")
+        run_review(place, dataset, tmp_path / "d", *rival)
+    data = write_data(tmp_path / "grey")
+    (folder,) = train(
+        parse_training([str(w) for w in ("--data_root", data, "--save_dir", tmp_path / "g", *TINY)])
+    )
+    with pytest.raises(UserError, match="with 1 channels, expected one of crops with 4"):
+        run_review(place, dataset, tmp_path / "e", "--checkpoint", folder)
+    assert not any((tmp_path / name).exists() for name in "abcde")

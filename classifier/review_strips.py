@@ -1,0 +1,187 @@
+"""Scored strips for a review: their detections, their true defects, and what each review says."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from classifier.crops import (
+    CROP_CHANNELS,
+    TABLE,
+    cut,
+    read_crop_facts,
+    read_heatmap,
+    strip_planes,
+)
+from classifier.cut_detections import CropSettings, require_place_inside
+from classifier.defect_checkpoint import DefectModel
+from classifier.defect_data import list_labelled, read_labelled
+from classifier.detection_table import DetectedPlace, read_detections
+from classifier.review import Candidates, kind_probabilities, review_logits
+from classifier.review_features import TreesReview, crop_features
+from common.errors import UserError, prefix_errors
+from common.progress import progress_bar
+from data.folder import GOOD, StripFile, list_strips
+from data.labelled_strip import read_strip
+from evaluation.matching import defects_at, defects_in_mask
+
+NETWORK, TREES, BOTH = "crop network", "trees", "both"  # names of the reviews
+
+
+@dataclass(frozen=True)
+class ScoredFolder:
+    """Strips, and the folder that the detector's scoring of them wrote."""
+
+    detections: Path
+    strips: Path
+    heatmaps: Path
+
+
+@dataclass(frozen=True)
+class ReviewedStrip:
+    """A strip's detections by descending margin, and what the reviews say of them.
+
+    `probabilities` (N, kinds) are the network's. `logits` are (N,), by the name of the review.
+    """
+
+    strip: StripFile
+    places: list[DetectedPlace]
+    candidates: Candidates
+    probabilities: np.ndarray
+    logits: dict[str, np.ndarray]
+
+
+def require_review_model(model: DefectModel) -> None:
+    """Raise `UserError` for a classifier that was not trained on crops of detections."""
+    if model.channels != len(CROP_CHANNELS):
+        raise UserError(
+            f"{model.path}: found a classifier of images with {model.channels} channels, expected "
+            f"one of crops with {len(CROP_CHANNELS)}: prepare_defect_data.py crops"
+        )
+    if GOOD not in model.kinds:
+        raise UserError(
+            f"{model.path}: found the kinds {', '.join(model.kinds)}, expected {GOOD} among them: "
+            "a review tells nuisances from defects"
+        )
+
+
+def crop_facts(model: DefectModel) -> tuple[int, str]:
+    """Size in pixels and alignment of the crops that a model was trained on.
+
+    Where their set is no longer there, the size is that of the network's input.
+    """
+    found = read_crop_facts(Path(model.settings["data_root"]))
+    return found or (max(model.image_size), "full")
+
+
+def review_folder(
+    scored: ScoredFolder, settings: CropSettings, model: DefectModel, trees: TreesReview | None
+) -> list[ReviewedStrip]:
+    """What the reviews say of every strip of a scored folder.
+
+    A strip without detections is among them: its defects are missed. Raises `UserError` for
+    detections of other strips, and as the readers.
+    """
+    return [
+        review_strip(strip, places, planes, truth, settings, model, trees)
+        for strip, places, planes, truth in _iter_strips(scored, settings)
+    ]
+
+
+def review_strip(
+    strip: StripFile,
+    places: list[DetectedPlace],
+    planes: np.ndarray | None,
+    truth: tuple,
+    settings: CropSettings,
+    model: DefectModel,
+    trees: TreesReview | None,
+) -> ReviewedStrip:
+    """What the reviews say of one strip; `truth` is its true defects and their labels."""
+    points = np.array([(place.y, place.x) for place in places], dtype=np.int64).reshape(-1, 2)
+    margins = np.array([place.score for place in places])
+    probabilities = np.empty((0, len(model.kinds)))
+    logits = {NETWORK: np.empty(0)}
+    if places:
+        crops = np.stack([cut(planes, y, x, settings.size) for y, x in points.tolist()])
+        probabilities = kind_probabilities(model, crops)
+        logits[NETWORK] = review_logits(probabilities, model.kinds)
+    if trees:
+        logits[TREES] = (
+            trees.logits(crop_features(crops, margins)) if places else logits[NETWORK].copy()
+        )
+        logits[BOTH] = logits[NETWORK] + logits[TREES]
+    candidates = Candidates(points, margins, *truth)
+    return ReviewedStrip(strip, places, candidates, probabilities, logits)
+
+
+def cut_places(
+    scored: ScoredFolder, settings: CropSettings, strip: StripFile, places: list[DetectedPlace]
+) -> list[np.ndarray]:
+    """The crops (4, size, size) of some detections of a strip, to be shown."""
+    image, _ = read_strip(strip, settings.input_max)
+    planes = _planes(scored, settings, strip, image)
+    return [cut(planes, place.y, place.x, settings.size) for place in places]
+
+
+def learn_trees(root: Path, model: DefectModel) -> TreesReview:
+    """Boosted trees on the crops of `train/` of a set that `crops` has made.
+
+    Raises `UserError` where the set has no such crops.
+    """
+    scores = _scores_of(root)
+    crops, margins, is_defect = [], [], []
+    for picture in progress_bar(list_labelled(root, "train"), desc="reading crops", unit="crop"):
+        name = picture.path.relative_to(root.absolute()).as_posix()
+        if name in scores:
+            crops.append(read_labelled(picture, model.input_max, len(CROP_CHANNELS))[0])
+            margins.append(scores[name])
+            is_defect.append(picture.kind != GOOD)
+    if not crops:
+        raise UserError(f"{root}: found no crops of {TABLE} in train/, expected some to learn from")
+    with prefix_errors(root):
+        features = crop_features(np.stack(crops), np.array(margins))
+        return TreesReview(features, np.array(is_defect))
+
+
+def _scores_of(root: Path) -> dict[str, float]:
+    """The detector's margin of each crop of a set, by the crop's path in it."""
+    path = root / TABLE
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row["crop"]: float(row["score"]) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError, TypeError, csv.Error):
+        raise UserError(
+            f"{path}: found no readable table of crops, expected --crops with a set of "
+            "prepare_defect_data.py crops"
+        ) from None
+
+
+def _iter_strips(
+    scored: ScoredFolder, settings: CropSettings
+) -> Iterator[tuple[StripFile, list[DetectedPlace], np.ndarray | None, tuple]]:
+    strips = list_strips(scored.strips, settings.img_format, order=settings.order)
+    by_strip: dict[Path, list[DetectedPlace]] = {strip.path: [] for strip in strips}
+    for place in read_detections(scored.detections, strips, scored.strips):
+        by_strip[place.strip.path].append(place)
+    for strip in progress_bar(strips, desc="reviewing strips", unit="strip"):
+        places = sorted(by_strip[strip.path], key=lambda place: -place.score)
+        image, mask = read_strip(strip, settings.input_max)
+        for place in places:
+            require_place_inside(place, image.shape[1:], scored.detections)
+        planes = _planes(scored, settings, strip, image) if places else None
+        truth = (None, None)
+        if mask is not None:
+            truth = defects_in_mask(mask, image)
+        elif strip.points is not None:
+            truth = defects_at(strip.points, image), None
+        yield strip, places, planes, truth
+
+
+def _planes(
+    scored: ScoredFolder, settings: CropSettings, strip: StripFile, image: np.ndarray
+) -> np.ndarray:
+    heatmap = read_heatmap(scored.heatmaps, strip, image.shape[1:])
+    return strip_planes(image, heatmap, settings.aligner())
