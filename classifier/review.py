@@ -19,8 +19,10 @@ from evaluation.detections import Peaks
 from evaluation.matching import MatchResult, TrueDefect, match_strip
 from evaluation.metrics import FrocMetrics
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+FEWEST = 10  # held-out strips with defects: fewer show no spread
 REPLICATES, BOOTSTRAP_SEED = 400, 25_200
+ENOUGH = 0.95  # of the best lower bound: the smallest weight that reaches it is taken
 TAIL = 5.0  # percentile of the gain that must lie above 0: 95 % confidence, one-sided
 BATCH = 256  # crops that the network looks at together
 MOST_LOGIT = 8.0  # a review is not trusted further: e^8 to 1
@@ -109,14 +111,18 @@ def choose_weight(
     """Choose the weight on held-out strips for `rate` false alarms per strip.
 
     A weight counts only if the gain in recall against the detector alone is above 0 in all but
-    TAIL percent of bootstrap samples over strips. Of those, it is the one whose lower bound is
-    highest, at a tie the smallest. Otherwise it is 0.
+    TAIL percent of bootstrap samples over strips. Of those, it is the smallest one whose lower
+    bound reaches the share ENOUGH of the highest: closest to the detector. Otherwise, and with
+    fewer than FEWEST strips with defects, it is 0.
     """
     held = [pair for pair in zip(strips, logits) if pair[0].truths is not None]
     count = sum(len(candidates.truths) for candidates, _ in held)
-    if not held or not count:
+    defective = sum(bool(candidates.truths) for candidates, _ in held)
+    if defective < FEWEST:
         return WeightChoice(
-            0.0, "the detector alone: no labelled strips with defects are held out to choose on"
+            0.0,
+            f"the detector alone: {defective or 'no'} labelled strips with defects are held out "
+            f"to choose on, expected at least {FEWEST}",
         )
     base = [match_scores(one, one.margins) for one, _ in held]
     rows = []
@@ -124,8 +130,9 @@ def choose_weight(
         results = [match_scores(one, fuse(one.margins, values, weight)) for one, values in held]
         recall, gain, low, _ = paired_gain(results, base, rate)
         rows.append((weight, recall, gain, low))
-    best = max(rows, key=lambda row: (row[3], -row[0]))
-    if best[0] == 0 or best[3] <= 0:
+    highest = max(row[3] for row in rows)
+    best = next(row for row in rows if row[3] >= ENOUGH * highest)
+    if highest <= 0:
         reason = (
             f"the detector alone: on {len(held)} held-out strips with {count} defects no weight "
             f"has a gain at {rate:g} false alarms per strip whose lower bound is above 0"

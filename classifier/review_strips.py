@@ -1,6 +1,7 @@
 """Scored strips for a review: their detections, their true defects, and what each review says."""
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,10 +132,11 @@ def learn_trees(root: Path, model: DefectModel) -> TreesReview:
 
     Raises `UserError` where the set has no such crops.
     """
+    root = Path(os.path.abspath(root))  # as the set's pictures are listed
     scores = _scores_of(root)
     crops, margins, is_defect = [], [], []
     for picture in progress_bar(list_labelled(root, "train"), desc="reading crops", unit="crop"):
-        name = picture.path.relative_to(root.absolute()).as_posix()
+        name = picture.path.relative_to(root).as_posix()
         if name in scores:
             crops.append(read_labelled(picture, model.input_max, len(CROP_CHANNELS))[0])
             margins.append(scores[name])

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import review as benchmark
+from benchmarks.suite.levels import LEVELS, SUITE_SEED
 from classifier.cut_detections import CropSettings
 from classifier.defect_checkpoint import load_defect_model
 from classifier.prepare_defect_data import parse_args as parse_crops
 from classifier.prepare_defect_data import prepare
 from classifier.review import (
+    FEWEST,
     MOST_LOGIT,
     Candidates,
     WeightChoice,
@@ -126,6 +129,22 @@ def test_a_gain_on_one_strip_is_no_reason_for_a_weight():
     logits[3] = np.where(is_hit(strips[3]), 5.0, 0.0)
     choice = choose_weight(strips, logits, RATE)
     assert choice.weight == 0 and max(gain for _, _, gain, _ in choice.rows) > 0
+
+
+def test_of_weights_that_are_nearly_equal_the_smallest_is_taken():
+    strips = make_candidates()
+    sure = [np.where(is_hit(one), 100.0, -100.0) for one in strips]
+    choice = choose_weight(strips, sure, RATE, (1.0, 2.0, 4.0))
+    assert choice.weight == 1 and len({row[3] for row in choice.rows[1:]}) == 1
+
+
+def test_few_held_out_strips_prove_nothing():
+    strips = make_candidates(FEWEST)
+    logits = make_logits(strips, 5.0)
+    assert choose_weight(strips, logits, RATE).weight > 0
+    good = [replace(one, truths=[]) for one in strips]
+    few = choose_weight([*strips[1:], *good], [*logits[1:], *logits], RATE)
+    assert few.weight == 0 and f"alone: {FEWEST - 1} labelled strips with defects" in few.reason
 
 
 def test_without_labelled_strips_the_weight_is_0():
@@ -331,3 +350,15 @@ def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
     with pytest.raises(UserError, match="with 1 channels, expected one of crops with 4"):
         run_review(place, dataset, tmp_path / "e", "--checkpoint", folder)
     assert not any((tmp_path / name).exists() for name in "abcde")
+
+
+def test_the_benchmark_has_a_row_for_each_review(tmp_path, capsys):
+    words = ["--levels", LEVELS[0], "--learn", 7, "--choose", 7, "--test", 8, "--epochs", 1]
+    words += ["--image_size", 240, 180, "--candidates", 20, "--output", tmp_path]
+    assert benchmark.main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert "7 strips to learn from, 7 to choose the weight on at 0.1; 8 strips with 39" in printed
+    for row in ("detector alone", "+ crop network, weight", "+ trees, weight", "+ both, weight"):
+        assert printed.count(f"\n| {row}") == 2
+    assert SUITE_SEED not in benchmark.SEEDS.values()
+    assert len(set(benchmark.SEEDS.values())) == 3
