@@ -1,6 +1,6 @@
 """False alarms per strip with and without a review of the detections, on strips like the suite's.
 
-    # the whole table: a quarter of an hour of one core
+    # the whole table: ten minutes of one core
     python -m benchmarks.review
     # labels of fewer strips of each of the seven levels
     python -m benchmarks.review --learn 3
@@ -13,7 +13,7 @@ strips. The weight of each review is chosen on other labelled strips, and the ta
 ones. Each of the three groups has a seed of its own, none of them the suite's.
 
 --output keeps the crops and the trained classifier, which a further call uses again. Intervals are
-those of 95 % confidence, one-sided, from paired bootstrap samples of strips.
+those of 90 % confidence, from paired bootstrap samples of strips.
 """
 
 import argparse
