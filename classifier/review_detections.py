@@ -38,6 +38,8 @@ from classifier.defect_checkpoint import checkpoint_in, load_defect_model
 from classifier.review_report import describe, write_review
 from classifier.review_result import choose_limits, choose_weights, recall_rows, review
 from classifier.review_strips import (
+    BOTH,
+    NETWORK,
     TREES,
     ScoredFolder,
     crop_facts,
@@ -53,11 +55,13 @@ from data.image_files import DEFAULT_INPUT_MAX
 from evaluation.metrics import FALSE_ALARM_RATES
 from evaluation.thresholds import DEFAULT_RATE
 
+REVIEWS = (NETWORK, TREES, BOTH)
+SCORES = dict(zip(("network", "trees", "both"), REVIEWS))  # of --score_by
 GROUPS = {
     "what to review": "checkpoint detections strips heatmaps output_dir",
     "held-out strips": "valid_detections valid_strips valid_heatmaps",
     "choice": "target_false_alarms",
-    "rival": "rival crops",
+    "rival": "rival score_by crops",
     "files": "img_format channels input_max",
 }
 
@@ -70,6 +74,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if (parsed.valid_detections is None) != (parsed.valid_strips is None):
         parser.error("--valid_detections, --valid_strips: found one of them, expected both")
+    if parsed.score_by != "network" and not parsed.rival:
+        parser.error(f"--score_by {parsed.score_by}: found no --rival trees, expected it, too")
     return parsed
 
 
@@ -104,6 +110,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--rival",
         choices=(TREES,),
         help="show boosted trees on hand-made measures beside the classifier, and both together",
+    )
+    parser.add_argument(
+        "--score_by",
+        choices=SCORES,
+        default="network",
+        help="the review that makes the new scores; trees and both need --rival trees",
     )
     parser.add_argument(
         "--crops",
@@ -147,13 +159,10 @@ def review_detections(arguments: argparse.Namespace) -> int:
         held = review_folder(valid, settings, model, trees)
     with new_folder(arguments.output_dir) as folder:
         rate = arguments.target_false_alarms
-        choices = choose_weights(held, rate)
-        weight = next(iter(choices.values())).weight
-        result = review(
-            review_folder(scored, settings, model, trees),
-            choices,
-            choose_limits(held, weight, rate),
-        )
+        names = REVIEWS if trees else (NETWORK,)
+        choices, used = choose_weights(held, names, rate), SCORES[arguments.score_by]
+        limits = choose_limits(held, used, choices[used].weight, rate)
+        result = review(review_folder(scored, settings, model, trees), choices, limits, used)
         shown = {name: value for name, value in vars(arguments).items() if value is not None}
         write_review(folder, result, model.kinds, partial(cut_places, scored, settings), shown)
     print("\n".join(describe(result)))

@@ -60,7 +60,7 @@ def describe(result: Review) -> list[str]:
         f"{name}: weight {choice.weight:g}, {choice.reason}"
         for name, choice in result.choices.items()
     ]
-    lines.append(f"verdicts: {result.limits.text}")
+    lines.append(f"new scores and verdicts: {result.used}, {result.limits.text}")
     lines.append(
         f"taken away: {len(result.taken)} detections; lost: {len(result.lost)} hits; "
         f"reported in addition: {len(result.won)}"
@@ -72,6 +72,7 @@ def summarize(result: Review) -> dict[str, object]:
     """The content of `metrics.json`."""
     limits = result.limits
     return {
+        "score_by": result.used,
         "weight": result.weight,
         "choices": {
             name: {

@@ -46,11 +46,12 @@ class Review:
     """Strips with their new scores (N,), statuses, and which detections are reported.
 
     `choices` has the weight of each review, `froc` the metrics of the detector and of each review,
-    over the strips of known truth. `taken`, `lost` and `won` are what the review takes away but
-    hits, the hits among it, and what it reports in addition.
+    over the strips of known truth. `used` is the review that makes the new scores. `taken`, `lost`
+    and `won` are what it takes away but hits, the hits among it, and what it reports in addition.
     """
 
     strips: list[ReviewedStrip]
+    used: str
     limits: Limits
     choices: dict[str, WeightChoice]
     scores: list[np.ndarray]
@@ -64,22 +65,23 @@ class Review:
 
     @property
     def weight(self) -> float:
-        """The weight of the network, by which the new scores are made."""
-        return self.choices[NETWORK].weight
+        """The weight by which the new scores are made."""
+        return self.choices[self.used].weight
 
 
-def choose_weights(held: Sequence[ReviewedStrip], rate: float) -> dict[str, WeightChoice]:
-    """The weight of each review on held-out strips; 0 where there are none."""
-    names = held[0].logits if held else [NETWORK]
+def choose_weights(
+    held: Sequence[ReviewedStrip], names: Sequence[str], rate: float
+) -> dict[str, WeightChoice]:
+    """The weight of each review of `names` on held-out strips; 0 where there are none."""
     candidates = [one.candidates for one in held]
     return {
         name: choose_weight(candidates, [one.logits[name] for one in held], rate) for name in names
     }
 
 
-def choose_limits(held: Sequence[ReviewedStrip], weight: float, rate: float) -> Limits:
-    """The limits at `rate` false alarms per strip on held-out strips."""
-    froc = [_metrics(held, NETWORK, value) for value in (0.0, weight)]
+def choose_limits(held: Sequence[ReviewedStrip], used: str, weight: float, rate: float) -> Limits:
+    """The limits at `rate` false alarms per strip on held-out strips, with the review `used`."""
+    froc = [_metrics(held, used, value) for value in (0.0, weight)]
     if not froc[0].strips:
         text = "no labelled strips are held out: every detection stays reported"
         return Limits(-np.inf, -np.inf, rate, text)
@@ -94,12 +96,18 @@ def choose_limits(held: Sequence[ReviewedStrip], weight: float, rate: float) -> 
     return Limits(before, after, rate, text)
 
 
-def review(strips: list[ReviewedStrip], choices: dict[str, WeightChoice], limits: Limits) -> Review:
-    """Apply chosen weights and limits to strips."""
-    weight = choices[NETWORK].weight
-    scores = [fuse(one.candidates.margins, one.logits[NETWORK], weight) for one in strips]
+def review(
+    strips: list[ReviewedStrip],
+    choices: dict[str, WeightChoice],
+    limits: Limits,
+    used: str = NETWORK,
+) -> Review:
+    """Apply chosen weights and limits to strips; the review `used` makes the new scores."""
+    weight = choices[used].weight
+    scores = [fuse(one.candidates.margins, one.logits[used], weight) for one in strips]
     result = Review(
         strips,
+        used,
         limits,
         choices,
         scores,
@@ -110,7 +118,6 @@ def review(strips: list[ReviewedStrip], choices: dict[str, WeightChoice], limits
         | {
             f"+ {name}, weight {choice.weight:g}": _metrics(strips, name, choice.weight)
             for name, choice in choices.items()
-            if name in strips[0].logits
         },
     )
     _find_changes(result)

@@ -30,7 +30,7 @@ from classifier.review_detections import parse_args, review_detections
 from classifier.review_features import TreesReview, crop_features
 from classifier.review_report import write_review
 from classifier.review_result import Limits, review
-from classifier.review_strips import NETWORK, ScoredFolder, cut_places, review_folder
+from classifier.review_strips import NETWORK, TREES, ScoredFolder, cut_places, review_folder
 from classifier.train_defect_model import parse_args as parse_training
 from classifier.train_defect_model import train
 from common.errors import UserError
@@ -266,7 +266,7 @@ def test_held_out_strips_and_the_rival_are_in_the_report(place, dataset, tmp_pat
     rate = ("--target_false_alarms", 1)
     assert run_review(place, dataset, tmp_path / "out", *held, *rate) == 0
     printed = capsys.readouterr().out
-    assert "verdicts: set on 4 held-out strips" in printed
+    assert "verdicts: crop network, set on 4 held-out strips" in printed
     page = (tmp_path / "out" / "report.html").read_text()
     for name in ("detector alone", "+ crop network, weight", "+ trees, weight", "+ both, weight"):
         assert name in page and name in printed
@@ -282,7 +282,8 @@ def test_held_out_strips_and_the_rival_are_in_the_report(place, dataset, tmp_pat
     assert len(verdicts) == 4
 
 
-def test_what_is_taken_away_and_lost_is_counted_and_shown(place, dataset, tmp_path):
+@pytest.mark.parametrize("used", [NETWORK, TREES])
+def test_what_is_taken_away_and_lost_is_counted_and_shown(used, place, dataset, tmp_path):
     model = (
         load_defect_model(place / "run" / "best_accuracy.pth")
         if (place / "run" / "best_accuracy.pth").exists()
@@ -310,10 +311,11 @@ def test_what_is_taken_away_and_lost_is_counted_and_shown(place, dataset, tmp_pa
         for place_of in (hits[0], *alarms):
             if place_of[0] == number:
                 values[place_of[1]] = -50.0
-        told.append(replace(one, logits={NETWORK: values}))
+        told.append(replace(one, logits={NETWORK: np.zeros(len(values))} | {used: values}))
     lowest = min(one.candidates.margins.min() for one in told if len(one.places)) - 1
     limits = Limits(lowest, lowest, 1.0, "as given")
-    result = review(told, {NETWORK: WeightChoice(1.0, "as given")}, limits)
+    choices = {NETWORK: WeightChoice(0.5, "as given")} | {used: WeightChoice(1.0, "as given")}
+    result = review(told, choices, limits, used)
     assert len(result.taken) == len(alarms) and len(result.lost) == 1 and not result.won
     output = tmp_path / "out"
     output.mkdir()
@@ -340,6 +342,8 @@ def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
         run_review(place, dataset, tmp_path / "b", *held, "--valid_strips", dataset / "test")
     with pytest.raises(SystemExit):
         parse_args(flags(place, dataset, tmp_path / "c", *held))
+    with pytest.raises(SystemExit):
+        parse_args(flags(place, dataset, tmp_path / "c", "--score_by", "both"))
     with pytest.raises(UserError, match=r"crops\.csv: found no readable table"):
         rival = ("--rival", "trees", "--crops", tmp_path / "none")
         run_review(place, dataset, tmp_path / "d", *rival)
