@@ -5,13 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from autoencoder.network import DEPTHS, SKIPS, UNet
 from autoencoder.settings import TASKS
 from common.errors import UserError, prefix_errors, shown
 from data.image_files import INPUT_MAX_LIMITS
-from training.checkpoint import is_stored, read_checkpoint
+from training.checkpoint import (
+    is_stored,
+    read_checkpoint,
+    require_entries,
+    require_weights_fit,
+)
 
 TOOL = "autoencoder"  # written into checkpoints, libraries and ONNX files
 COMMAND = "python -m autoencoder.trainer"
@@ -77,21 +80,8 @@ def load_content(path: Path) -> dict[str, Any]:
     content = read_checkpoint(path, TOOL)
     if content.get("kind") is not None:
         raise UserError(f"found a {shown(content['kind'])}, expected a checkpoint of {COMMAND}")
-    for name, is_usable in CHECKS.items():
-        if name not in content:
-            raise UserError(f"found a file without {name}, expected a checkpoint of {COMMAND}")
-        if not is_usable(content[name]):
-            raise UserError(
-                f"found {name} {shown(content[name])}, expected a checkpoint of {COMMAND}"
-            )
-    with torch.device("meta"):  # shapes alone: a damaged width may ask for more than there is
-        network = make_network(content)()
-    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
-    weights = content["model_state_dict"]
-    if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
-        raise UserError(
-            f"found weights that do not fit the {UNet.__name__} that the file describes"
-        )
+    require_entries(content, CHECKS, COMMAND)
+    require_weights_fit(content, make_network(content))
     return content
 
 

@@ -4,16 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from classifier.backbone import RANDOM
 from classifier.backbones import BACKBONES, make_backbone
 from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
 from classifier.defect_settings import STAGE2_FOLDER
 from classifier.tool import TOOL
-from common.errors import UserError, prefix_errors, shown
+from common.errors import UserError, prefix_errors
 from data.image_files import INPUT_MAX_LIMITS
-from training.checkpoint import is_stored, read_checkpoint
+from training.checkpoint import (
+    is_stored,
+    read_checkpoint,
+    require_entries,
+    require_weights_fit,
+)
 
 COMMAND = "python -m classifier.train_defect_model"
 LAST, BEST_ACCURACY, BEST_IOU = "last.pth", "best_accuracy.pth", "best_iou.pth"
@@ -70,19 +73,8 @@ def load_defect_model(path: Path) -> DefectModel:
 def load_content(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint of this tool. Raises `UserError`, without the path."""
     content = read_checkpoint(path, TOOL)
-    for name, is_usable in CHECKS.items():
-        if name not in content:
-            raise UserError(f"found a file without {name}, expected a checkpoint of {COMMAND}")
-        if not is_usable(content[name]):
-            raise UserError(
-                f"found {name} {shown(content[name])}, expected a checkpoint of {COMMAND}"
-            )
-    with torch.device("meta"):  # shapes alone: a damaged width may ask for more than there is
-        network = make_network(content)
-    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
-    weights = content["model_state_dict"]
-    if {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()} != expected:
-        raise UserError("found weights that do not fit the network that the file describes")
+    require_entries(content, CHECKS, COMMAND)
+    require_weights_fit(content, lambda: make_network(content))
     return content
 
 

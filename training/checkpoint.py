@@ -4,10 +4,12 @@ A checkpoint is written atomically. Reading it never runs code from the file.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from common.errors import UserError, one_line, prefix_errors, shown
 from common.files import atomic_write
@@ -93,6 +95,36 @@ def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
         return {}  # a file of something else has none of the entries
     require_tool(content.get("tool", STRIP_DETECTOR), tool)
     return content
+
+
+def require_entries(
+    content: dict[str, Any], checks: dict[str, Callable[[Any], bool]], command: str
+) -> None:
+    """Raise `UserError`, without the path, where an entry is missing, or its check fails.
+
+    `command` is what writes such a checkpoint.
+    """
+    for name, is_usable in checks.items():
+        if name not in content:
+            raise UserError(f"found a file without {name}, expected a checkpoint of {command}")
+        if not is_usable(content[name]):
+            raise UserError(
+                f"found {name} {shown(content[name])}, expected a checkpoint of {command}"
+            )
+
+
+def require_weights_fit(content: dict[str, Any], make_network: Callable[[], nn.Module]) -> None:
+    """Raise `UserError`, without the path, for weights that are not those of the network."""
+    with torch.device("meta"):  # shapes alone: a damaged width may ask for more than there is
+        network = make_network()
+    expected, found = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+        for weights in (network.state_dict(), content["model_state_dict"])
+    )
+    if found != expected:
+        raise UserError(
+            f"found weights that do not fit the {type(network).__name__} that the file describes"
+        )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
