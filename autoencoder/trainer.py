@@ -51,7 +51,7 @@ from training.resume import (
     require_state_fits,
     resumed_values,
 )
-from training.run_folder import RunFolder, describe_start, only_training_in
+from training.run_folder import RunFolder, describe_start, only_training_in, require_outside
 from training.settings import Start
 
 # settings that may change when a run is resumed, besides those of every run
@@ -203,7 +203,12 @@ def prepare(
     settings = from_values(AutoencoderSettings, values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
-    require_outside(settings.checkpoint_path, settings.training_dataset_path)
+    require_outside(
+        "--checkpoint_path",
+        settings.checkpoint_path,
+        settings.training_dataset_path,
+        "good ones",
+    )
     resources.enter_context(only_training_in(settings.checkpoint_path))
     pictures = find_pictures(settings, settings.checkpoint_path, member.group)
     if resumed:
@@ -260,15 +265,6 @@ def _require_same_pictures(content: dict[str, Any], pictures: Pictures) -> None:
     if any(content[name] != value for name, value in pictures.facts().items()):
         raise UserError(
             f"found a run on other pictures, expected the {len(pictures.hashes)} that are there now"
-        )
-
-
-def require_outside(folder: Path, pictures: Path) -> None:
-    """Raise `UserError` for a --checkpoint_path in a folder of pictures to train on."""
-    if folder.resolve().is_relative_to(pictures.resolve()):
-        raise UserError(
-            f"--checkpoint_path {folder}: found a folder inside {pictures}, expected one outside: "
-            "pictures that a training writes would count as good ones"
         )
 
 

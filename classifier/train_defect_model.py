@@ -71,7 +71,7 @@ from training.resume import (
     require_state_fits,
     resumed_values,
 )
-from training.run_folder import describe_start, only_training_in
+from training.run_folder import describe_start, only_training_in, require_outside
 from training.settings import Start
 
 # settings that may change when a run is resumed, besides those of every run
@@ -232,7 +232,7 @@ def prepare(
     settings = from_values(DefectSettings, values)
     if settings.sync_batch_norm and processes.device.type != "cuda":
         raise UserError("--sync_batch_norm: found the CPU, expected GPUs")
-    _require_outside(settings.checkpoint_path, settings.data_root)
+    require_outside("--save_dir", settings.checkpoint_path, settings.data_root, "images")
     resources.enter_context(only_training_in(settings.checkpoint_path))
     settings, images = find_images(settings)
     if resumed:
@@ -293,15 +293,6 @@ def _require_same_images(content: dict[str, Any], images: DefectImages) -> None:
     if content["images_hash"] != images.images_hash or content["kinds"] != images.kinds:
         raise UserError(
             f"found a run on other images, expected the {len(images.train)} that are there now"
-        )
-
-
-def _require_outside(folder: Path, root: Path) -> None:
-    """Raise `UserError` for a --save_dir inside the data set."""
-    if folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(
-            f"--save_dir {folder}: found a folder inside {root}, expected one outside: "
-            "pictures that a training writes would count as images"
         )
 
 

@@ -194,6 +194,18 @@ class RunFolder:
             self._events.flush()
 
 
+def require_outside(flag: str, folder: Path, inputs: Path, counted_as: str) -> None:
+    """Raise `UserError` for a folder of runs inside the folder that is trained on.
+
+    `counted_as` is what the pictures that a training writes would count as there.
+    """
+    if folder.resolve().is_relative_to(inputs.resolve()):
+        raise UserError(
+            f"{flag} {folder}: found a folder inside {inputs}, expected one outside: "
+            f"pictures that a training writes would count as {counted_as}"
+        )
+
+
 def best_beside(last: Path) -> Path:
     """The path of the best checkpoint of the run whose last (or best) checkpoint is `last`."""
     return last.with_name(f"{last.stem.removesuffix(Path(BEST_SUFFIX).stem)}{BEST_SUFFIX}")
