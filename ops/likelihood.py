@@ -18,6 +18,7 @@ S⁻¹ = (I - 11ᵀ / (N + 1)) / s². With two differences a and b in units of s
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch.nn import functional
@@ -197,10 +198,16 @@ def repeat(blocks: torch.Tensor, axis: int) -> torch.Tensor:
         repeated = blocks.unsqueeze(3).expand(-1, -1, -1, BLOCK, -1)
         return repeated.reshape(-1, channels, height * BLOCK, width)
     # a product, because ONNX Runtime takes three times as long to expand single values
-    places = [
-        [float(place // BLOCK == block) for place in range(width * BLOCK)] for block in range(width)
-    ]
-    return blocks @ constant(places, blocks)
+    return blocks @ constant(block_places(width), blocks)
+
+
+@lru_cache
+def block_places(count: int) -> tuple[tuple[float, ...], ...]:
+    """Return, for each of `count` blocks, 1 for each place that it covers and 0 for the others."""
+    return tuple(
+        tuple(float(place // BLOCK == block) for place in range(count * BLOCK))
+        for block in range(count)
+    )
 
 
 def filter_along(
@@ -213,12 +220,13 @@ def filter_along(
     """
     window = gaussian_window(sigma)
     variances = variances or [1.0] * int(planes.shape[axis])
-    gains = constant(noise_gains(window, variances), planes)
+    gains = constant(noise_gains(tuple(window), tuple(variances)), planes)
     planes = convolve(planes, window, axis, padding=len(window) // 2)
     return planes * (gains[:, None] if axis == 2 else gains)
 
 
-def noise_gains(window: Sequence[float], variances: Sequence[float]) -> list[float]:
+@lru_cache
+def noise_gains(window: tuple[float, ...], variances: tuple[float, ...]) -> tuple[float, ...]:
     """Return the factors that give filtered white noise its variance back, for each pixel.
 
     Each is 1 / the root of the sum of squared weights times variances, of the pixels inside.
@@ -228,4 +236,4 @@ def noise_gains(window: Sequence[float], variances: Sequence[float]) -> list[flo
         inside = window[max(0, reach - place) : reach + len(variances) - place]
         noise = variances[max(0, place - reach) : place + reach + 1]
         gains.append(1 / math.sqrt(sum(w * w * v for w, v in zip(inside, noise, strict=True))))
-    return gains
+    return tuple(gains)
