@@ -5,6 +5,8 @@ predictor's `align`, one of registration.ALIGN_MODES, says how it aligns the ref
 `noise` in which noise it measures differences.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -14,9 +16,15 @@ from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from ops.detector import AligningDetector
 from ops.inspected_contrast import NoiseModel
 
+STRIPS_ON_GPU = 8  # strips that a network takes at once
+
 
 class TorchPredictor:
-    """A network in PyTorch: the module that is exported, for strips of at least one patch."""
+    """A network in PyTorch: the module that is exported, for strips of at least one patch.
+
+    On a GPU it takes several strips at once: one alone keeps the process busy with starting small
+    computations, and the GPU waits.
+    """
 
     noise: NoiseModel = AligningDetector.noise
     most_points: int | None = None
@@ -34,12 +42,23 @@ class TorchPredictor:
         self.network = network.to(device, memory_format=torch.channels_last)
         self.patch, self.device, self.align, self.weighting = patch, device, align, weighting
         self.ignores_missing = ignores_missing
+        self.batch = STRIPS_ON_GPU if device.type == "cuda" else 1
         self._full_image: SegmentationNetworkONNXFullImage | None = None
 
-    @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(3, H, W) grey levels 0-255 to (H, W) float32, defect probability 0-1."""
-        size = image.shape[1:]
+        return self.predict([image])[0]
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return the image itself."""
+        return image
+
+    @torch.inference_mode()
+    def predict(self, images: list[np.ndarray]) -> Sequence[np.ndarray]:
+        """Each (3, H, W) grey levels 0-255 to its (H, W) float32, defect probability 0-1."""
+        size = images[0].shape[1:]
+        if any(image.shape[1:] != size for image in images):
+            return [self(image) for image in images]
         if self._full_image is None or self._full_image.tiling.image_size != size:
             self._full_image = SegmentationNetworkONNXFullImage(
                 self.network, size, self.patch, self.align, weighting=self.weighting
@@ -48,9 +67,10 @@ class TorchPredictor:
         was_training = self.network.training
         self._full_image.eval()
         with full_precision():
-            heatmap = self._full_image(to_batch(image, self.device))[0, 0].cpu().numpy()
+            strips = torch.cat([to_batch(image, self.device) for image in images])
+            heatmaps = self._full_image(strips)[:, 0].cpu().numpy()
         self.network.train(was_training)
-        return heatmap
+        return heatmaps
 
 
 class LastAlignment:

@@ -213,3 +213,14 @@ def test_a_defect_on_every_seam_and_every_corner_is_found_once_and_in_place():
         image[0, y, x] = 180
     heatmap = TorchPredictor(PerfectNetwork(), 128, torch.device("cpu"))(image)
     assert {tuple(point) for point in np.argwhere(heatmap > 0.5).tolist()} == points
+
+
+def test_a_predictor_takes_strips_together_and_of_several_sizes():
+    predictor = TorchPredictor(PerfectNetwork(), 128, torch.device("cpu"))
+    images = [np.full((3, height, 160), 100, np.float32) for height in (200, 200, 232)]
+    for number, image in enumerate(images):
+        image[0, 50, 10 + number] = 180
+    for group in (images[:2], images):
+        for number, (image, heatmap) in enumerate(zip(group, predictor.predict(group))):
+            assert heatmap.shape == image.shape[1:]
+            assert np.argwhere(heatmap > 0.5).tolist() == [[50, 10 + number]]
