@@ -96,7 +96,7 @@ def add_loop_flags(
         "--num_workers",
         type=number(0, 256),
         default=None,
-        help="loader processes; default: 4 on a GPU, 0 on the CPU",
+        help="loader processes; default: 8 on a GPU, at most one a core; 0 on the CPU",
     )
     parser.add_argument(
         "--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP
