@@ -5,16 +5,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.figures import Figure, Setup, attempt
-from benchmarks.gpu.materials import PATCH, make_batch, make_network, milliseconds
+from benchmarks.gpu.materials import DIFFERENT, PATCH, make_batch, make_network, milliseconds
+from benchmarks.training import make_dataset
 from common.device import full_precision
+from data.image_files import DEFAULT_INPUT_MAX, load_image
 from deploy.precision import in_half_precision
-from model import SegmentationNetworkONNXFullImage
+from evaluation.evaluate import evaluate
+from evaluation.predictors import TorchPredictor
+from model import SegmentationNetwork, SegmentationNetworkONNXFullImage
 from ops.classical import classical_detector
 
 PRODUCT_SIDE = 8192  # rows and columns of the matrices whose product shows the card's speed
@@ -43,8 +49,27 @@ def run(setup: Setup) -> Iterator[Figure]:
         yield Figure(f"{name}: limit in float16", 1000 * operations / speed, "ms a strip")
         for kind in kinds_of(setup, detector):
             yield from attempt(f"{name}: {kind.name}", partial(times_of, setup, name, kind))
+    yield from attempt(
+        "a validation", partial(validation_times, setup, make_network("difference", width))
+    )
     registered = classical_detector("registered", 1.0).eval().to(setup.device)
     yield from times_of(setup, "registered difference", Kind("float32", registered, nullcontext))
+
+
+def validation_times(setup: Setup, network: SegmentationNetwork) -> Iterator[Figure]:
+    """Where the time of a strip goes in a validation, as after each epoch of a training."""
+    strips = make_dataset(setup.folder, setup.choose(DIFFERENT, 1)).train
+    predictor = TorchPredictor(network, PATCH, setup.device, "fine", "likelihood")
+    evaluate(predictor, strips)  # makes the constants
+    activities = [ProfilerActivity.CPU, *setup.choose([ProfilerActivity.CUDA], [])]
+    with profile(activities=activities) as profiler:
+        predictor(load_image(strips[0].path, DEFAULT_INPUT_MAX))
+    for order in setup.choose(("self_cpu_time_total", "self_cuda_time_total"), ()):
+        print(profiler.key_averages().table(order, row_limit=20, max_name_column_width=60))
+    result = evaluate(predictor, strips)
+    times = {"the whole": result.times.elapsed} | result.times.seconds
+    for stage, seconds in times.items():
+        yield Figure(f"a validation: {stage}", 1000 * seconds / len(strips), "ms a strip")
 
 
 def kinds_of(setup: Setup, detector: SegmentationNetworkONNXFullImage) -> Iterator[Kind]:
@@ -57,25 +82,22 @@ def kinds_of(setup: Setup, detector: SegmentationNetworkONNXFullImage) -> Iterat
     yield Kind("float16", half.eval(), nullcontext)
 
 
-@torch.inference_mode()
 def times_of(setup: Setup, name: str, kind: Kind) -> Iterator[Figure]:
     """The time of a strip at each batch, called, and replayed as a CUDA graph."""
+    for batch, is_replayed in product(setup.choose((1, 8, 32), (1,)), (False, True)):
+        full_name = f"{name}: {kind.name}, batch {batch}{', CUDA graph' if is_replayed else ''}"
+        yield from attempt(full_name, partial(time_of, setup, full_name, kind, batch, is_replayed))
+
+
+def time_of(setup: Setup, name: str, kind: Kind, batch: int, is_replayed: bool) -> Iterator[Figure]:
+    """The time of a strip in a batch."""
     torch.backends.cudnn.benchmark = True
-    for batch in setup.choose((1, 8, 32), (1,)):
-        strips = make_batch(setup, batch).to(setup.device)
+    strips = make_batch(setup, batch).to(setup.device)
+    # No generator yields in here: when it goes on, inference mode has forgotten about autocast.
+    with torch.inference_mode(), kind.context():
         call = partial(kind.module, strips)
-        with kind.context():
-            time = milliseconds(call, setup.device, setup.is_dry) / batch
-            yield Figure(f"{name}: {kind.name}, batch {batch}", time, "ms a strip")
-            replayed = f"{name}: {kind.name}, batch {batch}, CUDA graph"
-            yield from attempt(replayed, partial(replay, setup, call, batch, replayed))
-
-
-def replay(
-    setup: Setup, call: Callable[[], torch.Tensor], batch: int, name: str
-) -> Iterator[Figure]:
-    """The time of a strip when a call is replayed as a CUDA graph."""
-    time = milliseconds(record(call, setup.device), setup.device, setup.is_dry) / batch
+        call = record(call, setup.device) if is_replayed else call
+        time = milliseconds(call, setup.device, setup.is_dry) / batch
     yield Figure(name, time, "ms a strip")
 
 

@@ -1,8 +1,11 @@
 """ONNX Runtime on CUDA: placement, parity and time of exported files, from Python and from C++."""
 
+import multiprocessing
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,7 +30,7 @@ from deploy.onnx_export import write_graph
 from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision
 from deploy.session import PROVIDERS, SessionSettings, make_call, nodes_by_provider, place_session
-from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
+from model import EXPORT_MODES, SegmentationNetwork, SegmentationNetworkONNXFullImage
 from tests.cpp import SOURCES
 
 OPSETS = 18, 17  # of a GPU, and of a dry run: its exporter is ten times as fast
@@ -42,13 +45,12 @@ def run(setup: Setup) -> Iterator[Figure]:
         yield Figure("ONNX Runtime", f"not run: it has only {found}")
         return
     network = train_network(setup, "difference", setup.choose(64, 2))
+    kinds = list(product(setup.choose(EXPORT_MODES, ("whole",)), ("fp32", "fp16")))
+    yield from attempt("writing the files", partial(write_files, setup, network, kinds))
     times: dict[tuple[str, int], list[float]] = defaultdict(list)  # of a precision and a batch
-    for mode, precision in product(setup.choose(EXPORT_MODES, ("whole",)), ("fp32", "fp16")):
-        size, name = setup.strip_size, f"{mode}_{precision}"
-        detector = SegmentationNetworkONNXFullImage(
-            network, size, PATCH, "fine", mode, "likelihood"
-        ).eval()
-        path = setup.folder / f"{name}.onnx"
+    for mode, precision in kinds:
+        name, path = f"{mode}_{precision}", file_of(setup, mode, precision)
+        detector = make_detector(network, setup, mode)
         yield from attempt(name, partial(file_figures, setup, detector, path, precision))
         for batch, cuda_graph in product(setup.choose((1, 8, 32), (1,)), (False, True)):
             timed = f"{name}: batch {batch}{', CUDA graph' if cuda_graph else ''}"
@@ -68,12 +70,45 @@ def device_of(setup: Setup) -> str:
     return setup.choose("cuda", "cpu")
 
 
+def write_files(
+    setup: Setup, network: SegmentationNetwork, kinds: list[tuple[str, str]]
+) -> Iterator[Figure]:
+    """Write a file for each (mode, precision) at the same time: the exporter uses one core."""
+    started = time.monotonic()
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(len(kinds), mp_context=context) as pool:
+        for done in [pool.submit(write_file, setup, network, *kind) for kind in kinds]:
+            done.result()
+    yield Figure("writing the files", time.monotonic() - started, "s")
+
+
+def write_file(setup: Setup, network: SegmentationNetwork, mode: str, precision: str) -> None:
+    """Write the file of a mode and a precision."""
+    torch.set_num_threads(1)
+    detector = make_detector(network, setup, mode)
+    exported = in_half_precision(detector) if precision == "fp16" else detector
+    size, path = setup.strip_size, file_of(setup, mode, precision)
+    write_graph(exported.eval(), torch.zeros(2, 3, *size), setup.choose(*OPSETS), path)
+
+
+def make_detector(
+    network: SegmentationNetwork, setup: Setup, mode: str
+) -> SegmentationNetworkONNXFullImage:
+    """What the file of a mode computes: the default of training, around a network."""
+    return SegmentationNetworkONNXFullImage(
+        network, setup.strip_size, PATCH, "fine", mode, "likelihood"
+    ).eval()
+
+
+def file_of(setup: Setup, mode: str, precision: str) -> Path:
+    """Where the file of a mode and a precision is."""
+    return setup.folder / f"{mode}_{precision}.onnx"
+
+
 def file_figures(
     setup: Setup, detector: SegmentationNetworkONNXFullImage, path: Path, precision: str
 ) -> Iterator[Figure]:
-    """Write a detector's file; yield where its nodes run, and the difference to PyTorch."""
-    exported = in_half_precision(detector) if precision == "fp16" else detector
-    write_graph(exported.eval(), torch.zeros(2, 3, *setup.strip_size), setup.choose(*OPSETS), path)
+    """Yield where the nodes of a detector's file run, and the difference to PyTorch."""
     placed = place_session(path, SessionSettings(device_of(setup), batch=3))
     nodes = {name: count.total() for name, count in nodes_by_provider(placed.session).items()}
     yield Figure(f"{path.stem}: nodes", ", ".join(f"{name} {n}" for name, n in nodes.items()))
@@ -94,8 +129,8 @@ def time_figures(
     """The time of a strip in a call with a full batch, from host memory and back."""
     strips = make_batch(setup, settings.batch).numpy()
     call = make_call(place_session(path, settings), settings.batch)
-    time = milliseconds(partial(call, strips), CPU, setup.is_dry) / settings.batch
-    yield Figure(name, time, "ms a strip")
+    duration = milliseconds(partial(call, strips), CPU, setup.is_dry) / settings.batch
+    yield Figure(name, duration, "ms a strip")
 
 
 def judge(setup: Setup, times: dict[tuple[str, int], list[float]]) -> Iterator[Figure]:
@@ -132,13 +167,13 @@ def from_cpp(setup: Setup) -> Iterator[Figure]:
     device = device_of(setup)
     words = ["-m", "benchmarks.gpu.cpp_call", model, setup.folder, device]
     done = require_success(run_python(*words, env=os.environ | {"LD_LIBRARY_PATH": str(links)}))
-    time, version = done.stdout.split()[-2:]
+    duration, version = done.stdout.split()[-2:]
     call = make_call(place_session(model, SessionSettings(device)), 1)
     expected = call(strips)
     difference = float(np.abs(np.load(setup.folder / "heatmaps.npy") - expected).max())
     yield Figure("C++ library: ONNX Runtime", version)
     yield at_most("C++ library beside Python", difference, PARITY_TOLERANCE)
-    yield Figure("C++ library, batch 1, whole, fp32", float(time), "ms a strip")
+    yield Figure("C++ library, batch 1, whole, fp32", float(duration), "ms a strip")
     yield Figure(
         "Python, the same file",
         milliseconds(partial(call, strips), CPU, setup.is_dry),

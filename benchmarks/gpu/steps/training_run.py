@@ -66,7 +66,7 @@ def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     flags = ["--training_dataset_path", strips, "--epochs", 2, "--save_every", 0.001]
     flags += ["--recipe", "robust", "--arch", "difference", "--deterministic"]
     flags += ["--align", "fine", "--weighting", "likelihood"]
-    flags += setup.choose(["--amp"], small_flags(setup))
+    flags += setup.choose(["--amp", "--base_channels", 16], small_flags(setup))
     whole, killed = setup.folder / "whole", setup.folder / "killed"
     require_success(run_python("trainer.py", *flags, "--checkpoint_path", whole))
     command = [sys.executable, "trainer.py", *map(str, flags), "--checkpoint_path", str(killed)]
