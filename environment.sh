@@ -2,8 +2,10 @@
 # The wrappers source this file. It makes the virtual environment .venv beside itself, once for each
 # version of requirements.txt, and sets $python to its interpreter and $here to this folder. Where
 # PYTHON names an interpreter, that one is taken with the packages that it has: none is installed.
+# Who sources it may set venv_name before, to keep packages apart from those of .venv.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-"$here/.venv/bin/python"}
+venv="$here/${venv_name:-.venv}"
+python=${PYTHON:-"$venv/bin/python"}
 if [ -n "${PYTHON:-}" ]; then echo "using PYTHON, $PYTHON, with the packages that it has" >&2; fi
 export PYTHONUNBUFFERED=1 # show each line when it is printed, through a pipe as well
 
@@ -46,20 +48,20 @@ find_python() {
 # require_packages FILE: installs the packages of a requirements file, unless this version of the
 # file is installed already.
 require_packages() {
-    local stamp="$here/.venv/installed-$1" interpreter
+    local stamp="$venv/installed-$1" interpreter
     if [ -n "${PYTHON:-}" ]; then return; fi
     if cmp -s "$here/$1" "$stamp"; then return; fi
-    echo "installing the packages of $1 into $here/.venv (some minutes, once)" >&2
+    echo "installing the packages of $1 into $venv (some minutes, once)" >&2
     # Ctrl-C in the middle of the first installation leaves an interpreter without pip
     if ! "$python" -m pip --version >/dev/null 2>&1; then
         interpreter=$(find_python)
-        if [ -e "$here/.venv" ] || [ -L "$here/.venv" ]; then
-            echo "found no pip in $here/.venv: moving it to $here/.venv.old" >&2
-            rm -rf "$here/.venv.old"
-            mv "$here/.venv" "$here/.venv.old"
+        if [ -e "$venv" ] || [ -L "$venv" ]; then
+            echo "found no pip in $venv: moving it to $venv.old" >&2
+            rm -rf "$venv.old"
+            mv "$venv" "$venv.old"
         fi
-        if ! "$interpreter" -m venv "$here/.venv"; then
-            rm -rf "$here/.venv" # the next call would take one without pip for complete
+        if ! "$interpreter" -m venv "$venv"; then
+            rm -rf "$venv" # the next call would take one without pip for complete
             return 1
         fi
     fi

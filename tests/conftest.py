@@ -59,6 +59,13 @@ QUICK_OPSET = 17  # TorchScript's exporter takes a tenth of the time of the newe
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--scale", action="store_true", help="run the tests in tests/scale, too")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What lies in tests/scale needs packages that the default environment lacks."""
+    is_scale = collection_path == ROOT / "tests" / "scale"
+    return True if is_scale and not config.getoption("--scale") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

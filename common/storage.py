@@ -1,0 +1,191 @@
+"""Files of this machine and objects in object storage, by path or by URL.
+
+A location is a local path or a URL such as s3://bucket/strips/a.tiff. What is read is fetched whole
+into a cache on the local disk, once for all processes. Everything that knows object storage lies
+behind these functions; a local path needs none of its packages.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.object_cache import cached
+from common.object_store import ObjectChanged, attempt
+
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # a drive of Windows has one letter
+# what file systems call the mark of an object's content, the surest first
+ETAG_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+
+
+@dataclass(frozen=True, order=True)
+class StoredObject:
+    """One file or object: its path or URL, its bytes, and a mark that changes with its content."""
+
+    location: str
+    size: int
+    etag: str
+
+
+def is_remote(location: str | Path) -> bool:
+    """Return whether a location is a URL; a `Path` of a URL, which has lost a slash, is one."""
+    return bool(URL.match(str(location)))
+
+
+def to_url(location: str | Path) -> str:
+    """The URL of a remote location, without a slash at its end."""
+    text = URL.sub(lambda found: f"{found[1].lower()}://", str(location), count=1)
+    return text.rstrip("/") if text.split("://", 1)[1].strip("/") else text
+
+
+def join(location: str | Path, *names: str) -> str:
+    """The location of a name below another one."""
+    if not is_remote(location):
+        return str(Path(location, *names))
+    return "/".join([to_url(location), *(name.strip("/") for name in names)])
+
+
+def list_objects(location: str | Path) -> list[StoredObject]:
+    """All files below a folder or URL, or the one file that it is, sorted; empty for none.
+
+    Raises `UserError`, naming the URL, where storage refuses.
+    """
+    if not is_remote(location):
+        return sorted(_list_files(Path(location)))
+    url = to_url(location)
+    scheme = url.split(":", 1)[0]
+    try:
+        found = attempt(url, lambda system: system.find(url, detail=True), "list")
+    except FileNotFoundError:
+        return []
+    return sorted(
+        _stored(scheme, info)
+        for info in found.values()
+        if info.get("type") == "file" and not info["name"].endswith("/")
+    )
+
+
+def find_object(location: str | Path) -> StoredObject:
+    """One file or object.
+
+    Raises `UserError` where there is none.
+    """
+    if not is_remote(location):
+        path = Path(location)
+        found = _list_files(path) if path.is_file() else []
+    else:
+        url = to_url(location)
+        try:
+            info = attempt(url, lambda system: system.info(url))
+        except FileNotFoundError:
+            info = {}
+        found = [_stored(url.split(":", 1)[0], info)] if info.get("type") == "file" else []
+    if not found:
+        raise UserError(f"{location}: found no such object, expected one")
+    return found[0]
+
+
+def fetch(location: str | Path | StoredObject) -> Path:
+    """A local file with the content of a location: a local path itself, or the cached copy.
+
+    Of a `StoredObject`, the copy is of the object as listed, and no request asks for its etag. The
+    copy may be removed once it was not used for a while: open it at once.
+
+    Raises `UserError`, naming the URL, where there is no such object, where it is another one than
+    was listed, and where it cannot be read.
+    """
+    is_listed = isinstance(location, StoredObject)
+    place = location.location if is_listed else location
+    if not is_remote(place):
+        return Path(place)
+    stored = location if is_listed else find_object(place)
+
+    def download(path: Path) -> None:
+        try:
+            attempt(stored.location, lambda system: _download(system, stored, path))
+        except FileNotFoundError:
+            raise UserError(f"{stored.location}: found no such object, expected one") from None
+
+    return cached(stored.location, stored.etag, stored.size, download)
+
+
+def put(path: Path, location: str | Path) -> None:
+    """Copy a local file to a location, where it replaces what is there; it is never seen half.
+
+    Raises `UserError`, naming the location, where it cannot be written.
+    """
+    if not is_remote(location):
+        _copy(path, Path(location))
+        return
+    url = to_url(location)
+    try:
+        attempt(url, lambda system: system.put_file(str(path), url), "write")
+    except FileNotFoundError:
+        raise UserError(f"{url}: found no such bucket, expected one") from None
+
+
+def _copy(path: Path, target: Path) -> None:
+    # here, for no reader of this module needs it but for copies
+    import shutil
+
+    from common.files import atomic_write
+
+    with atomic_write(target) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def _list_files(path: Path) -> list[StoredObject]:
+    files = [path] if path.is_file() else []
+    if not files:
+        walked = os.walk(path)
+        files = [Path(parent, name) for parent, _, names in walked for name in names]
+    found = []
+    for file in files:
+        status = file.stat()
+        found.append(StoredObject(str(file), status.st_size, str(status.st_mtime_ns)))
+    return found
+
+
+def _stored(scheme: str, info: dict[str, Any]) -> StoredObject:
+    """What a file system says of an object."""
+    etag = next((str(info[name]) for name in ETAG_NAMES if info.get(name)), "")
+    url = f"{scheme}://{info['name'].lstrip('/')}"
+    return StoredObject(url, int(info["size"]), etag.strip('"'))
+
+
+def _download(system: Any, stored: StoredObject, path: Path) -> None:
+    """Write the content of an object as it was listed to a file.
+
+    Raises `ObjectChanged` where it is another one now.
+    """
+    if hasattr(system, "call_s3"):
+        _download_from_s3(system, stored, path)
+        return
+    system.get_file(stored.location, str(path))
+    now = _stored(stored.location.split(":", 1)[0], system.info(stored.location))
+    if now != stored:
+        raise ObjectChanged(f"etag {now.etag} instead of {stored.etag}")
+
+
+def _download_from_s3(system: Any, stored: StoredObject, path: Path) -> None:
+    """One request, which S3 refuses where the etag is another one now."""
+    from fsspec.asyn import sync
+
+    bucket, key, _ = system.split_path(stored.location)
+
+    async def get() -> None:
+        answer = await system._call_s3(
+            "get_object", Bucket=bucket, Key=key, IfMatch=f'"{stored.etag}"'
+        )
+        async with answer["Body"] as body:
+            with path.open("wb") as file:
+                while part := await body.read(2**20):
+                    file.write(part)
+        if answer["ETag"].strip('"') != stored.etag:  # not every server knows IfMatch
+            raise ObjectChanged(f"etag {answer['ETag']} instead of {stored.etag}")
+        if path.stat().st_size != answer["ContentLength"]:
+            raise ConnectionError("the connection ended in the middle of the object")
+
+    sync(system.loop, get)
