@@ -12,6 +12,7 @@ from common.files import RUN_NAME_RULE, is_run_name
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
+from data.unlabelled import SampledFolder, parse_sampled_folder
 from evaluation.detections import MOST_PER_STRIP, POLARITIES
 from evaluation.matching import MATCH_RADIUS
 from evaluation.model_info import ModelInfo
@@ -29,7 +30,7 @@ SCORING_GROUPS = {
     "image_type input_max",
     "threshold": "target_false_alarms good_path threshold require_contrast",
     "detections and metrics": "min_area polarity missing match_radius candidates "
-    "use_ground_truth_mask contrast_maps",
+    "use_ground_truth_mask points fp_path contrast_maps",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
     "machine": "gpu_id device batch threads cuda_graph doctor",
 }
@@ -135,6 +136,21 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         help="compute the metrics with the masks beside the folder",
     )
     parser.add_argument(
+        "--points",
+        type=Path,
+        metavar="CSV",
+        help="file of true points with the columns file, y and x, in place of a points.csv beside "
+        "the strips",
+    )
+    parser.add_argument(
+        "--fp_path",
+        type=sampled_folder,
+        nargs="+",
+        metavar="FOLDER:SHARE",
+        help="folders of strips without any truth, to score as well: every detection on them "
+        "counts as a false alarm; with a share such as 0.1, on a sample that is always the same",
+    )
+    parser.add_argument(
         "--method",
         choices=["net", *METHODS],
         default="net",
@@ -220,7 +236,7 @@ def parse_scoring(
     """Parse the flags of `add_test_folder` and check them against each other.
 
     Ends the process with a usage message when --threshold is given with a flag that also sets the
-    threshold, or --method with a model.
+    threshold, --method with a model, or --points with --use_ground_truth_mask False.
     """
     group_flags(parser, SCORING_GROUPS)
     parsed = parser.parse_args(arguments)
@@ -228,6 +244,11 @@ def parse_scoring(
         parser.error(
             f"found --method {parsed.method} beside --model_path {parsed.model_path}, "
             "expected one of them: a --method has no model"
+        )
+    if parsed.points and not parsed.use_ground_truth_mask:
+        parser.error(
+            f"found --points {parsed.points} beside --use_ground_truth_mask False, "
+            "expected one of them"
         )
     if parsed.threshold is not None and (parsed.good_path or parsed.target_false_alarms):
         parser.error(
@@ -357,6 +378,14 @@ def from_0_to_1(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a number from 0 to 1")
     return value
+
+
+def sampled_folder(text: str) -> SampledFolder:
+    """Parse FOLDER or FOLDER:SHARE. Raises `argparse.ArgumentTypeError` for other texts."""
+    try:
+        return parse_sampled_folder(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def false_alarm_rate(text: str) -> float:

@@ -32,6 +32,8 @@ STRIP_FLAGS = {
     "dead_pixels": None,
     "ignore_mask": None,
     "mask_channel": None,
+    "points": None,
+    "fp_path": None,
     "cuda_graph": False,
 }
 

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from common.errors import UserError
 from data.image_files import STORED_ORDER
@@ -110,13 +110,16 @@ def list_strips(
     img_format: str | None = None,
     use_masks: bool = True,
     order: tuple[int, ...] = STORED_ORDER,
+    table: Path | None = None,
 ) -> list[StripFile]:
     """All strips in a folder, with their kind, mask and points where the layout gives them.
 
     `folder` may be the whole of `test/` or `valid/`, one kind in it, any other folder, or one file.
-    `order` is that of the strips' channels.
+    `order` is that of the strips' channels. `table` is a file of points that lies elsewhere, and
+    counts in place of every `points.csv` beside the strips.
 
-    Raises `UserError` as `list_images`, and for a file of points that cannot be read.
+    Raises `UserError` as `list_images`, for a file of points that cannot be read, and for a `table`
+    that has a point of none of the strips.
     """
     # not Path.resolve, which follows links: the path as given shows the layout
     folder, paths = Path(os.path.abspath(folder)), None
@@ -124,7 +127,7 @@ def list_strips(
         folder, paths = folder.parent, [folder]
     split = _find_split(folder)
     paths = paths or list_images(folder, img_format)
-    truth, points, _ = _find_truth(split) if use_masks else (TruthFiles(), {}, [])
+    truth, points, _ = _find_truth(split, table) if use_masks else (TruthFiles(), {}, [])
     strips = []
     for path in paths:
         in_split = path.relative_to(split)
@@ -144,16 +147,17 @@ def list_strips(
     return strips
 
 
-def truth_without_strip(folder: Path) -> list[str]:
+def truth_without_strip(folder: Path, table: Path | None = None) -> list[str]:
     """A line about every mask and every row of points that lies where those of `folder` belong.
 
     Only those are named that fit no strip. Of one kind in a split, only masks of that kind are.
+    `table` is as in `list_strips`.
     """
     folder = Path(os.path.abspath(folder))
     if folder.is_file():
         return []
     split = _find_split(folder)
-    truth, _, lines = _find_truth(split)
+    truth, _, lines = _find_truth(split, table)
     if folder != split:
         unused = [path for path in truth.unused if folder.name in path.parts]
         lines = []
@@ -261,10 +265,13 @@ def _find_split(folder: Path) -> Path:
     return folder.parent if is_kind else folder
 
 
-def _find_truth(split: Path) -> tuple[TruthFiles, dict[str, tuple[Point, ...]], list[str]]:
+def _find_truth(
+    split: Path, table: Path | None
+) -> tuple[TruthFiles, dict[str, tuple[Point, ...]], list[str]]:
     """The masks of the strips in `split`, their points by key, and lines on points that fit none.
 
-    Raises `UserError` for a folder or a file of points that cannot be read.
+    Raises `UserError` for a folder or a file of points that cannot be read, and for a `table` that
+    has a point of none of the strips.
     """
     files, tables = _images_and_tables(split)
     strips = without_masks(split, files)
@@ -279,7 +286,12 @@ def _find_truth(split: Path) -> tuple[TruthFiles, dict[str, tuple[Point, ...]], 
         relative = [(path, path.relative_to(root)) for path in files]
         masks += [entry for entry in relative if not is_of_other_split(entry[1], split)]
         tables += more
-    points, lines = match_points(names, tables)
+    points, lines = match_points(names, [(table, PurePath(table.name))] if table else tables, split)
+    if table and not points:
+        raise UserError(
+            f"{table}: found a point of none of the {len(keys)} strips in {split}, "
+            "expected their names, or their paths in that folder, in the column file"
+        )
     for key in keys:
         if named := points_in_name(key.name):
             points.setdefault(key.as_posix(), named)

@@ -45,19 +45,22 @@ def read_points(path: Path) -> list[tuple[str, Point]]:
 
 
 def match_points(
-    strips: StripNames, tables: Iterable[tuple[Path, PurePath]]
+    strips: StripNames, tables: Iterable[tuple[Path, PurePath]], split: Path
 ) -> tuple[dict[str, tuple[Point, ...]], list[str]]:
     """Return the points of each strip by its key, and a line about each file that fits none.
 
     `tables` are `points.csv` files, each with its path in the folder of masks or strips. A row's
-    file is a path from there, from its split, or a name alone, with suffix or without. Raises
-    `UserError` for a file that cannot be read.
+    file is a path from there, from its split, or a name alone, with suffix or without; or an
+    absolute path in `split`, the folder of the strips. Raises `UserError` for a file that cannot be
+    read.
     """
     points: dict[str, list[Point]] = {}
     unused: dict[str, None] = {}
     for path, relative in tables:
         for file, point in read_points(path):
             name = PurePath(file.replace("\\", "/"))
+            if name.is_relative_to(split):
+                name = name.relative_to(split)
             candidates = [relative.parent / name, name]
             candidates += [candidate.with_suffix("") for candidate in candidates]
             key = next((key for candidate in candidates if (key := strips.find(candidate))), None)

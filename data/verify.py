@@ -123,7 +123,8 @@ def verify_strips(
     Raises `UserError` if all usable strips together use too little of the range to `input_max`.
     """
     names = Counter(strip.relative.with_suffix("") for strip in strips)
-    needs_truth = any(strip.has_truth for strip in strips)
+    # not `has_truth`: that no point is in a strip does not say that those of others are known
+    needs_truth = any(strip.mask or strip.points for strip in strips)
     good_files = good_files or VerifiedFiles()
 
     empty_masks: list[str] = []

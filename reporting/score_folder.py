@@ -3,6 +3,7 @@
 The strips are verified, the threshold is set, all files are written, and the metrics are printed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from data.folder import (
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER
 from data.plausibility import content_warnings
+from data.unlabelled import SampledFolder, list_false_alarm_strips
 from data.value_range import range_warning, scale_warning
 from data.verify import Verification, verify_strips
 from evaluation.calibration import (
@@ -56,7 +58,9 @@ class ScoringSettings:
     `threshold` lies in 0-1. None means a threshold set on `good_path`, or else the model's own, for
     `target_false_alarms` per strip (None: as trained). `min_area` and `match_radius` are in pixels,
     `require_contrast` in grey levels 0-255, and `channels` is the order of a file's channels (None:
-    as trained). `missing` is one of missing.MISSING_MODES.
+    as trained). `missing` is one of missing.MISSING_MODES. `points` is a file of true points in
+    place of those beside the strips, and `fp_path` are folders of strips that are scored as well,
+    each detection a false alarm.
     """
 
     output_dir: Path
@@ -69,6 +73,8 @@ class ScoringSettings:
     threshold: float | None = None
     target_false_alarms: float | None = None
     use_ground_truth_mask: bool = True
+    points: Path | None = None
+    fp_path: Sequence[SampledFolder] | None = None
     require_contrast: float | None = None
     contrast_maps: bool = False
     min_area: int = 1
@@ -92,7 +98,7 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
             f"--method {settings.method}: found no --test_path, expected a folder of strips"
         )
     require_output_elsewhere(
-        settings.output_dir, (folder, settings.good_path)
+        settings.output_dir, folders_read(folder, settings)
     )  # before the good strips are measured
     needs_threshold = settings.threshold is None and not settings.good_path
     input_max = settings.input_max or DEFAULT_INPUT_MAX
@@ -120,7 +126,7 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     """
     output_dir = settings.output_dir
     require_missing(detector, settings.missing)
-    require_output_elsewhere(output_dir, (folder, settings.good_path))
+    require_output_elsewhere(output_dir, folders_read(folder, settings))
     if settings.channels:
         detector = replace(detector, info=replace(detector.info, order=settings.channels))
     ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask, settings.mask_channel)
@@ -136,7 +142,8 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     threshold = choose_threshold(detector, settings)
     response = choose_response(detector, settings, threshold)
     print(threshold.describe())
-    unused_truth = truth_without_strip(folder) if settings.use_ground_truth_mask else []
+    with_truth = settings.use_ground_truth_mask
+    unused_truth = truth_without_strip(folder, settings.points) if with_truth else []
     return score_into(
         Intake(folder, output_dir, verification, count, serious, unused_truth),
         lambda: evaluate_with_baselines(
@@ -151,16 +158,23 @@ def score_folder(detector: Detector, folder: Path, settings: ScoringSettings) ->
     )
 
 
+def folders_read(folder: Path, settings: ScoringSettings) -> list[Path | None]:
+    """The folders that scoring `folder` reads."""
+    return [folder, settings.good_path, *(entry.folder for entry in settings.fp_path or ())]
+
+
 def verify_folder(
     detector: Detector, folder: Path, settings: ScoringSettings
 ) -> tuple[Verification, int]:
     """Return what the strips of a folder are, and how many there are, unusable ones included.
 
-    Raises `UserError` when no strip can be used.
+    Those of --fp_path come after them. Raises `UserError` when no strip can be used.
     """
     require_one_split(folder)
-    info = detector.info
-    strips = list_strips(folder, settings.img_format, settings.use_ground_truth_mask, info.order)
+    info, img_format = detector.info, settings.img_format
+    with_truth = settings.use_ground_truth_mask
+    strips = list_strips(folder, img_format, with_truth, info.order, settings.points)
+    strips += list_false_alarm_strips(settings.fp_path or (), img_format, info.order, strips)
     verification = verify_strips(strips, info.input_max, detector.patch, info.image_size)
     require_usable(folder, len(strips), verification)
     return verification, len(strips)
@@ -337,14 +351,17 @@ def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, s
         "min_area",
         "polarity",
         "match_radius",
+        "points",
         "dead_pixels",
         "ignore_mask",
         "mask_channel",
     )
     values = {name: getattr(settings, name) for name in names}
     missing = "ignore" if detector.info.ignores_missing else settings.missing
+    false_alarms = ", ".join(map(str, settings.fp_path or ()))
     return {
         "device": str(detector.predictor.device),
         **{name: str(value) for name, value in values.items() if value is not None},
+        **({"fp_path": false_alarms} if false_alarms else {}),
         **({} if missing == "report" else {"missing": missing}),
     }
