@@ -5,6 +5,7 @@ downloaded unless --pretrained hub:NAME asks for it. What a configuration draws 
 training is switched off: a resumed run could not draw it again.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,8 @@ class VitBackbone(HubBackbone):
         stride = network.config.patch_size
         super().__init__(network, channels, config, network.config.hidden_size, stride)
         self.registers = 0 if kind == DINOV2 else network.config.num_register_tokens
+        if kind == VIT:
+            network.rope_embeddings = RotaryPositions(network.rope_embeddings.inv_freq, stride)
         if getattr(network.embeddings, "mask_token", None) is not None:
             network.embeddings.mask_token.requires_grad_(False)  # pre-training alone uses it
 
@@ -149,6 +152,33 @@ class VitBackbone(HubBackbone):
         tokens = self.network(pixel_values=self.normalize(images)).last_hidden_state
         grid = tokens[:, 1 + self.registers :].transpose(1, 2)
         return BackboneOutput(tokens[:, 0], grid.reshape(-1, self.dim, height, width))
+
+
+class RotaryPositions(nn.Module):
+    """The positions of DINOv3's tokens, as `transformers` computes them, bit by bit.
+
+    Only the last step differs: that of `transformers` becomes an operation `If` in files of an
+    opset below 18, which readers refuse.
+    """
+
+    def __init__(self, frequencies: torch.Tensor, patch: int):
+        super().__init__()
+        self.patch = patch
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (h * w, D) of the angles of each token of images (B, C, H, W)."""
+        sides = [int(side) // self.patch for side in images.shape[2:]]
+        centres = [
+            torch.arange(0.5, side, dtype=torch.float32, device=images.device) / side
+            for side in sides
+        ]
+        places = torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1)
+        places = 2.0 * places - 1.0
+        angles = 2 * math.pi * places[:, :, None] * self.frequencies[None, None, :]
+        angles = angles.flatten(1, 2)
+        angles = torch.cat([angles, angles], dim=1)
+        return angles.cos().to(images.dtype), angles.sin().to(images.dtype)
 
 
 class ConvBackbone(HubBackbone):

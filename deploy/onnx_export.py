@@ -76,7 +76,8 @@ def write_graph(
             )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"--opset_version {opset}: torch cannot write it ({one_line(error)})"
+            f"--opset_version {opset}: torch cannot write it ({one_line(error)}), "
+            f"expected {FIRST_DYNAMO_OPSET} or newer"
         ) from None
     with torch.no_grad():
         results = model(*inputs.values())
@@ -86,16 +87,20 @@ def write_graph(
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Suppress the exporters' warnings; `inspect_file` checks what matters in them."""
+    """Suppress what the exporters print; `inspect_file` checks what matters in it."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
+    print_graph = torch._C._jit_onnx_log
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # the TorchScript exporter prints the whole graph where it cannot write an operation
+        torch._C._jit_onnx_log = lambda *_: None
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
+            torch._C._jit_onnx_log = print_graph
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
 

@@ -26,7 +26,7 @@ from classifier.metrics import (
     kind_figures,
 )
 from common.errors import UserError
-from deploy.onnx_export import write_graph
+from deploy.onnx_export import inspect_file, write_graph
 from deploy.session import open_session
 from tests.defect_images import TINY
 
@@ -191,6 +191,38 @@ def test_onnx_runtime_says_what_the_network_says(name, tmp_path):
         for found, value in zip(session.run(None, {"input": pictures.numpy()}), expected):
             assert np.abs(found - value.numpy()).max() <= 1e-4
     assert not torch.equal(*outputs(images(2))[0])  # images differ, and so does what is said
+
+
+@pytest.mark.parametrize("name", ("resnet18", "convnext_tiny", "dinov2_vits14", "dinov3_vits16"))
+def test_networks_of_transformers_are_written_in_opset_17_too(name, tmp_path):
+    network = make_network(name)
+    network(images(8))  # batch norm statistics
+    outputs, path = Outputs(network).eval(), tmp_path / "file.onnx"
+    write_graph(outputs, images(3), 17, path, ("logits", "mask", "attention"))
+    inspect_file(path, 17)
+    session, pictures = open_session(path), images(3, seed=3)
+    with torch.no_grad():
+        expected = outputs(pictures)
+    for found, value in zip(session.run(None, {"input": pictures.numpy()}), expected):
+        assert np.abs(found - value.numpy()).max() <= 1e-4
+
+
+def test_what_opset_17_cannot_write_is_one_line(tmp_path, capfd):
+    outputs = Outputs(make_network("dinov2_vits14_reg")).eval()
+    with pytest.raises(UserError, match=r"bicubic2d_aa.*expected 18 or newer") as failure:
+        write_graph(outputs, images(3), 17, tmp_path / "file.onnx", ("logits", "mask", "attention"))
+    assert "\n" not in str(failure.value) and capfd.readouterr() == ("", "")
+
+
+def test_dinov3s_positions_are_those_of_transformers():
+    from transformers.models.dinov3_vit import modeling_dinov3_vit
+
+    made = make_backbone("dinov3_vits16", 3, RANDOM, TINY)
+    theirs = modeling_dinov3_vit.DINOv3ViTRopePositionEmbedding(made.network.config)
+    for size in ((64, 112), (224, 224)):
+        pictures = images(size=size)
+        found, expected = made.network.rope_embeddings(pictures), theirs(pictures)
+        assert all(torch.equal(*pair) for pair in zip(found, expected))
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)
