@@ -25,7 +25,7 @@ TEMPERATURES = (0.05, 20.0)  # ends of the range in which a temperature is looke
 SLACK = 1e-4
 LEAST_PROBABILITY = 1e-30
 MOST_IMAGES = 10**6  # of a stored calibration
-UNUSABLE = "found an unusable calibration, expected one of classifier.export_defect_model"
+UNUSABLE = "found an unusable calibration, expected that of a training or of an exported file"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from training.checkpoint import (
 
 COMMAND = "python -m classifier.train_defect_model"
 LAST, BEST_ACCURACY, BEST_IOU = "last.pth", "best_accuracy.pth", "best_iou.pth"
+CALIBRATION = "calibration"  # entry of FittedCalibration, in the best checkpoints of a whole run
 MOST_KINDS, MOST_CHANNELS, WIDEST = 1000, 64, 4096
 
 
@@ -29,7 +30,8 @@ class DefectModel:
 
     `kinds` are the names of the classes in the order of the logits. Images are brought to
     `channels` and `image_size` (height, width) before the network, and their files have values of 0
-    to `input_max`. `settings` is the whole content of the checkpoint without weights and optimizer.
+    to `input_max`. `calibration` is the entry CALIBRATION, unchecked; None in files without it.
+    `settings` is the content of the checkpoint without it, weights and optimizer.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class DefectModel:
     input_max: float
     epoch: int
     settings: dict[str, Any]
+    calibration: Any = None
 
     def describe(self) -> str:
         """The network in words."""
@@ -57,7 +60,7 @@ def load_defect_model(path: Path) -> DefectModel:
         content = load_content(path)
         network = make_network(content)
         network.load_state_dict(content["model_state_dict"])
-    weights = ("model_state_dict", "optimizer_state_dict")
+    others = ("model_state_dict", "optimizer_state_dict", CALIBRATION)
     return DefectModel(
         path,
         network.eval(),
@@ -66,7 +69,8 @@ def load_defect_model(path: Path) -> DefectModel:
         tuple(content["image_size"]),
         content["input_max"],
         content["epoch"],
-        {name: value for name, value in content.items() if name not in weights},
+        {name: value for name, value in content.items() if name not in others},
+        content.get(CALIBRATION),
     )
 
 

@@ -65,7 +65,8 @@ class AttentionGuidedDefectClassifier(nn.Module):
 
     `decoder_channels` has the width of each stage of the decoder, `head_channels` that of each
     hidden layer of the head. With `has_log_variances`, the weights of the two losses belong to the
-    network, so that they are trained and stored with it.
+    network, so that they are trained and stored with it. `embedding_dim` is the D of its embedding,
+    None for the mask alone.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class AttentionGuidedDefectClassifier(nn.Module):
         if architecture == DUAL:
             self.branch = _layer(decoder_channels[0], dim)
             self.fusion = nn.Linear(2 * dim, 2)
+        self.embedding_dim = None
         if architecture != SEGMENTATION:
-            widths = (2 * dim if architecture == GUIDED else dim, *head_channels)
+            self.embedding_dim = 2 * dim if architecture == GUIDED else dim
+            widths = (self.embedding_dim, *head_channels)
             layers = [_layer(*pair, dropout) for pair in zip(widths, widths[1:])]
             self.head = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
         if has_log_variances:

@@ -83,7 +83,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data_root",
         type=Path,
-        help="data set whose valid/ and train/ confidences are set on; default: the training's",
+        help="data set on whose valid/ and train/ confidences are set anew; default: as the "
+        "checkpoint holds them, else the training's",
     )
     parser.add_argument(
         "--target_error",
@@ -143,6 +144,8 @@ def parity_images(calibrated: CalibratedModel) -> np.ndarray | None:
     if calibrated.root is None:
         return None
     model, pictures = calibrated.model, list_labelled(calibrated.root, "valid")
+    if not pictures:
+        return None
     images = LabelledImages(pictures, model.input_max, model.channels, model.image_size, True, 0)
     count = max(BATCHES)
     return np.stack([images[number * len(images) // count][0] for number in range(count)])

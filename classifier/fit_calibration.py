@@ -1,19 +1,38 @@
-"""The calibration of a trained classifier, on the images of its data set."""
+"""The calibration of a trained classifier, on the images of its data set.
+
+A training fits it once it has ended and stores it in the best checkpoints, so that they need the
+data set no more.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from classifier.calibration import Calibration, at_temperature, fit_temperature
-from classifier.defect_checkpoint import DefectModel
+from classifier.calibration import (
+    UNUSABLE,
+    Calibration,
+    at_temperature,
+    fit_temperature,
+    read_calibration,
+)
+from classifier.defect_checkpoint import (
+    BEST_ACCURACY,
+    BEST_IOU,
+    CALIBRATION,
+    DefectModel,
+    load_defect_model,
+)
 from classifier.defect_data import LabelledPicture, list_labelled
 from classifier.defect_graph import KnownImages
 from classifier.defect_samples import LabelledImages
+from classifier.tool import TOOL
 from common.errors import UserError
 from common.pipeline import grouped
 from data.image_files import to_unit_range
+from training.checkpoint import read_checkpoint, save_checkpoint
 
 BATCH = 32  # images that are looked at together
 MOST_KNOWN = 2000  # training images whose features are kept
@@ -28,6 +47,47 @@ class FittedCalibration:
 
     calibration: Calibration
     known: KnownImages | None
+
+    def plain(self) -> dict[str, Any]:
+        """The content for a checkpoint; `read_fitted` reads it."""
+        known = self.known and dict(self.known.state_dict())
+        return {"fitted": self.calibration.plain(), "known": known}
+
+
+def read_fitted(content: object, embedding_dim: int | None) -> FittedCalibration:
+    """The calibration of `FittedCalibration.plain`, for embeddings (N, embedding_dim).
+
+    Raises `UserError` for anything else.
+    """
+    if not isinstance(content, dict) or set(content) != {"fitted", "known"}:
+        raise UserError(UNUSABLE)
+    calibration, state = read_calibration(content["fitted"]), content["known"]
+    if state is None:
+        return FittedCalibration(calibration, None)
+    if embedding_dim is None or not _is_known(state, embedding_dim):
+        raise UserError(UNUSABLE)
+    known = KnownImages(torch.zeros_like(state["images"]))
+    known.load_state_dict(state)
+    return FittedCalibration(calibration, known)
+
+
+def _is_known(state: object, width: int) -> bool:
+    """Whether these are the buffers of `KnownImages`, of embeddings of a width."""
+    if not isinstance(state, dict) or set(state) != {"mean", "spread", "images"}:
+        return False
+    is_finite = all(
+        isinstance(tensor, torch.Tensor)
+        and tensor.dtype == torch.float32
+        and tensor.shape[-1:] == (width,)
+        and bool(tensor.isfinite().all())
+        for tensor in state.values()
+    )
+    return (
+        is_finite
+        and [state[name].ndim for name in ("mean", "spread", "images")] == [1, 1, 2]
+        and 0 < len(state["images"]) <= MOST_KNOWN
+        and bool((state["spread"] > 0).all())
+    )
 
 
 def fit_calibration(model: DefectModel, root: Path) -> FittedCalibration | None:
@@ -59,6 +119,21 @@ def fit_calibration(model: DefectModel, root: Path) -> FittedCalibration | None:
         distances,
     )
     return FittedCalibration(calibration, known)
+
+
+def store_calibrations(folder: Path, root: Path, device: torch.device) -> None:
+    """Fit the calibration of each best checkpoint in `folder` on a data set, and store it there.
+
+    Raises `UserError` as `fit_calibration`, and when the file system refuses.
+    """
+    for path in (folder / BEST_ACCURACY, folder / BEST_IOU):
+        if not path.is_file():
+            continue
+        model = load_defect_model(path)
+        model.network.to(device)
+        if fitted := fit_calibration(model, root):
+            content = read_checkpoint(path, TOOL)
+            save_checkpoint(path, content | {CALIBRATION: fitted.plain()})
 
 
 @torch.inference_mode()

@@ -13,8 +13,8 @@ An exported file (.onnx) is run in ONNX Runtime, with the calibration that it ho
 
 Writes a mask and a picture (image, mask, where the network looked, probabilities) for each image,
 and for the folder predictions.csv, metrics.json and report.html. Confidences are calibrated on the
-valid/ of the training's data set. Where the sub-folders are kinds, predictions are compared with
-them, and masks with those of the data set.
+valid/ of the training's data set, by the training itself. Where the sub-folders are kinds,
+predictions are compared with them, and masks with those of the data set.
 """
 
 if __name__ == "__main__":
@@ -102,7 +102,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--data_root",
         type=Path,
-        help="data set whose valid/ and train/ confidences are set on; default: the training's",
+        help="data set on whose valid/ and train/ confidences are set anew; default: as the "
+        "checkpoint holds them, else the training's",
     )
     parser.add_argument(
         "--target_error",

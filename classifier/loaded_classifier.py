@@ -10,8 +10,8 @@ import torch
 from classifier.calibration import Calibration
 from classifier.defect_checkpoint import DefectModel, checkpoint_in, load_defect_model
 from classifier.defect_graph import DefectGraph
-from classifier.fit_calibration import FittedCalibration, fit_calibration
-from common.errors import UserError
+from classifier.fit_calibration import FittedCalibration, fit_calibration, read_fitted
+from common.errors import UserError, prefix_errors
 from common.notes import warn
 
 # images (B, C, H, W), 0-1, to the outputs of `DefectGraph` by name
@@ -39,13 +39,16 @@ class LoadedClassifier:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """A checkpoint's model, and its calibration on the data set `root`; None without held-out
-    images.
+    """A checkpoint's model with its calibration, None without held-out images.
+
+    `root` is the data set of the calibration, None where it is no longer there. `calibrated_on`
+    says in words where the calibration is from.
     """
 
     model: DefectModel
     root: Path | None
     fitted: FittedCalibration | None
+    calibrated_on: str = "nothing"
 
     def graph(self, input_kind: str = "unit") -> DefectGraph:
         """The module of model and calibration, in evaluation mode."""
@@ -57,24 +60,30 @@ class CalibratedModel:
 
 
 def load_calibrated(path: Path, data_root: Path | None, device: torch.device) -> CalibratedModel:
-    """Load a checkpoint, or the best one in a folder, and calibrate it.
+    """Load a checkpoint, or the best one in a folder, with its calibration.
 
-    `data_root` is the data set to calibrate on; None means that of the training, without which the
-    classifier is not calibrated. Raises `UserError` for a file that is no checkpoint of this tool,
-    and for a `data_root` that cannot be used.
+    That is fitted on the data set `data_root`; None means the one that the training stored in the
+    checkpoint or, for a file without it, one that is fitted on the training's data set. Where that
+    is no longer there, the classifier is not calibrated. Raises `UserError` for a file that is no
+    checkpoint of this tool, and for a `data_root` that cannot be used.
     """
     model = load_defect_model(checkpoint_in(path))
     model.network.to(device)
     root = data_root or _trained_on(model.settings)
+    if model.calibration is not None and not data_root:
+        with prefix_errors(model.path):
+            fitted = read_fitted(model.calibration, model.network.embedding_dim)
+        return CalibratedModel(model, root, fitted, "valid/ of the training's data set")
     fitted = fit_calibration(model, root) if root else None
-    if fitted is None:
-        if data_root:
-            raise UserError(f"--data_root {root}: found no valid/, expected held-out images in it")
-        warn(
-            "found no held-out images of the training, so confidences are not calibrated: "
-            "--data_root FOLDER names a data set with valid/"
-        )
-    return CalibratedModel(model, root if fitted else None, fitted)
+    if fitted:
+        return CalibratedModel(model, root, fitted, str(root / "valid"))
+    if data_root:
+        raise UserError(f"--data_root {root}: found no valid/, expected held-out images in it")
+    warn(
+        "found no held-out images of the training, so confidences are not calibrated: "
+        "--data_root FOLDER names a data set with valid/"
+    )
+    return CalibratedModel(model, None, None)
 
 
 def load_classifier(path: Path, data_root: Path | None, device: torch.device) -> LoadedClassifier:
@@ -100,7 +109,7 @@ def load_classifier(path: Path, data_root: Path | None, device: torch.device) ->
             "checkpoint": str(model.path.absolute()),
             "network": model.describe(),
             "epoch": str(model.epoch + 1),
-            "calibrated on": str(calibrated.root / "valid") if calibrated.root else "nothing",
+            "calibrated on": calibrated.calibrated_on,
             "device": str(device),
         },
     )

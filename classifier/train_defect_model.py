@@ -55,6 +55,7 @@ from classifier.defect_settings import (
     device_preset,
 )
 from classifier.defect_task import DefectImages, DefectTask
+from classifier.fit_calibration import store_calibrations
 from classifier.run_files import DefectRunFolder
 from classifier.run_images import find_images, read_init
 from common.command_parser import CommandParser, command_parser
@@ -212,6 +213,8 @@ def train_stage(values: dict[str, Any], start: Start, processes: ProcessGroup) -
         with explained_failures(settings.bs):
             task = DefectTask(settings, run.images, processes, run.resumed, run.init)
             Training(task, settings, processes, folder, run.resumed).run()
+        store = partial(store_calibrations, settings.checkpoint_path, settings.data_root)
+        processes.run_on_main(partial(store, processes.device))
     return settings
 
 

@@ -113,6 +113,21 @@ def test_inference_with_the_file_is_that_with_the_checkpoint(data, run, file, tm
     assert found[0]["lowest_sure_confidence"] == found[1]["lowest_sure_confidence"]
 
 
+def test_a_checkpoint_is_exported_with_its_calibration_without_its_data_set(run, file, tmp_path):
+    content = torch.load(run / "best_accuracy.pth", weights_only=True)
+    torch.save(content | {"data_root": "/nowhere"}, tmp_path / "moved.pth")
+    path = exported(tmp_path / "moved.pth", tmp_path / "a.onnx", "--target_error", 0.95)
+    found, expected = (
+        onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"])
+        .get_modelmeta()
+        .custom_metadata_map
+        for one in (path, file)
+    )
+    same = ("temperature", "calibration", "lowest_sure_confidence", "highest_known_distance")
+    assert {name: found[name] for name in same} == {name: expected[name] for name in same}
+    assert "noise, batch 3" in found["parity"] and "images" not in found["parity"]
+
+
 def test_another_input_is_scaled_in_the_file(data, run, file, tmp_path):
     other = exported(run, tmp_path, "--input", "uint8", "--opset_version", 17)
     assert other == tmp_path / "best_accuracy.onnx"
@@ -172,6 +187,7 @@ def test_tools_refuse_each_others_files(data, file, tmp_path, capsys):
 def test_what_cannot_be_exported_or_run_is_one_line(data, run, file, tmp_path, capsys):
     content = torch.load(run / "best_accuracy.pth", weights_only=True)
     moved = tmp_path / "moved.pth"
+    del content["calibration"]  # as in a file of an interrupted training
     torch.save(content | {"data_root": "/nowhere", "input_max": 4095.0}, moved)
     for checkpoint, more, said in (
         (moved, ("--input", "uint8"), "found a camera up to 4095"),

@@ -260,6 +260,7 @@ def test_other_architectures_say_what_they_have(architecture, data, tmp_path):
 
 def test_what_is_uncalibrated_says_so(data, run, tmp_path, capsys):
     content = torch.load(run / BEST_ACCURACY, weights_only=True)
+    del content["calibration"]
     torch.save(content | {"data_root": "/nowhere"}, tmp_path / "moved.pth")
     folder = ("--image_dir", data / "test")
     assert classify(tmp_path / "moved.pth", tmp_path / "out", *folder) == 0
@@ -273,6 +274,50 @@ def test_what_is_uncalibrated_says_so(data, run, tmp_path, capsys):
     assert classify(tmp_path / "moved.pth", tmp_path / "out", *folder, *more) == 0
     assert "every image is unsure: 12 held-out images" in capsys.readouterr().err
     assert {row["status"] for row in table(tmp_path / "out")} <= {"unsure", "unknown"}
+
+
+def test_a_checkpoint_brings_its_calibration_and_one_without_it_is_calibrated_as_before(
+    data, run, tmp_path
+):
+    content = torch.load(run / BEST_ACCURACY, weights_only=True)
+    torch.save(content | {"data_root": "/nowhere"}, tmp_path / "moved.pth")
+    torch.save(
+        {name: value for name, value in content.items() if name != "calibration"},
+        tmp_path / "earlier.pth",
+    )
+    words = ("--image_dir", data / "test", "--target_error", 0.6)
+    moved, earlier, fitted = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    assert classify(tmp_path / "moved.pth", moved, *words) == 0
+    assert classify(tmp_path / "earlier.pth", earlier, *words) == 0
+    assert classify(tmp_path / "moved.pth", fitted, *words, "--data_root", data) == 0
+    assert table(moved) == table(earlier) == table(fitted)
+    assert {row["distance"] for row in table(moved)} != {""}
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (moved, earlier)]
+    assert figures[0] == figures[1] and figures[0]["calibration"]["temperature"] != 1
+    # --data_root sets other limits, on other images
+    others = write_data(tmp_path / "others", count=4, seed=5)
+    assert classify(run, tmp_path / "d", *words, "--data_root", others) == 0
+    again = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    assert again["calibration"]["temperature"] != figures[0]["calibration"]["temperature"]
+
+
+def test_a_stored_calibration_that_is_unusable_is_one_line(data, run, tmp_path, capsys):
+    content = torch.load(run / BEST_ACCURACY, weights_only=True)
+    stored = content["calibration"]
+    for number, wrong in enumerate(
+        (
+            7,
+            stored | {"more": 1},
+            stored | {"fitted": stored["fitted"] | {"temperature": float("nan")}},
+            stored | {"known": stored["known"] | {"mean": torch.zeros(3)}},
+            stored | {"known": stored["known"] | {"spread": -stored["known"]["spread"]}},
+            stored | {"known": {"images": stored["known"]["images"]}},
+        )
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save(content | {"calibration": wrong}, path)
+        said = refused(capsys, path, tmp_path / "out", "--image_dir", data / "test")
+        assert said.startswith(f"{path}: found an unusable calibration")
 
 
 def refused(capsys, *words):
