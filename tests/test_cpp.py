@@ -19,6 +19,10 @@ import pytest
 import tifffile
 import torch
 
+from classifier.export_defect_model import export
+from classifier.export_defect_model import parse_args as parse_export
+from classifier.train_defect_model import parse_args as parse_training
+from classifier.train_defect_model import train
 from data.image_files import load_image
 from deploy.metadata import write_entries
 from deploy.onnx_predictor import OnnxPredictor, to_model_input
@@ -28,6 +32,7 @@ from export_onnx_fullimage import read_entries
 from model import DifferenceSegmentationNetwork
 from tests.conftest import ROOT, export_file
 from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
+from tests.defect_images import write_data
 
 TOLERANCE = 1e-6
 CALIBRATION = calibrate([np.array([0.4 - 0.01 * strip, 0.1]) for strip in range(20)])
@@ -586,6 +591,20 @@ def test_each_bad_model_is_refused_with_its_reason_and_the_next_call_works(
     assert (
         CppDetector(library, tmp_path / "uncalibrated.onnx", threshold=0.25).facts.threshold == 0.25
     )
+
+
+def test_a_file_of_the_classifier_is_refused_by_its_tool(library, strip_detect, tmp_path):
+    data = write_data(tmp_path / "data")
+    words = ("--data_root", data, "--save_dir", tmp_path / "run", "--epochs", 1, "--gpu_id", -1)
+    words += ("--decoder_channels", 8, "--head_channels", 8)
+    (folder,) = train(parse_training([str(word) for word in words]))
+    words = ("--checkpoint", folder, "--output_path", tmp_path / "classifier.onnx")
+    path = export(parse_export([str(word) for word in words]))
+    said = "found tool 'defect classifier' in the model's metadata, expected strip detector"
+    with pytest.raises(RuntimeError, match=re.escape(f"{path}: {said}")):
+        CppDetector(library, path)
+    done = strip_detect(path, tmp_path / "strip.tiff")
+    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_file_that_changed_since_its_export_is_refused(library, plain_model, tmp_path):
