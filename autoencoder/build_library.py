@@ -1,13 +1,14 @@
 """Building a library from good pictures: clusters, whitening, memory, routing, statistics."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from autoencoder.choose_maps import choose_maps, painted_aurocs
 from autoencoder.clusters import cluster_pictures, require_enough
 from autoencoder.features import CONTRAST, FeatureExtractor, make_features
 from autoencoder.learn_patches import learn_patches
@@ -64,11 +65,15 @@ class LibrarySettings:
 
 @dataclass(frozen=True)
 class Built:
-    """A library, and the clusters of its pictures and of the held-out ones as routed."""
+    """A library, and the clusters of its pictures and of the held-out ones as routed.
+
+    `aurocs` are those of maps on painted damage, where the choice of its maps was made.
+    """
 
     library: Library
     clusters: np.ndarray
     routed: np.ndarray
+    aurocs: dict[tuple[str, ...], float] = field(default_factory=dict)
 
 
 def split_pictures(
@@ -132,6 +137,9 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         features, mean, matrix, memory, settings.level, settings.neighbours, input_size
     ).eval()
     router = _router(features, words, facts, labels, settings)
+    aurocs = {}
+    if patches is not None and settings.level == "patch":
+        aurocs = painted_aurocs(valid, maps, patches, router, settings.input_max, settings.seed)
     routed, statistics = measure(
         valid, maps, router, len(names), settings.windows, settings.input_max
     )
@@ -155,8 +163,9 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         settings.routing if router else "none",
         settings=_plain(settings),
         patches=patches,
+        score=choose_maps(aurocs),
     )
-    return Built(library, clusters, routed)
+    return Built(library, clusters, routed, aurocs)
 
 
 def _contrast(settings: LibrarySettings) -> dict[str, tuple[float, ...]]:

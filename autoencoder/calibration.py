@@ -139,7 +139,7 @@ def calibrate_scorers(
             scorer, top = _top_mean(scorers, image)
             tops.append(top)
     tops = torch.cat(tops)
-    parts = _by_cluster(tops.double(), clusters, count)
+    parts = by_cluster(tops.double(), clusters, count)
     pictures = PictureStatistics(
         torch.stack([part.mean() for part in parts]).float(),
         torch.stack([part.std() if len(part) > 1 else part.sum() * 0 for part in parts]).float(),
@@ -188,9 +188,7 @@ def _measure_planes(
         raise ValueError("found no good pictures, expected at least one")
     clusters = torch.cat(clusters)
     mean, square = (
-        torch.stack(
-            [part.mean(dim=0) for part in _by_cluster(values, clusters, len(scorers.names))]
-        )
+        torch.stack([part.mean(dim=0) for part in by_cluster(values, clusters, len(scorers.names))])
         for values in (torch.stack(means), torch.stack(squares))
     )
     spread = (square - mean.square()).clamp(min=0).sqrt()
@@ -216,7 +214,7 @@ def _has_own(pictures: int, clusters: int) -> bool:
     return clusters == 1 or pictures >= FEWEST_PICTURES
 
 
-def _by_cluster(values: torch.Tensor, clusters: torch.Tensor, count: int) -> list[torch.Tensor]:
+def by_cluster(values: torch.Tensor, clusters: torch.Tensor, count: int) -> list[torch.Tensor]:
     """The values of each cluster's pictures, those of all pictures where it has too few."""
     own = [values[clusters == cluster] for cluster in range(count)]
     return [part if _has_own(len(part), count) else values for part in own]

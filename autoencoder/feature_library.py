@@ -174,7 +174,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser,
         "--patches",
         help="keep statistics of raw patches, too, which see brightness and contrast: the map "
-        "`patches` of --score",
+        "`patches` of --score, taken where with it more painted damage is found",
     )
     add("--seed", type=whole_number(0, LARGEST_SEED), default=42, help="of everything random")
     add(
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
         build(parsed)
         print(
             f"the library is {parsed.output_path}; next: python -m autoencoder.inference "
-            f"--score library --library {shlex.quote(str(parsed.output_path))} --test_path ..."
+            f"--library {shlex.quote(str(parsed.output_path))} --test_path ..."
         )
 
     return run_command(build_and_print)
@@ -311,6 +311,12 @@ def _report(built: Built, pictures: Sequence[PictureFile]) -> None:
         print(
             f"  {label}scores of {entry.count} held-out pictures: mean {entry.mean:.3f}, "
             f"spread {entry.spread:.3f}"
+        )
+    if built.aurocs:
+        without, both = built.aurocs.values()
+        print(
+            f"AUROC of damage painted into held-out pictures: {without:.3f} by the features, "
+            f"{both:.3f} with raw patches, too; default: --score {' '.join(library.score)}"
         )
     if any(entry.count < FEWEST_HELD_OUT for entry in library.statistics):
         warn(

@@ -135,7 +135,7 @@ def infer(arguments: argparse.Namespace) -> int:
     settings = from_values(FolderScoring, vars(arguments) | values)
     intake = take_in_pictures(folder, settings)
     _, good = calibrate(loaded, arguments)
-    nearest = NearestGood(loaded.library) if loaded.library else None
+    nearest = NearestGood(loaded.libraries[0]) if loaded.libraries else None
     return score_taken_in(
         intake,
         lambda thresholds, has_panels: PicturePredictor(

@@ -9,6 +9,7 @@ import torch
 
 from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST, make_features
 from autoencoder.library_maps import LEVELS, TENSORS, LibraryMaps
+from autoencoder.maps import LIBRARY, OF_LIBRARY
 from autoencoder.model import TOOL
 from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics, fits
 from autoencoder.routing import Router, make_router
@@ -83,6 +84,15 @@ class Library:
     path: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     patches: PatchStatistics | None = None  # of pixels; None where there are none
+    score: tuple[str, ...] = (LIBRARY,)  # the maps that suit its pictures, of OF_LIBRARY
+
+    def clusters(self) -> dict[str, int]:
+        """The cluster of each picture of `train` that the library remembers a vector of."""
+        return {
+            self.train[number]: cluster
+            for cluster, places in enumerate(self.places)
+            for number in places[:, 0].unique().tolist()
+        }
 
     @property
     def input_size(self) -> int:
@@ -116,6 +126,7 @@ def save_library(library: Library, path: Path) -> None:
             "input_max": library.input_max,
             **{name: getattr(maps, name) for name in TENSORS},
             "patches": library.patches.state() if library.patches else {},
+            "score": list(library.score),
             "places": library.places,
             "names": list(library.names),
             "routing": library.routing,
@@ -184,6 +195,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
         path,
         content.get("settings", {}),
         _patches_of(content),
+        _score_of(content),
     )
 
 
@@ -209,6 +221,21 @@ def require_same_checkpoint(library: Library, checkpoints: Sequence[Path]) -> No
         f"{library.path}: found a library of the encoder of {library.checkpoint}, "
         f"expected one of {' or '.join(map(str, checkpoints))}"
     )
+
+
+def require_same_clusters(first: Library, library: Library) -> None:
+    """Raise `UserError` unless a library has the clusters of the first: one router serves both.
+
+    Of pictures that only one of them knows, nothing is said.
+    """
+    ours, theirs = first.clusters(), library.clusters()
+    if first.names != library.names or any(
+        ours.get(name, cluster) != cluster for name, cluster in theirs.items()
+    ):
+        raise UserError(
+            f"{library.path}: found other clusters than in {first.path}, expected the same ones, "
+            f"such as class folders: {COMMAND} --clusters folders"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -248,6 +275,14 @@ def _patches_of(content: dict[str, Any]) -> PatchStatistics | None:
     return PatchStatistics(*(state[name] for name in PATCH_TENSORS), content["cell"]).eval()
 
 
+def _score_of(content: dict[str, Any]) -> tuple[str, ...]:
+    """The maps that suit the pictures; those of a library of before, which does not name them."""
+    score = content.get("score", [LIBRARY])
+    if score == [LIBRARY] or (score == list(OF_LIBRARY) and content.get("patches")):
+        return tuple(score)
+    raise UserError(f"found unusable maps to score by, expected a library of {COMMAND}")
+
+
 def _is_contrast(contrast: dict[str, Any]) -> bool:
     return set(contrast) == set(CONTRAST) and all(
         isinstance(windows, list)
@@ -261,12 +296,16 @@ def _is_contrast(contrast: dict[str, Any]) -> bool:
 
 def _fit_together(content: dict[str, Any]) -> bool:
     mean, matrix, memory = (content[name] for name in TENSORS)
+    places = content["places"]
     return (
         (mean.dim(), matrix.dim(), memory.dim()) == (2, 3, 3)
         and len(mean) == len(matrix) == len(memory) == len(content["names"]) >= 1
         and mean.shape[1] == matrix.shape[1]
         and matrix.shape[2] == memory.shape[2]
         and memory.shape[1] >= 1
+        and places.shape == (*memory.shape[:2], 3)
+        and int(places[..., 0].min()) >= 0
+        and int(places[..., 0].max()) < len(content["train_pictures"])
         and content["neighbours"] >= 1
         and content["input_size"] >= 1
     )

@@ -11,13 +11,18 @@ from torch import nn
 from arguments import CHECKPOINT_FOLDER, newest
 from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
 from autoencoder.held_out import HeldOut, find_held_out
-from autoencoder.library import Library, load_library, require_same_checkpoint
+from autoencoder.library import (
+    Library,
+    load_library,
+    require_same_checkpoint,
+    require_same_clusters,
+)
 from autoencoder.maps import (
     LIBRARY,
-    LIBRARY_TOP_SHARE,
     OF_LIBRARY,
     PATCHES,
     NetworkMaps,
+    library_top_share,
     maps_of,
 )
 from autoencoder.model import TOOL, Model, load_model
@@ -41,7 +46,6 @@ class LibrarySource(nn.Module):
     """
 
     window_mode, gives_pictures, long_side = "pyramid", False, None
-    top_share = LIBRARY_TOP_SHARE
 
     def __init__(self, library: Library, kinds: Sequence[str] = (LIBRARY,)):
         super().__init__()
@@ -51,6 +55,7 @@ class LibrarySource(nn.Module):
                 "patches, expected one built with --patches True"
             )
         self.maps, self.kinds = library.maps, tuple(kinds)
+        self.top_share = library_top_share(self.kinds)
         self.patches = library.patches if PATCHES in kinds else None
         self.input_size, self.multiple = library.maps.input_size, library.maps.multiple
         self.cell = library.maps.cell
@@ -67,21 +72,21 @@ class LibrarySource(nn.Module):
 
 @dataclass(frozen=True)
 class Loaded:
-    """Models and a library that score the same kind of pictures, and the scorers that they make.
+    """Models and libraries that score the same kind of pictures, and the scorers that they make.
 
     `channels` are those of the pictures, and `input_max` is the camera's largest value.
     """
 
     models: tuple[Model, ...]
-    library: Library | None
+    libraries: tuple[Library, ...]
     scorers: Scorers
     channels: Channels
     input_max: float
 
     @property
     def learned(self) -> list[Model | Library]:
-        """The models and the library."""
-        return [*self.models, *([self.library] if self.library else [])]
+        """The models and the libraries."""
+        return [*self.models, *self.libraries]
 
     @property
     def files(self) -> list[Path]:
@@ -106,30 +111,33 @@ class Loaded:
 
 
 def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
-    """Load the models and the library.
+    """Load the models and the libraries.
 
-    `arguments` has the flags of score_flags.py. Without --models, a library scores alone.
+    `arguments` has the flags of score_flags.py. Without --models, libraries score alone. The first
+    library routes the pictures.
 
-    Raises `UserError` when a file cannot be used, and when the models do not fit each other, the
-    library or --score.
+    Raises `UserError` when a file cannot be used, and when the models and libraries do not fit each
+    other or --score.
     """
-    library = load_library(arguments.library) if arguments.library else None
-    models = () if library and not arguments.models else load_models(arguments.models)
-    require_same_pictures([*models, *([library] if library else [])])
-    if library:
+    libraries = tuple(load_library(path) for path in arguments.library or ())
+    models = () if libraries and not arguments.models else load_models(arguments.models)
+    require_same_pictures([*models, *libraries])
+    for library in libraries:
         require_same_checkpoint(library, [model.path for model in models])
-    sources = make_sources(models, library, arguments.score)
+        require_same_clusters(libraries[0], library)
+    sources = make_sources(models, libraries, arguments.score)
     settings = from_values(ScoreSettings, vars(arguments) | {"windows": arguments.windows or ()})
-    router = library.router if library else None
+    main = libraries[0] if libraries else None
+    router = main.router if main else None
     scorers = Scorers(
         sources,
         settings,
-        (lambda size: SizedRouter(router, size, library.input_size)) if router else None,
-        library.names if library else ("",),
+        (lambda size: SizedRouter(router, size, main.input_size)) if router else None,
+        main.names if main else ("",),
         device,
     )
-    first = models[0] if models else library
-    return Loaded(models, library, scorers, CHANNELS[first.channels], first.input_max)
+    first = models[0] if models else main
+    return Loaded(models, libraries, scorers, CHANNELS[first.channels], first.input_max)
 
 
 def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, GoodScores]:
@@ -176,15 +184,17 @@ def trained_long_side(model: Model) -> float | None:
 
 
 def make_sources(
-    models: Sequence[Model], library: Library | None, kinds: Sequence[str] | None
+    models: Sequence[Model], libraries: Sequence[Library], kinds: Sequence[str] | None
 ) -> list[Source]:
-    """The sources of the maps of --score; by default those that suit the models and the library.
+    """The sources of the maps of --score; by default those that suit the models and the libraries.
+
+    The patches are those of the first library: others of the same pictures have the same.
 
     Raises `UserError` for maps that none of them can give.
     """
     asked = tuple(dict.fromkeys(kinds or ()))
     of_library = tuple(kind for kind in asked if kind in OF_LIBRARY)
-    if of_library and not library:
+    if of_library and not libraries:
         raise UserError(f"--score {of_library[0]}: found no --library, expected one")
     of_networks = tuple(kind for kind in asked if kind not in OF_LIBRARY)
     if of_networks and not models:
@@ -198,6 +208,9 @@ def make_sources(
                     model.network, model.task, own, model.input_size, trained_long_side(model)
                 )
             )
-    if library and (of_library or not asked):
-        sources.append(LibrarySource(library, of_library or (LIBRARY,)))
+    for number, library in enumerate(libraries if of_library or not asked else ()):
+        own = of_library or library.score
+        own = own if number == 0 else tuple(kind for kind in own if kind != PATCHES)
+        if own:
+            sources.append(LibrarySource(library, own))
     return sources

@@ -19,6 +19,7 @@ OF_LIBRARY = (LIBRARY, PATCHES)
 MAPS = ("pixel", "ssim", "feature_difference", "mask", *OF_LIBRARY)
 # Distances of single cells are noisy: on real tiles and on textures the AUROC rises with the share.
 LIBRARY_TOP_SHARE = 0.05
+PATCHES_TOP_SHARE = 0.005  # with the patches, which mark small places
 SEGMENT = "segment"  # the task whose output is the mask, not the picture
 # SSIM as published (Wang et al. 2004): a Gaussian window, and constants for a range of 0 to 1
 SSIM_SIGMA, SSIM_REACH = 1.5, 5  # pixels
@@ -84,6 +85,11 @@ class NetworkMaps(nn.Module):
             distance = difference.square().sum(dim=1, keepdim=True).sqrt()
             levels.append(functional.interpolate(distance, size, mode="nearest"))
         return torch.cat(levels, dim=1).mean(dim=1, keepdim=True)
+
+
+def library_top_share(kinds: Sequence[str]) -> float:
+    """The top share that suits the maps `kinds` of a library."""
+    return PATCHES_TOP_SHARE if PATCHES in kinds else LIBRARY_TOP_SHARE
 
 
 def require_maps(task: str, kinds: Sequence[str]) -> None:

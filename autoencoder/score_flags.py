@@ -11,7 +11,7 @@ from arguments import (
     share,
     whole_number,
 )
-from autoencoder.maps import LIBRARY_TOP_SHARE, MAPS, NetworkMaps
+from autoencoder.maps import LIBRARY_TOP_SHARE, MAPS, PATCHES_TOP_SHARE, NetworkMaps
 from autoencoder.model import TOOL
 from autoencoder.scales import WINDOW_MODES
 from autoencoder.scorer import MERGES, ScoreSettings
@@ -39,14 +39,18 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         f"default: {CHECKPOINT_FOLDER / TOOL}, or none with a --library",
     )
     parser.add_argument(
-        "--library", type=Path, help="feature library, of python -m autoencoder.feature_library"
+        "--library",
+        type=Path,
+        nargs="+",
+        help="feature library, of python -m autoencoder.feature_library; several of the same "
+        "clusters are an ensemble, whose first one routes pictures",
     )
     parser.add_argument(
         "--score",
         choices=MAPS,
         nargs="+",
-        help="maps to score by; default: mask of --task segment, pixel of the others, "
-        "library of a library (and not its patches)",
+        help="maps to score by; default: mask of --task segment, pixel of the others, library of "
+        "a library, and patches where they found more painted damage when it was built",
     )
     parser.add_argument(
         "--windows",
@@ -87,7 +91,8 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         "--top_share",
         type=share,
         help="share of a picture's pixels, the most unusual ones, that its score is the mean of; "
-        f"default: {NetworkMaps.top_share:g}, of a library alone {LIBRARY_TOP_SHARE:g}",
+        f"default: {NetworkMaps.top_share:g}, of a library alone {LIBRARY_TOP_SHARE:g}, "
+        f"with its patches {PATCHES_TOP_SHARE:g}",
     )
     parser.add_argument(
         "--target_false_alarms",

@@ -46,7 +46,11 @@ def members(root):
 
 @pytest.fixture(scope="module")
 def library(root):
-    path = root.parent / "模型" / "库.pth"
+    return write_library(root, "库.pth")
+
+
+def write_library(root, name, **more):
+    path = root.parent / "模型" / name
     words = {
         "training_dataset_path": root,
         "output_path": path,
@@ -54,6 +58,7 @@ def library(root):
         "cell": 4,
         "input_size": 32,
         "valid_share": 0.4,
+        **more,
     }
     feature_library.main(
         [str(word) for pair in words.items() for word in (f"--{pair[0]}", pair[1])]
@@ -62,9 +67,10 @@ def library(root):
 
 
 @pytest.fixture(scope="module")
-def flags(members, library):
-    """An ensemble of two networks and a library with two clusters."""
-    words = ["--models", *members, "--library", library, "--score", "pixel", "library"]
+def flags(members, library, root):
+    """An ensemble of two networks, and one of two libraries with two clusters."""
+    other = write_library(root, "库2.pth", contrast_windows=0.25)
+    words = ["--models", *members, "--library", library, other, "--score", "pixel", "library"]
     return [*words, "--smoothing", 1, "--top_share", 0.02, "--target_false_alarms", TARGET]
 
 
@@ -136,7 +142,7 @@ def test_the_file_has_each_network_once_and_says_what_it_is(exported):
     assert len([name for name in names if "bank" in name]) == 1
     entries = metadata_of(exported)
     assert entries["tool"] == "autoencoder" and entries["image_size"] == "32 40"
-    assert entries["models"] == "0_best.pth 1_best.pth 库.pth"
+    assert entries["models"] == "0_best.pth 1_best.pth 库.pth 库2.pth"
     assert "heatmap, good" in entries["parity"] and "score, defective" in entries["parity"]
     metadata = read_picture_metadata(entries)
     assert (metadata.channels, metadata.input_kind, metadata.target) == (1, "uint8", TARGET)

@@ -12,7 +12,7 @@ import autoencoder.inference as command
 from autoencoder import feature_library
 from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
 from autoencoder.library import load_library
-from autoencoder.loaded import load_scorers
+from autoencoder.loaded import calibrate, load_scorers
 from autoencoder.nearest_good import BEYOND, NearestGood
 from autoencoder.predictor import PicturePredictor
 from autoencoder.scorer import to_unit
@@ -226,9 +226,42 @@ def test_a_library_scores_alone_and_shows_the_nearest_good_picture(library, root
     assert score("--library", library, "--output_dir", output) == 0
     assert len(rows(output / "submission.csv")) == 12
     loaded = load_scorers(command.parse_args(["--library", str(library)]), torch.device("cpu"))
-    predictor = PicturePredictor(loaded.scorers, [0.5, 0.5], NearestGood(loaded.library))
+    predictor = PicturePredictor(loaded.scorers, [0.5, 0.5], NearestGood(loaded.libraries[0]))
     found = predictor(draw_picture((5,))[:, :, 0].astype(np.float32)[None])
     assert list(found.panels) == ["nearest good"] and found.panels["nearest good"].shape == SIZE
+
+
+def test_several_libraries_score_by_the_mean_of_their_z_scores(library, root, tmp_path):
+    other, mixed = tmp_path / "other.pth", tmp_path / "mixed.pth"
+    words = ["--training_dataset_path", root, "--memory", 40, "--cell", 4, "--valid_share", 0.4]
+    words += ["--input_size", SIZE[0], "--contrast_windows", 0.25, "--output_path"]
+    feature_library.main([str(word) for word in [*words, other]])
+    feature_library.main([str(word) for word in [*words, mixed, "--routing", "none"]])
+
+    def planes_of(*paths):
+        flags = ["--library", *map(str, paths), "--score", "library", "patches"]
+        arguments = command.parse_args([*flags, "--smoothing", "0"])
+        loaded = load_scorers(arguments, torch.device("cpu"))
+        calibrate(loaded, arguments)
+        scorer = loaded.scorers.of(SIZE)
+        batch = torch.from_numpy(draw_picture((5,))[None, :, :, 0].astype(np.float32))[None] / 255
+        clusters = torch.tensor([1])
+        planes = scorer.planes(batch, clusters)
+        z = (planes - scorer.plane_mean[clusters][:, :, None, None]) / scorer.plane_spread[
+            clusters
+        ][:, :, None, None]
+        return planes, z, scorer.merged(planes, clusters)
+
+    with torch.inference_mode():
+        planes, both, merged = planes_of(library, other)
+        first, second = planes_of(library), planes_of(other)
+    # the patches once, of the first library, which routes
+    assert torch.allclose(planes, torch.cat([first[0], second[0][:, :1]], dim=1), atol=1e-4)
+    assert torch.allclose(both[:, :2], first[1], atol=1e-4)
+    joined = (both[:, 0] + both[:, 2]) / 2
+    assert torch.allclose(merged[:, 0], (joined + both[:, 1]) / 2, atol=1e-4)
+    with pytest.raises(UserError, match=r"mixed.pth: found other clusters than in .*库.pth"):
+        planes_of(library, mixed)
 
 
 def test_groups_in_grey_and_in_colour_are_scored_in_colour(tmp_path):

@@ -395,6 +395,7 @@ def test_files_that_are_no_library_of_these_features_are_refused(built, tmp_path
         "found a library of version 1, expected 2: build it again": {"version": 1},
         "unusable values": {"contrast": {"bank": [9.0], "lite0": [1.0]}},
         "found unusable values": {"mean": content["mean"][:1]},
+        "unusable values, expected": {"places": content["places"] + 1000},
         "unusable router": {"router": {}},
     }
     for text, change in changes.items():

@@ -302,14 +302,14 @@ def test_a_network_that_was_trained_on_reduced_pictures_looks_at_them_reduced(tm
     """Training took the longer side to 32 to 64 pixels: of 96 pixels a window shows 32."""
     root = write_kind(tmp_path / "part")
     path = write_checkpoint(tmp_path / "reduced.pth", root, scale_range=[32.0, 64.0])
-    (source,) = make_sources([load_model(path)], None, None)
+    (source,) = make_sources([load_model(path)], [], None)
     assert source.input_size == 16
     scorer = PictureScorer((64, 96), [source], ScoreSettings())
     expected = PictureScorer((64, 96), [source], ScoreSettings((32,)))
     assert scorer.scales[0].windows.window == (32, 32)
     image = pictures(1, (64, 96))
     assert torch.equal(scorer(image)[0], expected(image)[0])
-    (source,) = make_sources([load_model(write_checkpoint(path, root))], None, None)
+    (source,) = make_sources([load_model(write_checkpoint(path, root))], [], None)
     assert PictureScorer((64, 96), [source], ScoreSettings()).scales[0].windows.window == (16, 16)
 
 

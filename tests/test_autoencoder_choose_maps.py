@@ -1,0 +1,89 @@
+"""The choice of a library's maps by damage that is painted into held-out good pictures."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from autoencoder.build_library import LibrarySettings, build_library
+from autoencoder.choose_maps import LEAST_GAIN, choose_maps, painted_aurocs
+from autoencoder.library import load_library, save_library
+from autoencoder.loaded import make_sources
+from autoencoder.maps import LIBRARY, OF_LIBRARY, library_top_share
+from common.errors import UserError
+from data.pictures import list_good_pictures
+from tests.autoencoder_models import write_picture
+
+SIDE, PICTURES = 64, 24
+SETTINGS = LibrarySettings(memory=200, cell=4, input_size=SIDE, valid_share=0.4)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """What is built of good pictures of a fine texture."""
+    root = tmp_path_factory.mktemp("surface")
+    for number in range(PICTURES):
+        noise = np.random.default_rng((24, number)).normal(0, 1, (SIDE, SIDE))
+        texture = cv2.GaussianBlur(noise, None, 1.0)
+        levels = np.clip(128 + 15 * texture / texture.std(), 0, 255)
+        write_picture(root / f"{number}.png", levels.astype(np.uint8)[..., None])
+    return build_library(list_good_pictures(root), SETTINGS, root)
+
+
+class ByChance:
+    """A map that knows nothing, as patches of pictures that have nothing in common."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, pictures, clusters):
+        spread = 10 * torch.rand(1, generator=self.generator)
+        size = tuple(int(side) // SETTINGS.cell for side in pictures.shape[2:])
+        return spread * torch.randn(1, 1, *size, generator=self.generator)
+
+
+def test_patches_count_where_they_find_more_painted_damage():
+    usual = (LIBRARY,)
+    assert choose_maps({}) == usual
+    assert choose_maps({usual: 0.7, OF_LIBRARY: 0.7 + LEAST_GAIN / 2}) == usual
+    assert choose_maps({usual: 0.7, OF_LIBRARY: 0.7 + LEAST_GAIN * 2}) == OF_LIBRARY
+
+
+def test_patches_are_chosen_where_they_see_damage_and_not_where_they_see_nothing(built):
+    library = built.library
+    assert built.aurocs[OF_LIBRARY] > built.aurocs[LIBRARY,] > 0.5
+    assert library.score == OF_LIBRARY
+    names = set(library.valid)
+    pictures = list_good_pictures(library.training_dataset_path)
+    valid = [picture for picture in pictures if picture.relative.as_posix() in names]
+    found = painted_aurocs(valid, library.maps, ByChance(), None, 255.0, SETTINGS.seed)
+    assert found[LIBRARY,] == pytest.approx(built.aurocs[LIBRARY,])
+    assert choose_maps(found) == (LIBRARY,)
+
+
+def test_the_choice_is_kept_and_scores_by_default(built, tmp_path):
+    path = tmp_path / "library.pth"
+    for score in (OF_LIBRARY, (LIBRARY,)):
+        save_library(replace(built.library, score=score), path)
+        loaded = load_library(path)
+        (source,) = make_sources([], [loaded], None)
+        assert source.kinds == loaded.score == score
+        assert source.top_share == library_top_share(score)
+        (source,) = make_sources([], [loaded], ["patches"])
+        assert source.kinds == ("patches",)
+    content = torch.load(path, weights_only=True)
+    before = {name: value for name, value in content.items() if name != "score"}
+    torch.save(before, path)
+    assert load_library(path).score == (LIBRARY,)
+    for change in ({"score": ["mask"]}, {"score": list(OF_LIBRARY), "patches": {}}, {"score": 3}):
+        torch.save(content | change, path)
+        with pytest.raises(UserError, match="unusable maps to score by"):
+            load_library(path)
+
+
+def test_few_held_out_pictures_choose_nothing(built):
+    root = built.library.training_dataset_path
+    few = build_library(list_good_pictures(root)[:6], SETTINGS, root)
+    assert few.aurocs == {} and few.library.score == (LIBRARY,)
