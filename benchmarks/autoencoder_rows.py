@@ -25,6 +25,7 @@ TRAININGS: dict[str, tuple[object, ...]] = {
     "skips shallow": (*PLAN, "--skips", "shallow"),
     "skips all": (*PLAN, "--skips", "all"),
 }
+QUICK = ("--epoch_crops", 256)  # flags of every training with --quick
 TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--base_channels", 2)
 
 # Flags of autoencoder.feature_library, by the name of the library.

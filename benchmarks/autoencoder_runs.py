@@ -12,7 +12,6 @@ from benchmarks.autoencoder_rows import (
     GROUPS,
     LIBRARIES,
     MODEL,
-    TINY,
     TRAININGS,
     VECTORS,
     VECTORS_A_CLASS,
@@ -28,16 +27,25 @@ PER_CLASS = "--per_class"
 class Runs:
     """Trainings and libraries of one data set in `root`, kept in `folder`.
 
-    `groups` are the data set's classes. `is_tiny` makes everything as small as a test needs.
+    `groups` are the data set's classes, `more` further flags of every training. `is_tiny` makes
+    libraries as small as a test needs.
     """
 
-    def __init__(self, root: Path, folder: Path, groups: Sequence[str], is_tiny: bool = False):
-        self.root, self.folder, self.groups, self.is_tiny = root, folder, groups, is_tiny
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        groups: Sequence[str],
+        more: Sequence[object] = (),
+        is_tiny: bool = False,
+    ):
+        self.root, self.folder, self.groups = root, folder, groups
+        self.more, self.is_tiny = tuple(more), is_tiny
 
     def flags_of(self, row: Row) -> list[object]:
         """All flags that a row depends on: other flags, other results."""
         return [
-            TRAININGS.get(row.model),
+            (*TRAININGS[row.model], *self.more) if row.model else None,
             LIBRARIES.get(row.library),
             LIBRARIES.get(row.clusters),
             self.is_tiny,
@@ -48,7 +56,7 @@ class Runs:
 
         Trains where the run is not finished, and goes on with one that was interrupted.
         """
-        flags = [*TRAININGS[name], *(TINY if self.is_tiny else ())]
+        flags = [*TRAININGS[name], *self.more]
         run = self.folder / "runs" / f"{_plain(name)}_seed{seed}_{digest(flags)}"
         folders = {"": run}
         if PER_CLASS in flags:
