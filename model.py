@@ -288,7 +288,8 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         if self.weighting == "none":
             return self.tiling.stitch(self.patch_network.defect_probability(tiles))
         ratio = likelihood_ratio(strips, POINT_SIGMA)
-        return weighted_probability(self.tiling.stitch(self.patch_network.margin(tiles)), ratio)
+        margin = self.tiling.stitch(self.patch_network.margin(tiles))
+        return weighted_probability(margin, ratio, self.weighting)
 
     def heatmap_at_candidates(self, strips: torch.Tensor) -> torch.Tensor:
         """Aligned strips (B, 3, H, W), values 0-1, to heatmaps (B, 1, H, W), 0-1.
@@ -308,7 +309,8 @@ class SegmentationNetworkONNXFullImage(AligningDetector):
         if self.weighting == "none":
             heatmap = self.tiling.put_back(probability_of(margin), places)
         else:
-            heatmap = self.tiling.put_back(weighted_probability(margin, inside(ratio)), places)
+            weighted = weighted_probability(margin, inside(ratio), self.weighting)
+            heatmap = self.tiling.put_back(weighted, places)
         # maxima of a ratio that is not a number may be numbers in ONNX Runtime
         mean = strips.mean(dim=(1, 2, 3), keepdim=True)
         return heatmap + (mean - mean)

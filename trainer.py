@@ -64,7 +64,7 @@ from evaluation.predictors import TorchPredictor
 from evaluation.results import Rules
 from evaluation.thresholds import DEFAULT_RATE, Threshold
 from model import ARCHITECTURES
-from ops.likelihood import WEIGHTINGS
+from ops.likelihood import DEFAULT_WEIGHTING, WEIGHTINGS
 from ops.registration import ALIGN_MODES
 from reporting.descriptions import describe_result
 from reporting.pictures import StripWriter
@@ -108,8 +108,9 @@ ALIGN_HELP = (
     "and follow parts that bend and rows that vibrate (fine)"
 )
 WEIGHTING_HELP = (
-    "what multiplies the odds of each pixel's probability: likelihood, the likelihood ratio of a "
-    "point that Target alone has; default: likelihood, but none with --align none"
+    "what multiplies the odds of each pixel's probability: likelihood, (1 + L) squared, or "
+    "strong_likelihood, (1 + L) to the fourth power, L being the likelihood ratio of a point that "
+    f"Target alone has; default: {DEFAULT_WEIGHTING}, but none with --align none"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
@@ -155,7 +156,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     preset = device_preset(given.get("gpu_id"))
     parsed = argparse.Namespace(**defaults | preset | RECIPE_DEFAULTS[recipe] | given | derived)
     if parsed.weighting is None:
-        parsed.weighting = "none" if parsed.align == "none" else "likelihood"
+        parsed.weighting = "none" if parsed.align == "none" else DEFAULT_WEIGHTING
     if not parsed.resume and not parsed.training_dataset_path:
         if not DEMO_STRIPS.is_dir():
             parser.error(

@@ -159,10 +159,10 @@ ROWS = (
             f"difference, 16 channels, `train.sh`'s flags, {mode}",
             "difference",
             16,
-            "weighted",
+            "strongly_weighted",
             mode,
             align="fine",
-            weighting="likelihood",
+            weighting="strong_likelihood",
         )
         for mode in EXPORT_MODES
     ),

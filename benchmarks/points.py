@@ -40,7 +40,7 @@ from training.checkpoint import build_network, load_checkpoint
 
 OPSET = 17  # 18 copies of a network take a tenth of the memory that they take in opset 18
 COUNTS = (16, 24, 32, 48, 64)  # of candidates
-FLAGS = {"architecture": "difference", "align": "fine", "weighting": "likelihood"}
+FLAGS = {"architecture": "difference", "align": "fine", "weighting": "strong_likelihood"}
 ROWS = (
     Row(REFERENCE, unrolled=True),
     *(

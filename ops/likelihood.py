@@ -57,21 +57,35 @@ LEAST_STEEPNESS = 1e-10  # of a variance of squared gradients: edges of less tha
 LEAST_DETERMINANT = 1e-15  # of that and of a variance of grey levels
 LEAST_SHARE = 0.25  # of the mean variance of noise, which dark pixels have at least
 TINY = 1e-9  # squared share of the range
-WEIGHTINGS = ("none", "likelihood")  # by what the odds of a network's probability are multiplied
+# By which power of 1 + L the odds of a network's probability are multiplied. Thresholds belong to a
+# power, so a model keeps the name of its own.
+WEIGHTINGS = {"none": 0, "likelihood": 2, "strong_likelihood": 4}
+DEFAULT_WEIGHTING = "strong_likelihood"  # of new models
 POINT_SIGMA = 1.0  # pixels, of the points of the weighting
 CERTAIN = 3000.0  # odds of a weighted probability of 0.9997
 
 
-def weighted_probability(margin: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by (1 + L)².
+def weighted_probability(margin: torch.Tensor, ratio: torch.Tensor, weighting: str) -> torch.Tensor:
+    """(B, 1, H, W), 0-1: a network's defect probability, its odds multiplied by a power of 1 + L.
 
     `margin` is the network's logit of the background less that of the defect, `ratio` is L, the
-    likelihood ratio of a point of POINT_SIGMA, both (B, 1, H, W). Where L is 0 the network alone
-    decides, as of a defect that has another shape than a point. Odds above CERTAIN grow by their
-    fourth root only: float32 would round their probability to 1, and strong points would be equal.
+    likelihood ratio of a point of POINT_SIGMA, both (B, 1, H, W). `weighting`, one of WEIGHTINGS
+    but "none", says which power. Where L is 0 the network alone decides, as of a defect that has
+    another shape than a point.
+
+    Odds above CERTAIN grow by a root only, the fourth one with squares, the eighth one with fourth
+    powers: float32 would round their probability to 1, and strong points would be equal.
     """
-    odds_against = torch.exp(margin) / (1 + ratio) ** 2
-    return 1 / (1 + torch.maximum(odds_against, CERTAIN**-0.75 * odds_against.sqrt().sqrt()))
+    # powers and roots by squares and square roots, which ONNX Runtime computes quickly
+    squares = int(math.log2(WEIGHTINGS[weighting]))
+    factor = 1 + ratio
+    for _ in range(squares):
+        factor = factor**2
+    odds_against = torch.exp(margin) / factor
+    root = odds_against
+    for _ in range(squares + 1):
+        root = root.sqrt()
+    return 1 / (1 + torch.maximum(odds_against, CERTAIN ** (0.5 ** (squares + 1) - 1) * root))
 
 
 def likelihood_ratio(strips: torch.Tensor, sigma: float) -> torch.Tensor:

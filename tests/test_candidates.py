@@ -63,7 +63,9 @@ def test_the_heatmap_is_that_of_patches_of_the_strips_input_planes(network, stri
                 continue
             place = (slice(top, top + 24), slice(left, left + 24))
             background, defect = network.segment(planes[number : number + 1, :, *place])[0]
-            answer = weighted_probability(background - defect, ratio[number, 0, *place])
+            answer = weighted_probability(
+                background - defect, ratio[number, 0, *place], "likelihood"
+            )
             inside = (
                 slice(max(0, y - DECIDED), y + CELL + DECIDED),
                 slice(max(0, x - DECIDED), x + CELL + DECIDED),
@@ -148,6 +150,7 @@ def test_other_networks_get_patches_that_they_can_halve(make_network, strips):
     with torch.inference_mode():
         patch = strips[:1, :, 32:64, 40:72]
         margin = SegmentationNetworkONNX(make_network()).margin(patch)
-        expected = weighted_probability(margin, likelihood_ratio(strips, 1.0)[:1, :, 32:64, 40:72])
+        ratio = likelihood_ratio(strips, 1.0)[:1, :, 32:64, 40:72]
+        expected = weighted_probability(margin, ratio, "likelihood")
     # the cell of (40, 50) lies a cell below and beside its patch
     torch.testing.assert_close(found[0, 0, 40:48, 48:52], expected[0, 0, 8:16, 8:12])

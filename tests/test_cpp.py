@@ -169,7 +169,7 @@ def test_a_file_of_earlier_code_finds_what_it_found(library, dataset):
 
 
 def test_a_file_with_candidates_finds_what_python_finds(library, export_small, dataset):
-    facts = {"align": "shift", "weighting": "likelihood"}
+    facts = {"align": "shift", "weighting": "strong_likelihood"}
     path = export_small("--mode", "points", "--places", 9, **facts)
     detector, images = CppDetector(library, path), find_strips(dataset, 6)
     heatmaps, detections = detector(to_model_input(images, "unit", 3, 255.0))

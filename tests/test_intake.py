@@ -457,7 +457,8 @@ def test_few_strips_get_more_epochs_and_given_epochs_stay(dataset, tmp_path, cap
 def test_the_trainer_alone_trains_what_train_sh_trains():
     parsed = trainer.parse_args(["--training_dataset_path", "strips", "--gpu_id", "-1"])
     expected = {
-        **{"recipe": "robust", "align": "fine", "arch": "difference", "weighting": "likelihood"},
+        **{"recipe": "robust", "align": "fine", "arch": "difference"},
+        **{"weighting": "strong_likelihood"},
         **{"num_defects_range": [4, 10], "base_channels": 16, "epochs": 10, "amp": False},
         **{"lr": 0.002, "lr_schedule": "one_cycle", "bs": 16, "cache_size": 100, "seed": 42},
     }

@@ -70,7 +70,7 @@ def test_a_variant_is_close_to_float32_and_says_what_it_costs(
 def test_a_variant_of_a_file_with_candidates_passes_the_same_gate(
     make_checkpoint, tmp_path, precision
 ):
-    checkpoint = make_checkpoint(align="shift", weighting="likelihood")
+    checkpoint = make_checkpoint(align="shift", weighting="strong_likelihood")
     flags = ("--mode", "points", "--places", 9, "--precision", precision, "--force")
     entries = read_entries(export_file(checkpoint, tmp_path / "model.onnx", *flags))
     assert (entries["mode"], entries["places"]) == ("points", "9")

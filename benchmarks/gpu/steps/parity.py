@@ -50,7 +50,7 @@ def differences(
     for align, mode in product(setup.choose(ALIGN_MODES, ("fine",)), EXPORT_MODES):
         if (align, mode) == ("none", "points"):
             continue  # candidates need registered references
-        weighting = "likelihood" if align == "fine" else "none"
+        weighting = "strong_likelihood" if align == "fine" else "none"
         detector = SegmentationNetworkONNXFullImage(
             network, setup.strip_size, PATCH, align, mode, weighting
         ).eval()

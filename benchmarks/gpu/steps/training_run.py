@@ -65,7 +65,7 @@ def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     strips = write_strips(setup, setup.choose(DIFFERENT, 4))
     flags = ["--training_dataset_path", strips, "--epochs", 2, "--save_every", 0.001]
     flags += ["--recipe", "robust", "--arch", "difference", "--deterministic"]
-    flags += ["--align", "fine", "--weighting", "likelihood"]
+    flags += ["--align", "fine", "--weighting", "strong_likelihood"]
     flags += setup.choose(["--amp", "--base_channels", 16], small_flags(setup))
     whole, killed = setup.folder / "whole", setup.folder / "killed"
     require_success(run_python("trainer.py", *flags, "--checkpoint_path", whole))
