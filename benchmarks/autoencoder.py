@@ -32,7 +32,7 @@ import numpy as np
 
 import prepare_dataset
 from benchmarks.autoencoder_rows import QUICK, ROWS, TINY, Row
-from benchmarks.autoencoder_runs import Runs, as_words, digest
+from benchmarks.autoencoder_runs import Runs
 from benchmarks.autoencoder_scores import (
     MEAN,
     METRICS,
@@ -43,7 +43,7 @@ from benchmarks.autoencoder_scores import (
     routed_right,
     score_pictures,
 )
-from benchmarks.command_line import ROOT, make_parser
+from benchmarks.command_line import ROOT, as_words, digest, make_parser
 from benchmarks.tables import print_header, print_row
 from benchmarks.trainings import INTERRUPTED
 from common.errors import UserError, run_command

@@ -1,7 +1,6 @@
 """The trainings and libraries of benchmarks/autoencoder.py: finished ones are kept."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,6 +16,7 @@ from benchmarks.autoencoder_rows import (
     VECTORS_A_CLASS,
     Row,
 )
+from benchmarks.command_line import as_words, digest
 from benchmarks.trainings import is_finished
 from training.checkpoint import BEST_SUFFIX
 
@@ -91,16 +91,6 @@ class Runs:
         run.mkdir(parents=True, exist_ok=True)
         with (run / "log.txt").open("a") as log, redirect_stdout(log):
             trainer.train(trainer.parse_args(as_words(*words, *flags)))
-
-
-def as_words(*flags: object) -> list[str]:
-    """A command line."""
-    return [str(flag) for flag in flags]
-
-
-def digest(content: object) -> str:
-    """A short name for plain data: other data has another one."""
-    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:10]
 
 
 def _version(model: Path) -> str:

@@ -1,6 +1,8 @@
 """The command lines of the benchmarks: a parser, and the flags that several of them share."""
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,3 +40,13 @@ def add_training_flags(
         "--runs", type=int, default=runs, help="largest number of trainings to start this time"
     )
     parser.add_argument("--amp", action="store_true", help="train in bfloat16")
+
+
+def as_words(*flags: object) -> list[str]:
+    """A command line."""
+    return [str(flag) for flag in flags]
+
+
+def digest(content: object) -> str:
+    """A short name for plain data: other data has another one."""
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:10]

@@ -203,7 +203,7 @@ def _add_loss_flags(parser: argparse.ArgumentParser) -> None:
         "--seg_loss",
         choices=SEG_LOSSES,
         default="bce_dice",
-        help="loss of the mask; dice is of defective images alone",
+        help="loss of the mask; dice is of defective images alone, but with bce_dice_all",
     )
     parser.add_argument(
         "--weight_decay", type=from_0_to_1, default=1e-4, help="weight decay of Adam"

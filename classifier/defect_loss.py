@@ -7,7 +7,8 @@ from torch.nn import functional
 from classifier.defect_model import DefectOutput
 
 WEIGHTINGS = ("fixed", "dynamic", "uncertainty")
-SEG_LOSSES = ("bce", "dice", "bce_dice")
+DICE_OF_ALL = "bce_dice_all"
+SEG_LOSSES = ("bce", "dice", "bce_dice", DICE_OF_ALL)
 WEIGHT_SCHEDULES = ("step", "linear")
 ALPHA, BETA = 1.0, 1.0
 # of `dynamic`: weights (alpha, beta) at the start and from SWITCH_EPOCH on
@@ -48,7 +49,8 @@ class MultiTaskLoss(nn.Module):
 
     The loss of the mask is `bce` (binary cross-entropy), `dice` (1 - Dice of the defective images)
     or their sum. Dice of an image without a defect would be 0 for every mask but an empty one, and
-    would pull all masks to nothing. Images whose mask is not known contribute to the kind alone.
+    would pull all masks to nothing; `bce_dice_all` has it, for comparison. Images whose mask is not
+    known contribute to the kind alone.
     """
 
     def __init__(
@@ -124,7 +126,8 @@ class MultiTaskLoss(nn.Module):
             probability, axes = logits.sigmoid(), (1, 2, 3)
             overlap, total = (probability * masks).sum(axes), (probability + masks).sum(axes)
             dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
-            loss = loss + _mean_over(1 - dice, known * masks.amax(dim=axes))
+            counts = known if self.seg_loss == DICE_OF_ALL else known * masks.amax(dim=axes)
+            loss = loss + _mean_over(1 - dice, counts)
         return loss
 
 

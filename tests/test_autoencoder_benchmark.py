@@ -6,9 +6,10 @@ import numpy as np
 
 from autoencoder.settings import TASKS
 from autoencoder.trainer import parse_args as parse_training
-from benchmarks import autoencoder, autoencoder_runs
+from benchmarks import autoencoder
 from benchmarks.autoencoder_rows import LIBRARIES, ROWS, TRAININGS
 from benchmarks.autoencoder_scores import MEAN, POOLED, mean_of, score_pictures
+from benchmarks.command_line import as_words
 from data.image_files import encode_image
 from data.pictures import list_test_pictures
 
@@ -33,7 +34,7 @@ def test_every_row_names_what_there_is():
         assert not row.clusters or row.clusters in LIBRARIES, row
         assert row.baseline or row.model or row.library
     for flags in TRAININGS.values():
-        words = autoencoder_runs.as_words("--training_dataset_path", "x", *flags)
+        words = as_words("--training_dataset_path", "x", *flags)
         assert parse_training(words).task in TASKS
 
 

@@ -1,0 +1,93 @@
+"""What benchmarks/classifier.py compares: rows of flags, and the figures that are asked for."""
+
+from dataclasses import dataclass
+
+WEIGHTS, MASKS, IMAGES, BACKBONES = "weights", "masks", "images", "backbones"
+TABLES = {
+    WEIGHTS: "architectures, guidance and losses",
+    MASKS: "masks for a share of the defective images",
+    IMAGES: "numbers of images",
+    BACKBONES: "backbones",
+}
+RECOMMENDED, TREES = "recommended", "trees without a network"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a training that differs from the recommended one in one thing.
+
+    `flags` are further flags of classifier.train_defect_model. `images` is the number of images to
+    learn from (None: all), and `masked` the share of the defective ones with a mask. `needs_lite0`:
+    it takes the ImageNet weights of EfficientNet-Lite0.
+    """
+
+    name: str
+    table: str = WEIGHTS
+    flags: tuple[object, ...] = ()
+    images: int | None = None
+    masked: float = 1.0
+    needs_lite0: bool = False
+
+
+ROWS = (
+    Row(RECOMMENDED),
+    Row(TREES),
+    Row("segmentation alone", flags=("--architecture", "segmentation")),
+    Row("classification alone", flags=("--architecture", "classification")),
+    Row("two branches", flags=("--architecture", "dual_branch")),
+    Row("guidance stopped", flags=("--guidance", "stopped")),
+    Row("guidance concatenated", flags=("--guidance", "concatenated")),
+    Row("dynamic weights, step", flags=("--use_dynamic_weights",)),
+    Row(
+        "dynamic weights, linear",
+        flags=("--use_dynamic_weights", "--weight_schedule", "linear"),
+    ),
+    Row("uncertainty weights", flags=("--use_uncertainty_weighting",)),
+    Row("Dice over all images", flags=("--seg_loss", "bce_dice_all")),
+    Row("cross-entropy of the mask alone", flags=("--seg_loss", "bce")),
+    Row("Dice of the mask alone", flags=("--seg_loss", "dice")),
+    Row("focal loss", flags=("--focal_loss",)),
+    Row("without augmentation", flags=("--augment", "False")),
+    Row("masks for 50 %", MASKS, masked=0.5),
+    Row("masks for 25 %", MASKS, masked=0.25),
+    Row("masks for 10 %", MASKS, masked=0.1),
+    Row("masks for 5 %", MASKS, masked=0.05),
+    Row("masks for none", MASKS, masked=0.0),
+    Row("masks for 10 %, guidance stopped", MASKS, ("--guidance", "stopped"), masked=0.1),
+    Row("100 images", IMAGES, images=100),
+    Row("300 images", IMAGES, images=300),
+    Row("300 images, classification alone", IMAGES, ("--architecture", "classification"), 300),
+    Row(
+        "EfficientNet-Lite0, frozen",
+        BACKBONES,
+        ("--backbone", "efficientnet_lite0", "--freeze_backbone", "--epochs", 10),
+        needs_lite0=True,
+    ),
+    Row(
+        "EfficientNet-Lite0, tuned",
+        BACKBONES,
+        ("--backbone", "efficientnet_lite0", "--epochs", 10, "--lr", 1e-3),
+        needs_lite0=True,
+    ),
+)
+
+# of the recommended row: figure, its name in the results, floor, goal
+FLOORS = (
+    ("accuracy", "accuracy", 0.85, 0.95),
+    ("IoU", "iou", 0.55, 0.75),
+    ("Dice", "dice", 0.68, 0.85),
+)
+MOST_ECE = 0.03  # after the temperature
+TARGET_ERROR, MOST_ERROR = 0.01, 0.02  # of --target_error, and of the images that are sure then
+# of DeepPCB, in the mean of both directions
+LEAST_BOARDS, LEAST_TEMPLATE_GAIN = 0.85, 0.05
+
+BOARD_ROWS = (
+    ("board and template", True, ()),
+    ("board alone", False, ()),
+    ("board and template, classification alone", True, ("--architecture", "classification")),
+    ("board and template, resnet18", True, ("--backbone", "resnet18")),
+)
+BOARD_FLAGS = ("--epochs", 150)  # there are few crops: as many steps as of 1,000 images
+
+TINY = ("--epochs", 1, "--batch_size", 8, "--decoder_channels", 4, "--head_channels", 4)

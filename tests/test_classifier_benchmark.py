@@ -1,0 +1,91 @@
+"""The benchmark of the defect classifier, with tiny settings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import classifier, classifier_data
+from benchmarks.classifier_rows import BOARD_FLAGS, BOARD_ROWS, RECOMMENDED, ROWS, TABLES
+from benchmarks.classifier_trees import picture_measures
+from benchmarks.command_line import as_words
+from classifier.defect_data import list_labelled
+from classifier.dummy_set import DEFECTS, draw_picture
+from classifier.train_defect_model import parse_args as parse_training
+from data.folder import GOOD
+
+
+def run(capsys, output, *flags):
+    words = ["--tiny", "--quick", "--output", str(output), *flags]
+    assert classifier.main(words) == 0
+    return capsys.readouterr().out
+
+
+def cells(printed, row):
+    line = next(line for line in printed.splitlines() if line.startswith(f"| {row} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_row_is_a_training_and_differs_from_the_others():
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    settings = []
+    for row in ROWS:
+        assert row.table in TABLES
+        words = as_words("--data_root", "x", *row.flags)
+        settings.append((str(vars(parse_training(words))), row.images, row.masked))
+    assert settings[0] == settings[1]  # the trees have no settings of their own
+    assert len(set(settings)) == len(ROWS) - 1
+    for _, _, flags in BOARD_ROWS:
+        parse_training(as_words("--data_root", "x", *BOARD_FLAGS, *flags))
+
+
+def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
+    rows = ("--rows", RECOMMENDED, "trees", "masks for none")
+    first = run(capsys, tmp_path, *rows, "--runs", "1")
+    assert f"| {RECOMMENDED} |" in first and "| trees" not in first
+    printed = run(capsys, tmp_path, *rows)
+    found = cells(printed, "trees without a network")
+    accuracy, gain = float(found[1]), float(found[-1])
+    assert 0 <= accuracy <= 1
+    assert gain == pytest.approx(float(found[2]) - float(cells(printed, RECOMMENDED)[2]), abs=2e-3)
+    counts = np.array([cells(printed, kind)[1:6] for kind in (GOOD, *DEFECTS)], int)
+    assert counts.sum(axis=1).tolist() == [8, 2, 2, 2, 2]
+    for figure in ("accuracy", "IoU", "Dice"):
+        assert cells(printed, figure)[-1] in ("no", "floor", "goal")
+    monkeypatch.setattr(classifier, "train_once", None)  # nothing is left to do
+    monkeypatch.setattr(classifier, "score_trees", None)
+    assert run(capsys, tmp_path, *rows) == printed
+    (path, *_) = sorted(tmp_path.glob("results_seed42/*.json"))
+    assert {"accuracy", "confusion", "kinds"} <= set(json.loads(path.read_text()))
+
+
+def test_a_part_has_fewer_pictures_masks_or_kinds_to_learn_from_and_the_same_test(tmp_path):
+    root = classifier_data.dummy_set(tmp_path, 1, is_tiny=True)
+    part = classifier_data.part_of(root, tmp_path, masked=0.5)
+    learnt = list_labelled(part, "train")
+    masked = [picture.kind for picture in learnt if picture.mask]
+    assert len(learnt) == 16 and sorted(masked) == sorted(DEFECTS)
+    few = list_labelled(classifier_data.part_of(root, tmp_path, images=8), "train")
+    assert [picture.kind for picture in few].count(GOOD) == 4 and len(few) == 8
+    lacking = classifier_data.part_of(root, tmp_path, without=DEFECTS[0])
+    for split in ("train", "valid"):
+        assert DEFECTS[0] not in {picture.kind for picture in list_labelled(lacking, split)}
+    for other in (part, lacking):
+        names = [
+            [(one.path.name, one.kind, bool(one.mask)) for one in list_labelled(place, "test")]
+            for place in (root, other)
+        ]
+        assert names[0] == names[1]
+
+
+def test_measures_tell_a_scratch_from_a_good_picture():
+    measured = {
+        kind: np.stack(
+            [picture_measures(draw_picture(kind, 4 * n, 96, 3)[0][None]) for n in range(6)]
+        )
+        for kind in (GOOD, "scratch")
+    }
+    assert np.isfinite(np.concatenate(list(measured.values()))).all()
+    good, scratch = (values for values in measured.values())
+    apart = (good.max(axis=0) < scratch.min(axis=0)) | (good.min(axis=0) > scratch.max(axis=0))
+    assert apart.any()
