@@ -167,6 +167,35 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         type=Path,
         help="folder of good strips to set the threshold on; default: the model's own threshold",
     )
+    add_verdict(parser)
+    parser.add_argument(
+        "--contrast_maps",
+        action="store_true",
+        help="write for each strip the contrast that a point at each pixel needs",
+    )
+    add_detection_rules(parser)
+    parser.add_argument(
+        "--match_radius",
+        type=positive,
+        default=MATCH_RADIUS,
+        help="largest distance in pixels between a true point and its detection",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=whole_number(0, MOST_PER_STRIP, "a heatmap has no more detections"),
+        default=0,
+        help="write so many of each strip's strongest detections, below the threshold, too",
+    )
+    add_ignored_pixels(parser)
+    parser.add_argument(
+        "--mask_channel",
+        type=whole_number(3, 3),
+        help="3: ignore pixels where the strips' fourth channel is not 0",
+    )
+
+
+def add_verdict(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a fixed threshold, and of the contrast that a strip must be inspected at."""
     parser.add_argument(
         "--threshold",
         type=from_0_to_1,
@@ -177,11 +206,10 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         type=positive,
         help="grey levels 0-255: a strip in which points need more contrast to be found is NG",
     )
-    parser.add_argument(
-        "--contrast_maps",
-        action="store_true",
-        help="write for each strip the contrast that a point at each pixel needs",
-    )
+
+
+def add_detection_rules(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which places above the threshold are detections."""
     parser.add_argument(
         "--min_area",
         type=whole_number(1),
@@ -201,18 +229,10 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         help="points that both references have and Target lacks; report: like any point; "
         "separate: named in the results; ignore: they do not count",
     )
-    parser.add_argument(
-        "--match_radius",
-        type=positive,
-        default=MATCH_RADIUS,
-        help="largest distance in pixels between a true point and its detection",
-    )
-    parser.add_argument(
-        "--candidates",
-        type=whole_number(0, MOST_PER_STRIP, "a heatmap has no more detections"),
-        default=0,
-        help="write so many of each strip's strongest detections, below the threshold, too",
-    )
+
+
+def add_ignored_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the pixels that count on no strip."""
     parser.add_argument(
         "--dead_pixels",
         type=Path,
@@ -222,11 +242,6 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         "--ignore_mask",
         type=Path,
         help="image of the strips' size; pixels that are not 0 are ignored",
-    )
-    parser.add_argument(
-        "--mask_channel",
-        type=whole_number(3, 3),
-        help="3: ignore pixels where the strips' fourth channel is not 0",
     )
 
 

@@ -27,10 +27,7 @@ if __name__ == "__main__":
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from arguments import (
     ONNX_FOLDER,
@@ -44,17 +41,13 @@ from arguments import (
 from autoencoder.model import TOOL
 from autoencoder.onnx_pictures import score_with_onnx
 from common.command_parser import command_parser
-from common.device import choose_device
 from common.errors import failures_as_user_errors, prefix_errors, run_command
 from common.settings import from_values
 from deploy.doctor import diagnose
 from deploy.onnx_file import read_file
-from deploy.onnx_predictor import OnnxPredictor
-from deploy.session import DEVICES, SessionSettings
-from evaluation.detector import Detector
+from deploy.onnx_predictor import open_detector, torch_device
+from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS, SessionSettings
 from reporting.score_folder import ScoringSettings, score_folder, score_without_model
-
-LARGEST_BATCH, MOST_THREADS = 1024, 256
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -115,14 +108,13 @@ def infer(arguments: argparse.Namespace) -> int:
     settings = SessionSettings(
         arguments.device, arguments.batch, arguments.threads, arguments.cuda_graph
     )
-    predictor = OnnxPredictor(path, settings)
-    info = replace(predictor.metadata.info, image_size=predictor.image_size)
-    require_as_asked(arguments, info, path)
-    folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
-    print(f"{path} on {predictor.device} ({predictor.placed.why}), strips of {folder}")
+    detector = open_detector(path, settings)
+    require_as_asked(arguments, detector.info, path)
+    folder = arguments.test_path or default_test_path(detector.info.training_dataset_path, path)
+    placed = detector.predictor.placed
+    print(f"{path} on {placed.device} ({placed.why}), strips of {folder}")
     with prefix_errors(path):
-        predictor.warm_up()
-    detector = Detector(str(path), predictor, info, torch_device(predictor.device))
+        detector.predictor.warm_up()
     return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))
 
 
@@ -132,11 +124,6 @@ def tool_of(path: Path) -> str | None:
         return None  # who opens it says so
     with prefix_errors(path), failures_as_user_errors():
         return read_file(path).get("tool")
-
-
-def torch_device(device: str) -> torch.device:
-    """The device of the classical methods beside a model that runs on one of session.DEVICES."""
-    return choose_device(-1 if device == "cpu" else None)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """A predictor that runs an exported file in ONNX Runtime: strips in grey levels to heatmaps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common.device import choose_device
 from common.errors import UserError, prefix_errors
 from deploy.export_module import INPUTS, largest_value
 from deploy.metadata import read_metadata
 from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
+from evaluation.detector import Detector
 from gaussian import MAX_GREY
 from ops.candidates import CANDIDATES_PER_POINT
 from ops.detector import AligningDetector
@@ -101,6 +104,21 @@ class OnnxPredictor:
             self.metadata.channels,
             self.metadata.info.input_max,
         )
+
+
+def open_detector(path: Path, settings: SessionSettings) -> Detector:
+    """The detector of an ONNX file; its predictor is an `OnnxPredictor`, not warmed up yet.
+
+    Raises `UserError` as `OnnxPredictor`.
+    """
+    predictor = OnnxPredictor(path, settings)
+    info = replace(predictor.metadata.info, image_size=predictor.image_size)
+    return Detector(str(path), predictor, info, torch_device(predictor.device))
+
+
+def torch_device(device: str) -> torch.device:
+    """The device of the classical methods beside a model that runs on one of session.DEVICES."""
+    return choose_device(-1 if device == "cpu" else None)
 
 
 def _most_points(places: str) -> int | None:

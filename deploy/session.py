@@ -27,6 +27,7 @@ LIBRARIES = {"cuda": "onnxruntime_providers_cuda", "tensorrt": "onnxruntime_prov
 DEVICES = ("auto", *PROVIDERS)
 # operations that the device must compute; the others may stay on the CPU
 COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})
+LARGEST_BATCH, MOST_THREADS = 1024, 256  # that a command takes
 BATCH = "batch"  # the exporter's name of the input's first dimension
 # ONNX Runtime's log severities; WARNINGS is its default
 ERRORS_ONLY, FATAL_ONLY, WARNINGS = 3, 4, 2

@@ -35,7 +35,8 @@ CLASSIFIER = (
     "classifier.export_defect_model",
     "classifier.review_detections",
 )
-COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER)
+SCALE = ("scale.score_archive",)
+COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER, *SCALE)
 SCRIPT_OF_WRAPPER = {
     "train.sh": "trainer",
     "autoencoder/train.sh": "autoencoder.train_and_score",

@@ -1,0 +1,139 @@
+"""Scoring with Ray Data: actors that hold a session each, here or on the machines of a cluster.
+
+Only what has Ray imports this module.
+"""
+
+import logging
+import os
+import pickle
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from common.errors import UserError, one_line
+from scale.listed import Chunk
+from scale.strip_scorer import Job, ScoredStrips, StripScorer
+
+ROOT = Path(__file__).resolve().parent.parent
+OBJECT_STORE = 200 * 2**20  # bytes; rows are paths and results, no pixels
+CHUNKS_AT_ONCE = 4000  # of one dataset: some 100,000 strips
+# what the machines of a cluster do not need
+NOT_SENT = ("dataset", "checkpoints", "onnx_models", "output", "docs", "tests", ".git", ".venv*")
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How many actors score, and what each takes.
+
+    `address` is that of a cluster (None: Ray is started on this machine, and ended).
+    """
+
+    most: int
+    cpus: int
+    gpus: int = 0
+    address: str | None = None
+
+
+class _ScoringActor:
+    """One session; Ray makes as many of these as it has room for."""
+
+    def __init__(self, job: Job):
+        self.scorer: StripScorer | None = None
+        self.failure: UserError | None = None
+        try:
+            self.scorer = StripScorer(job)
+            self.scorer.warm_up()
+        except UserError as error:  # raised here, Ray would begin another actor, again and again
+            self.failure = error
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        outcomes = [self.failure or self.scorer.score(pickle.loads(it)) for it in batch["strips"]]
+        return {"number": batch["number"], "outcome": [pickle.dumps(it) for it in outcomes]}
+
+
+def score_with_ray(
+    job: Job, chunks: Iterable[Chunk], actors: Actors
+) -> Iterator[tuple[Chunk, ScoredStrips]]:
+    """Yield each chunk with its results, in any order; Ray ends with the iterator.
+
+    Ray scores the chunks of an actor again that was lost. Raises `UserError` when an actor cannot
+    use the model, and when Ray cannot be reached or fails.
+    """
+    rest = iter(chunks)
+    with _connected(actors):
+        while part := list(islice(rest, CHUNKS_AT_ONCE)):
+            yield from _score_part(job, part, actors)
+
+
+def _score_part(
+    job: Job, part: list[Chunk], actors: Actors
+) -> Iterator[tuple[Chunk, ScoredStrips]]:
+    rows = [
+        {"number": number, "strips": pickle.dumps(chunk.strips)}
+        for number, chunk in enumerate(part)
+    ]
+    # a block for each row: an actor's results come when its block is finished
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _ScoringActor,
+        batch_size=1,
+        fn_constructor_args=(job,),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors.most),
+        num_cpus=None if actors.gpus else actors.cpus,
+        num_gpus=actors.gpus or None,
+    )
+    try:
+        for row in dataset.iter_rows():
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, UserError):
+                raise outcome
+            yield part[row["number"]], outcome
+    except ray.exceptions.RayError as error:
+        raise UserError(f"--engine ray: found that Ray failed ({one_line(error)})") from None
+
+
+@contextmanager
+def _connected(actors: Actors) -> Iterator[None]:
+    """Have Ray, for the block: a cluster's, or one of our own that ends with the block.
+
+    Ray's processes here end with this process even where that is killed: they ask the system.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if actors.address:
+        options |= {
+            "address": actors.address,
+            "runtime_env": {"working_dir": str(ROOT), "excludes": list(NOT_SENT)},
+        }
+    else:
+        options |= {
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+            "num_cpus": max(actors.most * actors.cpus, os.cpu_count() or 1),
+            "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}},
+        }
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"--ray {actors.address}" if actors.address else "--engine ray"
+            raise UserError(f"{where}: found no Ray that answers ({one_line(error)})") from None
+        finally:
+            for number, handler in handlers.items():  # Ray has set its own
+                signal.signal(number, handler)
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        yield
+    finally:
+        ray.shutdown()

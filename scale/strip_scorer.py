@@ -1,0 +1,177 @@
+"""Scoring the strips of an archive in one worker, with the code of inference_onnx.py."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.distributed import ProcessGroup
+from common.errors import UserError, failures_as_user_errors, prefix_errors
+from data.folder import StripFile
+from data.ignored_regions import IgnoredRegions
+from data.labelled_strip import read_strip
+from deploy.onnx_predictor import open_detector
+from deploy.session import SessionSettings
+from evaluation.detections import Detection
+from evaluation.evaluate import evaluate
+from evaluation.results import INSPECTED_CONTRAST, StripResult
+from reporting.score_folder import (
+    ScoringSettings,
+    choose_response,
+    choose_threshold,
+    make_rules,
+    require_missing,
+)
+from scale.listed import ListedStrip, local_etag
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a job has to know. `input` is the archive's folder."""
+
+    model: Path
+    input: Path
+    session: SessionSettings
+    settings: ScoringSettings
+
+
+@dataclass(frozen=True)
+class ScoredStrips:
+    """The rows of some strips: scored ones, their detections, and strips that cannot be used."""
+
+    strips: list[Row] = field(default_factory=list)
+    detections: list[Row] = field(default_factory=list)
+    errors: list[Row] = field(default_factory=list)
+
+    def extend(self, other: "ScoredStrips") -> None:
+        """Add the rows of other strips behind these."""
+        for name, rows in vars(self).items():
+            rows.extend(getattr(other, name))
+
+
+class _Worker(ProcessGroup):
+    """A process that draws no progress bar: the command has one of all workers."""
+
+    hides_progress = True
+
+
+class StripScorer:
+    """Holds one session and scores strips with it.
+
+    Raises `UserError` when the model, the device or the settings cannot be used.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        if job.session.threads:
+            torch.set_num_threads(job.session.threads)
+        detector, settings = open_detector(job.model, job.session), job.settings
+        order = settings.channels or detector.info.order
+        self.detector = replace(detector, info=replace(detector.info, order=order))
+        require_missing(self.detector, settings.missing)
+        ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask)
+        ignored.of(job.model, self.detector.info.image_size)  # raises if it does not fit
+        self.threshold = choose_threshold(self.detector, settings)
+        response = choose_response(self.detector, settings, self.threshold)
+        self.rules = make_rules(self.detector, settings, self.threshold, response, ignored)
+
+    def warm_up(self) -> None:
+        """Do the work of the first calls. Raises `UserError` where the device lacks memory."""
+        with prefix_errors(self.job.model):
+            self.detector.predictor.warm_up()
+
+    def statistic_names(self) -> list[str]:
+        """The names of the statistics that each strip gets, in order."""
+        if not self.rules.measure:
+            return []
+        black = np.zeros((3, *self.detector.info.image_size), np.float32)
+        return [name for name in self.rules.measure(black, None) if name != INSPECTED_CONTRAST]
+
+    def strip_file(self, path: str) -> StripFile:
+        """A listed strip as the loaders take it. Nothing is known of its defects."""
+        order = self.detector.info.order
+        return StripFile(self.job.input / path, Path(path), None, None, order=order)
+
+    def score(self, listed: tuple[ListedStrip, ...]) -> ScoredStrips:
+        """Score strips; one that cannot be used becomes a row of `errors`."""
+        started = time.perf_counter()
+        etags = {strip.path: strip.etag for strip in listed}
+
+        def load(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
+            _require_unchanged(strip.path, etags[strip.relative.as_posix()])
+            return read_strip(strip, input_max)
+
+        files = [self.strip_file(strip.path) for strip in listed]
+        result = evaluate(
+            self.detector.predictor,
+            files,
+            self.detector.info.input_max,
+            use_masks=False,
+            processes=_Worker(self.detector.device),
+            rules=self.rules,
+            load=load,
+        )
+        seconds = (time.perf_counter() - started) / len(listed)
+        scored = {entry.strip.relative: entry for entry in result.results}
+        failed = [file for file in files if file.relative not in scored]
+        return ScoredStrips(
+            [_strip_row(entry, self.threshold.value, seconds) for entry in result.results],
+            [
+                _detection_row(entry, rank, detection)
+                for entry in result.results
+                for rank, detection in enumerate(entry.detections, start=1)
+            ],
+            # problems have the order of their strips
+            [_error_row(file, problem) for file, problem in zip(failed, result.problems)],
+        )
+
+
+def _require_unchanged(path: Path, etag: str) -> None:
+    """Raise `UserError` where the file is another one than when the archive was listed."""
+    with prefix_errors(path), failures_as_user_errors():
+        if local_etag(path) != etag:
+            raise UserError("found another content than when the archive was listed")
+
+
+def _strip_row(entry: StripResult, threshold: float, seconds: float) -> Row:
+    return {
+        "path": entry.strip.relative.as_posix(),
+        "verdict": entry.verdict,
+        "reason": entry.reason,
+        "score": entry.score,
+        "threshold": threshold,
+        "detections": len(entry.detections),
+        "inspected_contrast": entry.inspected_contrast,
+        "seconds": seconds,
+        **entry.statistics,
+    }
+
+
+def _detection_row(entry: StripResult, rank: int, detection: Detection) -> Row:
+    top, left, bottom, right = detection.box
+    return {
+        "path": entry.strip.relative.as_posix(),
+        "rank": rank,
+        "y": detection.y,
+        "x": detection.x,
+        "margin": detection.margin,
+        "peak": detection.peak,
+        "area": detection.area,
+        "top": top,
+        "left": left,
+        "bottom": bottom,
+        "right": right,
+        "contrast_ref1": detection.contrast_ref1,
+        "contrast_ref2": detection.contrast_ref2,
+        "kind": detection.kind,
+    }
+
+
+def _error_row(file: StripFile, problem: str) -> Row:
+    reason = problem.removeprefix(f"{file.path}: ")
+    return {"path": file.relative.as_posix(), "problem": reason}

@@ -1,0 +1,263 @@
+"""Scoring an archive: equal to inference_onnx.py, whole after a kill, plain about errors."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import inference_onnx
+from common.errors import run_command
+from data.demo_strips import make_strip
+from data.write_images import write_strip
+from scale import score_archive
+from scale.lease import process_start
+from scale.output_folder import OutputFolder
+from scale.tables import read_rows
+from tests.conftest import ROOT, SMALL_SIZE, export_file
+
+STRIPS = 200
+BREAKS = 6  # ways to break a strip
+CHANGES = ("seconds",)  # columns that differ from job to job
+
+
+def break_strip(path: Path, way: int) -> None:
+    """Break a strip in one of six ways."""
+    content = path.read_bytes()
+    if way == 0:
+        path.write_bytes(content[: len(content) // 2])
+    elif way == 1:
+        path.write_bytes(b"")
+    elif way == 2:
+        path.write_bytes(b"no picture" * 1000)
+    elif way == 3:
+        write_strip(path, np.full((3, *SMALL_SIZE), 128, np.float32)[:, 20:])
+    elif way == 4:
+        write_strip(path, np.full((3, *SMALL_SIZE), np.nan, np.float32))
+    else:
+        path.unlink()
+        path.mkdir()  # what has the name of a strip and is none
+        path.rmdir()
+        path.symlink_to("nowhere.tiff")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small strips in two folders, each drawn from a few and moved, six of them broken."""
+    folder = tmp_path_factory.mktemp("archive")
+    drawn = [make_strip(np.random.default_rng((7, number)), SMALL_SIZE) for number in range(4)]
+    for number in range(STRIPS):
+        image = np.roll(drawn[number % 4], number, axis=2)
+        write_strip(folder / f"day{number % 2}" / f"strip_{number:04}.tiff", image)
+    paths = sorted(folder.rglob("*.tiff"))
+    for way in range(BREAKS):
+        break_strip(paths[31 * way + 5], way)
+    return folder
+
+
+def words(model: Path, archive: Path, output: Path, *more: object) -> list[str]:
+    flags = ("--model", model, "--input", archive, "--output", output, "--shard", 40)
+    flags += ("--workers", 1, "--device", "cpu", "--threads", 1)
+    return [str(word) for word in (*flags, *more)]
+
+
+def score(*arguments: object) -> int:
+    return run_command(lambda: score_archive.score(score_archive.parse_args(words(*arguments))))
+
+
+def content(output: Path) -> dict[str, list[tuple]]:
+    """All rows of a job's tables, sorted, without what differs from job to job."""
+    tables = {}
+    for name in ("strips", "detections", "errors"):
+        rows = list(read_rows(OutputFolder(output), name))
+        kept = [{key: row[key] for key in row if key not in CHANGES} for row in rows]
+        tables[name] = sorted(repr(row) for row in kept)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def whole(onnx_model: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a job that nobody disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "judged"
+    assert score(onnx_model, archive, output) == 1
+    return output
+
+
+def test_each_strip_is_once_in_the_tables_and_broken_ones_among_the_errors(
+    whole, archive, onnx_model, capsys
+):
+    names = sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*.tiff"))
+    tables = {name: list(read_rows(OutputFolder(whole), name)) for name in ("strips", "errors")}
+    assert sorted(row["path"] for rows in tables.values() for row in rows) == names
+    broken = [names[31 * way + 5] for way in range(BREAKS)]
+    assert sorted(row["path"] for row in tables["errors"]) == broken
+    assert all(row["problem"].startswith(("found", "cannot")) for row in tables["errors"])
+    # nothing is left to do: the next start says the same
+    assert score(onnx_model, archive, whole) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith(f"{STRIPS - BREAKS} of {STRIPS} strips scored, {BREAKS} could")
+    assert "0 of them to do" in printed[-2]
+
+
+def test_scores_are_those_of_inference_onnx_bit_for_bit(whole, archive, onnx_model, tmp_path):
+    flags = ("--model_path", onnx_model, "--test_path", archive, "--output_dir", tmp_path / "out")
+    arguments = inference_onnx.parse_args([str(word) for word in (*flags, "--device", "cpu")])
+    assert run_command(lambda: inference_onnx.infer(arguments)) == 1
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        expected = {row["file"]: row for row in csv.DictReader(file)}
+    rows = {row["path"]: row for row in read_rows(OutputFolder(whole), "strips")}
+    assert rows.keys() == expected.keys()
+    for path, row in rows.items():
+        # nine digits tell every float32 apart
+        assert f"{row['score']:.9g}" == expected[path]["score"]
+        assert row["verdict"] == expected[path]["verdict"]
+        assert str(row["detections"]) == expected[path]["detections"]
+    with (tmp_path / "out" / "detections.csv").open() as file:
+        found = [(row["file"], row["y"], row["x"], row["margin"]) for row in csv.DictReader(file)]
+    detections = read_rows(OutputFolder(whole), "detections")
+    assert sorted(found) == sorted(
+        (row["path"], str(row["y"]), str(row["x"]), str(row["margin"])) for row in detections
+    )
+    assert len(found) > 100
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scale.score_archive", *words(*arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes)
+
+
+def children_of(process: int) -> list[int]:
+    """The processes below a process, on Linux."""
+    found = []
+    for number in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        found += [int(number), *children_of(int(number))]
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_at_random_moments_and_started_again_it_leaves_the_same(
+    whole, archive, onnx_model, tmp_path
+):
+    generator = np.random.default_rng(11)
+    output = tmp_path / "judged"
+    for victim in ("worker", "job", "job"):
+        before = len(OutputFolder(output).done())
+        process = start(onnx_model, archive, output)
+        wait_until(lambda: len(OutputFolder(output).done()) > before or process.poll() is not None)  # noqa: B023
+        time.sleep(float(generator.uniform(0, 0.3)))
+        workers = children_of(process.pid) if process.poll() is None else []
+        killed = process.pid if victim == "job" else workers[-1]
+        os.kill(killed, signal.SIGKILL)
+        if victim == "job":
+            process.communicate()
+            # a worker without its job would score, and hold its memory, for ever
+            wait_until(lambda: not any(map(process_start, workers)))  # noqa: B023
+        else:
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+            assert process.returncode in (1, 143)
+    ends = OutputFolder(output).done().values()
+    assert 0 < sum(end.strips + end.errors for end in ends) < STRIPS
+    process = start(onnx_model, archive, output)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in errors, errors
+    assert content(output) == content(whole)
+    assert not list(output.rglob("*.partial"))
+
+
+def test_another_model_or_setting_on_the_same_output_is_refused(
+    whole, archive, onnx_model, make_checkpoint, tmp_path, capsys
+):
+    assert score(onnx_model, archive, whole, "--min_area", 3) == 1
+    assert "found results of --min_area 1, expected 3: give another --output" in said(capsys)
+    other = export_file(make_checkpoint(epoch=7), tmp_path / "other.onnx")
+    capsys.readouterr()
+    assert score(other, archive, whole) == 1
+    assert "found results of --model SHA-256" in said(capsys)
+
+
+def said(capsys: pytest.CaptureFixture) -> str:
+    """The one line of an error."""
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1, errors
+    return errors[0]
+
+
+def test_two_jobs_on_one_output_are_refused_and_the_first_goes_on(archive, onnx_model, tmp_path):
+    output = tmp_path / "judged"
+    first = start(onnx_model, archive, output)
+    wait_until((output / "listing.parquet").exists)
+    second = start(onnx_model, archive, output)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 1 and errors.count("\n") == 1, errors
+    assert f"found another job at work there (process {first.pid} on" in errors
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130 and "Traceback" not in errors
+
+
+def test_a_strip_that_changed_after_the_listing_is_an_error(archive, onnx_model, tmp_path, capsys):
+    folder, output = tmp_path / "strips", tmp_path / "judged"
+    for path in sorted(archive.rglob("*.tiff"))[:5]:
+        shutil.copy(path, folder / path.name) if folder.exists() else folder.mkdir()
+    assert score(onnx_model, folder, output) == 0
+    shard = next((output / "_done").iterdir())
+    shard.unlink()
+    names = sorted(path.name for path in folder.iterdir())
+    os.utime(folder / names[0], ns=(0, 0))
+    write_strip(folder / "later.tiff", make_strip(np.random.default_rng(5), SMALL_SIZE))
+    assert score(onnx_model, folder, output) == 1
+    (error,) = read_rows(OutputFolder(output), "errors")
+    assert error["path"] == names[0] and "than when the archive was listed" in error["problem"]
+    # what came later is not of this job
+    assert len(list(read_rows(OutputFolder(output), "strips"))) == len(names) - 1
+
+
+def raylets() -> set[int]:
+    """The raylets of this machine, on Linux."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if b"raylet/raylet" in path.read_bytes().split(b"\0")[0]:
+                found.add(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
+    whole, archive, onnx_model, tmp_path
+):
+    output, before = tmp_path / "judged", raylets()
+    process = start(onnx_model, archive, output, "--engine", "ray")
+    wait_until(lambda: OutputFolder(output).done() or process.poll() is not None, 180)
+    assert process.poll() is None, process.communicate()
+    own = raylets() - before
+    assert own
+    began = {number: process_start(number) for number in children_of(process.pid)}
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(map(process_start, own)))
+    assert 0 < len(OutputFolder(output).done()) < 5
+    process = start(onnx_model, archive, output, "--engine", "ray")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in errors, errors
+    assert f"{BREAKS} could not be used" in printed.splitlines()[-1]
+    assert content(output) == content(whole) and not raylets() - before
+    # Ray's agents look for their raylet themselves, which takes them a minute
+    wait_until(lambda: not any(process_start(it) == at for it, at in began.items()), 180)
