@@ -8,10 +8,14 @@ from typing import Any
 
 from common.command_parser import group_flags
 from common.errors import UserError, shown
+from common.fetch_ahead import AHEAD_VARIABLE, DEFAULT_AHEAD, MOST_AHEAD, set_ahead
 from common.files import RUN_NAME_RULE, is_run_name
+from common.locations import is_remote, path_or_url
+from common.object_cache import DEFAULT_GB, SIZE_VARIABLE, set_size_limit
 from data.folder import split_beside
 from data.image_files import INPUT_MAX_LIMITS
 from data.listing import IMAGE_SUFFIXES
+from data.remote_folder import local_view
 from data.unlabelled import SampledFolder, parse_sampled_folder
 from evaluation.detections import MOST_PER_STRIP, POLARITIES
 from evaluation.matching import MATCH_RADIUS
@@ -32,7 +36,7 @@ SCORING_GROUPS = {
     "detections and metrics": "min_area polarity missing match_radius candidates "
     "use_ground_truth_mask points fp_path contrast_maps",
     "pixels that do not count": "dead_pixels ignore_mask mask_channel",
-    "machine": "gpu_id device batch threads cuda_graph doctor",
+    "machine": "gpu_id device batch threads cuda_graph doctor remote_cache_gb prefetch",
 }
 STRIP_CHANNELS = ("target", "ref1", "ref2")
 CHANNEL_NUMBERS = ("0", "1", "2", "3")  # of a file's channels
@@ -118,12 +122,12 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     """Add the flags of a command that scores a folder of strips."""
     parser.add_argument(
         "--test_path",
-        type=Path,
+        type=path_or_url,
         help="folder of strips, or one strip; default: test/ of the data set of the training",
     )
     parser.add_argument(
         "--output_dir",
-        type=Path,
+        type=path_or_url,
         default=Path(output_dir),
         help="folder for verdicts, heatmaps and the report",
     )
@@ -137,7 +141,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     )
     parser.add_argument(
         "--points",
-        type=Path,
+        type=path_or_url,
         metavar="CSV",
         help="file of true points with the columns file, y and x, in place of a points.csv beside "
         "the strips",
@@ -164,7 +168,7 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
     add_target_false_alarms(parser, default=None)
     parser.add_argument(
         "--good_path",
-        type=Path,
+        type=path_or_url,
         help="folder of good strips to set the threshold on; default: the model's own threshold",
     )
     add_verdict(parser)
@@ -186,12 +190,13 @@ def add_test_folder(parser: argparse.ArgumentParser, output_dir: str) -> None:
         default=0,
         help="write so many of each strip's strongest detections, below the threshold, too",
     )
-    add_ignored_pixels(parser)
+    add_ignored_pixels(parser, path_or_url)
     parser.add_argument(
         "--mask_channel",
         type=whole_number(3, 3),
         help="3: ignore pixels where the strips' fourth channel is not 0",
     )
+    add_remote_cache(parser)
 
 
 def add_verdict(parser: argparse.ArgumentParser) -> None:
@@ -231,18 +236,44 @@ def add_detection_rules(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_ignored_pixels(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the pixels that count on no strip."""
+def add_ignored_pixels(
+    parser: argparse.ArgumentParser, location: Callable[[str], Path | str] = Path
+) -> None:
+    """Add the flags of the pixels that count on no strip; `location` is the type of their files."""
     parser.add_argument(
         "--dead_pixels",
-        type=Path,
+        type=location,
         help="CSV file of pixels y,x to ignore; without y: the whole column x",
     )
     parser.add_argument(
         "--ignore_mask",
-        type=Path,
+        type=location,
         help="image of the strips' size; pixels that are not 0 are ignored",
     )
+
+
+def add_remote_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of commands whose paths may be URLs."""
+    parser.add_argument(
+        "--remote_cache_gb",
+        type=positive,
+        metavar="GB",
+        help="largest size of the folder of fetched objects, where a path is a URL such as "
+        f"s3://bucket/strips; default: {SIZE_VARIABLE}, else {DEFAULT_GB:g}",
+    )
+    parser.add_argument(
+        "--prefetch",
+        type=whole_number(0, MOST_AHEAD, "each is a thread with a connection"),
+        metavar="N",
+        help="objects that are fetched ahead, where a path is a URL; "
+        f"default: {AHEAD_VARIABLE}, else {DEFAULT_AHEAD}",
+    )
+
+
+def set_remote(arguments: argparse.Namespace) -> None:
+    """Have this process and its children keep and fetch what the flags say."""
+    set_size_limit(arguments.remote_cache_gb)
+    set_ahead(arguments.prefetch)
 
 
 def parse_scoring(
@@ -304,7 +335,7 @@ def _is_one_of_flag(flag: argparse.Action, value: object) -> bool:
         return isinstance(value, str) and value in flag.choices
     if flag.type is run_name:
         return isinstance(value, str) and is_run_name(value)
-    if flag.type in (None, Path):
+    if flag.type in (None, Path, path_or_url):
         return isinstance(value, str) and "\0" not in value
     if type(value) not in (int, float):
         return False
@@ -456,7 +487,11 @@ def default_test_path(training_path: str | None, path: Path) -> Path:
 
     Raises `UserError` when there is none.
     """
-    folder = split_beside(Path(training_path), "test") if training_path else None
+    folder = None
+    if training_path and is_remote(training_path):
+        folder = split_beside(local_view(training_path, with_splits=True), "test")
+    elif training_path:
+        folder = split_beside(Path(training_path), "test")
     if folder is None:
         raise UserError(
             f"{path}: found no test/ beside the strips that it was trained on ({training_path}), "

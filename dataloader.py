@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from common.distributed import ProcessGroup
 from common.errors import UserError, prefix_errors
+from common.fetch_ahead import fetch_together
 from common.notes import warn
 from data.image_files import DEFAULT_INPUT_MAX, STORED_ORDER, to_grey_levels, to_unit_range
 from data.recipes import Synthesis
@@ -74,6 +75,11 @@ class StripPatches(Dataset):
             "three_channel_input": torch.from_numpy(to_unit_range(image)),
             "target_mask": torch.from_numpy(mask),
         }
+
+    def prefetch(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Fetch the strips of samples from object storage at once, where they lie there."""
+        numbers = {self._locate(index)[0] for _, index in keys}
+        fetch_together(self.paths[number] for number in sorted(numbers))
 
     def origin(self, index: int) -> dict[str, Any]:
         """Return the strip that a patch is cut from, and the pixel (y, x) where it begins."""
@@ -262,6 +268,14 @@ class _ErrorsAsValues(Dataset):
             return self.samples[key]
         except UserError as error:
             return error
+
+    def __getitems__(
+        self, keys: list[tuple[int, int]]
+    ) -> list[dict[str, torch.Tensor] | UserError]:
+        """Return the samples of a batch; torch calls this where there is such a method."""
+        if isinstance(self.samples, StripPatches):
+            self.samples.prefetch(keys)
+        return [self[key] for key in keys]
 
 
 def _collate(samples: list[dict[str, torch.Tensor] | UserError]) -> Batch | UserError:

@@ -42,11 +42,13 @@ from autoencoder.model import TOOL
 from autoencoder.onnx_pictures import score_with_onnx
 from common.command_parser import command_parser
 from common.errors import failures_as_user_errors, prefix_errors, run_command
+from common.locations import path_or_url, with_urls
 from common.settings import from_values
 from deploy.doctor import diagnose
 from deploy.onnx_file import read_file
 from deploy.onnx_predictor import open_detector, torch_device
 from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS, SessionSettings
+from reporting.remote_scoring import takes_urls
 from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 
 
@@ -54,7 +56,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
         "--model_path",
-        type=Path,
+        type=path_or_url,
         default=ONNX_FOLDER,
         help="ONNX file, or a folder whose newest one is used",
     )
@@ -89,6 +91,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse_scoring(parser, arguments)
 
 
+@takes_urls
 def infer(arguments: argparse.Namespace) -> int:
     """Score the folder and return the exit code: 1 when some strips could not be used, else 0.
 
@@ -112,7 +115,7 @@ def infer(arguments: argparse.Namespace) -> int:
     require_as_asked(arguments, detector.info, path)
     folder = arguments.test_path or default_test_path(detector.info.training_dataset_path, path)
     placed = detector.predictor.placed
-    print(f"{path} on {placed.device} ({placed.why}), strips of {folder}")
+    print(with_urls(f"{path} on {placed.device} ({placed.why}), strips of {folder}"))
     with prefix_errors(path):
         detector.predictor.warm_up()
     return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))

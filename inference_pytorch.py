@@ -24,7 +24,6 @@ if __name__ == "__main__":
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from arguments import (
     CHECKPOINT_FOLDER,
@@ -38,9 +37,11 @@ from arguments import (
 from common.command_parser import command_parser
 from common.device import choose_device
 from common.errors import run_command
+from common.locations import location_of, path_or_url, with_urls
 from common.settings import from_values
 from evaluation.detector import Detector
 from evaluation.predictors import TorchPredictor
+from reporting.remote_scoring import takes_urls
 from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 
@@ -49,7 +50,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
         "--model_path",
-        type=Path,
+        type=path_or_url,
         default=CHECKPOINT_FOLDER,
         help="checkpoint, or a folder whose newest best checkpoint is used",
     )
@@ -60,6 +61,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse_scoring(parser, arguments)
 
 
+@takes_urls
 def infer(arguments: argparse.Namespace) -> int:
     """Score the folder and return the exit code: 1 when some strips could not be used, else 0.
 
@@ -79,8 +81,8 @@ def infer(arguments: argparse.Namespace) -> int:
         network, info.patch, device, info.align, info.weighting, ignores_missing
     )
     folder = arguments.test_path or default_test_path(info.training_dataset_path, path)
-    print(f"{path} on {device}, strips of {folder}")
-    detector = Detector(str(path), predictor, info, device)
+    print(with_urls(f"{path} on {device}, strips of {folder}"))
+    detector = Detector(location_of(path), predictor, info, device)
     return score_folder(detector, folder, from_values(ScoringSettings, vars(arguments)))
 
 

@@ -39,23 +39,27 @@ from arguments import (
     add_channels,
     add_image_type,
     add_img_format,
+    add_remote_cache,
     add_target_false_alarms,
     add_true_or_false,
     camera_range,
     positive,
     require_like_flags,
+    set_remote,
     share,
     whole_number,
 )
 from common.command_parser import command_parser, group_flags
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
+from common.locations import path_or_url
 from common.settings import from_values
 from data.folder import GOOD, StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
 from data.recipe_file import read_recipe_settings
 from data.recipes import RECIPE_DEFAULTS, RECIPES, ROBUST
 from data.registered_copies import aligned_copies
+from data.remote_folder import local_view
 from data.splits import Dataset, find_dataset
 from evaluation.calibration import channel_measure, measure
 from evaluation.detector import Detector
@@ -76,6 +80,7 @@ from training.flags import add_loop_flags, given_flags
 from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
 from training.presets import FEWEST_STEPS, device_preset, epochs_for, steps_per_epoch
+from training.remote_run import copy_run, pull_run, with_local_run
 from training.resume import describe_resumption, find_last_checkpoint, require_state_fits
 from training.run_folder import (
     ALIGNED_SUFFIX,
@@ -122,7 +127,8 @@ FLAG_GROUPS = {
     "network": "arch base_channels align weighting teacher",
     "loss and optimizer": "bs accumulate lr lr_schedule alpha gamma_start gamma_end gamma_schedule",
     "threshold": "target_false_alarms",
-    "machine": "gpu_id num_workers cache_size amp compile deterministic sync_batch_norm",
+    "machine": "gpu_id num_workers cache_size amp compile deterministic sync_batch_norm "
+    "remote_cache_gb prefetch",
 }
 
 
@@ -186,12 +192,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     number = whole_number
     parser.add_argument(
-        "--training_dataset_path", type=Path, help="folder of good strips, usually ROOT/train/good"
+        "--training_dataset_path",
+        type=path_or_url,
+        help="folder of good strips, usually ROOT/train/good",
     )
     add_loop_flags(
         parser,
         "an epoch is every tile of every strip once; default: 30 on a GPU, 10 on the CPU, "
         f"more where strips are so few that {FEWEST_STEPS} steps need it",
+        location=path_or_url,
     )
     add_image_type(parser, default="strip")
     add_img_format(parser, default=None)
@@ -255,6 +264,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
+    add_remote_cache(parser)
     group_flags(parser, FLAG_GROUPS)
     return parser
 
@@ -265,9 +275,20 @@ def train(arguments: argparse.Namespace) -> Path | None:
     Returns the best checkpoint's path in the main process, None in the others. Raises `UserError`
     for input that cannot be trained on.
     """
+    set_remote(arguments)
+    local, url = with_local_run(arguments)
     with join_process_group(arguments.gpu_id) as processes, ExitStack() as resources:
-        run = processes.run_on_main(lambda: prepare(arguments, processes, resources))
+
+        def prepare_here() -> PreparedRun:
+            if arguments.resume:
+                pattern = run_pattern(vars(arguments), arguments.given)
+                pull_run(arguments.resume, arguments.checkpoint_path, pattern)
+            return prepare(local, processes, resources)
+
+        run = processes.run_on_main(prepare_here)
         settings, dataset, folder = run.settings, run.dataset, run.folder
+        if url and processes.is_main:
+            resources.callback(copy_run, folder, url)  # however the training ends
         choose_algorithms(settings)
         if processes.is_main:
             folder.write_start(settings.plain(), describe_start(processes, run.resumed))
@@ -380,11 +401,17 @@ def with_enough_steps(
     return replace(settings, epochs=epochs)
 
 
+def strips_folder(settings: TrainingSettings) -> Path:
+    """The folder of good strips; of a URL the local one that stands for it."""
+    path = settings.training_dataset_path
+    return local_view(path, with_splits=True) if isinstance(path, str) else path
+
+
 def find_strips(settings: TrainingSettings) -> Dataset:
     """The verified strips of a run. Raises `UserError` when some cannot be used."""
-    folders = (settings.training_dataset_path, settings.checkpoint_path)
     return find_dataset(
-        *folders,
+        strips_folder(settings),
+        settings.checkpoint_path,
         settings.patch,
         settings.img_format,
         settings.input_max,
@@ -442,7 +469,7 @@ def score_test_strips(
     )
     writer = StripWriter(output, TEST_PICTURES_PER_KIND)
     result = evaluate_with_baselines(detector, strips, rules, writer)
-    scored = split_beside(Path(settings.training_dataset_path), "test")
+    scored = split_beside(strips_folder(settings), "test")
     write_everything(output, detector, scored, result, threshold, settings.plain())
     print(f"{folder.best.name} on {len(result.results)} test strips, which it has never seen:")
     for line in describe_result(result):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from common.locations import with_urls
+
 STOPPED = "interrupted: every file that has its final name is whole"
 # What the system, the memory or a hostile file may raise anywhere. It is the input's or the
 # machine's fault, so a command ends with one line instead of a traceback.
@@ -26,8 +28,12 @@ NO_MEMORY, LINK_LOOP = "can't allocate memory", "Symlink loop"
 class UserError(Exception):
     """The input is wrong.
 
-    The text has one line for each bad file: its name, what was found, what was expected.
+    The text has one line for each bad file: its name, what was found, what was expected. It names
+    the URL of a file of object storage.
     """
+
+    def __init__(self, text: str):
+        super().__init__(with_urls(text))
 
 
 class Stopped(KeyboardInterrupt):
@@ -163,7 +169,8 @@ def prefix_errors(what: Path | str) -> Iterator[None]:
         with failures_as_user_errors():
             yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        name = f"{with_urls(str(what))}: "
+        raise UserError(f"{name}{str(error).removeprefix(name)}") from None
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -3,6 +3,8 @@
 import sys
 import threading
 
+from common.locations import with_urls
+
 RED, PLAIN = "\033[1;31m", "\033[0m"
 _said: set[str] = set()
 _lock = threading.Lock()  # strips are read in several threads
@@ -20,11 +22,12 @@ def warn_once(text: str) -> None:
 
 def warn(text: str, is_serious: bool = False) -> None:
     """Print a warning to stderr; one that voids the result is red on a terminal."""
-    line = f"warning: {text}"
+    line = with_urls(f"warning: {text}")
     print(f"{RED}{line}{PLAIN}" if is_serious and sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def _say_once(line: str) -> None:
+    line = with_urls(line)
     with _lock:
         if line in _said:
             return

@@ -7,7 +7,6 @@ was last used, and the least recently used files are removed first.
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,13 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import UserError, shown
 from common.files import atomic_write, remove_partial_files
+from common.locations import cache_folder
 
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl; there two processes may fetch one object
     fcntl = None
 
-FOLDER_VARIABLE, SIZE_VARIABLE = "REMOTE_CACHE", "REMOTE_CACHE_GB"  # read by child processes, too
+SIZE_VARIABLE = "REMOTE_CACHE_GB"  # read by child processes, too
 DEFAULT_GB = 50.0
 GB = 10**9  # bytes
 KEPT_SHARE = 0.9  # of the bound, once it was passed: so that not every object makes room
@@ -30,14 +30,10 @@ GRACE_SECONDS = 10.0
 SUFFIX_LENGTH = 16  # characters; longer ones are no suffixes of files that anything here reads
 
 
-def cache_folder() -> Path:
-    """The folder of all that was fetched: REMOTE_CACHE, or one in the user's own cache."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(os.path.abspath(named))
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(home):  # no home folder
-        home = tempfile.gettempdir()
-    return Path(home) / "background-removal-net"
+def set_size_limit(gigabytes: float | None) -> None:
+    """Have this process and its children keep at most so much; None changes nothing."""
+    if gigabytes is not None:
+        os.environ[SIZE_VARIABLE] = repr(gigabytes)
 
 
 def size_limit() -> int:

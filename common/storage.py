@@ -6,38 +6,22 @@ behind these functions; a local path needs none of its packages.
 """
 
 import os
-import re
-from dataclasses import dataclass
+import shutil
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import atomic_write, refused_by_system
+from common.locations import StoredObject, is_remote, to_url
 from common.object_cache import cached
 from common.object_store import ObjectChanged, attempt
+from common.remote_tree import is_in_tree, listed_at
 
-URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # a drive of Windows has one letter
 # what file systems call the mark of an object's content, the surest first
-ETAG_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
-
-
-@dataclass(frozen=True, order=True)
-class StoredObject:
-    """One file or object: its path or URL, its bytes, and a mark that changes with its content."""
-
-    location: str
-    size: int
-    etag: str
-
-
-def is_remote(location: str | Path) -> bool:
-    """Return whether a location is a URL; a `Path` of a URL, which has lost a slash, is one."""
-    return bool(URL.match(str(location)))
-
-
-def to_url(location: str | Path) -> str:
-    """The URL of a remote location, without a slash at its end."""
-    text = URL.sub(lambda found: f"{found[1].lower()}://", str(location), count=1)
-    return text.rstrip("/") if text.split("://", 1)[1].strip("/") else text
+ETAG_NAMES = ("ETag", "etag", "md5Hash")
+TIME_NAMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
 def join(location: str | Path, *names: str) -> str:
@@ -45,6 +29,19 @@ def join(location: str | Path, *names: str) -> str:
     if not is_remote(location):
         return str(Path(location, *names))
     return "/".join([to_url(location), *(name.strip("/") for name in names)])
+
+
+def list_folders(url: str) -> list[str]:
+    """The names of the folders directly below a URL, sorted.
+
+    Raises `UserError`, naming the URL, where storage refuses.
+    """
+    try:
+        found = attempt(url, lambda system: system.ls(url, detail=True), "list")
+    except FileNotFoundError:
+        return []
+    folders = (info["name"] for info in found if info.get("type") == "directory")
+    return sorted({name.rstrip("/").rpartition("/")[2] for name in folders})
 
 
 def list_objects(location: str | Path) -> list[StoredObject]:
@@ -90,17 +87,23 @@ def find_object(location: str | Path) -> StoredObject:
 def fetch(location: str | Path | StoredObject) -> Path:
     """A local file with the content of a location: a local path itself, or the cached copy.
 
-    Of a `StoredObject`, the copy is of the object as listed, and no request asks for its etag. The
-    copy may be removed once it was not used for a while: open it at once.
+    A path in a tree of common/remote_tree.py stands for an object. Of it, and of a `StoredObject`,
+    the copy is that of the object as listed, and no request asks for its etag. The copy may be
+    removed once it was not used for a while: open it at once.
 
     Raises `UserError`, naming the URL, where there is no such object, where it is another one than
     was listed, and where it cannot be read.
     """
-    is_listed = isinstance(location, StoredObject)
-    place = location.location if is_listed else location
-    if not is_remote(place):
-        return Path(place)
-    stored = location if is_listed else find_object(place)
+    if isinstance(location, StoredObject):
+        stored = location
+    elif is_remote(location):
+        stored = find_object(location)
+    elif is_in_tree(Path(location)):
+        stored = listed_at(Path(location))
+    else:
+        return Path(location)
+    if not is_remote(stored.location):
+        return Path(stored.location)
 
     def download(path: Path) -> None:
         try:
@@ -126,12 +129,21 @@ def put(path: Path, location: str | Path) -> None:
         raise UserError(f"{url}: found no such bucket, expected one") from None
 
 
+def remove(location: str | Path) -> None:
+    """Remove a file or object, where it is there.
+
+    Raises `UserError`, naming the location, where that is refused.
+    """
+    if not is_remote(location):
+        with refused_by_system(Path(location)):
+            Path(location).unlink(missing_ok=True)
+        return
+    url = to_url(location)
+    with suppress(FileNotFoundError):
+        attempt(url, lambda system: system.rm_file(url), "write")
+
+
 def _copy(path: Path, target: Path) -> None:
-    # here, for no reader of this module needs it but for copies
-    import shutil
-
-    from common.files import atomic_write
-
     with atomic_write(target) as temporary:
         shutil.copyfile(path, temporary)
 
@@ -144,15 +156,29 @@ def _list_files(path: Path) -> list[StoredObject]:
     found = []
     for file in files:
         status = file.stat()
-        found.append(StoredObject(str(file), status.st_size, str(status.st_mtime_ns)))
+        changed = status.st_mtime_ns
+        found.append(StoredObject(str(file), status.st_size, str(changed), changed / 1e9))
     return found
 
 
 def _stored(scheme: str, info: dict[str, Any]) -> StoredObject:
     """What a file system says of an object."""
-    etag = next((str(info[name]) for name in ETAG_NAMES if info.get(name)), "")
+    changed = next((info[name] for name in TIME_NAMES if info.get(name)), "")
+    etag = next((str(info[name]) for name in ETAG_NAMES if info.get(name)), str(changed))
     url = f"{scheme}://{info['name'].lstrip('/')}"
-    return StoredObject(url, int(info["size"]), etag.strip('"'))
+    return StoredObject(url, int(info["size"]), etag.strip('"'), _seconds(changed))
+
+
+def _seconds(time: object) -> float:
+    """A time as a file system gives it, in seconds since 1970; 0 for one of another form."""
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError:
+            return 0.0
+    if isinstance(time, datetime):
+        return time.timestamp()
+    return float(time) if isinstance(time, int | float) else 0.0
 
 
 def _download(system: Any, stored: StoredObject, path: Path) -> None:

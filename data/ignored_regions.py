@@ -9,6 +9,7 @@ import numpy as np
 from common.errors import UserError, prefix_errors
 from common.files import require_regular
 from common.notes import warn_once
+from common.storage import fetch
 from data.image_files import Channels, open_channels
 from data.masks import LARGEST_SHARE, load_mask
 
@@ -120,8 +121,9 @@ def read_dead_pixels(path: Path) -> list[tuple[int | None, int]]:
     """
     try:
         with prefix_errors(path):
-            require_regular(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
+            local = fetch(path)
+            require_regular(local)
+        with local.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not set(DEAD_PIXEL_COLUMNS) <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: found the columns {reader.fieldnames}, expected y and x")

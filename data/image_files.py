@@ -19,6 +19,7 @@ import torch
 from common.errors import UserError, one_line, prefix_errors
 from common.files import require_regular
 from common.notes import note_once
+from common.storage import fetch
 from data.image_headers import require_decodable_bytes, require_decodable_tiff
 from data.listing import IMAGE_SUFFIXES
 from data.orientation import ORIENTATION_TAG, TURNS, UPRIGHT, exif_orientation, turn
@@ -220,10 +221,11 @@ def read_pixels(path: Path, is_mapped: bool = False) -> tuple[np.ndarray, int | 
     Raises `UserError`, without the path, for a file that cannot be read.
     """
     try:
-        require_regular(path)
+        local = fetch(path)
+        require_regular(local)
         if path.suffix.lower() in IMAGE_SUFFIXES["tiff"]:
-            return _read_tiff(path, is_mapped)
-        return _read_png_or_jpg(path), 2
+            return _read_tiff(local, is_mapped, path.parent)
+        return _read_png_or_jpg(local), 2
     except UserError:
         raise
     except Exception as error:  # tifffile and its codecs raise exceptions of many types
@@ -233,13 +235,16 @@ def read_pixels(path: Path, is_mapped: bool = False) -> tuple[np.ndarray, int | 
         ) from None
 
 
-def _read_tiff(path: Path, is_mapped: bool) -> tuple[np.ndarray, int | None]:
-    """As `read_pixels`; a map is possible where the pixels are neither compressed nor scattered."""
+def _read_tiff(path: Path, is_mapped: bool, folder: Path) -> tuple[np.ndarray, int | None]:
+    """As `read_pixels`; a map is possible where the pixels are neither compressed nor scattered.
+
+    `folder` is what a note calls the file's folder.
+    """
     # an OME file may name other files to read, anywhere
     with tifffile.TiffFile(path, _multifile=False) as tiff:
         series = _main_image(tiff.series)
         if len(tiff.series) > 1:
-            note_once(f"{path.parent}: left out all but the largest image of TIFFs with several")
+            note_once(f"{folder}: left out all but the largest image of TIFFs with several")
         require_decodable_tiff(series)
         channel_axis = next(
             (series.axes.index(name) for name in "SC" if series.axes.count(name) == 1), None

@@ -7,6 +7,7 @@ import numpy as np
 import tifffile
 
 from common.errors import UserError, prefix_errors
+from common.storage import fetch
 from data.image_files import CHANNEL_COUNTS, read_pixels
 from data.listing import IMAGE_SUFFIXES
 
@@ -70,7 +71,7 @@ def _as_shown(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Return the pixels with TIFF's colours of a palette, and with black for what looks black."""
     if path.suffix.lower() not in IMAGE_SUFFIXES["tiff"]:
         return pixels
-    with tifffile.TiffFile(path, _multifile=False) as tiff:
+    with tifffile.TiffFile(fetch(path), _multifile=False) as tiff:
         page = tiff.pages.first
         photometric, colours = page.photometric, page.colormap
     if photometric == tifffile.PHOTOMETRIC.MINISWHITE:

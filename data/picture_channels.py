@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, prefix_errors
+from common.storage import fetch
 from data.image_files import Channels, load_and_count, open_channels, read_pixels
 from data.image_headers import channels_in_header
 from data.listing import IMAGE_SUFFIXES
@@ -120,6 +121,6 @@ def load_picture(
 def _in_header(path: Path) -> int | None:
     """The number of channels by the header of a PNG or JPG; None where it does not tell."""
     try:
-        return channels_in_header(path.read_bytes())
+        return channels_in_header(fetch(path).read_bytes())
     except OSError:
         return None  # who opens the file reports it

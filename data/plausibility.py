@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from common.errors import UserError
+from common.storage import fetch
 from data.augmentation import MAD_TO_SIGMA
 from data.folder import StripFile, evenly_spaced
 from data.image_files import CHANNEL_NAMES, load_image
@@ -116,7 +117,7 @@ def equality_warning(equalities: list[set[tuple[int, int]] | None]) -> str | Non
 
 def _has_jpg_inside(path: Path) -> bool:
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(fetch(path)) as tiff:
             return tiff.pages[0].compression in (
                 tifffile.COMPRESSION.OJPEG,
                 tifffile.COMPRESSION.JPEG,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import prefix_errors
+from common.storage import fetch
 from data.image_files import STORED_ORDER, open_channels
 from data.strip_in_file import StripInFile
 
@@ -67,7 +68,7 @@ class OpenStrips:
         return channels
 
     def _keep_in_file(self, number: int, channels: np.memmap) -> StripInFile:
-        self._in_files[number] = strip = StripInFile(self.paths[number], channels)
+        self._in_files[number] = strip = StripInFile(fetch(self.paths[number]), channels)
         if len(self._in_files) > FILES_KEPT:
             self._in_files.popitem(last=False)[1].close()
         return strip

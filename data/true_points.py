@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from common.errors import UserError, prefix_errors
 from common.files import require_regular
+from common.storage import fetch
 from data.truth_layout import StripNames
 
 COLUMNS = ("file", "y", "x")
@@ -25,8 +26,9 @@ def read_points(path: Path) -> list[tuple[str, Point]]:
     """
     try:
         with prefix_errors(path):
-            require_regular(path)
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            local = fetch(path)
+            require_regular(local)
+        with local.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
             names = [name.strip().casefold() for name in next(reader, [])]
             if not set(COLUMNS) <= set(names):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, prefix_errors
+from common.fetch_ahead import fetching_ahead
 from common.files import atomic_write, read_notes
 from common.notes import warn_once
 from common.progress import progress_bar
@@ -135,8 +136,12 @@ def verify_strips(
         image, clipped = reading.load(strip, input_max)
         return [*image.shape[1:], *astuple(measure_values(image, clipped))]
 
-    def verify_strip(strip: StripFile) -> tuple[tuple[int, int], ValueRange] | UserError:
+    def verify_strip(
+        number: int, strip: StripFile
+    ) -> tuple[tuple[int, int], ValueRange] | UserError:
         try:
+            with prefix_errors(strip.path):
+                fetching.reach(number)
             height, width, *values = good_files.facts(
                 strip.path, asked, 2 + len(fields(ValueRange)), lambda: read(strip)
             )
@@ -169,10 +174,11 @@ def verify_strips(
             return error
         return (height, width), ValueRange(*values)
 
-    with ThreadPoolExecutor() as pool:
+    paths = [(strip.path, *strip.masks) for strip in strips]
+    with fetching_ahead(paths) as fetching, ThreadPoolExecutor() as pool:
         outcomes = list(
             progress_bar(
-                pool.map(verify_strip, strips),
+                pool.map(verify_strip, range(len(strips)), strips),
                 total=len(strips),
                 desc=f"checking {unit_of(strips)}s",
                 unit=unit_of(strips),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from common.storage import fetch
 
 GRAPH_HASH = "graph_sha256"  # entry with the hash of everything but the metadata
 # Operations that contain a graph and may repeat it without end. No export writes any.
@@ -30,7 +31,7 @@ def read_file(path: Path) -> dict[str, str]:
     one that was exported, when it contains CONTROL_FLOW, and for entries that are not UTF-8 or
     larger than LARGEST_ENTRY.
     """
-    content = memoryview(path.read_bytes())
+    content = memoryview(fetch(path).read_bytes())
     try:
         entries = _read_entries(content)
         if GRAPH_HASH in entries and entries[GRAPH_HASH] != graph_hash(content):

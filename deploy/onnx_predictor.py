@@ -8,6 +8,7 @@ import torch
 
 from common.device import choose_device
 from common.errors import UserError, prefix_errors
+from common.locations import location_of
 from deploy.export_module import INPUTS, largest_value
 from deploy.metadata import read_metadata
 from deploy.session import ANY_DEVICE, SessionSettings, make_call, place_session
@@ -113,7 +114,7 @@ def open_detector(path: Path, settings: SessionSettings) -> Detector:
     """
     predictor = OnnxPredictor(path, settings)
     info = replace(predictor.metadata.info, image_size=predictor.image_size)
-    return Detector(str(path), predictor, info, torch_device(predictor.device))
+    return Detector(location_of(path), predictor, info, torch_device(predictor.device))
 
 
 def torch_device(device: str) -> torch.device:

@@ -15,6 +15,7 @@ import torch  # before any session is created: it loads the CUDA libraries of it
 
 from common.errors import UserError, one_line
 from common.files import file_hash, refused_by_system
+from common.storage import fetch
 from deploy.nvidia import tensorrt_version, visible_gpus
 from deploy.onnx_file import read_file
 
@@ -80,6 +81,7 @@ def place_session(path: Path, settings: SessionSettings) -> PlacedSession:
         raise UserError(
             "found no such file, expected an ONNX file written by export_onnx_fullimage.py"
         )
+    path = fetch(path)
     read_file(path)
     if settings.cuda_graph and settings.device != "cuda":
         raise UserError(f"--cuda_graph: found --device {settings.device}, expected --device cuda")

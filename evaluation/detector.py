@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.locations import location_of
 from common.notes import warn
 from data.folder import list_strips, split_folder
 from data.ignored_regions import IgnoredRegions
@@ -115,7 +116,7 @@ def classical(
         order=order,
         ignores_missing=ignores_missing,
     )
-    source = f"set on {good[0].path.parent}" if good else ""
+    source = f"set on {location_of(good[0].path.parent)}" if good else ""
     return Detector(baseline_name(method, sigma), predictor, info, device, True, source)
 
 
@@ -128,9 +129,9 @@ def calibrated(
 
     Raises `UserError` when the folder has no good strips, or one of them cannot be used.
     """
-    if (
-        detector.info.training_dataset_path
-        and folder.resolve() == Path(detector.info.training_dataset_path).resolve()
+    trained_on = detector.info.training_dataset_path
+    if trained_on and (
+        location_of(folder) == trained_on or folder.resolve() == Path(trained_on).resolve()
     ):
         warn(f"{folder}: found the strips of the training, expected others")
     strips = list_strips(folder, img_format, use_masks=False, order=detector.info.order)
@@ -151,4 +152,4 @@ def calibrated(
         detector.predictor, verification.usable, detector.info.input_max, ignored, detector.device
     )
     info = detector.info.with_measured(calibration=calibration, contrast_response=response)
-    return replace(detector, info=info, calibrated_on=f"set on {folder}")
+    return replace(detector, info=info, calibrated_on=f"set on {location_of(folder)}")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
+from common.locations import with_urls
 from common.notes import warn
 from data.folder import (
     StripFile,
@@ -112,7 +113,7 @@ def score_without_model(settings: ScoringSettings, device: torch.device) -> int:
         settings.channels or STORED_ORDER,
         ignores_missing=settings.missing == "ignore",
     )
-    print(f"{detector.name} on {device}, strips of {folder}")
+    print(with_urls(f"{detector.name} on {device}, strips of {folder}"))
     return score_folder(detector, folder, settings)
 
 
@@ -361,7 +362,7 @@ def settings_shown(detector: Detector, settings: ScoringSettings) -> dict[str, s
     false_alarms = ", ".join(map(str, settings.fp_path or ()))
     return {
         "device": str(detector.predictor.device),
-        **{name: str(value) for name, value in values.items() if value is not None},
-        **({"fp_path": false_alarms} if false_alarms else {}),
+        **{name: with_urls(str(value)) for name, value in values.items() if value is not None},
+        **({"fp_path": with_urls(false_alarms)} if false_alarms else {}),
         **({} if missing == "report" else {"missing": missing}),
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import refused_by_system
+from common.locations import location_of
 from common.notes import warn
 from data.folder import unit_of
 from data.verify import Verification
@@ -119,7 +120,7 @@ def write_scored(
     write_results(output_dir, result, threshold, drift)
     subject = {
         "model": name,
-        "strips" if result.has_references else "pictures": str(folder.absolute()),
+        "strips" if result.has_references else "pictures": location_of(folder.absolute()),
         "scored": datetime.now().astimezone().isoformat(" ", timespec="minutes"),
     }
     write_report(output_dir / REPORT, result, threshold, drift, subject, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common import object_cache
+from common import locations, object_cache
 from common.errors import UserError
 from common.object_cache import cached
 from common.storage import fetch, find_object, is_remote, join, list_objects, put
@@ -23,7 +23,7 @@ SIZE = 1000  # bytes
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(object_cache.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(locations.FOLDER_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

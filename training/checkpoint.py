@@ -13,6 +13,7 @@ from torch import nn
 
 from common.errors import UserError, one_line, prefix_errors, shown
 from common.files import atomic_write
+from common.storage import fetch
 from data.image_files import DEFAULT_INPUT_MAX, INPUT_MAX_LIMITS
 from data.image_headers import require_decodable
 from evaluation.model_info import (
@@ -84,6 +85,7 @@ def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
+    path = fetch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch and pickle raise exceptions of many types

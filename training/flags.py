@@ -1,7 +1,7 @@
 """The flags of the training loop's settings, which every tool's trainer has."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,19 @@ def add_loop_flags(
     epochs: str,
     by_device: dict[str, str] | None = None,
     has_name: bool = True,
+    location: Callable[[str], Path | str] = Path,
 ) -> None:
     """Add the flags of `LoopSettings` and of `Start`, and --name where runs of a tool `has_name`.
 
     `epochs` is the help of --epochs. Where the defaults of --bs, --lr and --lr_schedule depend on
-    the device, `by_device` has what the help says of them, by name.
+    the device, `by_device` has what the help says of them, by name. `location` is the type of flags
+    that name a run's folder.
     """
     number = whole_number
     notes = {name: f"; default: {text}" for name, text in (by_device or {}).items()}
     parser.add_argument(
         "--checkpoint_path",
-        type=Path,
+        type=location,
         default=CHECKPOINT_FOLDER,
         help="folder for the run's files",
     )
@@ -99,7 +101,7 @@ def add_loop_flags(
         help="loader processes; default: 8 on a GPU, at most one a core; 0 on the CPU",
     )
     parser.add_argument(
-        "--resume", nargs="?", const=True, type=Path, metavar="PATH", help=RESUME_HELP
+        "--resume", nargs="?", const=True, type=location, metavar="PATH", help=RESUME_HELP
     )
     parser.add_argument(
         "--overwrite",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, shown
+from common.locations import path_or_url
 from data.image_files import STORED_ORDER
 from data.recipe_file import check_amounts, check_names
 from data.recipes import CLASSIC, RECIPES, settings_of_recipe
@@ -32,7 +33,7 @@ class TrainingSettings(LoopSettings):
     checkpoint. Both are stored with the run.
     """
 
-    training_dataset_path: Path
+    training_dataset_path: Path | str  # text is a URL
     image_type: str
     img_format: str | None
     num_defects_range: tuple[int, int]
@@ -90,7 +91,7 @@ def resumed_strip_values(
     if not isinstance(content["training_dataset_path"], str):
         raise UserError("found no training_dataset_path, expected the folder of the run's strips")
     tool_values = {
-        "training_dataset_path": Path(content["training_dataset_path"]),
+        "training_dataset_path": path_or_url(content["training_dataset_path"]),
         **resumed_recipe(content),
     }
     if content["teacher"]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common import object_cache
+from common import locations
 from tests.scale.faulty_proxy import FaultyProxy
 
 _numbers = itertools.count()
@@ -36,7 +36,7 @@ def s3(moto_server: str, tmp_path, monkeypatch) -> Iterator[FaultyProxy]:
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
             "S3_ENDPOINT_URL": proxy.url,
-            object_cache.FOLDER_VARIABLE: str(tmp_path / "cache"),
+            locations.FOLDER_VARIABLE: str(tmp_path / "cache"),
         }.items():
             monkeypatch.setenv(name, value)
         yield proxy

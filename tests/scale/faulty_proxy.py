@@ -53,6 +53,7 @@ class FaultyProxy:
         self.target = urlsplit(target).netloc
         self.latency = 0.0
         self.requests: list[Request] = []
+        self.at_once = self.most_at_once = 0  # requests
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         proxy = self
@@ -88,6 +89,7 @@ class FaultyProxy:
         """Forget faults and counts."""
         self._faults.clear()
         self.requests.clear()
+        self.most_at_once = 0
 
     def reads(self) -> Counter[str]:
         """How often each object was asked for, by its path."""
@@ -108,7 +110,12 @@ class FaultyProxy:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(handler.path).path)
         fault = self._take_fault(Request(handler.command, path))
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(self.latency)
+        with self._lock:
+            self.at_once -= 1
         if fault and fault.before:
             fault.before()
         if fault and fault.status:

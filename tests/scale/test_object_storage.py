@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common import object_cache, object_store
+from common import locations, object_store
 from common.errors import UserError
 from common.storage import fetch, find_object, join, list_objects, put
 from tests.conftest import ROOT
@@ -149,4 +149,4 @@ def test_processes_share_one_cache_and_one_that_is_killed_costs_one_request(
     blocks = [path for path in (tmp_path / "cache/blocks").rglob("*") if path.is_file()]
     whole = [path for path in blocks if not path.name.endswith(".partial")]
     assert len(whole) == count and {path.stat().st_size for path in whole} == {SIZE}
-    assert object_cache.cache_folder() == tmp_path / "cache"
+    assert locations.cache_folder() == tmp_path / "cache"

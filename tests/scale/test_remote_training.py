@@ -1,0 +1,123 @@
+"""Training on strips in object storage, into a run folder there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import trainer
+from common.errors import UserError
+from common.locations import cache_folder, written_place
+from common.storage import join, list_objects, put
+from data.listing import list_images
+from data.remote_folder import local_view
+from data.strip_cache import OpenStrips
+from tests.conftest import ROOT, arguments_for, weights, without_test
+
+
+@pytest.fixture
+def small(dataset, tmp_path):
+    """A data set without test strips."""
+    return without_test(dataset, tmp_path / "small")
+
+
+@pytest.fixture
+def remote(bucket, small):
+    for path in small.rglob("*"):
+        if path.is_file():
+            put(path, join(bucket, "data", path.relative_to(small).as_posix()))
+    return bucket
+
+
+def train(dataset, folder, *more):
+    flags = arguments_for(Path("unused"), "unused", *more)
+    for flag, place in (
+        ("--training_dataset_path", join(dataset, "train", "good")),
+        ("--checkpoint_path", str(folder)),
+    ):
+        flags[flags.index(flag) + 1] = place
+    return trainer.train(trainer.parse_args(flags))
+
+
+def test_a_run_in_storage_is_that_on_disk_and_goes_on_elsewhere(
+    remote, small, s3, tmp_path, monkeypatch
+):
+    flags = ("--name", "run", "--epochs", 1, "--num_workers", 2)
+    here = train(small, tmp_path / "here", *flags).with_name("run.pth")
+    s3.heal()
+    runs = f"{remote}/runs"
+    train(f"{remote}/data", runs, *flags)
+    assert weights(written_place(runs) / "run.pth") == weights(here)
+    reads = {path: count for path, count in s3.reads().items() if "/data/" in path}
+    assert set(reads.values()) == {1}
+    assert len(reads) == len([p for p in small.rglob("*") if p.is_file()])
+    found = {entry.location.removeprefix(f"{runs}/") for entry in list_objects(runs)}
+    assert {"run.pth", "run_best.pth", "run_manifest.json", "run_metrics.jsonl"} <= found
+    assert not [name for name in found if "lock" in name or "partial" in name]
+
+    # another machine: nothing is there but the storage
+    monkeypatch.setenv("REMOTE_CACHE", str(tmp_path / "another"))
+    assert not written_place(runs).exists()
+    further = ("--epochs", "2", "--gpu_id", "-1")
+    trainer.train(trainer.parse_args(["--resume", runs, *further]))
+    trainer.train(trainer.parse_args(["--resume", str(here), *further]))
+    assert weights(written_place(runs) / "run.pth") == weights(here)
+
+    put(tmp_path / "here" / "run.pth", f"{runs}/run_best.pth")  # of another run
+    monkeypatch.setenv("REMOTE_CACHE", str(tmp_path / "third"))
+    with pytest.raises(
+        UserError, match=rf"^{runs}/run_best.pth: found another object than run_man"
+    ):
+        trainer.train(trainer.parse_args(["--resume", runs, "--epochs", "3"]))
+    with pytest.raises(UserError, match=r"none: found no manifest of a run"):
+        trainer.train(trainer.parse_args(["--resume", f"{remote}/none"]))
+
+
+class Sums(Dataset):
+    """Strips by number, read in a worker."""
+
+    def __init__(self, paths):
+        self.strips = OpenStrips(paths, 0)
+
+    def __len__(self):
+        return len(self.strips.paths)
+
+    def __getitem__(self, number):
+        return torch.tensor(float(self.strips[number][:, 0:200, 0:150].sum()))
+
+
+@pytest.mark.parametrize("way", ("fork", "spawn"))
+def test_workers_fetch_by_themselves_and_each_object_once(remote, small, s3, way):
+    s3.heal()
+    paths = list_images(local_view(f"{remote}/data/train/good"))
+    samples = Sums(paths)
+    first = samples[0]  # this process has made a file system before its workers start
+    loader = DataLoader(samples, num_workers=2, multiprocessing_context=way)
+    sums = [[float(value) for value in loader] for _ in range(2)]
+    expected = Sums(list_images(small / "train" / "good"))
+    assert sums[0] == sums[1] == [float(expected[number]) for number in range(len(paths))]
+    assert sums[0][0] == float(first)
+    assert set(s3.reads().values()) == {1} and len(s3.reads()) == len(paths)
+
+
+def test_a_training_that_is_stopped_leaves_a_whole_run(remote, small, s3):
+    import signal
+    import time
+
+    from common.mirror import read_manifest
+
+    runs = f"{remote}/runs"
+    words = arguments_for(small, "x", "--name", "run", "--epochs", 500)
+    words[words.index("--checkpoint_path") + 1] = runs
+    process = subprocess.Popen(
+        [sys.executable, "trainer.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    while not (written_place(runs) / "run.pth").exists() and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=120) and process.returncode == 128 + signal.SIGTERM
+    assert "run.pth" in read_manifest(runs, "run_manifest.json")
+    assert cache_folder() in written_place(runs).parents
