@@ -102,6 +102,8 @@ def _locked(name: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        # a process that was forked meanwhile has the descriptor, too: closing would not be enough
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -61,7 +61,7 @@ def file_system(url: str) -> Any:
     except ImportError as error:
         missing = error.name or one_line(error)
         raise UserError(
-            f"{url}: found no package {missing}, which {scheme}:// needs: {INSTALL}"
+            f"{url}: found no package for {scheme}:// ({missing}), expected it: {INSTALL}"
         ) from None
     except ValueError as error:  # such as an account of Azure that is not named
         raise UserError(f"{url}: found no settings to connect with ({one_line(error)})") from None

@@ -164,7 +164,8 @@ def _list_files(path: Path) -> list[StoredObject]:
 def _stored(scheme: str, info: dict[str, Any]) -> StoredObject:
     """What a file system says of an object."""
     changed = next((info[name] for name in TIME_NAMES if info.get(name)), "")
-    etag = next((str(info[name]) for name in ETAG_NAMES if info.get(name)), str(changed))
+    marks = (str(info[name]) for name in ETAG_NAMES if info.get(name))
+    etag = next(marks, str(_seconds(changed)))
     url = f"{scheme}://{info['name'].lstrip('/')}"
     return StoredObject(url, int(info["size"]), etag.strip('"'), _seconds(changed))
 

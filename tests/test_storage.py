@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import sys
 import threading
 import time
@@ -65,7 +66,10 @@ def test_urls_are_told_from_paths():
 
 def test_a_missing_package_and_an_unknown_scheme_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(UserError, match=r"s3://b/a: .*pip install -r requirements-remote.txt$"):
+    with pytest.raises(
+        UserError,
+        match=r"^s3://b/a: found no package .* -r requirements-remote.txt$",
+    ):
         fetch("s3://b/a")
     with pytest.raises(UserError, match=r"ftp://b/a: found the scheme ftp://, expected .* s3://"):
         list_objects("ftp://b/a")
@@ -111,6 +115,27 @@ def test_threads_that_ask_at_once_download_once():
         thread.join()
     assert len(calls) == 1 and len(set(paths)) == 1 and len(paths) == 4
     assert paths[0].read_bytes() == content and paths[0].suffix == ".tiff"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_during_a_download_keeps_nobody_waiting():
+    with object_cache._locked("a"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    taken = threading.Event()
+
+    def take() -> None:
+        with object_cache._locked("a"):
+            taken.set()
+
+    try:
+        threading.Thread(target=take, daemon=True).start()
+        assert taken.wait(timeout=30)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_another_etag_is_another_file_and_a_short_one_is_none(cache):

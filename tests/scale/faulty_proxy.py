@@ -62,7 +62,10 @@ class FaultyProxy:
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
-                proxy._handle(self)
+                try:
+                    proxy._handle(self)
+                except OSError:  # the client, or the server at the end of the tests, is gone
+                    self.close_connection = True
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_what_stays_broken_is_one_line_and_no_file(
     assert not [path for path in (tmp_path / "cache" / "blocks").rglob("*") if path.is_file()]
     s3.heal()
     assert fetch(entry).read_bytes() == stored["a.tiff"]
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again(bucket, stored, s3, quick, monkeypatch):
+    monkeypatch.setattr(object_store, "READ_SECONDS", 1)
+    s3.fail(fits=gets("a.tiff"), times=1, before=lambda: time.sleep(5))
+    assert fetch(objects_of(bucket)["a.tiff"]).read_bytes() == stored["a.tiff"]
+    assert [*s3.reads().values()] == [2]
 
 
 def test_an_object_that_changes_is_never_taken_for_the_listed_one(bucket, stored, s3, tmp_path):
