@@ -116,7 +116,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="SHARE",
         help="windows in which bank and lite0 normalize contrast, as shares of the shorter side; "
-        "2 holds all of a square picture, 0.25 suits lite0 on uneven light, 0 normalizes "
+        "2 holds all of a square picture, 0.25 follows uneven light, 0 normalizes "
         "nothing; several give features each; default: 2",
     )
     add("--cell", type=int, choices=CELLS, default=CELL, help="pixels along each side of a cell")

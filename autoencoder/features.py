@@ -37,7 +37,7 @@ LITE0_LAYERS, LITE0_MULTIPLE = (4, 5), 32
 PHOTO_MEAN, PHOTO_SPREAD = 0.45, 0.2
 # The windows in which the contrast of pictures is normalized, as shares of the shorter side, of
 # each kind of features that has them; 0 leaves pictures as they are.
-# Twice the side is best on average; on surfaces in uneven light 0.25 lets lite0 find more.
+# Twice the side is best on average; a smaller window follows uneven light.
 CONTRAST = {"bank": (2.0,), "lite0": (2.0,)}
 MOST_CONTRAST = 4.0
 RANDOM_SEED, RANDOM_DEPTH, RANDOM_CHANNELS = 24_200, 4, 16
