@@ -22,10 +22,7 @@ GUIDED, DUAL, CLASSIFICATION, SEGMENTATION = (
 )
 ARCHITECTURES = (GUIDED, DUAL, CLASSIFICATION, SEGMENTATION)
 GUIDANCES = ("mean", "stopped", "concatenated")
-DECODER_CHANNELS, HEAD_CHANNELS = (32, 16), (128,)
-# Cells along each side into which the last layer divides a cell of the last stage: a stage at full
-# resolution would take as much time as all the rest of the network.
-FINE_PARTS = 2
+DECODER_CHANNELS, HEAD_CHANNELS = (32, 16, 8), (128,)
 # Share of defective pixels that an untrained mask begins with: a mask of one half everywhere would
 # weight nothing, and its first gradients would only make it empty.
 FIRST_SHARE = 0.1
@@ -176,9 +173,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
 class MaskDecoder(nn.Module):
     """Enlarges the grid stage by stage, adds the backbone's finer maps, and ends in a mask.
 
-    Each stage doubles the resolution while its cells have two pixels or more along a side. The last
-    layer doubles it once more where it can (Shi et al., "Real-time single image super-resolution
-    using an efficient sub-pixel convolutional neural network", 2016).
+    Each stage doubles the resolution while its cells have two pixels or more along a side.
     """
 
     def __init__(self, backbone: Backbone, channels: tuple[int, ...]):
@@ -196,8 +191,7 @@ class MaskDecoder(nn.Module):
                 self.skips[str(number)] = nn.Conv2d(width, pair[0], 1)
             self.stages.append(_convolution(*pair))
         self.scales, self.multiple = scales, backbone.multiple
-        self.parts = FINE_PARTS if stride >= FINE_PARTS else 1
-        self.last = nn.Conv2d(widths[-1], self.parts**2, 1)
+        self.last = nn.Conv2d(widths[-1], 1, 1)
         nn.init.constant_(self.last.bias, math.log(FIRST_SHARE / (1 - FIRST_SHARE)))
 
     def forward(
@@ -214,7 +208,7 @@ class MaskDecoder(nn.Module):
             planes = stage(planes)
             coarse = planes if coarse is None else coarse
         padded = tuple(side + -side % self.multiple for side in size)
-        logits = functional.pixel_shuffle(self.last(planes), self.parts)
+        logits = self.last(planes)
         if tuple(int(side) for side in logits.shape[2:]) != padded:
             logits = _enlarge(logits, padded)
         return coarse, logits[:, :, : size[0], : size[1]]
