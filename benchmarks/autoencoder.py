@@ -28,8 +28,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
 import prepare_dataset
 from benchmarks.autoencoder_rows import QUICK, ROWS, TINY, Row
 from benchmarks.autoencoder_runs import Runs
@@ -44,7 +42,7 @@ from benchmarks.autoencoder_scores import (
     score_pictures,
 )
 from benchmarks.command_line import ROOT, as_words, digest, make_parser
-from benchmarks.tables import print_header, print_row
+from benchmarks.tables import format_seeds, print_header, print_row
 from benchmarks.trainings import INTERRUPTED
 from common.errors import UserError, run_command
 from common.files import atomic_write
@@ -168,23 +166,21 @@ class DataSetBenchmark:
                 continue
             rows[row.name] = results
             cells = [
-                _shown([result["figures"][part][metric] for result in results])
+                format_seeds([result["figures"][part][metric] for result in results])
                 for part in parts
                 for metric in METRICS
             ]
-            cells += [_shown([result[name] for result in results]) for name in more]
+            cells += [format_seeds([result[name] for result in results]) for name in more]
             print_row(row.name, *cells, row.sentence)
         if self.groups:
             print(f"\n{self.name}: image AUROC by class")
             print_header("row", *self.groups)
             for name, results in rows.items():
-                print_row(
-                    name,
-                    *(
-                        _shown([result["figures"][group]["image_auroc"] for result in results])
-                        for group in self.groups
-                    ),
-                )
+                of_groups = [
+                    [result["figures"][group]["image_auroc"] for result in results]
+                    for group in self.groups
+                ]
+                print_row(name, *map(format_seeds, of_groups))
 
     def is_asked(self, row: Row) -> bool:
         """Whether a row is among --rows, and the data set has what it needs."""
@@ -248,15 +244,6 @@ class DataSetBenchmark:
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(content))
         return json.loads(path.read_text())
-
-
-def _shown(values: list[float | None]) -> str:
-    """The mean of the seeds' values, with the lowest and the highest of several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    ends = f" ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 else ""
-    return f"{np.mean(known):.3f}{ends}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """How well the defect classifier tells kinds and finds masks, one thing changed at a time.
 
-    # one seed of architectures, guidance and losses: a quarter of an hour of two cores
+    # one seed of architectures, guidance and weights
     python -m benchmarks.classifier --quick
     # three seeds
     python -m benchmarks.classifier
-    # masks for a part, fewer images, further backbones, a kind that training lacked: hours
+    # further losses and backbones, masks for a part, fewer images, a kind that training lacked
     python -m benchmarks.classifier --all
     # kinds of defects on real boards, trained on one group and tested on the other
     python -m benchmarks.classifier --rows --deeppcb DeepPCB/PCBData
@@ -26,7 +26,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +34,20 @@ from benchmarks.classifier_data import boards, dummy_set, part_of
 from benchmarks.classifier_rows import (
     BOARD_FLAGS,
     BOARD_ROWS,
-    FLOORS,
     LEAST_BOARDS,
     LEAST_TEMPLATE_GAIN,
-    MOST_ECE,
-    MOST_ERROR,
     RECOMMENDED,
     ROWS,
     TABLES,
-    TARGET_ERROR,
     TINY,
     TREES,
     WEIGHTS,
     Row,
 )
 from benchmarks.classifier_runs import Result, score_run, score_trees, score_unknown, train_once
+from benchmarks.classifier_tables import print_asked, print_recommended
 from benchmarks.command_line import ROOT, digest, make_parser
-from benchmarks.tables import print_header, print_row
+from benchmarks.tables import format_seeds, print_header, print_row
 from benchmarks.trainings import INTERRUPTED
 from classifier.dummy_set import DEFECTS
 from classifier.metrics import balanced_accuracy
@@ -139,7 +135,7 @@ class ClassifierBenchmark:
 
     def print_line(self, row: Row, found: dict[int, Result]) -> None:
         """Print a row's line of its table."""
-        cells = [_shown([one.get(name) for one in found.values()]) for name in FIGURES]
+        cells = [format_seeds([one.get(name) for one in found.values()]) for name in FIGURES]
         minutes = [one["cpu_seconds"] / 60 for one in found.values() if one["cpu_seconds"]]
         base = {seed: self.find(_row(RECOMMENDED), seed, is_kept=True) for seed in found}
         gains = [
@@ -147,7 +143,7 @@ class ClassifierBenchmark:
             for seed, one in found.items()
             if base[seed] and row.name != RECOMMENDED
         ]
-        shown = _shown(gains, "+.3f")
+        shown = format_seeds(gains, "+.3f")
         print_row(row.name, *cells, f"{np.mean(minutes):.1f}" if minutes else "-", shown)
 
     def print_unknown(self) -> None:
@@ -158,7 +154,7 @@ class ClassifierBenchmark:
             found = [one for seed in self.arguments.seeds if (one := self.find_unknown(kind, seed))]
             if found:
                 names = ("auroc", "auroc_defects", "called_unknown")
-                print_row(kind, *(_shown([one[name] for one in found]) for name in names))
+                print_row(kind, *(format_seeds([one[name] for one in found]) for name in names))
 
     def print_boards(self) -> None:
         """Print the table of DeepPCB: the kinds of defects, tested on the other group."""
@@ -179,14 +175,14 @@ class ClassifierBenchmark:
                 for of_seed in found
             ]
             each = [[one["balanced_accuracy"] for one in of_group] for of_group in zip(*found)]
-            print_row(name, *map(_shown, each), _shown(pooled[name]))
+            print_row(name, *map(format_seeds, each), format_seeds(pooled[name]))
         both, alone = (pooled.get(name) for name, *_ in BOARD_ROWS[:2])
         if both and alone:
             print()
             print_header("asked", "found", "kept")
-            _print_asked(f"pooled at least {LEAST_BOARDS:g}", np.mean(both), LEAST_BOARDS)
+            print_asked(f"pooled at least {LEAST_BOARDS:g}", np.mean(both), LEAST_BOARDS)
             gain = np.mean(both) - np.mean(alone)
-            _print_asked(f"template worth {LEAST_TEMPLATE_GAIN:g}", gain, LEAST_TEMPLATE_GAIN)
+            print_asked(f"template worth {LEAST_TEMPLATE_GAIN:g}", gain, LEAST_TEMPLATE_GAIN)
 
     def is_asked(self, row: Row) -> bool:
         """Whether a row is among --rows or in the tables, and has what it needs."""
@@ -202,7 +198,8 @@ class ClassifierBenchmark:
 
         With `is_kept` only a result that is kept counts.
         """
-        key = digest([{**asdict(row), "name": row.name == TREES}, self.arguments.tiny])
+        setting = [row.flags, row.images, row.masked, row.name == TREES, self.arguments.tiny]
+        key = digest(setting)
 
         def compute() -> Result:
             root = self.part(images=row.images, masked=row.masked)
@@ -261,57 +258,8 @@ class ClassifierBenchmark:
         return json.loads(path.read_text())
 
 
-def print_recommended(results: list[Result]) -> None:
-    """Print of the recommended settings what is asked of them, each kind, and the curve."""
-    print("\nrecommended settings: what is asked of them")
-    print_header("figure", "found", "floor", "goal", "kept")
-    for title, name, floor, goal in FLOORS:
-        values = [one[name] for one in results]
-        kept = "goal" if np.mean(values) >= goal else "floor" if np.mean(values) >= floor else "no"
-        print_row(title, _shown(values), f"{floor:.2f}", f"{goal:.2f}", kept)
-    errors = [one["ece"] for one in results]
-    before = np.mean([one["ece_before"] for one in results])
-    is_kept = "yes" if np.mean(errors) <= MOST_ECE else "no"
-    title = f"calibration error after the temperature ({before:.3f} before)"
-    print_row(title, _shown(errors), f"{MOST_ECE:.2f}", "", is_kept)
-    sure = [one["error_of_sure"] for one in results if one["error_of_sure"] is not None]
-    share = np.mean([one["sure"] for one in results])
-    is_kept = "nothing is sure" if not sure else "yes" if np.mean(sure) <= MOST_ERROR else "no"
-    title = f"error of what is sure at --target_error {TARGET_ERROR:g} ({share:.0%} of the images)"
-    print_row(title, _shown(sure), f"{MOST_ERROR:.2f}", "", is_kept)
-    kinds = list(results[0]["kinds"])
-    print(
-        "\nrecommended settings by kind, sum of the seeds; rows: the label, columns: what is said"
-    )
-    print_header("kind", *kinds, "recall", "IoU")
-    confusion = sum(np.array(one["confusion"]) for one in results)
-    for kind, line in zip(kinds, confusion.tolist()):
-        each = [one["kinds"][kind] for one in results]
-        print_row(kind, *line, *(_shown([one[name] for one in each]) for name in ("recall", "iou")))
-    print("\nrecommended settings on valid/, epoch by epoch, mean of the seeds")
-    curves = [one["curve"] for one in results]
-    shown = sorted({round(place) for place in np.linspace(0, len(curves[0]) - 1, 8)})
-    print_header("epoch", *(curves[0][place][0] for place in shown))
-    for number, title in ((1, "balanced accuracy"), (2, "IoU")):
-        values = [[curve[place][number] for curve in curves] for place in shown]
-        print_row(title, *(f"{np.mean(value):.3f}" for value in values))
-
-
-def _print_asked(title: str, found: float, least: float) -> None:
-    print_row(title, f"{found:.3f}", "yes" if found >= least else "no")
-
-
 def _row(name: str) -> Row:
     return next(row for row in ROWS if row.name == name)
-
-
-def _shown(values: list[float | None], form: str = ".3f") -> str:
-    """The mean of the seeds' values, with the lowest and the highest of several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    ends = f" ({min(known):{form}} to {max(known):{form}})" if len(known) > 1 else ""
-    return f"{np.mean(known):{form}}{ends}"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-WEIGHTS, MASKS, IMAGES, BACKBONES = "weights", "masks", "images", "backbones"
+WEIGHTS, LOSSES, MASKS, IMAGES, BACKBONES = "weights", "losses", "masks", "images", "backbones"
 TABLES = {
-    WEIGHTS: "architectures, guidance and losses",
+    WEIGHTS: "architectures, guidance and weights of the losses",
+    LOSSES: "losses and augmentation",
     MASKS: "masks for a share of the defective images",
     IMAGES: "numbers of images",
     BACKBONES: "backbones",
@@ -43,11 +44,11 @@ ROWS = (
         flags=("--use_dynamic_weights", "--weight_schedule", "linear"),
     ),
     Row("uncertainty weights", flags=("--use_uncertainty_weighting",)),
-    Row("Dice over all images", flags=("--seg_loss", "bce_dice_all")),
-    Row("cross-entropy of the mask alone", flags=("--seg_loss", "bce")),
-    Row("Dice of the mask alone", flags=("--seg_loss", "dice")),
-    Row("focal loss", flags=("--focal_loss",)),
-    Row("without augmentation", flags=("--augment", "False")),
+    Row("Dice over all images", LOSSES, ("--seg_loss", "bce_dice_all")),
+    Row("cross-entropy of the mask alone", LOSSES, ("--seg_loss", "bce")),
+    Row("Dice of the mask alone", LOSSES, ("--seg_loss", "dice")),
+    Row("focal loss", LOSSES, ("--focal_loss",)),
+    Row("without augmentation", LOSSES, ("--augment", "False")),
     Row("masks for 50 %", MASKS, masked=0.5),
     Row("masks for 25 %", MASKS, masked=0.25),
     Row("masks for 10 %", MASKS, masked=0.1),
@@ -58,13 +59,13 @@ ROWS = (
     Row("300 images", IMAGES, images=300),
     Row("300 images, classification alone", IMAGES, ("--architecture", "classification"), 300),
     Row(
-        "EfficientNet-Lite0, frozen",
+        "EfficientNet-Lite0, frozen, 10 epochs",
         BACKBONES,
         ("--backbone", "efficientnet_lite0", "--freeze_backbone", "--epochs", 10),
         needs_lite0=True,
     ),
     Row(
-        "EfficientNet-Lite0, tuned",
+        "EfficientNet-Lite0, tuned, 10 epochs",
         BACKBONES,
         ("--backbone", "efficientnet_lite0", "--epochs", 10, "--lr", 1e-3),
         needs_lite0=True,
