@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tests.conftest import ROOT
 
 GENUINE = {"GENUINE": "1"}
 WITHOUT_REFERENCES = "autoencoder/train.sh"
+QUICK_START = "classifier/quick_start.sh"
 TINY = ("--base_channels", 2, "--depth", 2, "--epochs", 1, "--epoch_crops", 8, "--bs", 4)
 TINY += ("--input_size", 16, "--ssim_window", 7, "--valid_share", 0.3, "--gpu_id", -1)
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash wrappers")
@@ -44,7 +46,7 @@ def copy(tmp_path_factory):
     (folder / ".venv" / "bin").mkdir(parents=True)
     interpreter = folder / ".venv" / "bin" / "python"
     processes.write_interpreter(interpreter)
-    for name in ("requirements.txt", "requirements-autoencoder.txt"):
+    for name in ("requirements.txt", "requirements-autoencoder.txt", "requirements-imagenet.txt"):
         shutil.copy(ROOT / name, folder / ".venv" / f"installed-{name}")
     return folder
 
@@ -108,6 +110,7 @@ def test_a_method_needs_no_checkpoint(copy, dataset, tmp_path):
         ("inference_pytorch.sh", "--image_type"),
         ("inference_onnx.sh", "--image_type"),
         (WITHOUT_REFERENCES, "--scale_range"),
+        (QUICK_START, "--backbone"),
     ],
 )
 def test_help_builds_nothing(copy, tmp_path, script, flag):
@@ -244,6 +247,71 @@ def test_the_tool_without_references_makes_its_data_set_and_passes_flags_on(copy
         f"HERE/training/launch.py 2 {step} {folder} {own}{ways}"
     ]
     shutil.rmtree(copy / "dataset")
+
+
+def test_the_quick_start_draws_trains_classifies_and_exports(copy, tmp_path):
+    small = ("--backbone", "small", "--image_size", 32, "--stage1_epochs", 1, "--epochs", 1)
+    small += ("--gpu_id", -1)
+    first = bash(copy / QUICK_START, *small, cwd=tmp_path)
+    results = copy / "output" / "quick_start"
+    assert str(results / "report.html") in first.stdout
+    with (results / "predictions.csv").open() as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    assert len(set(labels)) == 5 and labels.count("good") == 24
+    assert len(list(results.rglob("*_panels.png"))) == len(labels)
+    assert (copy / "onnx_models" / "quick_start.onnx").is_file()
+    for stage in ("stage1", "stage2"):
+        assert (copy / "checkpoints" / "quick_start" / stage / "best_accuracy.pth").is_file()
+    again = bash(copy / QUICK_START, *small, cwd=tmp_path, expected=1)
+    assert "found a second stage, expected --resume to go on" in again.stderr
+    resumed = bash(copy / QUICK_START, *small, "--resume", cwd=tmp_path)
+    assert "1 of 1 epochs" in resumed.stdout and str(results / "report.html") in resumed.stdout
+    for name in ("dataset/quick_start", "checkpoints/quick_start", "output/quick_start"):
+        shutil.rmtree(copy / name)
+
+
+def test_the_quick_start_of_windows_has_the_same_commands(copy, tmp_path):
+    shown = tmp_path / "shown"
+    shown.write_text('#!/bin/sh\necho "$@"\n')
+    shown.chmod(0o755)
+    done = bash(copy / QUICK_START, "--lr", "0.1", cwd=tmp_path, PYTHON=str(shown))
+    expected = done.stdout.replace(str(copy), "HERE").splitlines()
+    assert len(expected) == 4
+    script = (copy / QUICK_START).with_suffix(".bat").read_bytes()
+    assert script.count(b"\r\n") == script.count(b"\n")  # labels are not found without
+    text = script.decode("ascii").replace("\r", "")
+    settings = dict(re.findall(r'^set "(data|run)=(.+)"$', text, re.MULTILINE))
+    found = []
+    for line in re.findall(r'^ *"%PYTHON%" (".+classifier.+) \|\| exit /b 1$', text, re.MULTILINE):
+        for name, value in {**settings, "here": "HERE"}.items():
+            line = line.replace(f"%{name}%", value)
+        found.append(line.replace('"', "").replace("\\", "/").replace("%*", "--lr 0.1"))
+    assert found == expected
+    refused = bash(copy / QUICK_START, "--data_root=mine", cwd=tmp_path, expected=2)
+    assert refused.stderr.startswith("error: found --data_root or --save_dir, expected neither")
+
+
+def test_the_quick_start_installs_what_it_needs(tmp_path):
+    folder, tools = tmp_path / "a clone", tmp_path / "tools"
+    names = ("environment.sh", "requirements.txt", "requirements-imagenet.txt", QUICK_START)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    tools.mkdir()
+    python = tools / "python3"  # `-m venv FOLDER` puts itself there
+    python.write_text(
+        '#!/bin/sh\ncase "$1 $2" in\n"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;\n'
+        '"-m pip") if [ "$3" = install ]; then echo "$@"; fi ;;\n'
+        '"-c "*) ;;\n*) echo "$1" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+    path = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": ""}
+    lines = bash(folder / QUICK_START, cwd=tmp_path, **path).stdout.splitlines()
+    assert [line.rpartition("/")[2] for line in lines] == [
+        "requirements.txt", "requirements-imagenet.txt", "prepare_defect_data.py",
+        "train_defect_model.py", "inference_defect_model.py", "export_defect_model.py",
+    ]  # fmt: skip
+    assert len(bash(folder / QUICK_START, cwd=tmp_path, **path).stdout.splitlines()) == 4
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
