@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import review as benchmark
 from benchmarks.suite.levels import LEVELS, SUITE_SEED
+from benchmarks.suite.placement import DEFECTS
 from classifier.cut_detections import CropSettings
 from classifier.defect_checkpoint import load_defect_model
 from classifier.prepare_defect_data import parse_args as parse_crops
@@ -357,12 +358,20 @@ def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
 
 
 def test_the_benchmark_has_a_row_for_each_review(tmp_path, capsys):
-    words = ["--levels", LEVELS[0], "--learn", 7, "--choose", 7, "--test", 8, "--epochs", 1]
-    words += ["--image_size", 240, 180, "--candidates", 20, "--output", tmp_path]
+    words = ["--levels", LEVELS[0], "--learn", 7, "--from_good", 2, "--choose", 7, "--test", 8]
+    words += ["--steps", 1, "--image_size", 240, 180, "--candidates", 20, "--output", tmp_path]
     assert benchmark.main([str(word) for word in words]) == 0
     printed = capsys.readouterr().out
-    assert "7 strips to learn from, 7 to choose the weight on at 0.1; 8 strips with 39" in printed
+    assert "7 strips to choose the weight on at 0.1; 8 strips with 39 defects" in printed
+    assert "labels of 7 strips: false" in printed and "no labels, 2 good strips: false" in printed
     for row in ("detector alone", "+ crop network, weight", "+ trees, weight", "+ both, weight"):
-        assert printed.count(f"\n| {row}") == 2
-    assert SUITE_SEED not in benchmark.SEEDS.values()
-    assert len(set(benchmark.SEEDS.values())) == 3
+        assert printed.count(f"\n| {row}") == 4
+    assert printed.count("| crop network, weight 1 without a choice |") == 2
+    seeds = (*benchmark.SEEDS.values(), benchmark.GOOD_SEED)
+    assert SUITE_SEED not in seeds and len(set(seeds)) == 4
+
+
+def test_few_labels_are_of_strips_with_many_defects_one_and_none():
+    order = benchmark.LABELLED_FIRST
+    counts = [DEFECTS[number] for number in order]
+    assert counts == [18, 1, 0] * 3 and set(order) == set(range(9))
