@@ -22,11 +22,12 @@ given() {
 # asks_for_help ARGUMENT...: whether only the help is wanted, which needs no model and no strips.
 asks_for_help() { given --help "$@" || given -h "$@"; }
 
-# names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path.
+# names_a_run ARGUMENT...: whether --resume is among the arguments and followed by a path. `auto` is
+# none: it is the run in the usual folder.
 names_a_run() {
     local argument previous=
     for argument; do
-        case $previous$argument in --resume--*) ;; --resume?*) return 0 ;; esac
+        case $previous$argument in --resume--* | --resumeauto) ;; --resume?*) return 0 ;; esac
         previous=$argument
     done
     return 1

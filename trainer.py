@@ -81,7 +81,7 @@ from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
 from training.presets import FEWEST_STEPS, device_preset, epochs_for, steps_per_epoch
 from training.remote_run import copy_run, pull_run, with_local_run
-from training.resume import describe_resumption, find_last_checkpoint, require_state_fits
+from training.resume import AUTO, describe_resumption, find_last_checkpoint, require_state_fits
 from training.run_folder import (
     ALIGNED_SUFFIX,
     TEST_SUFFIX,
@@ -163,14 +163,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = argparse.Namespace(**defaults | preset | RECIPE_DEFAULTS[recipe] | given | derived)
     if parsed.weighting is None:
         parsed.weighting = "none" if parsed.align == "none" else DEFAULT_WEIGHTING
-    if not parsed.resume and not parsed.training_dataset_path:
+    if parsed.resume in (None, AUTO) and not parsed.training_dataset_path:
         if not DEMO_STRIPS.is_dir():
             parser.error(
                 "found neither --training_dataset_path nor --resume, expected one of them, or demo "
                 "strips: python prepare_dataset.py demo --output dataset/demo makes them"
             )
         parsed.training_dataset_path = DEMO_STRIPS
-    problem = None if parsed.resume else find_contradiction(vars(parsed))
+    problem = None if parsed.resume not in (None, AUTO) else find_contradiction(vars(parsed))
     if problem:
         parser.error(problem)
     return parsed
@@ -371,7 +371,7 @@ def prepare(
     folder = RunFolder(settings.checkpoint_path, settings.run_name(dataset.image_size))
     if settings.teacher:
         require_not_of_run(settings.teacher, (folder.last, folder.best))
-    folder.prepare(resumed, start.overwrite)
+    folder.prepare(resumed, start.overwrite or start.resume == AUTO)
     if settings.align != "none":
         copies = aligned_copies(
             dataset.train,

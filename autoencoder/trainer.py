@@ -45,6 +45,7 @@ from training.flags import given_flags
 from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
 from training.resume import (
+    AUTO,
     describe_resumption,
     find_last_checkpoint,
     require_resumable,
@@ -96,13 +97,13 @@ def parse_args(
     defaults, given = given_flags(parser, arguments)
     preset = device_preset(given.get("gpu_id"))
     parsed = argparse.Namespace(**defaults | preset | given | {"given": list(given)})
-    if not parsed.resume and not parsed.training_dataset_path:
+    if parsed.resume in (None, AUTO) and not parsed.training_dataset_path:
         parser.error(
             "found neither --training_dataset_path nor --resume, expected one of them; "
             "python prepare_dataset.py textures --output dataset/textures makes a data set"
         )
     try:
-        if not parsed.resume:
+        if parsed.resume in (None, AUTO):
             require_consistent(vars(parsed))
     except UserError as error:
         parser.error(str(error))
@@ -145,7 +146,7 @@ def members_of(arguments: argparse.Namespace) -> Iterator[Member]:
     if not seeds and not per_class:
         yield Member(None, values, False)
         return
-    if isinstance(arguments.resume, Path):
+    if isinstance(arguments.resume, Path) and arguments.resume != AUTO:
         raise UserError(
             f"--resume {arguments.resume}: found --seeds or --per_class, "
             "expected --resume without a path: it goes on with all of them"
@@ -215,7 +216,7 @@ def prepare(
         with prefix_errors(resumed):
             _require_same_pictures(content, pictures)
     folder = RunFolder(settings.checkpoint_path, settings.run_name(), MORE_SUFFIXES)
-    folder.prepare(resumed, start.overwrite)
+    folder.prepare(resumed, start.overwrite or start.resume == AUTO)
     if resumed:
         print(describe_resumption(resumed, content, settings.epochs))
     return PreparedRun(settings, pictures, folder, resumed)

@@ -16,6 +16,7 @@ from torch import distributed
 
 from common.device import choose_device
 from common.errors import UserError, one_line
+from common.parent import end_with_parent
 
 Result = TypeVar("Result")
 # Timeout of the control group: the others wait while the main process checks all strips and writes
@@ -24,6 +25,9 @@ LONGEST_WAIT = timedelta(days=1)
 FAILED = "failed"
 # Parts of the error texts of gloo and NCCL that mean that another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+
+# The number of the process that starts the others, in their environment.
+LAUNCHER = "LAUNCHER_PROCESS"
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
             torch.cuda.set_device(device)
         yield ProcessGroup(device)
         return
+    # torchrun that is killed would leave this process alive, with its GPU
+    end_with_parent(int(os.environ.get(LAUNCHER, 0)) or None)
     device = device_of_process(gpu_id)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -147,12 +153,18 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
+        if not processes.is_main and not _is_on_one_machine():
+            sys.exit(1)  # torchrun on this machine would take 0 for the end of the training
         processes.abort(
             f"another process of this training has ended ({one_line(error, 120)}); "
             "--resume continues it"
         )
     finally:
         distributed.destroy_process_group(to_destroy)
+
+
+def _is_on_one_machine() -> bool:
+    return os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
 
 
 def device_of_process(gpu_id: int | None) -> torch.device:

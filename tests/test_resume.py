@@ -274,6 +274,17 @@ def test_a_run_that_was_extended_and_killed_before_its_first_save_can_be_extende
     assert done.returncode == 0 and longer.with_name(f"{longer.name}.pth").exists(), done.stderr
 
 
+def test_the_command_of_a_scheduler_begins_and_then_goes_on(uninterrupted, dataset, tmp_path):
+    command = arguments_for(dataset, tmp_path / "new", *FLAGS, "--resume", "auto")
+    process = start(*command)
+    wait_for(lambda: progress(tmp_path / "new" / f"{RUN}.pth") > (0, 0), process)
+    process.kill()
+    assert "going on" not in process.communicate()[0]
+    done = run("trainer.py", *command)
+    assert done.returncode == 0 and done.stdout.count("going on from") == 1, done.stderr
+    same_run(uninterrupted, tmp_path / "new")
+
+
 def test_a_file_that_is_no_checkpoint_or_has_no_training_in_it_cannot_be_resumed(
     make_checkpoint, tmp_path
 ):

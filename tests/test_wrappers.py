@@ -241,6 +241,7 @@ def test_the_tool_without_references_makes_its_data_set_and_passes_flags_on(copy
     (copy / "dataset" / "textures").mkdir(parents=True)
     assert len(lines(**environment)) == 1  # it is there now
     assert lines("--resume", **environment) == [f"{step} {folder} --resume{ways}"]
+    assert lines("--resume", "auto", **environment) == [f"{step} {folder} --resume auto{ways}"]
     assert lines("--resume", "a.pth", **environment) == [f"{step} --resume a.pth{ways}"]
     own = "--training_dataset_path=mine"
     assert lines(own, **environment, NPROC="2") == [

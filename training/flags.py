@@ -18,7 +18,8 @@ from training.schedules import LEARNING_RATE_SCHEDULES
 NOT_GIVEN = object()  # marks a flag that the command line does not have
 NAME_HELP = "name of the run's files; default: one made of its settings"
 RESUME_HELP = (
-    "go on from this checkpoint; default: the last one in --checkpoint_path. "
+    "go on from this checkpoint; default: the last one in --checkpoint_path; auto: that, or begin "
+    "where there is none. "
     "The run keeps its settings"
 )
 

@@ -15,6 +15,8 @@ from training.settings import Start, as_plain
 
 # entries of a checkpoint without which a run cannot continue
 RESUME_KEYS = ("optimizer_state_dict", "history", "step", "loss_sum", "loss_count", "processes")
+# the --resume of a command that a scheduler starts again: go on where there is a run, else begin
+AUTO = Path("auto")
 # settings that may change when a run is resumed; every other one defines the run and is kept
 FREE_ON_RESUME = frozenset(
     (
@@ -32,8 +34,10 @@ FREE_ON_RESUME = frozenset(
 
 def find_last_checkpoint(
     start: Start, checkpoint_path: Path, pattern: str, more_suffixes: tuple[str, ...] = ()
-) -> Path:
+) -> Path | None:
     """The checkpoint that --resume names: a file, or the newest last checkpoint in a folder.
+
+    Of AUTO it is the one in `checkpoint_path`, or None where there is none: the run begins.
 
     In a folder, the name without its suffix matches the glob `pattern`, or is that of any run if
     the command line sets nothing that a run's name says. `more_suffixes` are those of further files
@@ -41,7 +45,7 @@ def find_last_checkpoint(
     It also raises it for a best checkpoint, as that would lose the later epochs, unless --overwrite
     or another --checkpoint_path is given.
     """
-    place = checkpoint_path if start.resume is True else start.resume
+    place = checkpoint_path if start.resume in (True, AUTO) else start.resume
     is_best = place.name.endswith(BEST_SUFFIX)
     if is_best and not start.overwrite and "checkpoint_path" not in start.given:
         raise UserError(
@@ -49,7 +53,7 @@ def find_last_checkpoint(
             "or --overwrite to lose what came after the best"
         )
     if not place.is_dir():
-        return place
+        return None if start.resume == AUTO else place
     is_any = not start.given & {"name", "lr", "bs", "image_type"}
     named = [path for path in place.glob("*.pth") if is_any and settings_beside(path).is_file()]
     other_suffixes = (BEST_SUFFIX, NOT_FINITE_SUFFIX, *more_suffixes)
@@ -58,6 +62,8 @@ def find_last_checkpoint(
         for path in {*place.glob(f"{pattern}.pth"), *named}
         if path.is_file() and not path.name.endswith(other_suffixes)
     ]
+    if not found and start.resume == AUTO:
+        return None
     if not found:
         raise UserError(
             f"{place}: found no {pattern}.pth, expected the last checkpoint of a run to go on with"
