@@ -15,16 +15,17 @@ from common.files import file_hash
 from common.pipeline import grouped
 from common.progress import progress_bar
 from common.settings import from_values
+from common.storage import fetch, is_remote
 from data.folder import evenly_spaced
-from data.listing import list_images
 from data.verify import verify_strips
 from deploy.session import SessionSettings
 from reporting.score_folder import ScoringSettings, describe_intake
 from reporting.scored_folder import require_output_elsewhere, require_usable
+from scale.archive import Archive
 from scale.lease import Lease, leased
-from scale.listed import Chunk, ListedStrip, Shard, cut, local_etag
+from scale.listed import Chunk, Shard, cut
 from scale.local_engine import score_locally
-from scale.output_folder import JOB, LISTING, Done, OutputFolder
+from scale.output_folder import JOB, LISTING, MODEL, Done, OutputFolder
 from scale.strip_scorer import Job, ScoredStrips, StripScorer
 from scale.tables import Listing, ShardWriter, write_listing
 
@@ -38,19 +39,23 @@ FREE += ("use_ground_truth_mask", "match_radius", "method", "input_max", "mask_c
 def run_job(arguments: argparse.Namespace) -> int:
     """Score what an archive lacks; the exit code is 1 when some strips could not be used."""
     output = OutputFolder(arguments.output)
-    require_output_elsewhere(arguments.output, [arguments.input])
-    settings = from_values(ScoringSettings, vars(arguments) | {"output_dir": arguments.output})
+    if not (is_remote(arguments.output) or is_remote(arguments.input)):
+        require_output_elsewhere(arguments.output, [arguments.input])
+    # the scoring writes nothing itself
+    settings = from_values(ScoringSettings, vars(arguments) | {"output_dir": Path()})
     session = SessionSettings(arguments.device, arguments.per_call, arguments.threads)
-    job = Job(arguments.model, arguments.input, session, settings)
+    job = Job(arguments.model, Archive(arguments.input), session, settings)
     # a head node has no GPU perhaps; and nothing is computed here
     scorer = StripScorer(replace(job, session=SessionSettings("cpu", 1, arguments.threads)))
-    print(f"{job.model}, strips of {job.input}")
+    print(f"{job.model}, strips of {job.archive.location}")
     print(scorer.threshold.describe())
     output.make()
     with leased(output) as lease:
         output.remove_leftovers()
-        model = file_hash(job.model)
+        model = file_hash(fetch(job.model))
         require_same_job(output, job_facts(job, model))
+        info = scorer.detector.info
+        output.write_notes(MODEL, {"input_max": info.input_max, "order": list(info.order)})
         listing = open_listing(output, job, arguments.shard)
         done = output.done()
         missing = [shard for shard in listing.shards if shard.name not in done]
@@ -67,7 +72,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
 def job_facts(job: Job, model: str) -> dict[str, Any]:
     """What all shards of an output have in common, as JSON has it. `model` is its SHA-256."""
-    facts: dict[str, Any] = {"model": model, "input": str(job.input)}
+    facts: dict[str, Any] = {"model": model, "input": str(job.archive.location)}
     for name, value in asdict(job.settings).items():
         if name in FREE:
             continue
@@ -106,36 +111,27 @@ def open_listing(output: OutputFolder, job: Job, shard: int) -> Listing:
     """
     path = output.fetch(LISTING)
     if path is None:
-        strips = list_archive(job.input, job.settings.img_format)
+        strips = job.archive.list_strips(job.settings.img_format)
         output.write(LISTING, lambda file: write_listing(file, grouped(strips, shard)))
         path = output.fetch(LISTING)
     return Listing(path)
-
-
-def list_archive(folder: Path, img_format: str | None) -> list[ListedStrip]:
-    """The strips in a folder, sorted. Raises `UserError` for a folder without any."""
-    listed = []
-    for path in list_images(folder, img_format):
-        name = path.relative_to(folder).as_posix()
-        try:
-            listed.append(ListedStrip(name, path.stat().st_size, local_etag(path)))
-        except OSError:  # a link to nothing: who reads it says so
-            listed.append(ListedStrip(name, 0, ""))
-    return listed
 
 
 def look_at_sample(scorer: StripScorer, listing: Listing) -> None:
     """Warn of strips that do not fit the model. Raises `UserError` where none can be used."""
     shards = evenly_spaced(listing.shards, SAMPLE)
     each = -(-SAMPLE // len(shards))
-    files = [
-        scorer.strip_file(strip.path)
-        for shard in shards
-        for strip in evenly_spaced(listing.strips(shard), each)
-    ]
+    sample = [strip for shard in shards for strip in evenly_spaced(listing.strips(shard), each)]
+    archive, files, problems = scorer.job.archive, [], []
+    for strip in sample:
+        try:
+            files.append(replace(scorer.strip_file(strip.path), path=archive.open(strip)))
+        except UserError as error:
+            problems.append(str(error))
     info = scorer.detector.info
     verification = verify_strips(files, info.input_max, scorer.detector.patch, info.image_size)
-    require_usable(scorer.job.input, len(files), verification)
+    verification = replace(verification, problems=[*problems, *verification.problems])
+    require_usable(archive.location, len(sample), verification)
     describe_intake(verification, info)
 
 

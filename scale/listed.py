@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 SHARD_NAME = 16  # hexadecimal digits of a SHA-256
 
@@ -40,12 +39,6 @@ class Chunk:
     shard: Shard
     first: int
     strips: tuple[ListedStrip, ...]
-
-
-def local_etag(path: Path) -> str:
-    """What changes with a local file. Raises `OSError` where there is none."""
-    status = path.stat()
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def shard_name(strips: Sequence[ListedStrip]) -> str:

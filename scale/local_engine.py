@@ -41,8 +41,9 @@ def score_locally(
             return
         losses += 1
         if losses == MOST_LOSSES:
+            first = job.archive.place(lost[0].strips[0].path)
             raise UserError(
-                f"{job.input / lost[0].strips[0].path}: found that the processes that score it and "
+                f"{first}: found that the processes that score it and "
                 f"the strips after it ended {MOST_LOSSES} times, expected that they can be scored: "
                 "is there enough memory for --workers?"
             )

@@ -3,6 +3,10 @@
     python -m scale.score_archive --model onnx_models/RUN_best.onnx \\
         --input /data/archive --output /data/judged
 
+    # from and to object storage
+    python -m scale.score_archive --model s3://models/RUN_best.onnx \\
+        --input s3://strips/2026-11 --output s3://judged/2026-11
+
     # with Ray, on this machine or on a cluster
     python -m scale.score_archive --model RUN_best.onnx --input /data/archive \\
         --output /data/judged --engine ray --ray 10.0.0.1:6379 --workers 16
@@ -32,6 +36,7 @@ from arguments import (
 )
 from common.command_parser import command_parser, group_flags
 from common.errors import run_command
+from common.storage import is_remote, to_url
 from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS
 from scale.packages import require_packages
 
@@ -50,12 +55,20 @@ GROUPS = {
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="ONNX file")
+    parser.add_argument("--model", type=location, required=True, help="ONNX file")
     parser.add_argument(
-        "--input", type=Path, required=True, help="folder of strips, searched with its sub-folders"
+        "--input",
+        type=location,
+        required=True,
+        metavar="FOLDER|URL",
+        help="folder of strips, searched with its sub-folders",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="folder of the tables; of one job alone"
+        "--output",
+        type=location,
+        required=True,
+        metavar="FOLDER|URL",
+        help="folder of the tables; of one job alone",
     )
     add_img_format(parser, default=None)
     add_channels(parser, default=None)
@@ -117,6 +130,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parsed.threads = parsed.threads or max(1, cores // parsed.workers)
     return parsed
+
+
+def location(text: str) -> Path | str:
+    """The type of a flag that takes a path or a URL, of which a `Path` would drop a slash."""
+    return to_url(text) if is_remote(text) else Path(text)
 
 
 def score(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from common.distributed import ProcessGroup
-from common.errors import UserError, failures_as_user_errors, prefix_errors
+from common.errors import UserError, prefix_errors
+from common.storage import fetch
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
 from data.labelled_strip import read_strip
@@ -25,17 +26,18 @@ from reporting.score_folder import (
     make_rules,
     require_missing,
 )
-from scale.listed import ListedStrip, local_etag
+from scale.archive import Archive
+from scale.listed import ListedStrip
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a job has to know. `input` is the archive's folder."""
+    """What every worker of a job has to know. `model` is a path or a URL."""
 
-    model: Path
-    input: Path
+    model: Path | str
+    archive: Archive
     session: SessionSettings
     settings: ScoringSettings
 
@@ -70,12 +72,12 @@ class StripScorer:
         self.job = job
         if job.session.threads:
             torch.set_num_threads(job.session.threads)
-        detector, settings = open_detector(job.model, job.session), job.settings
+        detector, settings = open_detector(fetch(job.model), job.session), job.settings
         order = settings.channels or detector.info.order
         self.detector = replace(detector, info=replace(detector.info, order=order))
         require_missing(self.detector, settings.missing)
         ignored = IgnoredRegions(settings.dead_pixels, settings.ignore_mask)
-        ignored.of(job.model, self.detector.info.image_size)  # raises if it does not fit
+        ignored.of(Path(job.model), self.detector.info.image_size)  # raises if it does not fit
         self.threshold = choose_threshold(self.detector, settings)
         response = choose_response(self.detector, settings, self.threshold)
         self.rules = make_rules(self.detector, settings, self.threshold, response, ignored)
@@ -95,16 +97,20 @@ class StripScorer:
     def strip_file(self, path: str) -> StripFile:
         """A listed strip as the loaders take it. Nothing is known of its defects."""
         order = self.detector.info.order
-        return StripFile(self.job.input / path, Path(path), None, None, order=order)
+        place = Path(self.job.archive.place(path))
+        return StripFile(place, Path(path), None, None, order=order)
 
     def score(self, listed: tuple[ListedStrip, ...]) -> ScoredStrips:
         """Score strips; one that cannot be used becomes a row of `errors`."""
         started = time.perf_counter()
-        etags = {strip.path: strip.etag for strip in listed}
+        by_path = {strip.path: strip for strip in listed}
 
         def load(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
-            _require_unchanged(strip.path, etags[strip.relative.as_posix()])
-            return read_strip(strip, input_max)
+            path = self.job.archive.open(by_path[strip.relative.as_posix()])
+            try:
+                return read_strip(replace(strip, path=path), input_max)
+            except UserError as error:  # it names the copy of an object
+                raise UserError(str(error).removeprefix(f"{path}: ")) from None
 
         files = [self.strip_file(strip.path) for strip in listed]
         result = evaluate(
@@ -127,15 +133,15 @@ class StripScorer:
                 for rank, detection in enumerate(entry.detections, start=1)
             ],
             # problems have the order of their strips
-            [_error_row(file, problem) for file, problem in zip(failed, result.problems)],
+            [self._error_row(file, problem) for file, problem in zip(failed, result.problems)],
         )
 
-
-def _require_unchanged(path: Path, etag: str) -> None:
-    """Raise `UserError` where the file is another one than when the archive was listed."""
-    with prefix_errors(path), failures_as_user_errors():
-        if local_etag(path) != etag:
-            raise UserError("found another content than when the archive was listed")
+    def _error_row(self, file: StripFile, problem: str) -> Row:
+        """A row without the path that the problem begins with."""
+        path = file.relative.as_posix()
+        for place in (self.job.archive.place(path), str(file.path)):
+            problem = problem.removeprefix(f"{place}: ")
+        return {"path": path, "problem": problem}
 
 
 def _strip_row(entry: StripResult, threshold: float, seconds: float) -> Row:
@@ -170,8 +176,3 @@ def _detection_row(entry: StripResult, rank: int, detection: Detection) -> Row:
         "contrast_ref2": detection.contrast_ref2,
         "kind": detection.kind,
     }
-
-
-def _error_row(file: StripFile, problem: str) -> Row:
-    reason = problem.removeprefix(f"{file.path}: ")
-    return {"path": file.relative.as_posix(), "problem": reason}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import inference_onnx
+from common import storage
 from common.errors import run_command
 from data.demo_strips import make_strip
 from data.write_images import write_strip
@@ -261,3 +262,29 @@ def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
     assert content(output) == content(whole) and not raylets() - before
     # Ray's agents look for their raylet themselves, which takes them a minute
     wait_until(lambda: not any(process_start(it) == at for it, at in began.items()), 180)
+
+
+def test_an_archive_in_object_storage_gives_the_same_tables_there(
+    whole, archive, onnx_model, bucket, capsys
+):
+    names = sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*.tiff"))
+    # a whole strip, a broken one, and both folders; a link to nothing cannot be stored
+    chosen = [*names[:12], *names[150:156]]
+    for name in chosen:
+        storage.put(archive / name, f"{bucket}/strips/{name}")
+    storage.put(onnx_model, f"{bucket}/model.onnx")
+    output = f"{bucket}/judged"
+    assert score(f"{bucket}/model.onnx", f"{bucket}/strips", output, "--shard", 5) == 1
+    rows = {name: list(read_rows(OutputFolder(output), name)) for name in ("strips", "errors")}
+    assert sorted(row["path"] for part in rows.values() for row in part) == chosen
+    expected = {row["path"]: row for row in read_rows(OutputFolder(whole), "strips")}
+    for row in rows["strips"]:
+        assert row | {"seconds": 0} == expected[row["path"]] | {"seconds": 0}
+    errors = {row["path"]: row["problem"] for row in read_rows(OutputFolder(whole), "errors")}
+    assert {row["path"]: row["problem"] for row in rows["errors"]} == {names[5]: errors[names[5]]}
+    # the second start reads no strip
+    capsys.readouterr()
+    assert score(f"{bucket}/model.onnx", f"{bucket}/strips", output, "--shard", 5) == 1
+    assert "0 of them to do" in capsys.readouterr().out
+    assert score(f"{bucket}/model.onnx", f"{bucket}/strips", output, "--min_area", 2) == 1
+    assert "s3://" in (line := said(capsys)) and "found results of --min_area 1" in line
