@@ -14,6 +14,7 @@ from common.locations import written_place
 from common.mirror import mirror, pull
 from common.storage import fetch, join, list_objects
 from training.checkpoint import load_checkpoint
+from training.resume import AUTO
 from training.run_folder import ALIGNED_SUFFIX, RunFolder, only_training_in
 
 MANIFEST_SUFFIX = "_manifest.json"
@@ -39,9 +40,10 @@ def pull_run(resume: Path | str | bool, checkpoint_path: Path | str, pattern: st
     """Copy the run to resume into its local folder, where --resume means one in object storage.
 
     It is the run of the checkpoint named, else the newest whose name matches the glob `pattern`,
-    else the newest. Raises `UserError` where there is no whole run.
+    else the newest. Raises `UserError` where there is no whole run; for `--resume auto` the run
+    then begins.
     """
-    place = checkpoint_path if resume is True else resume
+    place = checkpoint_path if resume in (True, AUTO) else resume
     if not isinstance(place, str):
         return
     is_file = place.endswith(".pth")
@@ -53,6 +55,8 @@ def pull_run(resume: Path | str | bool, checkpoint_path: Path | str, pattern: st
     }
     fitting = [name for name in runs if fnmatchcase(name, pattern)]
     chosen = [name for name in runs if f"{name}.pth" == file] if is_file else fitting or runs
+    if not chosen and resume == AUTO:
+        return
     if not chosen:
         raise UserError(
             f"{place}: found no manifest of a run (RUN{MANIFEST_SUFFIX}), "

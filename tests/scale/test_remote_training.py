@@ -76,6 +76,19 @@ def test_a_run_in_storage_is_that_on_disk_and_goes_on_elsewhere(
         trainer.train(trainer.parse_args(["--resume", f"{remote}/none"]))
 
 
+def test_resume_auto_begins_a_run_in_storage_or_goes_on_with_it(
+    remote, s3, tmp_path, monkeypatch, capsys
+):
+    runs = f"{remote}/runs"
+    flags = ("--name", "run", "--epochs", 1, "--resume", "auto")
+    train(f"{remote}/data", runs, *flags)
+    assert f"copied the run run from {runs}" not in capsys.readouterr().out
+    monkeypatch.setenv("REMOTE_CACHE", str(tmp_path / "another"))
+    train(f"{remote}/data", runs, *flags[:2], "--epochs", 2, *flags[4:])
+    assert f"copied the run run from {runs}" in capsys.readouterr().out
+    assert (written_place(runs) / "run_metrics.jsonl").read_text().count('"epoch"') == 2
+
+
 class Sums(Dataset):
     """Strips by number, read in a worker."""
 
