@@ -13,8 +13,7 @@ from classifier.defect_data import SPLITS, LabelledPicture, list_labelled, read_
 from classifier.dummy_set import write_dummy_set
 from common.files import new_folder
 from data.folder import GOOD, mask_path
-from data.image_files import DEFAULT_INPUT_MAX
-from data.write_images import write_strip
+from data.image_files import DEFAULT_INPUT_MAX, encode_image
 
 # good pictures of each split, and as many defective ones; fixed before the first training
 COUNTS = {"train": 500, "valid": 200, "test": 500}
@@ -81,9 +80,9 @@ def boards(source: Path, folder: Path, test_group: str, has_template: bool) -> P
                 for picture in list_labelled(root, split):
                     _link_masks(made, split, picture)
                     crop, _ = read_labelled(picture, DEFAULT_INPUT_MAX)
-                    path = made / split / picture.kind / picture.path.name
+                    path = made / split / picture.kind / f"{picture.path.stem}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    write_strip(path, crop[:1])
+                    path.write_bytes(encode_image(path, crop[0].astype(np.uint8)))
     return alone
 
 

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 
+from benchmarks import classifier_data
 from classifier.check_data import CHECKS
 from classifier.crops import read_crop_facts
 from classifier.defect_data import (
@@ -619,3 +620,17 @@ def test_deeppcb_is_split_by_groups_of_boards(boards, tmp_path):
     next(boards.glob("*/*_not/*.txt")).write_text("1 2 3 4 7\n")
     with pytest.raises(UserError, match="found the type 7, expected 1 to 6"):
         command("deeppcb", *flags, "--output_dir", tmp_path / "set")
+
+
+def test_the_benchmark_takes_boards_with_their_templates_or_alone(boards, tmp_path):
+    both, alone = (
+        classifier_data.boards(boards, tmp_path, "00041", has_template) for has_template in (1, 0)
+    )
+    for split in ("train", "valid", "test"):
+        pairs = list(zip(list_labelled(both, split), list_labelled(alone, split), strict=True))
+        assert pairs
+        for picture, grey in pairs:
+            assert (picture.kind, picture.path.stem) == (grey.kind, grey.path.stem)
+            image, mask = read_labelled(picture, 255, 2)
+            board, same_mask = read_labelled(grey, 255, 1)
+            assert np.array_equal(image[:1], board) and np.array_equal(mask, same_mask)
