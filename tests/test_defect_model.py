@@ -10,7 +10,12 @@ from torch.nn import functional
 
 from classifier.backbone import RANDOM, spread_first_layer
 from classifier.backbones import BACKBONES, HUB_NAMES, make_backbone
-from classifier.defect_loss import DynamicWeightScheduler, MultiTaskLoss, balanced_weights
+from classifier.defect_loss import (
+    DICE_OF_ALL,
+    DynamicWeightScheduler,
+    MultiTaskLoss,
+    balanced_weights,
+)
 from classifier.defect_model import (
     ARCHITECTURES,
     GUIDANCES,
@@ -307,6 +312,16 @@ def test_images_without_a_mask_contribute_to_the_kind_alone():
         assert unknown.item() == pytest.approx(kind.item())
         (gradient,) = torch.autograd.grad(unknown, mask_logits)
         assert gradient.abs().sum() == 0
+
+
+def test_dice_of_all_images_empties_the_mask_of_a_good_one():
+    pulls = {}
+    for seg_loss in ("bce_dice", DICE_OF_ALL):
+        mask_logits = torch.zeros(3, 1, 4, 4, requires_grad=True)
+        loss = MultiTaskLoss(seg_loss=seg_loss)
+        loss.mask_loss(mask_logits, MASKS, torch.tensor([True] * 3)).backward()
+        pulls[seg_loss] = mask_logits.grad[0].sum()
+    assert pulls[DICE_OF_ALL] > pulls["bce_dice"] > 0  # a step goes against it: to an empty mask
 
 
 def test_a_step_without_any_mask_is_finite_and_moves_the_class_head():
