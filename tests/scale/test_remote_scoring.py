@@ -79,11 +79,14 @@ def test_one_kind_of_a_split_brings_its_masks_and_a_checkpoint_scores_too(
     kind = next(path.name for path in (dataset / "test").iterdir() if path.name != "good")
     flags = ("--threshold", "0.5", "--gpu_id", "-1")
     strips, model = f"{remote}/data/test/{kind}", f"{remote}/runs"
-    assert (
-        score(inference_pytorch, checkpoint, dataset / "test" / kind, tmp_path / "a", *flags) == 0
-    )
-    assert score(inference_pytorch, model, strips, tmp_path / "b", *flags) == 0
+    for source, chosen, scored, output in (
+        (dataset, checkpoint, dataset / "test" / kind, "a"),
+        (f"{remote}/data", model, strips, "b"),
+    ):
+        others = ("--fp_path", f"{source}/train/good:0.5", f"{source}/valid/good")
+        assert score(inference_pytorch, chosen, scored, tmp_path / output, *flags, *others) == 0
     assert tables(tmp_path / "a") == tables(tmp_path / "b")
+    assert "fp_path" in (tmp_path / "b" / "scores.csv").read_text()
     assert "point_recall" in (tmp_path / "b" / "metrics.json").read_text()
 
 
