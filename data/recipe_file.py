@@ -2,17 +2,14 @@
 
 import difflib
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from common.errors import UserError, one_line, prefix_errors, shown
-from common.files import require_regular
+from common.errors import UserError, prefix_errors, shown
+from common.yaml_file import read_yaml
 from data.recipes import CLASSIC, settings_of_recipe
 
-LARGEST_FILE = 2**20  # bytes
+EXAMPLE = "contrast: [5, 100]"
 SHARE = (0.0, 1.0)
 # Lowest and highest value of each amount; of a range, both ends lie within. A range is log-uniform
 # where its lowest value must be above 0.
@@ -78,7 +75,7 @@ def read_recipe_settings(path: Path | None, recipe: str) -> dict[str, Any]:
     with prefix_errors(path):
         if recipe == CLASSIC:
             raise UserError("found --recipe classic, whose amounts are fixed, expected robust")
-        given = _read_yaml(path)
+        given = read_yaml(path, EXAMPLE)
         return check_amounts(settings_of_recipe(recipe) | check_names(given, recipe))
 
 
@@ -150,32 +147,3 @@ def _without_text(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a name that comes twice, of which YAML takes the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = Counter(str(key.value) for key, _ in node.value)
-        for name, times in names.items():
-            if times > 1:
-                raise yaml.YAMLError(f"{name} comes {times} times")
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        require_regular(path)
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"found more than {LARGEST_FILE:,} bytes, expected a few lines")
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise UserError(
-            f"found no readable YAML file ({reason}), expected lines such as contrast: [5, 100]"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"found {shown(content)}, expected lines of names and values such as contrast: [5, 100]"
-        )
-    return content

@@ -56,8 +56,8 @@ PACKAGES = {
     "deploy": Box(5, 6.0, 7.3, "ONNX files, sessions"),
     "autoencoder": Box(6, 0, 1.35, "the reference-free detector"),
     "classifier": Box(6, 1.45, 2.6, "kinds of defect, review"),
-    "scale": Box(6, 2.7, 3.6, "large archives"),
     "commands": Box(6, 3.7, 7.3, ", ".join(COMMANDS)),
+    "scale": Box(6, 2.7, 3.6, "archives, search"),
     "benchmarks": Box(7, 0, 7.3, "what the tables of the documents are made with"),
 }
 

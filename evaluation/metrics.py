@@ -155,11 +155,7 @@ class FrocMetrics:
 
         Each is None without true defects.
         """
-        found = {rate: self._found(rate) for rate in FALSE_ALARM_RATES} if self.truths else {}
-        return {
-            f"point_recall_at_{rate:g}": float(found[rate].mean()) if found else None
-            for rate in FALSE_ALARM_RATES
-        }
+        return {f"point_recall_at_{rate:g}": self.recall(rate) for rate in FALSE_ALARM_RATES}
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Return false alarms per strip, ascending from 0, and the recall at each, 0-1.
@@ -192,6 +188,14 @@ class FrocMetrics:
             }
             rows.append({"group": name, "truths": int(members.sum()), "recall": recalls})
         return rows
+
+    def recall(self, rate: float) -> float | None:
+        """Return the recall, 0-1, at any rate of false alarms per strip; None without defects."""
+        return float(self._found(rate).mean()) if self.truths else None
+
+    def by_strip(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the scores of each strip's false alarms and true defects (-inf: not found)."""
+        return [(alarms, truths[:, 0]) for alarms, truths in zip(self._false_alarms, self._truths)]
 
     def limit(self, rate: float) -> float:
         """Return the score that a detection must exceed to count at `rate` false alarms per strip.

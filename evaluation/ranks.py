@@ -57,6 +57,11 @@ class RankMetrics:
         found = np.concatenate([np.empty(0), *self._found])
         return [RankRecall(k, int((found > self._limit(k)).sum()), self.truths) for k in RANKS]
 
+    def figures(self) -> dict[str, float | None]:
+        """Return `point_recall_in_top_30` and so on for RANKS, None without a known defect."""
+        found = {entry.k: entry.recall for entry in self.compute()}
+        return {f"point_recall_in_top_{k}": found.get(k) for k in RANKS}
+
     def _limit(self, k: int) -> float:
         return float(self._strongest[k]) if len(self._strongest) > k else -np.inf
 

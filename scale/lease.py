@@ -111,11 +111,12 @@ def _is_held(found: dict[str, Any]) -> bool:
     if not found.get("is_at_work") or not isinstance(renewed, float):
         return False
     if found.get("host") == socket.gethostname() and isinstance(process, int):
-        return _is_alive(process, found.get("began"))
+        return is_alive(process, found.get("began"))
     return time.time() - renewed < EXPIRES_AFTER
 
 
-def _is_alive(process: int, began: object) -> bool:
+def is_alive(process: int, began: object) -> bool:
+    """Whether a process that has `process_start` as `began` still runs."""
     if os.name != "nt" and Path("/proc/self/stat").exists():
         return bool(began) and process_start(process) == began
     try:

@@ -35,7 +35,7 @@ CLASSIFIER = (
     "classifier.export_defect_model",
     "classifier.review_detections",
 )
-SCALE = ("scale.score_archive", "scale.report")
+SCALE = ("scale.score_archive", "scale.report", "scale.search")
 COMMANDS = (*SCRIPTS, *WITHOUT_REFERENCES, *CLASSIFIER, *SCALE)
 SCRIPT_OF_WRAPPER = {
     "train.sh": "trainer",
@@ -132,7 +132,7 @@ def test_help_states_every_default_in_groups(script, monkeypatch):
         assert action.nargs == 0 or "default: " in text or action.required, flag
     titles = [group.title for group in parser._action_groups if group._group_actions]
     without_groups = ("prepare_dataset", "autoencoder.epochs", "classifier.prepare_defect_data")
-    without_groups += ("scale.report",)
+    without_groups += ("scale.report", "scale.search")
     assert len(titles) > 4 or script in without_groups
 
 

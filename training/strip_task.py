@@ -94,9 +94,10 @@ class StripTask(Task):
             processes=processes,
         )
         is_broken = any(BROKEN_NETWORK in problem for problem in result.problems)
-        return Validation(
-            result.figures, is_broken, result.problems[0] if result.problems else None
-        )
+        metrics, rate = result.metrics, settings.target_false_alarms
+        figures = result.figures | metrics.ranks.figures()
+        figures[f"point_recall_at_{rate:g}"] = metrics.points.recall(rate)
+        return Validation(figures, is_broken, result.problems[0] if result.problems else None)
 
     def describe(self) -> tuple[str, str, str]:
         settings = self.settings
