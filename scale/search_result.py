@@ -80,6 +80,16 @@ class SearchResult:
                 )
         return found
 
+    @cached_property
+    def tied(self) -> set[int]:
+        """The trials that may be as good as the best one: the sample cannot tell them apart."""
+        tied = set()
+        for trial in self.trials:
+            comparison = compare([self.trials[0].points], [trial.points], self.objective)
+            if comparison.difference.low <= 0:
+                tied.add(trial.number)
+        return tied
+
     @property
     def ended_early(self) -> int:
         """The number of trials that were ended before their last epoch."""

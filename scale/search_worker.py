@@ -16,7 +16,7 @@ from scale.search_report import write_search_report
 from scale.search_result import POINTS_FILE
 from scale.search_strips import SAMPLE, WHOLE, names_of, scored_folder, training_folder
 from scale.spec import Spec
-from scale.study import RUNS, SEARCH, SharedStudy, run_name, suggest
+from scale.study import JOURNAL, RUNS, SEARCH, SharedStudy, run_name, suggest
 from scale.training_run import TrainingRun
 from scale.trial_lease import Lease
 
@@ -41,8 +41,11 @@ def work(spec: Spec, only_report: bool = False) -> None:
 
     Raises `UserError` when the study cannot be used, or the trainings cannot run.
     """
+    if only_report and not (spec.study / JOURNAL).exists():
+        raise UserError(f"{spec.study}: found no study, expected one that a search has begun")
     shared = SharedStudy(spec)
     if not only_report:
+        shared.join()
         take_part(shared, shared.search, spec.trials)
         with shared.locked():
             enqueue_finals(shared)

@@ -8,7 +8,7 @@ of their training, which goes on from its own last checkpoint; the lost trial co
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,13 @@ except ImportError:  # Windows has no fcntl
     fcntl = None
 
 SEARCH, FINALS = "search", "finals"
-SPEC_FILE, STRIPS, RUNS, LEASES = "spec.json", "strips", "runs", "leases"
+JOURNAL, SPEC_FILE, STRIPS, RUNS, LEASES = (
+    "journal.log",
+    "spec.json",
+    "strips",
+    "runs",
+    "leases",
+)
 # kinds of file systems that neither lock files nor link them at once for all
 WITHOUT_LOCKS = ("cifs", "smb", "smb3", "smbfs", "vboxsf", "drvfs", "fuse.")
 REDUCTION = 3  # Hyperband keeps one trial in so many at each step
@@ -59,10 +65,9 @@ class SharedStudy:
             self._require_same_spec()
             if not self.strips.exists():
                 make_data_sets(spec, self.strips)
-            storage = JournalStorage(JournalFileBackend(str(self.folder / "journal.log")))
+            storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
             self.search = self._open(storage, SEARCH)
             self.finals = self._open(storage, FINALS)
-            self._be_a_worker()
             if not self.search.get_trials(deepcopy=False):
                 self.search.enqueue_trial({}, user_attrs={"is_default": True})
 
@@ -81,11 +86,9 @@ class SharedStudy:
 
     def _require_same_spec(self) -> None:
         path = self.folder / SPEC_FILE
-        own = {
-            entry.name: repr(getattr(self.spec, entry.name))
-            for entry in fields(Spec)
-            if entry.name not in ("study", "trials")
-        }
+        own = json.loads(json.dumps(asdict(self.spec), default=str))
+        for name in ("study", "trials"):
+            own.pop(name)
         stored = read_notes(path)
         for name, value in own.items():
             if isinstance(stored, dict) and stored.get(name) != value:
@@ -107,10 +110,11 @@ class SharedStudy:
             pruner=pruner if name == SEARCH else optuna.pruners.NopPruner(),
         )
 
-    def _be_a_worker(self) -> None:
-        """Take a number among the workers, which seeds the sampler."""
-        number = self.search.user_attrs.get("workers", 0)
-        self.search.set_user_attr("workers", number + 1)
+    def join(self) -> None:
+        """Take a number among the processes that work, which seeds the sampler."""
+        with self.locked():
+            number = self.search.user_attrs.get("workers", 0)
+            self.search.set_user_attr("workers", number + 1)
         seed = int(np.random.default_rng((self.spec.seed, number)).integers(2**32))
         self.search.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 

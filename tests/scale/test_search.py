@@ -277,7 +277,7 @@ def start(path: Path) -> subprocess.Popen:
 
 def test_two_processes_share_a_study_and_one_of_them_is_killed(strips, tmp_path):
     study, path = tmp_path / "study", tmp_path / "spec.yaml"
-    content = content_of(strips, study)
+    content = content_of(strips, study, trials=2)
     path.write_text(yaml.safe_dump(content))
     killed = start(path)
     default = study / RUNS / "trial_0000"
@@ -298,7 +298,7 @@ def test_two_processes_share_a_study_and_one_of_them_is_killed(strips, tmp_path)
     trials = shared.search.get_trials()
     lost = [trial.number for trial in trials if trial.state == TrialState.FAIL]
     counted = [trial for trial in trials if trial.state != TrialState.FAIL]
-    assert lost == [0] and len(counted) == 3
+    assert lost == [0] and len(counted) == 2
     assert all(trial.state.is_finished() for trial in counted)
     assert [trial.number for trial in trials if trial.user_attrs.get("resumes") == 0] != []
     finals = shared.finals.get_trials()
@@ -312,6 +312,16 @@ def test_two_processes_share_a_study_and_one_of_them_is_killed(strips, tmp_path)
     assert summary["verdict"] in printed and len(summary["points"]) == 8
     assert {entry["trial"] for entry in summary["finals"]} >= {None}
     assert not list((study / "leases").iterdir())
+    page = (study / "report.html").read_text()
+    for words in ("Finals, on all strips", "Trials, on the sample", "Known points", "lots:0.5"):
+        assert words in page, words
+
+
+def test_there_is_no_report_without_a_study(strips, tmp_path):
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(content_of(strips, tmp_path / "study")))
+    with pytest.raises(UserError, match="study: found no study, expected one that a search has"):
+        run_search(parse_args(["--spec", str(tmp_path / "spec.yaml"), "--report"]))
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_training_that_cannot_run_ends_the_search_with_its_line(strips, tmp_path):
