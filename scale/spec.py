@@ -135,7 +135,9 @@ def _local_folder(value: Any) -> Path:
 def _path(content: dict[str, Any], name: str) -> Path:
     value = content[name]
     if not isinstance(value, str) or not Path(value).exists():
-        raise UserError(f"found no such file or folder as {name} {shown(value)}, expected one")
+        raise UserError(
+            f"found no such file or folder as {name} {shown(value)}, expected a local one"
+        )
     return Path(value)
 
 
