@@ -3,7 +3,9 @@
 Each process computes on a device of its own.
 """
 
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,7 +140,11 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
         return
     # torchrun that is killed would leave this process alive, with its GPU
     end_with_parent(int(os.environ.get(LAUNCHER, 0)) or None)
-    device = device_of_process(gpu_id)
+    try:
+        device = device_of_process(gpu_id)
+    except UserError:
+        _end_launcher()
+        raise
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -150,6 +156,9 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
     try:
         yield processes
         to_destroy = None
+    except UserError:
+        _end_launcher()
+        raise
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
@@ -161,6 +170,17 @@ def join_process_group(gpu_id: int | None) -> Iterator[ProcessGroup]:
         )
     finally:
         distributed.destroy_process_group(to_destroy)
+
+
+def _end_launcher() -> None:
+    """Have the launcher end with this process, once this one has reported an error.
+
+    On several machines the launcher starts its processes again when one fails. An error of the
+    input would come again.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        atexit.register(os.kill, int(launcher), signal.SIGUSR1)
 
 
 def _is_on_one_machine() -> bool:

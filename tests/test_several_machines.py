@@ -70,6 +70,17 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.02)
 
 
+def test_an_error_of_the_input_ends_the_launcher_instead_of_coming_again(tmp_path):
+    meeting = {"NNODES": 1, "RENDEZVOUS": f"127.0.0.1:{free_port()}"}
+    log = tmp_path / "log"
+    machine = Machine(tmp_path / "nothing", tmp_path / "runs", log, **meeting)
+    try:
+        assert machine.process.wait(timeout=120) == 1, log.read_text()
+    finally:
+        machine.process.kill()
+    assert log.read_text().count("found no such path") == 1
+
+
 @pytest.mark.long
 def test_a_machine_that_is_lost_and_comes_back_changes_no_bit_of_the_weights(dataset, tmp_path):
     dataset = without_test(dataset, tmp_path / "strips")

@@ -26,6 +26,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
 
 LAUNCHER = "LAUNCHER_PROCESS"  # read by common/distributed.py, which this script does not find
+USER_ERROR = "SIGUSR1"  # sent by a process that found an error which would come again
 LONGEST_WAIT = 30 * 24 * 3600  # seconds for a lost machine to come back
 MOST_RESTARTS = 1000  # of the processes of this machine
 PAUSE = 5.0  # seconds until the next try, where the machine that the others meet at is lost
@@ -59,7 +60,7 @@ def launch(processes: int, command: list[str]) -> int:
                 print(f"lost the machines at {address} ({reason}): trying again", file=sys.stderr)
                 time.sleep(PAUSE)
     except SignalException as stopped:
-        return 128 + stopped.sigval
+        return 1 if stopped.sigval.name == USER_ERROR else 128 + stopped.sigval
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code  # a shell's convention: 128 + signal
@@ -74,6 +75,7 @@ def _meeting(machines: str, address: str) -> list[str]:
         f"--rdzv_id={os.environ.get('RUN_ID', 'training')}",
         f"--rdzv_conf=join_timeout={LONGEST_WAIT},last_call_timeout=1",
         f"--max_restarts={MOST_RESTARTS}",
+        f"--signals_to_handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,{USER_ERROR}",
     ]
 
 
