@@ -116,6 +116,8 @@ def _connected(actors: Actors) -> Iterator[None]:
         }
     else:
         options |= {
+            # without it Ray would join a cluster that this machine, or RAY_ADDRESS, knows
+            "address": "local",
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE,
             "num_cpus": max(actors.most * actors.cpus, os.cpu_count() or 1),
