@@ -26,6 +26,7 @@ from common.device import choose_device
 from common.files import atomic_write
 from data.demo_strips import (
     STRIP_SIZE,
+    Family,
     add_sensor_noise,
     apply_exposure,
     draw_exposure,
@@ -121,22 +122,30 @@ def score(
     return found
 
 
-def make_shifted(number: int, shift: Shift, length: float) -> np.ndarray:
-    """Good strip `number`, (3, H, W) float32 in grey levels.
+def make_shifted(
+    number: int, shift: Shift, length: float, families: tuple[Family, ...] | None = None
+) -> np.ndarray:
+    """Good strip `number`, (3, H, W) float32 in grey levels, of the given families of patterns.
 
     Only the shift of the references differs between lengths: pattern, exposure and noise are equal.
     """
+    return make_shifted_and_shifts(number, shift, length, families)[0]
+
+
+def make_shifted_and_shifts(
+    number: int, shift: Shift, length: float, families: tuple[Family, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `make_shifted`, and the shift (y, x) of each row of both references, (2, H, 2)."""
     generator = np.random.default_rng((SEED, number))
-    pattern = draw_pattern(generator, STRIP_SIZE)
+    pattern = draw_pattern(generator, STRIP_SIZE, families)
     shifts = [np.zeros((STRIP_SIZE[0], 2)), *(shift(generator, length) for _ in range(2))]
     exposures = [draw_exposure(generator, STRIP_SIZE) for _ in shifts]
     seen = (sample_to_sensor(move_rows(pattern, rows), STRIP_SIZE) for rows in shifts)
-    return np.stack(
-        [
-            add_sensor_noise(apply_exposure(plane, exposure), exposure, generator)
-            for plane, exposure in zip(seen, exposures)
-        ]
-    )
+    channels = [
+        add_sensor_noise(apply_exposure(plane, exposure), exposure, generator)
+        for plane, exposure in zip(seen, exposures)
+    ]
+    return np.stack(channels), np.stack(shifts[1:])
 
 
 def choose_limit(scores: list[np.ndarray]) -> float:

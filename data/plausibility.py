@@ -35,7 +35,7 @@ MOST_MARKED_STRIPS = 20  # looked at for their marked defects
 # suite; the channels of colour photos with 0.5 to 0.9, those of unrelated images with 0.2 at most.
 LEAST_CORRELATION = 0.9
 PATTERN_SIGMA, ILLUMINATION_SIGMA = 3.0, 32.0  # pixels: between them lies the pattern
-LARGEST_SHIFT = 16  # pixels, of a reference against Target
+LARGEST_SHIFT = 20  # pixels, of a reference against Target
 SHRINK = 2  # the pattern is blurred, so every second pixel has it all
 PATTERN_TO_NOISE = 5.0  # least spread of the pattern per sigma of the noise that is left in it
 # share of the sigma of white noise that a Gaussian of PATTERN_SIGMA leaves

@@ -22,6 +22,7 @@ from ops.filters import (
 )
 from ops.focus import column_offsets, match_focus
 from ops.gain import gain_and_offset
+from ops.phase_correlation import covered
 from ops.warp import LARGEST_SHIFT, Warper, shift_slightly, widen
 
 # pixels: sigma of the Gaussian under which the shift of the pixel in its middle is determined
@@ -46,21 +47,26 @@ TINY = 1e-9  # squared share of the range
 
 
 def follow_lines(
-    strips: torch.Tensor, curve: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    strips: torch.Tensor, unmoved: torch.Tensor, curve: torch.Tensor, far: torch.Tensor
+) -> tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor
+]:
     """Move the references of strips (B, 3, H, W) as their lines show, and match them to Target.
 
     To a curve of shifts (B, 2, 2, H, columns), a local field and the shifts of single rows are
     added. Gain and offset are matched before, contrast, focus and columns of the whole strip last
-    (focus.py). Returns the references (B, 2, H, W), the curve, the gain (B, 2, H, W), and the whole
-    shifts along y, (B, 2, H, 1 or W), and x, (B, 2, H, W). A reference that would differ more from
-    Target than before is neither moved nor matched, and its shifts are 0.
+    (focus.py). Returns the references (B, 2, H, W), the curve, the gain (B, 2, H, W), the whole
+    shifts along y, (B, 2, H, 1 or W), and x, (B, 2, H, W), and which references would differ more
+    from Target than the `unmoved` ones (B, 2, H, W), which they were before the shifts `far`
+    (B, 2, 2) by whole pixels: (B, 2, 1, 1). Those are neither moved nor matched, and their shifts
+    are 0.
     """
     target, references = strips[:, :1], strips[:, 1:]
     warper = Warper(references, LARGEST_SHIFT, int(curve.shape[4]), is_reused=False)
     moved = warper.warp(curve)
     gain, offset = gain_and_offset(target, moved)
-    shifts = LocalShifts(target, target - (gain * moved + offset))
+    left = target - (gain * moved + offset)
+    shifts = LocalShifts(target, left * covered(far, sizes(target), 1))
     field_y, field_x = shifts.field()
     # What a whole row has in common is interpolated once, with the curve.
     common = field_x.mean(dim=3, keepdim=True)
@@ -69,15 +75,15 @@ def follow_lines(
     along_x = along_x.clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
     field_x = field_x - common
     moved = gain * shift_slightly(warper.warp_along_x(along_x), field_y, field_x) + offset
-    is_worse = mean_square(target - moved) > mean_square(target - references)
+    is_worse = mean_square(target - moved) > mean_square(target - unmoved)
     matched, contrast = match_focus(target, moved)
     matched = matched + column_offsets(target - matched)
-    moved = torch.where(is_worse, references, matched)
+    moved = torch.where(is_worse, unmoved, matched)
     width = sizes(target)[1]
     down = torch.where(is_worse, 0.0, widen(along_y, width) + field_y.mean(dim=3, keepdim=True))
     across = torch.where(is_worse, 0.0, widen(along_x, width) + field_x)
     gain = torch.where(is_worse, gain, gain * contrast)
-    return moved, torch.where(is_worse[..., None], 0.0, curve), gain, (down, across)
+    return moved, torch.where(is_worse[..., None], 0.0, curve), gain, (down, across), is_worse
 
 
 class LocalShifts:

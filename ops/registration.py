@@ -9,7 +9,8 @@ each column of a strip's width, because the rows of an area camera need not move
 shift is estimated by least squares on the gradients of smaller images (Lucas and Kanade 1981, "An
 iterative image registration technique"). Only Target's gradients are used (Baker and Matthews 2004,
 "Lucas-Kanade 20 years on"). Their noise is independent of the noise of the difference, so noise
-does not bias the estimate.
+does not bias the estimate. A reference that lies further away than least squares reach is moved by
+whole pixels first (phase_correlation.py).
 """
 
 import math
@@ -31,6 +32,7 @@ from ops.filters import (
     sizes,
 )
 from ops.gain import gain_and_offset
+from ops.phase_correlation import covered, find_far_shift, move_by_whole_pixels
 from ops.warp import LARGEST_SHIFT, Warper, fill_outside, shift_images, widen
 
 # --align: unchanged; registered; registered and matched; that, and what single lines do followed
@@ -69,12 +71,13 @@ TINY = 1e-7  # squared share of the range: less than the error of rounding to 8 
 class Alignment(nn.Module):
     """Align the references of strips (B, 3, H, W), values 0-1, to Target.
 
-    All modes move the references onto Target by a smooth curve of shifts. Mode "full" also matches
-    their gain and offset. So does mode "fine", which then moves them by a local field of shifts and
+    All modes move the references onto Target by whole pixels, where they lie more than
+    LARGEST_SHIFT away, and by a smooth curve of shifts. Mode "full" also matches their gain and
+    offset. So does mode "fine", which then moves them by a local field of shifts and
     by shifts of single rows, and matches contrast, focus and offsets of columns. Target does not
     change. Returns the strips and measures (B, 2, len(MEASURES)). For each reference these are the
-    mean of the curve in y and x, its largest departure from that mean, the gain (Target's contrast
-    divided by the reference's), and the root mean square of the remaining difference.
+    mean of the shifts in y and x, the curve's largest departure from its mean, the gain (Target's
+    contrast divided by the reference's), and the root mean square of the remaining difference.
 
     Matched references are clipped as Target is. Where a moved reference ends, it is halfway between
     Target and the other one; where both end, Target replaces them. If a
@@ -101,61 +104,73 @@ class Alignment(nn.Module):
 
     def align(self, strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `forward`, for strips in float32."""
-        target = strips[:, :1]
+        target, references = strips[:, :1], strips[:, 1:]
+        far, light = find_far_shift(strips, LARGEST_SHIFT)
+        strips = move_by_whole_pixels(strips, far, light)
         if self.mode == "fine":
-            moved, shift, gain, (down, across) = follow_lines(
-                strips, estimate_shift(strips, FINE_ROUNDS_BEFORE_FIELD)
+            curve = estimate_shift(strips, far, FINE_ROUNDS_BEFORE_FIELD)
+            moved, curve, gain, (down, across), is_worse = follow_lines(
+                strips, references, curve, far
             )
         else:
-            moved, shift, left = register(strips)
+            moved, curve, left, is_worse = register(strips, references, far)
             gain, offset = gain_and_offset(target, moved)
             if self.mode == "full":
                 matched = gain * moved + offset
                 moved = torch.where(mean_square(target - matched) > left, moved, matched)
-            down, across = widen(shift, sizes(target)[1]).unbind(dim=2)
+            down, across = widen(curve, sizes(target)[1]).unbind(dim=2)
+        far = torch.where(is_worse[:, :, 0], 0.0, far)
         if self.mode != "shift":
             moved = moved.clamp(0, 1)  # a match may exceed the range, which Target cannot
-        aligned = torch.cat([target, *fill_outside(target, moved, down, across)], dim=1)
-        return aligned, self._measures(aligned, shift, gain)
+        aligned = torch.cat([target, *fill_outside(target, moved, down, across, far)], dim=1)
+        return aligned, self._measures(aligned, curve, far, gain)
 
     @staticmethod
-    def _measures(aligned: torch.Tensor, shift: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        mean = shift.mean(dim=(3, 4))
-        wander = (shift - mean[..., None, None]).square().sum(dim=2).amax(dim=(2, 3)).sqrt()
+    def _measures(
+        aligned: torch.Tensor, curve: torch.Tensor, far: torch.Tensor, gain: torch.Tensor
+    ) -> torch.Tensor:
+        mean = curve.mean(dim=(3, 4))
+        wander = (curve - mean[..., None, None]).square().sum(dim=2).amax(dim=(2, 3)).sqrt()
         remainder = mean_square(aligned[:, :1] - aligned[:, 1:]).sqrt()[:, :, 0, 0]
-        return torch.stack(
-            [mean[:, :, 0], mean[:, :, 1], wander, gain.mean(dim=(2, 3)), remainder], dim=2
-        )
+        down, across = (mean + far).unbind(dim=2)
+        return torch.stack([down, across, wander, gain.mean(dim=(2, 3)), remainder], dim=2)
 
 
-def register(strips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def register(
+    strips: torch.Tensor, references: torch.Tensor, far: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Move the references of (B, 3, H, W) onto Target.
 
-    Returns the references (B, 2, H, W), their shift as of `estimate_shift`, and the mean square of
-    the remaining difference, (B, 2, 1, 1). A reference that would differ more from Target than
-    before is not moved, and its shift is 0.
+    `references` (B, 2, H, W) are those of the strips before they were moved by the shifts `far`
+    (B, 2, 2) in whole pixels. Returns the references (B, 2, H, W), their further shift as of
+    `estimate_shift`, the mean square of the remaining difference, and which references would differ
+    more from Target than before, (B, 2, 1, 1) each. Those are as they were, and their shift is 0.
     """
-    target, references = strips[:, :1], strips[:, 1:]
-    shift = estimate_shift(strips)
-    moved = shift_images(references, shift)
+    target = strips[:, :1]
+    shift = estimate_shift(strips, far)
+    moved = shift_images(strips[:, 1:], shift)
     before, after = mean_square(target - references), mean_square(target - moved)
     is_worse = after > before
     moved, left = torch.where(is_worse, references, moved), torch.where(is_worse, before, after)
-    return moved, torch.where(is_worse[..., None], 0.0, shift), left
+    return moved, torch.where(is_worse[..., None], 0.0, shift), left, is_worse
 
 
-def estimate_shift(strips: torch.Tensor, fine_rounds: int = FINE_ROUNDS) -> torch.Tensor:
+def estimate_shift(
+    strips: torch.Tensor, far: torch.Tensor, fine_rounds: int = FINE_ROUNDS
+) -> torch.Tensor:
     """Return how far each row of the references has moved against Target: (B, 2, 2, H, columns).
 
     Shifts are (y, x) in pixels, positive down and to the right. Strips are (B, 3, H, W), values
     0-1. An image of a strip's width has one column; in a wider one the shifts are those in the
     middle of each column. A shift is 0 along an axis on which the pattern does not determine it.
+    The references were moved before by the shifts `far` (B, 2, 2) in whole pixels. What they do not
+    cover since then does not count.
     """
     height, width = sizes(strips)
     half = halve(strips)
     columns = max(1, round(width / COLUMN))
-    coarse = PyramidLevel(blur(halve(half), ALIASED), 4, columns)
-    fine = PyramidLevel(half, 2, columns)
+    coarse = PyramidLevel(blur(halve(half), ALIASED), far, 4, columns)
+    fine = PyramidLevel(half, far, 2, columns)
     shift = strips.new_zeros(1, 1, 1, 1, 1)
     shift = coarse.refine(shift, coarse.references.images, GLOBAL_ROUNDS, None)
     shift = shift.expand(-1, -1, -1, coarse.height, columns)
@@ -168,10 +183,11 @@ def estimate_shift(strips: torch.Tensor, fine_rounds: int = FINE_ROUNDS) -> torc
 class PyramidLevel:
     """Target and references, `factor` times smaller, and the sums that least squares need.
 
-    Slow changes, the illumination, are subtracted from the images.
+    Slow changes, the illumination, are subtracted from the images. `far` are the shifts (B, 2, 2)
+    in pixels of the strip by which the references were moved before.
     """
 
-    def __init__(self, images: torch.Tensor, factor: int, columns: int):
+    def __init__(self, images: torch.Tensor, far: torch.Tensor, factor: int, columns: int):
         images = images - blur(images, [1] * ILLUMINATION_WINDOW)
         self.height, self.width = sizes(images)
         self.columns, self.limit = columns, LARGEST_SHIFT / factor
@@ -181,6 +197,7 @@ class PyramidLevel:
             [0.0] * border + [1.0] * (self.width - 2 * border) + [0.0] * border, images
         )
         self.target, self.references = images[:, :1], Warper(images[:, 1:], self.limit, columns)
+        self.covered = covered(far, (self.height, self.width), factor)
         self.inner_target = self.target * self.inner
         self.gradients = gradients(self.target) * self.inner  # (B, 1, 2, h, w)
         products = self.gradients * self.gradients.transpose(1, 2)  # yy, yx, xy, xx
@@ -214,7 +231,7 @@ class PyramidLevel:
             ]
             cross, power = pool_rows(torch.cat(sums, dim=1)).split(2, dim=1)
             gain = (cross / (power + TINY)).clamp(*GAINS_OF_A_ROUND)
-            difference = self.target - widen(gain, self.width) * moved
+            difference = (self.target - widen(gain, self.width) * moved) * self.covered
             slopes = self.gradients * difference[:, :, None]
             slopes = pool_rows(
                 column_sums(slopes.reshape(-1, 4, self.height, self.width), self.columns)

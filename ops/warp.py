@@ -20,6 +20,9 @@ LARGEST_SHIFT = 3.0  # pixels in y and in x: the curve moves a reference no furt
 # by up to 0.1 px.
 LOBES = 3
 OUTSIDE = 0.25  # pixels beyond the strip's edge up to which a reference still has values
+# Pixels before the end of a reference that whole pixels moved: their interpolation takes in pixels
+# that it does not cover.
+SEAM = 2.0
 # Weights of half a second derivative, accurate to the sixth order as DERIVATIVE is.
 HALF_CURVATURE = (1 / 180, -3 / 40, 3 / 4, -49 / 36, 3 / 4, -3 / 40, 1 / 180)
 # Rows that are moved in one product: the first number that divides the image's height, else the
@@ -188,26 +191,41 @@ def lanczos_weights(distances: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def fill_outside(
-    target: torch.Tensor, moved: torch.Tensor, down: torch.Tensor, across: torch.Tensor
+    target: torch.Tensor,
+    moved: torch.Tensor,
+    down: torch.Tensor,
+    across: torch.Tensor,
+    far: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill the moved references (B, 2, H, W) where their shift reaches beyond the strip.
 
     There a reference is halfway between Target and the other reference, and Target where both end.
     With one reference alone, nobody knows whether it or Target has a point: halfway, the likelihood
-    ratio of both is equal (likelihood.py). The shifts along y and x are (B, 2, H, W or 1). Returns
-    the two references, each (B, 1, H, W).
+    ratio of both is equal (likelihood.py). The shifts along y and x are (B, 2, H, W or 1). They
+    follow the shifts `far` (B, 2, 2) by whole pixels, which cut the references off at the strip's
+    edges too. Returns the two references, each (B, 1, H, W).
     """
-    # pixels from the strip's middle
+    far = far + SEAM * far.sign()
+    # Pixels from the middle between the edge beyond which a reference was cut off and the edge
+    # where it ends.
     rows, columns = (
-        torch.arange(length, device=moved.device) - (length - 1) / 2 for length in sizes(moved)
+        torch.arange(length, device=moved.device) - (length - 1) / 2 + along / 2
+        for length, along in zip(sizes(moved), far.split(1, dim=2))
     )
-    limits = [(length - 1) / 2 + OUTSIDE for length in sizes(moved)]
+    limits = [
+        (length - 1) / 2 + OUTSIDE - along[..., None].abs() / 2
+        for length, along in zip(sizes(moved), far.split(1, dim=2))
+    ]
     # a row beyond the edge: a shift along x that takes all of its pixels beyond
-    across = torch.where((rows[:, None] + down).abs() > limits[0], 2.0 * sizes(moved)[1], across)
+    is_row_beyond = (rows[:, :, :, None] + down).abs() > limits[0]
+    across = torch.where(is_row_beyond, 2.0 * sizes(moved)[1], across)
     ref1, ref2 = moved.split(1, dim=1)
     # split before the comparison: ONNX Runtime splits booleans only from 1.14 on
     is_beyond1, is_beyond2 = (
-        distance > limits[1] for distance in (columns + across).abs().split(1, dim=1)
+        distance > limit
+        for distance, limit in zip(
+            (columns[:, :, None] + across).abs().split(1, dim=1), limits[1].split(1, dim=1)
+        )
     )
     halfway1, halfway2 = (target + ref2) / 2, (target + ref1) / 2
     filled1 = torch.where(is_beyond1, torch.where(is_beyond2, target, halfway1), ref1)

@@ -179,7 +179,9 @@ def test_the_field_of_a_bent_part_is_recovered(seed):
     )
     channels = [displaced(drawn, STRIP_SIZE, *shift) for shift in ((still, still), *fields)]
     strips = batch(*(channel + generator.normal(0, 2, STRIP_SIZE) for channel in channels))
-    _, _, _, shifts = follow_lines(strips, torch.zeros(1, 2, 2, STRIP_SIZE[0], 1))
+    _, _, _, shifts, _ = follow_lines(
+        strips, strips[:, 1:], torch.zeros(1, 2, 2, STRIP_SIZE[0], 1), torch.zeros(1, 2, 2)
+    )
     off = shifts[1][0].numpy() - fields[:, 1]
     ratio = residual(align(strips, "fine")[0]) / residual(align(strips, "full")[0])
     assert np.sqrt(np.mean(off**2)) < 0.1 and ratio.max() < 0.7
