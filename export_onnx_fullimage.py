@@ -60,6 +60,7 @@ from data.image_files import DEFAULT_INPUT_MAX, load_image
 from data.image_headers import require_decodable
 from data.listing import list_images
 from deploy.export_module import CONTRASTS, INPUT_CHANNELS, INPUTS, OUTPUTS, UINT8_MAX, StripGraph
+from deploy.flags import add_input
 from deploy.metadata import (
     format_table,
     make_entries,
@@ -135,12 +136,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar=("H", "W"),
         help="height and width of the strips in pixels; default: as trained",
     )
-    parser.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="unit",
-        help="unit: float32 0-1; raw: float32 up to input_max; uint8",
-    )
+    add_input(parser)
     parser.add_argument(
         "--input_channels",
         type=int,

@@ -36,7 +36,6 @@ from arguments import (
     newest,
     parse_scoring,
     require_as_asked,
-    whole_number,
 )
 from autoencoder.model import TOOL
 from autoencoder.onnx_pictures import score_with_onnx
@@ -45,9 +44,10 @@ from common.errors import failures_as_user_errors, prefix_errors, run_command
 from common.locations import path_or_url, with_urls
 from common.settings import from_values
 from deploy.doctor import diagnose
+from deploy.flags import add_session
 from deploy.onnx_file import read_file
 from deploy.onnx_predictor import open_detector, torch_device
-from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS, SessionSettings
+from deploy.session import SessionSettings
 from reporting.remote_scoring import takes_urls
 from reporting.score_folder import ScoringSettings, score_folder, score_without_model
 
@@ -61,22 +61,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="ONNX file, or a folder whose newest one is used",
     )
     add_test_folder(parser, "./output/onnx")
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="auto: cuda where it can compute the model, else cpu",
-    )
-    parser.add_argument(
-        "--batch",
-        type=whole_number(1, LARGEST_BATCH, "a call needs memory for all of them at once"),
-        default=1,
-        help="strips per call",
-    )
-    parser.add_argument(
-        "--threads",
-        type=whole_number(1, MOST_THREADS, "each needs a core, and memory of its own"),
-        help="CPU threads per call; default: that of ONNX Runtime, one per core",
+    add_session(
+        parser, "--batch", 1, "CPU threads per call; default: that of ONNX Runtime, one per core"
     )
     parser.add_argument(
         "--cuda_graph",

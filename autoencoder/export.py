@@ -46,6 +46,7 @@ from data.image_headers import require_decodable
 from data.picture_channels import COUNTS
 from data.pictures import list_pictures, read_picture
 from deploy.export_module import INPUTS, UINT8_MAX
+from deploy.flags import add_input
 from deploy.metadata import format_table, write_entries
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY, PARITY_SEED
@@ -70,12 +71,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=ONNX_FOLDER / TOOL,
         help="NAME.onnx, or a folder for a file named after the first model",
     )
-    parser.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="unit",
-        help="unit: float32 0-1; raw: float32 as the camera delivers it; uint8: the same as uint8",
-    )
+    add_input(parser)
     parser.add_argument(
         "--image_size",
         type=whole_number(1, LONGEST_SIDE, "no picture is longer"),

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arguments import ONNX_FOLDER, from_0_to_1, whole_number
+from arguments import ONNX_FOLDER, whole_number
+from classifier.confidence_flags import add_confidence
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import LabelledImages
 from classifier.export_parity import prove_classifier_parity
@@ -42,6 +43,7 @@ from common.command_parser import command_parser, group_flags
 from common.errors import UserError, run_command
 from common.files import atomic_write, remove_partial_files
 from deploy.export_module import INPUTS, UINT8_MAX
+from deploy.flags import add_input
 from deploy.metadata import format_table, write_entries
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, OLDEST_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY
@@ -68,35 +70,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=ONNX_FOLDER / "classifier",
         help="NAME.onnx, or a folder for a file named after the checkpoint",
     )
-    parser.add_argument(
-        "--input",
-        choices=INPUTS,
-        default="unit",
-        help="unit: float32 0-1; raw: float32 as the camera delivers it; uint8: the same as uint8",
-    )
+    add_input(parser)
     parser.add_argument(
         "--opset_version",
         type=whole_number(OLDEST_OPSET),
         default=FIRST_DYNAMO_OPSET,
         help="ONNX opset: 18 is proved for every backbone, an older one where it can be written",
     )
-    parser.add_argument(
-        "--data_root",
-        type=Path,
-        help="data set on whose valid/ and train/ confidences are set anew; default: as the "
-        "checkpoint holds them, else the training's",
-    )
-    parser.add_argument(
-        "--target_error",
-        type=from_0_to_1,
-        help="share of mistakes that the lowest confidence in the metadata is set for; "
+    add_confidence(
+        parser,
+        "share of mistakes that the lowest confidence in the metadata is set for; "
         "default: there is none",
-    )
-    parser.add_argument(
-        "--target_unknown",
-        type=from_0_to_1,
-        default=0.01,
-        help="share of images like those of the training that may be called unknown",
     )
     group_flags(parser, FLAG_GROUPS)
     return parser.parse_args(arguments)

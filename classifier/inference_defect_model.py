@@ -37,7 +37,8 @@ from typing import Any
 
 import numpy as np
 
-from arguments import add_true_or_false, from_0_to_1, whole_number
+from arguments import add_true_or_false, whole_number
+from classifier.confidence_flags import add_confidence
 from classifier.folder_images import FolderImage, ReadImage, list_folder_images
 from classifier.loaded_classifier import LoadedClassifier, load_classifier
 from classifier.metrics import MASK_THRESHOLD
@@ -99,23 +100,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=whole_number(0),
         help="draw pictures of the first so many images of each predicted kind; default: of all",
     )
-    parser.add_argument(
-        "--data_root",
-        type=Path,
-        help="data set on whose valid/ and train/ confidences are set anew; default: as the "
-        "checkpoint holds them, else the training's",
-    )
-    parser.add_argument(
-        "--target_error",
-        type=from_0_to_1,
-        help="an image is unsure below the confidence that this share of mistakes needs; "
+    add_confidence(
+        parser,
+        "an image is unsure below the confidence that this share of mistakes needs; "
         "default: no image is",
-    )
-    parser.add_argument(
-        "--target_unknown",
-        type=from_0_to_1,
-        default=0.01,
-        help="share of images like those of the training that may be called unknown",
     )
     parser.add_argument(
         "--gpu_id", type=whole_number(-1), help="-1: CPU; default: the first GPU, else the CPU"

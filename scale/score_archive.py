@@ -37,7 +37,7 @@ from arguments import (
 from common.command_parser import command_parser, group_flags
 from common.errors import run_command
 from common.storage import is_remote, to_url
-from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS
+from deploy.flags import add_session
 from scale.packages import require_packages
 
 ENGINES = ("local", "ray")
@@ -100,22 +100,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="strips whose results are written together; a job that ended does at most the shards "
         "again that it was at",
     )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="auto: cuda where it can compute the model, else cpu",
-    )
-    parser.add_argument(
+    add_session(
+        parser,
         "--per_call",
-        type=whole_number(1, LARGEST_BATCH, "a call needs memory for all of them at once"),
-        default=8,
-        help="strips per call",
-    )
-    parser.add_argument(
-        "--threads",
-        type=whole_number(1, MOST_THREADS, "each needs a core, and memory of its own"),
-        help="CPU threads of each worker; default: the machine's cores, shared by the workers",
+        8,
+        "CPU threads of each worker; default: the machine's cores, shared by the workers",
     )
     group_flags(parser, GROUPS)
     parsed = parser.parse_args(arguments)
