@@ -26,6 +26,15 @@ TICKS = (  # probabilities, the most important first
     *("0.02", "0.98", "0.4", "0.6", "0.005", "0.995", "0.00001", "0.99999"),
 )
 
+# what the templates of such a chart are given: its size and the edges of its axes
+FROC_FRAME = {
+    "width": WIDTH,
+    "height": FROC_HEIGHT,
+    "left": LEFT,
+    "right": WIDTH - RIGHT,
+    "top": FROC_TOP,
+    "bottom": FROC_HEIGHT - FROC_BOTTOM,
+}
 MAXIMUM = "the highest value of the strip's heatmap"
 # false alarms per strip (N,), ascending, and the recall (N,) that holds from each rate on
 Curve = tuple[np.ndarray, np.ndarray]
@@ -40,7 +49,7 @@ def froc_chart(
     `curves` holds a step curve per detector; its names need not be escaped. Points mark each curve
     at `marked_rates`. False alarms are counted per `unit`.
     """
-    right, bottom = WIDTH - RIGHT, FROC_HEIGHT - FROC_BOTTOM
+    right, bottom = FROC_FRAME["right"], FROC_FRAME["bottom"]
     x_of = _linear_scale(*np.log10(FROC_RATES), LEFT, right)
     y_of = _linear_scale(0, 1, bottom, FROC_TOP)
     # one step per unit: finer ones are invisible, and the path's length does not grow with strips
@@ -59,12 +68,7 @@ def froc_chart(
         )
     return render(
         "froc.html",
-        width=WIDTH,
-        height=FROC_HEIGHT,
-        left=LEFT,
-        right=right,
-        top=FROC_TOP,
-        bottom=bottom,
+        **FROC_FRAME,
         rate_ticks=[(x_of(decade), 10.0**decade) for decade in range(-2, 2)],
         recall_ticks=[(y_of(recall), recall) for recall in np.linspace(0, 1, 6)],
         all_series=all_series,
@@ -123,7 +127,7 @@ def reliability_chart(bins: list[dict[str, float]], unit: str) -> Markup:
     Each of `bins` has `low`, `high`, `confidence` and `accuracy`, 0-1, and the `count` of its
     images or strips, whose name is `unit`.
     """
-    right, bottom = WIDTH - RIGHT, FROC_HEIGHT - FROC_BOTTOM
+    right, bottom = FROC_FRAME["right"], FROC_FRAME["bottom"]
     x_of = _linear_scale(0, 1, LEFT, right)
     y_of = _linear_scale(0, 1, bottom, FROC_TOP)
     places = [
@@ -137,12 +141,7 @@ def reliability_chart(bins: list[dict[str, float]], unit: str) -> Markup:
     ]
     return render(
         "reliability.html",
-        width=WIDTH,
-        height=FROC_HEIGHT,
-        left=LEFT,
-        right=right,
-        top=FROC_TOP,
-        bottom=bottom,
+        **FROC_FRAME,
         ticks=[(x_of(share), y_of(share), share) for share in np.linspace(0, 1, 6)],
         bins=[one | place for one, place in zip(bins, places)],
         unit=unit,
