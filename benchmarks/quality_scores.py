@@ -34,15 +34,9 @@ def score_strip(predictor: Predictor, strip: SuiteStrip) -> ImageScores:
     return score_heatmap(predictor(strip.image), strip)
 
 
-def score_heatmap(heatmap: np.ndarray, strip: SuiteStrip) -> ImageScores:
-    """The scores of a heatmap (H, W), 0-1, of one shot, in types that JSON can hold.
-
-    `scores` has one entry for each detection, `truth` the number of the defect that it found or a
-    negative number, and `truths` the contrast and place of each defect. `distractors` and `missing`
-    have the score of the detection on each such point, or NOT_FOUND.
-    """
-    peaks = find_peaks(heatmap)
-    truths = [
+def true_defects(strip: SuiteStrip) -> list[TrueDefect]:
+    """What a detector should find on a shot, and points that both references lack, uncounted."""
+    return [
         TrueDefect(
             point.center,
             contrast=point.contrast,
@@ -53,6 +47,17 @@ def score_heatmap(heatmap: np.ndarray, strip: SuiteStrip) -> ImageScores:
         for point in strip.points
         if point.presence in ("T", "R12")
     ]
+
+
+def score_heatmap(heatmap: np.ndarray, strip: SuiteStrip) -> ImageScores:
+    """The scores of a heatmap (H, W), 0-1, of one shot, in types that JSON can hold.
+
+    `scores` has one entry for each detection, `truth` the number of the defect that it found or a
+    negative number, and `truths` the contrast and place of each defect. `distractors` and `missing`
+    have the score of the detection on each such point, or NOT_FOUND.
+    """
+    peaks = find_peaks(heatmap)
+    truths = true_defects(strip)
     outcome = match_strip(peaks, truths)
     others = {
         name: [

@@ -32,6 +32,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.command_line import ROOT, make_parser
+from benchmarks.quality_scores import true_defects
 from benchmarks.suite.levels import LEVELS
 from benchmarks.suite.points import Point
 from benchmarks.suite.strips import SuiteStrip, make_good_strip, make_suite_strip
@@ -63,7 +64,7 @@ from data.folder import GOOD, mask_path
 from data.registered_copies import StripAligner
 from data.write_images import write_mask, write_strip
 from evaluation.detections import find_peaks
-from evaluation.matching import FALSE_ALARM, TrueDefect, match
+from evaluation.matching import FALSE_ALARM, match
 from evaluation.metrics import FrocMetrics
 from evaluation.stream import Predictor
 from ops.classical import METHODS
@@ -256,17 +257,7 @@ def review_strip(
     heatmap = predictor(strip.image)
     peaks = find_peaks(heatmap)
     points, margins = peaks.points[:count], peaks.scores[:count]
-    truths = [
-        TrueDefect(
-            point.center,
-            contrast=point.contrast,
-            place=point.place,
-            counts=point.presence == "T",
-            box=point.box,
-        )
-        for point in strip.points
-        if point.presence in ("T", "R12")
-    ]
+    truths = true_defects(strip)
     marks = draw_marks([point for point in strip.points if point.presence == "T"], heatmap.shape)
     planes = strip_planes(strip.image, heatmap, aligner)
     found = match(points, truths)
