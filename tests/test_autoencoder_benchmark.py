@@ -12,17 +12,13 @@ from benchmarks.autoencoder_scores import MEAN, POOLED, mean_of, score_pictures
 from benchmarks.command_line import as_words
 from data.image_files import encode_image
 from data.pictures import list_test_pictures
+from tests.printed_tables import cells
 
 
 def run(capsys, output, *flags):
     words = ["--tiny", "--quick", "--output", str(output), *flags]
     assert autoencoder.main(words) == 0
     return capsys.readouterr().out
-
-
-def cells(printed, row):
-    line = next(line for line in printed.splitlines() if line.startswith(f"| {row} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_every_row_names_what_there_is():

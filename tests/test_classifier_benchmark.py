@@ -13,17 +13,13 @@ from classifier.defect_data import list_labelled
 from classifier.dummy_set import DEFECTS, draw_picture
 from classifier.train_defect_model import parse_args as parse_training
 from data.folder import GOOD
+from tests.printed_tables import cells
 
 
 def run(capsys, output, *flags):
     words = ["--tiny", "--quick", "--output", str(output), *flags]
     assert classifier.main(words) == 0
     return capsys.readouterr().out
-
-
-def cells(printed, row):
-    line = next(line for line in printed.splitlines() if line.startswith(f"| {row} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_every_row_is_a_training_and_differs_from_the_others():
