@@ -35,10 +35,10 @@ def ahead_count() -> int:
 class FetchAhead:
     """Groups of paths that are read roughly in their order, in any number of threads."""
 
-    def __init__(self, groups: Sequence[Sequence[Path]], pool: ThreadPoolExecutor | None):
-        self.groups = groups
-        self._pool = pool
-        self._ahead = pool._max_workers if pool else 0
+    def __init__(
+        self, groups: Sequence[Sequence[Path]], pool: ThreadPoolExecutor | None, ahead: int
+    ):
+        self.groups, self._pool, self._ahead = groups, pool, ahead
         self._lock = threading.Lock()
         self._fetches: list[list[Future]] = []  # of the first groups
 
@@ -61,11 +61,11 @@ def fetching_ahead(groups: Sequence[Sequence[Path]]) -> Iterator[FetchAhead]:
     """Fetch groups of paths ahead during the block; of local paths nothing is done."""
     count = ahead_count() if any(map(is_in_tree, groups[0] if groups else ())) else 0
     if not count:
-        yield FetchAhead(groups, None)
+        yield FetchAhead(groups, None, 0)
         return
     pool = ThreadPoolExecutor(count)
     try:
-        yield FetchAhead(groups, pool)
+        yield FetchAhead(groups, pool, count)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from common.errors import UserError, prefix_errors
-from common.files import atomic_write, file_hash, refused_by_system
+from common.files import file_hash
 from common.storage import fetch, find_object, join, list_objects, put, remove
 
 MANIFEST = "manifest.json"
@@ -67,10 +67,8 @@ def pull(url: str, folder: Path, manifest: str = MANIFEST) -> list[Path]:
                     f"found another object than {manifest} names, expected one whole copy: "
                     "two commands may have written there at once"
                 )
-    with refused_by_system(folder):
-        for name, copy in copies.items():
-            with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(copy.read_bytes())
+    for name, copy in copies.items():
+        put(copy, folder / name)
     return [folder / name for name in copies]
 
 
