@@ -49,11 +49,13 @@ from arguments import (
     is_given,
     newest,
     require_input_max,
+    run_name,
     whole_number,
 )
 from common.command_parser import command_parser, group_flags
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write, remove_partial_files
+from common.mlflow_store import Store, add_mlflow, connect
 from common.notes import warn
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
@@ -68,6 +70,7 @@ from deploy.metadata import (
     shortened,
     write_entries,
 )
+from deploy.model_registry import register
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from deploy.onnx_file import GRAPH_HASH
 from deploy.onnx_predictor import to_model_input
@@ -84,6 +87,7 @@ from ops.candidates import CANDIDATES
 from ops.classical import METHODS
 from ops.detector import AligningDetector
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
+from training.run_folder import TRACKED_SUFFIX
 
 DEFAULT_OPSET = 18
 # strips to measure the ranges of int8 on, of 18 tiles each; more change no range that matters
@@ -94,7 +98,7 @@ ALIGNED = "one trained with --align"  # a detector
 
 
 FLAG_GROUPS = {
-    "from and to": "checkpoint_path method output_path skip_existing describe",
+    "from and to": "checkpoint_path method output_path skip_existing describe mlflow model_name",
     "the file's input and outputs": "input input_channels input_max image_size mode places "
     "outputs missing opset_version",
     "threshold": "good_path",
@@ -220,6 +224,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="print an ONNX file's metadata, and export nothing",
+    )
+    add_mlflow(parser, "the file as a version of a registered model")
+    parser.add_argument(
+        "--model_name",
+        type=run_name,
+        metavar="NAME",
+        help="with --mlflow: the registered model; default: the run's name, or that of --method",
     )
     group_flags(parser, FLAG_GROUPS)
     parsed = parser.parse_args(arguments)
@@ -538,6 +549,21 @@ def read_entries(path: Path) -> dict[str, str]:
     return dict(sorted(open_session(path).get_modelmeta().custom_metadata_map.items()))
 
 
+def register_export(store: Store, arguments: argparse.Namespace, path: Path) -> None:
+    """Register the exported file, under the name of its run where --model_name gives no other.
+
+    Raises `UserError` where MLflow fails.
+    """
+    entries, place = read_entries(path), arguments.checkpoint_path
+    name, note = arguments.method, None
+    if entries["checkpoint"]:
+        name = entries["checkpoint"].removesuffix(BEST_SUFFIX).removesuffix(".pth")
+        note = (place if place.is_dir() else place.parent) / f"{name}{TRACKED_SUFFIX}"
+    name = arguments.model_name or name
+    version = register(store, path, name, entries, note)
+    print(f"it is version {version} of the model {name} at {arguments.mlflow}")
+
+
 def main() -> int:
     arguments = parse_args()
     if arguments.describe:
@@ -547,8 +573,11 @@ def main() -> int:
         print("\n".join([*summarize(entries, str(arguments.describe)), ""]))
         print(format_table(shortened(entries)))
         return 0
+    store = connect(arguments.mlflow) if arguments.mlflow is not None else None
     path = export(arguments)
     print(f"the model is in {path}; next: python inference_onnx.py --model_path '{path}'")
+    if store:
+        register_export(store, arguments, path)
     return 0
 
 

@@ -53,6 +53,7 @@ from common.command_parser import command_parser, group_flags
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.locations import path_or_url
+from common.mlflow_store import add_mlflow, connect
 from common.settings import from_values
 from data.folder import GOOD, StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
@@ -98,6 +99,7 @@ from training.strip_settings import (
     run_pattern,
 )
 from training.strip_task import StripTask, selection_metric
+from training.tracking import TrackedRun
 
 DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
 # flags whose default depends on others or on the device; a run has a value of each
@@ -122,7 +124,7 @@ TEACHER_HELP = "checkpoint of a larger network, which this one learns from besid
 TEST_PICTURES_PER_KIND = 10
 FLAG_GROUPS = {
     "strips": "training_dataset_path img_format channels image_type input_max use_mask",
-    "run": "checkpoint_path name resume overwrite save_every seed epochs patience",
+    "run": "checkpoint_path name resume overwrite save_every seed epochs patience mlflow",
     "painted defects": "recipe recipe_settings num_defects_range",
     "network": "arch base_channels align weighting teacher",
     "loss and optimizer": "bs accumulate lr lr_schedule alpha gamma_start gamma_end gamma_schedule",
@@ -265,6 +267,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT", help=TEACHER_HELP)
     add_target_false_alarms(parser, default=DEFAULT_RATE)
     add_remote_cache(parser)
+    add_mlflow(parser, "settings, figures and pictures of the run")
     group_flags(parser, FLAG_GROUPS)
     return parser
 
@@ -280,6 +283,8 @@ def train(arguments: argparse.Namespace) -> Path | None:
     with join_process_group(arguments.gpu_id) as processes, ExitStack() as resources:
 
         def prepare_here() -> PreparedRun:
+            if arguments.mlflow is not None:
+                connect(arguments.mlflow)  # before anything else takes time
             if arguments.resume:
                 pattern = run_pattern(vars(arguments), arguments.given)
                 pull_run(arguments.resume, arguments.checkpoint_path, pattern)
@@ -290,8 +295,13 @@ def train(arguments: argparse.Namespace) -> Path | None:
         if url and processes.is_main:
             resources.callback(copy_run, folder, url)  # however the training ends
         choose_algorithms(settings)
+        after_save = []
         if processes.is_main:
-            folder.write_start(settings.plain(), describe_start(processes, run.resumed))
+            started = describe_start(processes, run.resumed)
+            folder.write_start(settings.plain(), started)
+            if arguments.mlflow is not None:
+                tracked = TrackedRun(arguments.mlflow, folder, settings.plain(), started)
+                after_save.append(resources.enter_context(tracked).send)
         with explained_failures(settings.bs):
             task = StripTask(settings, dataset, processes.device)
             Training(
@@ -300,6 +310,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
                 processes,
                 folder,
                 load_checkpoint(run.resumed) if run.resumed else None,
+                after_save,
             ).run()
         if not processes.is_main:
             return None

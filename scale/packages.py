@@ -1,15 +1,5 @@
-"""The packages of the scale-out commands, which the other commands do not need."""
+"""Where scale/score_archive.py finds what stands in common/packages.py."""
 
-from importlib.util import find_spec
+from common.packages import require_packages
 
-from common.errors import UserError
-
-REQUIREMENTS = "requirements-scale.txt"
-
-
-def require_packages(*names: str) -> None:
-    """Raise `UserError` with what to install where one of these packages is missing."""
-    if missing := [name for name in names if find_spec(name) is None]:
-        raise UserError(
-            f"found no package {', '.join(missing)}, expected it: pip install -r {REQUIREMENTS}"
-        )
+__all__ = ["require_packages"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from arguments import positive, whole_number
 from common.command_parser import command_parser
 from common.errors import run_command
+from common.packages import require_packages
 from evaluation.matching import MATCH_RADIUS
-from scale.packages import require_packages
 from scale.score_archive import location
 
 MOST_PICTURES = 1000

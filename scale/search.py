@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common.command_parser import command_parser
 from common.errors import run_command
-from scale.packages import require_packages
+from common.packages import require_packages
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """One training of a search: trainer.py in a process of its own, in a folder of its own."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ LONGEST_END = 120.0  # seconds that a training may take to save and end
 LOG = "log.txt"
 WATCHED = "scale.watched_training"
 # flags that a checkpoint does not keep
-NOT_KEPT = ("gpu_id",)
+NOT_KEPT = ("gpu_id", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,7 @@ class TrainingRun:
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of the finished epochs."""
-        try:
-            lines = self.files.file("_metrics.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines]
+        return self.files.read_history()
 
     def value(self, metric: str) -> float:
         """The metric after the epoch whose weights are the best checkpoint's."""

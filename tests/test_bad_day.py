@@ -271,7 +271,7 @@ FLAGS_OF_A_RUN = [
     flag.dest
     for flag in trainer.make_parser()._actions
     if flag.dest not in ("help", "resume", "overwrite", "gpu_id", "checkpoint_path", "version")
-    and flag.dest not in ("remote_cache_gb", "prefetch")  # of a process
+    and flag.dest not in ("remote_cache_gb", "prefetch", "mlflow")  # of a process
 ]
 
 

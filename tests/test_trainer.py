@@ -22,7 +22,13 @@ from trainer import find_strips, parse_args, train
 from training import run_folder
 from training.checkpoint import load_checkpoint
 from training.loop import Training
-from training.run_folder import ALIGNED_SUFFIX, NOT_FINITE_SUFFIX, SUFFIXES, RunFolder
+from training.run_folder import (
+    ALIGNED_SUFFIX,
+    NOT_FINITE_SUFFIX,
+    SUFFIXES,
+    TRACKED_SUFFIX,
+    RunFolder,
+)
 from training.strip_settings import TrainingSettings
 from training.strip_task import StripTask, training_patches
 
@@ -37,7 +43,7 @@ def finished(dataset, tmp_path_factory):
 def test_a_training_leaves_what_it_promises(finished):
     folder, done = finished
     assert done.returncode == 0, done.stderr
-    absent = (NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
+    absent = (NOT_FINITE_SUFFIX, ALIGNED_SUFFIX, TRACKED_SUFFIX)
     assert {path.name for path in folder.iterdir()} == {
         f"{RUN}{end}" for end in SUFFIXES if end not in absent
     } | {

@@ -8,7 +8,7 @@ continues as if it had never stopped.
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,9 @@ STEPS_PER_READING = 20
 class Training:
     """A run: a task's network, its optimizer, its history and its files.
 
-    `resumed` is the content of the checkpoint to continue from; None starts a new run.
+    `resumed` is the content of the checkpoint to continue from; None starts a new run. Each of
+    `after_save` is called in the main process once the last checkpoint and the run's other files
+    are written.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Training:
         processes: ProcessGroup,
         folder: RunFolder,
         resumed: dict[str, Any] | None = None,
+        after_save: Sequence[Callable[[], object]] = (),
     ):
+        self.after_save = after_save
         self.task, self.settings, self.processes, self.folder = task, settings, processes, folder
         self.device = processes.device
         self.loader = TrainingLoader(
@@ -172,6 +176,7 @@ class Training:
                         reporter.finish_epoch(
                             self.history, self.network, self.steps_done, self.is_finished
                         )
+                    self._tell_saved()
             if self.epoch < self.settings.epochs and self.processes.is_main:
                 print(
                     f"stopped after {self.epoch} epochs: "
@@ -215,6 +220,7 @@ class Training:
                     raise Stopped(number)
                 if self._is_time_to_save():
                     self._save(self.folder.last)
+                    self._tell_saved()
             self._read_loss()
             self._require_finite_network()
 
@@ -367,6 +373,11 @@ class Training:
             self._require_finite_network()
             save_checkpoint(path, self.checkpoint())
         self.last_save = time.monotonic()
+
+    def _tell_saved(self) -> None:
+        if self.processes.is_main:
+            for call in self.after_save:
+                call()
 
     def checkpoint(self) -> dict[str, Any]:
         """The content of a checkpoint: all that inference and a resumed run need.

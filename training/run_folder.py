@@ -7,6 +7,7 @@
 {run}_metrics.jsonl     one line per epoch
 {run}_events/           the same for TensorBoard, with the loss of every few steps, and samples
                         with their heatmaps
+{run}_mlflow.json       with --mlflow: which run it is there
 {run}_aligned/          training strips with aligned references, until the run is finished
 {run}_not_finite.pth    only after numbers that are not finite: the batch of that step
 {run}_samples.png, {run}_curves.png, {run}_test/
@@ -51,16 +52,17 @@ except ImportError:  # Windows has no fcntl; there the folder is not locked
 LOCK = ".training.lock"
 SETTINGS_SUFFIX = "_arguments.json"
 TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX = "_test", "_not_finite.pth", "_aligned"
+EVENTS_SUFFIX, HISTORY_SUFFIX, TRACKED_SUFFIX = "_events", "_metrics.jsonl", "_mlflow.json"
 SUFFIXES = (  # of everything that a run writes
     ".pth",
     BEST_SUFFIX,
     SETTINGS_SUFFIX,
     "_environment.json",
-    "_metrics.jsonl",
-    "_events",
+    HISTORY_SUFFIX,
+    EVENTS_SUFFIX,
     "_samples.png",
 )
-SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX)
+SUFFIXES += ("_curves.png", TEST_SUFFIX, NOT_FINITE_SUFFIX, ALIGNED_SUFFIX, TRACKED_SUFFIX)
 # seconds between two drawings of the curves: one drawing takes a second, longer than a small epoch
 CURVES_EVERY = 30.0
 # packages whose versions may change a run's numbers
@@ -78,7 +80,7 @@ class RunFolder:
         self.folder, self.name = folder, name
         self.suffixes = SUFFIXES + more_suffixes
         self.last, self.best = self.file(".pth"), self.file(BEST_SUFFIX)
-        self._events_folder = self.file("_events")
+        self._events_folder = self.file(EVENTS_SUFFIX)
         self._events: SummaryWriter | None = None
         self._drawn = time.monotonic()
 
@@ -148,8 +150,16 @@ class RunFolder:
 
     def write_history(self, history: History) -> None:
         """Write the whole history, so that a resumed run's file shows no interruption."""
-        with atomic_write(self.file("_metrics.jsonl")) as temporary:
+        with atomic_write(self.file(HISTORY_SUFFIX)) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+
+    def read_history(self) -> History:
+        """The history as it was last written; empty before."""
+        try:
+            lines = self.file(HISTORY_SUFFIX).read_text().splitlines()
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines]
 
     def draw_curves(self, history: History, headlines: tuple[str, ...], now: bool = False) -> None:
         """Draw the curves when `now` is set or CURVES_EVERY seconds have passed.
