@@ -55,8 +55,10 @@ from arguments import (
 from common.command_parser import command_parser, group_flags
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write, remove_partial_files
+from common.locations import path_or_url, written_place
 from common.mlflow_store import Store, add_mlflow, connect
 from common.notes import warn
+from common.storage import fetch, join, list_objects, put
 from data.ignored_regions import IgnoredRegions
 from data.image_files import DEFAULT_INPUT_MAX, load_image
 from data.image_headers import require_decodable
@@ -86,6 +88,7 @@ from model import EXPORT_MODES, SegmentationNetworkONNXFullImage
 from ops.candidates import CANDIDATES
 from ops.classical import METHODS
 from ops.detector import AligningDetector
+from reporting.remote_scoring import with_local_inputs
 from training.checkpoint import BEST_SUFFIX, build_network, load_checkpoint, model_info
 from training.run_folder import TRACKED_SUFFIX
 
@@ -95,6 +98,11 @@ CALIBRATION_STRIPS = 16
 LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
 ALIGNED = "one trained with --align"  # a detector
+# flags that take URLs: whether the masks beside a folder belong to it
+REMOTE_INPUTS = {
+    **dict.fromkeys(("checkpoint_path", "describe"), False),
+    **dict.fromkeys(("test_path", "good_path", "calibration_path"), True),
+}
 
 
 FLAG_GROUPS = {
@@ -111,7 +119,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
         "--checkpoint_path",
-        type=Path,
+        type=path_or_url,
         default=CHECKPOINT_FOLDER,
         help="checkpoint, or a folder whose newest best checkpoint is used",
     )
@@ -123,7 +131,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output_path",
-        type=Path,
+        type=path_or_url,
         default=ONNX_FOLDER,
         help="NAME.onnx, or a folder for a file named after the model",
     )
@@ -182,7 +190,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--calibration_path",
-        type=Path,
+        type=path_or_url,
         help="strips to measure the ranges of int8 on; default: generated strips",
     )
     parser.add_argument(
@@ -202,7 +210,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write fp16 or int8 even if it loses more, or is not faster",
     )
     parser.add_argument(
-        "--good_path", type=Path, help="folder of good strips to set a new threshold on"
+        "--good_path", type=path_or_url, help="folder of good strips to set a new threshold on"
     )
     parser.add_argument(
         "--input_max",
@@ -211,7 +219,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--test_path",
-        type=Path,
+        type=path_or_url,
         help="strips to compare the file with PyTorch on; default: generated strips",
     )
     parser.add_argument(
@@ -221,7 +229,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--describe",
-        type=Path,
+        type=path_or_url,
         metavar="FILE",
         help="print an ONNX file's metadata, and export nothing",
     )
@@ -549,16 +557,34 @@ def read_entries(path: Path) -> dict[str, str]:
     return dict(sorted(open_session(path).get_modelmeta().custom_metadata_map.items()))
 
 
+def export_anywhere(arguments: argparse.Namespace) -> tuple[Path, Path | str]:
+    """Export as `export`, from and to URLs, too.
+
+    Returns the path of the file, and where it is for the user: the same, or its URL.
+    """
+    local, output = with_local_inputs(arguments, REMOTE_INPUTS), arguments.output_path
+    if not isinstance(output, str):
+        path = export(local)
+        return path, path
+    local.output_path = written_place(output)
+    path = export(local)
+    place = output if output.endswith(".onnx") else join(output, path.name)
+    put(path, place)
+    return path, place
+
+
 def register_export(store: Store, arguments: argparse.Namespace, path: Path) -> None:
     """Register the exported file, under the name of its run where --model_name gives no other.
 
     Raises `UserError` where MLflow fails.
     """
-    entries, place = read_entries(path), arguments.checkpoint_path
+    entries, place = read_entries(path), str(arguments.checkpoint_path)
     name, note = arguments.method, None
     if entries["checkpoint"]:
         name = entries["checkpoint"].removesuffix(BEST_SUFFIX).removesuffix(".pth")
-        note = (place if place.is_dir() else place.parent) / f"{name}{TRACKED_SUFFIX}"
+        folder = place.removesuffix(entries["checkpoint"])
+        notes = list_objects(join(folder, f"{name}{TRACKED_SUFFIX}"))
+        note = fetch(notes[0]) if notes else None
     name = arguments.model_name or name
     version = register(store, path, name, entries, note)
     print(f"it is version {version} of the model {name} at {arguments.mlflow}")
@@ -568,14 +594,14 @@ def main() -> int:
     arguments = parse_args()
     if arguments.describe:
         with prefix_errors(arguments.describe):
-            entries = read_entries(arguments.describe)
+            entries = read_entries(with_local_inputs(arguments, REMOTE_INPUTS).describe)
             read_metadata(entries)
         print("\n".join([*summarize(entries, str(arguments.describe)), ""]))
         print(format_table(shortened(entries)))
         return 0
     store = connect(arguments.mlflow) if arguments.mlflow is not None else None
-    path = export(arguments)
-    print(f"the model is in {path}; next: python inference_onnx.py --model_path '{path}'")
+    path, place = export_anywhere(arguments)
+    print(f"the model is in {place}; next: python inference_onnx.py --model_path '{place}'")
     if store:
         register_export(store, arguments, path)
     return 0

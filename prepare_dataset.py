@@ -40,7 +40,7 @@ from arguments import (
     camera_range,
     whole_number,
 )
-from common.command_parser import command_parser
+from common.command_parser import command_parser, local_path
 from common.errors import UserError, run_command
 from common.files import new_folder
 from common.pipeline import in_parallel
@@ -153,11 +153,18 @@ def add_input_max(command: argparse.ArgumentParser) -> None:
 def add_combine(command: argparse.ArgumentParser) -> None:
     """Add the flags of `combine`."""
     place = "folder of images, matched by name; or one file for all strips"
-    command.add_argument("--target", required=True, help="folder of Target's images")
-    command.add_argument("--ref1", help=f"of the first reference: {place}")
-    command.add_argument("--ref2", help=f"of the second one: {place}; default: the first one again")
+    command.add_argument(
+        "--target", type=local_place, required=True, help="folder of Target's images"
+    )
+    command.add_argument("--ref1", type=local_place, help=f"of the first reference: {place}")
+    command.add_argument(
+        "--ref2",
+        type=local_place,
+        help=f"of the second one: {place}; default: the first one again",
+    )
     command.add_argument(
         "--references",
+        type=local_place,
         nargs="+",
         metavar="PLACE",
         help="three references or more, each a folder or a file: registered to Target and averaged",
@@ -174,6 +181,12 @@ def add_combine(command: argparse.ArgumentParser) -> None:
         help="how --references are registered: as trainer.py does",
     )
     add_input_max(command)
+
+
+def local_place(text: str) -> str:
+    """The type of a flag that takes a path, or the ending of names; a URL is neither."""
+    local_path(text)
+    return text
 
 
 def add_textures(command: argparse.ArgumentParser) -> None:

@@ -2,15 +2,24 @@
 
 import argparse
 import difflib
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+from common.locations import is_remote
 from common.product import PRODUCT
 
 UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message on unknown flags begins
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser of whole flags, which names the nearest flag for one that it does not know."""
+    """A parser of whole flags, which names the nearest flag for one that it does not know.
+
+    A flag whose type is `Path` takes no URL: that would become a folder with the name of a scheme.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.register("type", Path, local_path)
 
     def error(self, message: str) -> NoReturn:
         """Print the message with the nearest flag to each unknown one, and exit with code 2."""
@@ -22,6 +31,13 @@ class CommandParser(argparse.ArgumentParser):
                 if flag.startswith("-") and nearest:
                     message += f"; {flag}: did you mean {known[nearest[0]]}?"
         super().error(message)
+
+
+def local_path(text: str) -> Path:
+    """Parse a path of this machine. Raises `argparse.ArgumentTypeError` for a URL."""
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(f"found {text}, expected a path of this machine, no URL")
+    return Path(text)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -18,6 +18,7 @@ import onnx
 from common.errors import UserError, shown
 from common.files import file_hash
 from common.product import PRODUCT
+from common.storage import fetch
 from data.image_files import INPUT_MAX_LIMITS
 from deploy.export_module import (
     CONTRASTS,
@@ -95,7 +96,7 @@ def make_entries(
         "product": PRODUCT,
         "tool": STRIP_DETECTOR,
         "checkpoint": checkpoint.name if checkpoint else "",
-        "checkpoint_sha256": file_hash(checkpoint) if checkpoint else "",
+        "checkpoint_sha256": file_hash(fetch(checkpoint)) if checkpoint else "",
         "training_dataset_path": info.training_dataset_path or "",
         "epoch": str(info.epoch),
         **_network_entries(detector),

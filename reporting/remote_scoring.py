@@ -34,10 +34,7 @@ def takes_urls(infer: Command) -> Command:
 
     def infer_anywhere(arguments: argparse.Namespace) -> int:
         set_remote(arguments)
-        local = argparse.Namespace(**vars(arguments))
-        for name, is_data_set in INPUTS.items():
-            if isinstance(given := getattr(arguments, name), str):
-                setattr(local, name, local_view(given, is_data_set=is_data_set))
+        local = with_local_inputs(arguments, INPUTS)
         if arguments.fp_path:
             local.fp_path = [_local_sample(entry) for entry in arguments.fp_path]
         output = arguments.output_dir
@@ -51,6 +48,15 @@ def takes_urls(infer: Command) -> Command:
         return code
 
     return infer_anywhere
+
+
+def with_local_inputs(arguments: argparse.Namespace, inputs: dict[str, bool]) -> argparse.Namespace:
+    """The arguments with local paths for those `inputs` that are URLs, as in INPUTS."""
+    local = argparse.Namespace(**vars(arguments))
+    for name, is_data_set in inputs.items():
+        if isinstance(given := getattr(arguments, name), str):
+            setattr(local, name, local_view(given, is_data_set=is_data_set))
+    return local
 
 
 def _local_sample(entry: SampledFolder) -> SampledFolder:

@@ -153,6 +153,32 @@ def test_an_unknown_flag_gets_the_nearest_one(script, words, nearest, capsys):
 
 
 @pytest.mark.parametrize("script", COMMANDS)
+def test_no_flag_takes_a_url_for_a_path_of_this_machine(script, monkeypatch):
+    """Else a folder of the name s3: would be made without a word."""
+    parser = parser_of(script, monkeypatch)
+    for flag, action in flags_of(parser).items():
+        if action.nargs == 0 or action.choices:
+            continue
+        try:
+            found = parser._get_value(action, "s3://bucket/some/folder")
+        except argparse.ArgumentError:
+            continue
+        assert not isinstance(found, Path), flag
+
+
+def test_a_url_where_none_is_taken_is_one_line(capsys):
+    for script, words in (
+        ("autoencoder.inference", ["--output_dir", "s3://b/x"]),
+        ("prepare_dataset", ["demo", "--output", "s3://b/x"]),
+        ("prepare_dataset", ["combine", "--ref1", "s3://b/x"]),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            importlib.import_module(script).parse_args(words)
+        printed = capsys.readouterr().err
+        assert f"{words[-2]}: found s3://b/x, expected a path of this machine" in printed
+
+
+@pytest.mark.parametrize("script", COMMANDS)
 def test_every_command_says_its_version(script, capsys):
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(script).parse_args(["--version"])
