@@ -81,7 +81,7 @@ from training.flags import add_loop_flags, given_flags
 from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
 from training.presets import FEWEST_STEPS, device_preset, epochs_for, steps_per_epoch
-from training.remote_run import copy_run, pull_run, with_local_run
+from training.remote_run import RunCopies, begin_run, copy_run, pull_run, with_local_run
 from training.resume import AUTO, describe_resumption, find_last_checkpoint, require_state_fits
 from training.run_folder import (
     ALIGNED_SUFFIX,
@@ -142,6 +142,11 @@ class PreparedRun:
     dataset: Dataset
     folder: RunFolder
     resumed: Path | None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with its own files, and is no new run."""
+        return bool(self.resumed) and self.resumed.resolve() == self.folder.last.resolve()
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -288,7 +293,11 @@ def train(arguments: argparse.Namespace) -> Path | None:
             if arguments.resume:
                 pattern = run_pattern(vars(arguments), arguments.given)
                 pull_run(arguments.resume, arguments.checkpoint_path, pattern)
-            return prepare(local, processes, resources)
+            prepared = prepare(local, processes, resources)
+            if url and not prepared.goes_on:
+                overwrite = arguments.overwrite or arguments.resume == AUTO
+                begin_run(prepared.folder, url, overwrite)
+            return prepared
 
         run = processes.run_on_main(prepare_here)
         settings, dataset, folder = run.settings, run.dataset, run.folder
@@ -302,6 +311,8 @@ def train(arguments: argparse.Namespace) -> Path | None:
             if arguments.mlflow is not None:
                 tracked = TrackedRun(arguments.mlflow, folder, settings.plain(), started)
                 after_save.append(resources.enter_context(tracked).send)
+            if url:
+                after_save.append(RunCopies(folder, url, settings.save_every))
         with explained_failures(settings.bs):
             task = StripTask(settings, dataset, processes.device)
             Training(

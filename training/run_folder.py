@@ -194,6 +194,11 @@ class RunFolder:
                 if value is not None:
                     self._events.add_scalar(name, value, step)
 
+    def flush_events(self) -> None:
+        """Write all open events; their file then stays as it is until more are added."""
+        with refused_by_system(self._events_folder):
+            self._events.flush()
+
     def add_samples(self, picture: np.ndarray | None, step: int, name: str = "samples") -> None:
         """Add a picture (H, W, 3) uint8, BGR, to the open events."""
         if picture is None:
