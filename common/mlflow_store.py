@@ -7,7 +7,6 @@ import argparse
 import logging
 import os
 import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -139,6 +138,8 @@ def _find_store(uri: str) -> tuple[str, str | None]:
         file = Path(uri).absolute() / DATABASE
         with refused_by_system(file.parent):
             file.parent.mkdir(parents=True, exist_ok=True)
+    import sqlite3  # not every Python has it
+
     try:
         with closing(sqlite3.connect(file, timeout=LONGEST_LOCK)) as database:
             database.execute("BEGIN IMMEDIATE")  # fails where nothing can be written

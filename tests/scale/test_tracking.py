@@ -12,6 +12,8 @@ import trainer
 from common.errors import UserError
 from common.mlflow_store import connect
 from deploy.session import open_session
+from scale.space import read_space
+from scale.training_run import TrainingRun
 from tests.conftest import QUICK_OPSET, arguments_for, weights, without_test
 from training.tracking import TrackedRun
 
@@ -221,3 +223,13 @@ def test_an_exported_file_is_a_version_whose_tags_are_its_metadata(
     for name, number in (("mine", "2"), ("line-3", "1")):
         place = client.get_model_version_download_uri(name, number).removeprefix("file://")
         assert (Path(place) / output.name).read_bytes() == output.read_bytes()
+
+
+def test_a_search_passes_the_flag_to_its_trainings_resumed_ones_too(tmp_path):
+    space = read_space({"epochs": 1, "mlflow": "store", "lr": {"low": 1e-4, "high": 1e-3}}, {})
+    run = TrainingRun("trial", tmp_path, tmp_path, space.fixed_flags, {})
+    for resumed in (False, True):
+        words = run._words()
+        assert ("--resume" in words) == resumed
+        assert words[words.index("--mlflow") + 1] == "store"
+        run.files.last.touch()
