@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import beta
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
@@ -86,10 +86,32 @@ def test_the_temperature_is_that_by_which_logits_are_too_large():
 
 def test_a_few_images_that_are_all_right_make_nothing_certain():
     logits = np.eye(3)[np.arange(9) % 3] * 4
-    for count in (3, 9):
+    for count in (1, 3, 9):
         temperature = fit_temperature(logits[:count], np.arange(count) % 3)
         confidence = softmax(logits[:count] / temperature, axis=1).max(axis=1)
-        assert confidence == pytest.approx((count + 1) / (count + 3), abs=1e-3)
+        assert confidence.max() < 0.995
+
+
+def test_a_temperature_that_held_out_images_do_not_support_stays_1():
+    generator = np.random.default_rng(1)
+    found, errors = [], []
+    for _ in range(20):
+        logits = generator.normal(0, 3, (2040, 5))
+        shares = softmax(logits, axis=1)
+        labels = (shares.cumsum(axis=1) < generator.random((2040, 1))).sum(axis=1)
+        found.append(fit_temperature(logits[:40], labels[:40]))
+        for temperature in (1.0, found[-1]):
+            chosen = log_softmax(logits[40:] / temperature, axis=1)
+            errors.append(-chosen[np.arange(2000), labels[40:]].mean())
+    # the network is calibrated: most fits of 40 images are chance, and are not believed
+    assert found.count(1.0) >= 12 and min(found) >= 0.5
+    alone, fitted = np.array(errors).reshape(-1, 2).T
+    assert fitted.mean() < alone.mean() + 0.01
+    # what says everything twice too surely is told from 200 images
+    logits = generator.normal(0, 2, (200, 5))
+    shares = softmax(logits, axis=1)
+    labels = (shares.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
+    assert fit_temperature(2 * logits, labels) == pytest.approx(2, rel=0.3)
 
 
 def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
@@ -206,7 +228,6 @@ def test_the_figures_follow_from_the_predictions(data, classified):
     assert found["good_masked"] == np.mean(masked)
     statuses = [row["status"] for row in rows]
     assert found["statuses"] == {name: statuses.count(name) for name in found["statuses"]}
-    # these are the images that the temperature is fitted on
     assert found["calibration"]["held_out_images"] == 12
     lowest, highest = found["lowest_sure_confidence"], found["highest_known_distance"]
     for row in rows:
@@ -293,12 +314,12 @@ def test_a_checkpoint_brings_its_calibration_and_one_without_it_is_calibrated_as
     assert table(moved) == table(earlier) == table(fitted)
     assert {row["distance"] for row in table(moved)} != {""}
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (moved, earlier)]
-    assert figures[0] == figures[1] and figures[0]["calibration"]["temperature"] != 1
+    assert figures[0] == figures[1]
     # --data_root sets other limits, on other images
     others = write_data(tmp_path / "others", count=4, seed=5)
     assert classify(run, tmp_path / "d", *words, "--data_root", others) == 0
     again = json.loads((tmp_path / "d" / "metrics.json").read_text())
-    assert again["calibration"]["temperature"] != figures[0]["calibration"]["temperature"]
+    assert again["highest_known_distance"] != figures[0]["highest_known_distance"]
 
 
 def test_a_stored_calibration_that_is_unusable_is_one_line(data, run, tmp_path, capsys):
