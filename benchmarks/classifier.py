@@ -10,16 +10,19 @@
     python -m benchmarks.classifier --rows --deeppcb DeepPCB/PCBData
     # some rows alone, by the beginnings of their names
     python -m benchmarks.classifier --rows recommended trees
+    # what a review of the strip detector's detections brings, with the flags of benchmarks.review
+    python -m benchmarks.classifier --review --model_path checkpoints/RUN_best.pth
 
 The images are those of `prepare_defect_data.py dummy`: 1,000 to train, 400 to validate, 1,000 to
 test, half of each good. Each row of benchmarks/classifier_rows.py is trained by the tool's own
-command, and its best checkpoint by balanced accuracy on valid/ is measured on test/. IoU and Dice
-are means over the defective images. Cells have the mean over the seeds, with the lowest and the
-highest. The last column is the gain in balanced accuracy over the recommended row of the same seed.
+command, and its best checkpoint by balanced accuracy on valid/ is measured on test/. The
+recommended row has the command's defaults; all others are short trainings, which are compared with
+the base row. IoU and Dice are means over the defective images. Cells have the mean over the seeds,
+with the lowest and the highest. The last column is the gain in balanced accuracy over the base row
+of the same seed.
 
 The benchmark may be interrupted and started again at any time: --output keeps trainings and
-results. With --runs 0 it shows what is finished. What a review of the strip detector's detections
-brings is the subject of `python -m benchmarks.review`.
+results. With --runs 0 it shows what is finished.
 """
 
 import argparse
@@ -30,14 +33,18 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import review
 from benchmarks.classifier_data import boards, dummy_set, part_of
 from benchmarks.classifier_rows import (
+    BASE,
     BOARD_FLAGS,
     BOARD_ROWS,
+    DEFAULTS,
     LEAST_BOARDS,
     LEAST_TEMPLATE_GAIN,
     RECOMMENDED,
     ROWS,
+    SHORT,
     TABLES,
     TINY,
     TREES,
@@ -56,8 +63,9 @@ from common.files import atomic_write
 from ops.efficientnet_lite0 import find_weights
 
 # Raise this number when a change of the code changes what a row scores.
-VERSION = 1
+VERSION = 2
 SEEDS = (42, 1, 2)
+REVIEW = "--review"
 FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -85,6 +93,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rows", nargs="*", help="beginnings of the names of rows; default: those of the tables")
     add("--deeppcb", type=Path, help="PCBData folder of DeepPCB")
     add("--runs", type=int, default=1000, help="largest number of results to compute this time")
+    add(REVIEW, action="store_true", help="run benchmarks.review, with its flags, in place of this")
     add("--tiny", action="store_true", help="all as small as a test needs")
     parsed = parser.parse_args(arguments)
     parsed.seeds = parsed.seeds or list(SEEDS[:1] if parsed.quick else SEEDS)
@@ -92,7 +101,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parsed = parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if REVIEW in words:
+        return review.main([word for word in words if word != REVIEW])
+    parsed = parse_args(words)
     benchmark = ClassifierBenchmark(parsed)
     try:
         if parsed.rows != []:
@@ -137,11 +149,11 @@ class ClassifierBenchmark:
         """Print a row's line of its table."""
         cells = [format_seeds([one.get(name) for one in found.values()]) for name in FIGURES]
         minutes = [one["cpu_seconds"] / 60 for one in found.values() if one["cpu_seconds"]]
-        base = {seed: self.find(_row(RECOMMENDED), seed, is_kept=True) for seed in found}
+        base = {seed: self.find(_row(BASE), seed, is_kept=True) for seed in found}
         gains = [
             one["balanced_accuracy"] - base[seed]["balanced_accuracy"]
             for seed, one in found.items()
-            if base[seed] and row.name != RECOMMENDED
+            if base[seed] and row.table != DEFAULTS and row.name != BASE
         ]
         shown = format_seeds(gains, "+.3f")
         print_row(row.name, *cells, f"{np.mean(minutes):.1f}" if minutes else "-", shown)
@@ -189,7 +201,7 @@ class ClassifierBenchmark:
         asked = self.arguments.rows
         if asked is not None and not row.name.startswith(tuple(asked)):
             return False
-        if asked is None and row.table != WEIGHTS and not self.arguments.all:
+        if asked is None and row.table not in (DEFAULTS, WEIGHTS) and not self.arguments.all:
             return False
         return not row.needs_lite0 or find_weights() is not None
 
@@ -198,14 +210,15 @@ class ClassifierBenchmark:
 
         With `is_kept` only a result that is kept counts.
         """
-        setting = [row.flags, row.images, row.masked, row.name == TREES, self.arguments.tiny]
+        is_trees = row.name == TREES
+        setting = [row.training_flags, row.images, row.masked, is_trees, self.arguments.tiny]
         key = digest(setting)
 
         def compute() -> Result:
             root = self.part(images=row.images, masked=row.masked)
             if row.name == TREES:
                 return score_trees(root)
-            return score_run(self.train(root, row.flags, seed), root)
+            return score_run(self.train(root, row.training_flags, seed), root)
 
         return self.load_or_compute(f"{key}_seed{seed}", compute, is_kept)
 
@@ -214,7 +227,7 @@ class ClassifierBenchmark:
 
         def compute() -> Result:
             root = self.part(without=kind)
-            return score_unknown(self.train(root, (), seed), root, kind)
+            return score_unknown(self.train(root, SHORT, seed), root, kind)
 
         return self.load_or_compute(f"unknown_{kind}_{self.arguments.tiny}_seed{seed}", compute)
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-WEIGHTS, LOSSES, MASKS, IMAGES, BACKBONES = "weights", "losses", "masks", "images", "backbones"
+DEFAULTS, WEIGHTS, LOSSES = "defaults", "weights", "losses"
+MASKS, IMAGES, BACKBONES = "masks", "images", "backbones"
 TABLES = {
+    DEFAULTS: "the defaults, and what needs no network",
     WEIGHTS: "architectures, guidance and weights of the losses",
     LOSSES: "losses and augmentation",
     MASKS: "masks for a share of the defective images",
@@ -11,15 +13,21 @@ TABLES = {
     BACKBONES: "backbones",
 }
 RECOMMENDED, TREES = "recommended", "trees without a network"
+# Of all rows but the recommended one: a third of the steps, and a decoder that ends at half the
+# resolution, which takes near half of the time of a step. Dynamic weights switch as late as they
+# do in the defaults: after two thirds of the epochs.
+SHORT = ("--epochs", 10, "--lr", 3e-3, "--decoder_channels", 32, 16)
+SWITCH = ("--switch_epoch", 7)
+BASE = "guided by its mask, fixed weights"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a training that differs from the recommended one in one thing.
+    """One line of a table: a training that differs from the base in one thing.
 
-    `flags` are further flags of classifier.train_defect_model. `images` is the number of images to
-    learn from (None: all), and `masked` the share of the defective ones with a mask. `needs_lite0`:
-    it takes the ImageNet weights of EfficientNet-Lite0.
+    `flags` are flags of classifier.train_defect_model, after SHORT unless the row `is_long`.
+    `images` is the number of images to learn from (None: all), and `masked` the share of the
+    defective ones with a mask. `needs_lite0`: it takes the ImageNet weights of EfficientNet-Lite0.
     """
 
     name: str
@@ -28,20 +36,27 @@ class Row:
     images: int | None = None
     masked: float = 1.0
     needs_lite0: bool = False
+    is_long: bool = False
+
+    @property
+    def training_flags(self) -> tuple[object, ...]:
+        """All flags of the row's training but those of the data and the machine."""
+        return self.flags if self.is_long else (*SHORT, *self.flags)
 
 
 ROWS = (
-    Row(RECOMMENDED),
-    Row(TREES),
+    Row(RECOMMENDED, DEFAULTS, is_long=True),
+    Row(TREES, DEFAULTS),
+    Row(BASE),
     Row("segmentation alone", flags=("--architecture", "segmentation")),
     Row("classification alone", flags=("--architecture", "classification")),
     Row("two branches", flags=("--architecture", "dual_branch")),
     Row("guidance stopped", flags=("--guidance", "stopped")),
     Row("guidance concatenated", flags=("--guidance", "concatenated")),
-    Row("dynamic weights, step", flags=("--use_dynamic_weights",)),
+    Row("dynamic weights, step", flags=("--use_dynamic_weights", *SWITCH)),
     Row(
         "dynamic weights, linear",
-        flags=("--use_dynamic_weights", "--weight_schedule", "linear"),
+        flags=("--use_dynamic_weights", "--weight_schedule", "linear", *SWITCH),
     ),
     Row("uncertainty weights", flags=("--use_uncertainty_weighting",)),
     Row("Dice over all images", LOSSES, ("--seg_loss", "bce_dice_all")),
@@ -55,19 +70,25 @@ ROWS = (
     Row("masks for 5 %", MASKS, masked=0.05),
     Row("masks for none", MASKS, masked=0.0),
     Row("masks for 10 %, guidance stopped", MASKS, ("--guidance", "stopped"), masked=0.1),
-    Row("100 images", IMAGES, images=100),
-    Row("300 images", IMAGES, images=300),
-    Row("300 images, classification alone", IMAGES, ("--architecture", "classification"), 300),
+    # as many steps as the base has where there are 300 images, and half as many where 100
+    Row("100 images", IMAGES, ("--epochs", 40), 100),
+    Row("300 images", IMAGES, ("--epochs", 30), 300),
     Row(
-        "EfficientNet-Lite0, frozen, 10 epochs",
+        "300 images, classification alone",
+        IMAGES,
+        ("--epochs", 30, "--architecture", "classification"),
+        300,
+    ),
+    Row(
+        "EfficientNet-Lite0, frozen",
         BACKBONES,
-        ("--backbone", "efficientnet_lite0", "--freeze_backbone", "--epochs", 10),
+        ("--backbone", "efficientnet_lite0", "--freeze_backbone"),
         needs_lite0=True,
     ),
     Row(
-        "EfficientNet-Lite0, tuned, 10 epochs",
+        "EfficientNet-Lite0, tuned, 3 epochs",
         BACKBONES,
-        ("--backbone", "efficientnet_lite0", "--epochs", 10, "--lr", 1e-3),
+        ("--backbone", "efficientnet_lite0", "--epochs", 3, "--lr", 1e-3),
         needs_lite0=True,
     ),
 )

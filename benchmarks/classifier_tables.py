@@ -22,11 +22,14 @@ def print_recommended(results: list[Result]) -> None:
     is_kept = "yes" if np.mean(errors) <= MOST_ECE else "no"
     title = f"calibration error after the temperature ({before:.3f} before)"
     print_row(title, format_seeds(errors), f"{MOST_ECE:.2f}", "", is_kept)
-    sure = [one["error_of_sure"] for one in results if one["error_of_sure"] is not None]
-    share = np.mean([one["sure"] for one in results])
-    is_kept = "nothing is sure" if not sure else "yes" if np.mean(sure) <= MOST_ERROR else "no"
-    title = f"error of what is sure at --target_error {TARGET_ERROR:g} ({share:.0%} of the images)"
-    print_row(title, format_seeds(sure), f"{MOST_ERROR:.2f}", "", is_kept)
+    limits = {"valid/": "", "600 of the 1,000 images of test/, on the others": "_of_rest"}
+    for place, suffix in limits.items():
+        errors = [one[f"error_of_sure{suffix}"] for one in results]
+        sure = [error for error in errors if error is not None]
+        share = np.mean([one[f"sure{suffix}"] for one in results])
+        is_kept = "nothing is sure" if not sure else "yes" if np.mean(sure) <= MOST_ERROR else "no"
+        title = f"error of the {share:.0%} that are sure at --target_error {TARGET_ERROR:g}, "
+        print_row(f"{title}set on {place}", format_seeds(sure), f"{MOST_ERROR:.2f}", "", is_kept)
     kinds = list(results[0]["kinds"])
     print(
         "\nrecommended settings by kind, sum of the seeds; rows: the label, columns: what is said"

@@ -51,6 +51,12 @@ class Calibration:
             np.array(self.confidences), np.array(self.is_right, bool), target_error
         )
 
+    def count_without_mistake(self) -> int:
+        """How many of the most confident of these images are right, up to the first wrong one."""
+        order = np.argsort(-np.array(self.confidences), kind="stable")
+        wrong = np.flatnonzero(~np.array(self.is_right, bool)[order])
+        return int(wrong[0]) if len(wrong) else len(order)
+
     def highest_known(self, target_unknown: float) -> float:
         """The distance above which an image is unknown; infinite where none is known.
 

@@ -38,7 +38,7 @@ FLAG_GROUPS = {
     "run": "save_dir resume overwrite save_every seed epochs patience",
     "stages": "init two_stages stage1_epochs stage1_lr stage1_batch_size freeze_backbone",
     "network": "backbone pretrained architecture guidance decoder_channels head_channels dropout",
-    "loss and optimizer": "alpha beta use_dynamic_weights weight_schedule "
+    "loss and optimizer": "alpha beta use_dynamic_weights weight_schedule switch_epoch "
     "use_uncertainty_weighting focal_loss focal_alpha focal_gamma class_weights seg_loss "
     "batch_size accumulate lr lr_schedule weight_decay",
     "machine": "gpu_id num_workers amp compile deterministic sync_batch_norm",
@@ -174,14 +174,20 @@ def _add_loss_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--use_dynamic_weights",
         action="store_true",
-        help=f"weights {START[0]:g} and {START[1]:g} until epoch {SWITCH_EPOCH}, then {END[0]:g} "
-        f"and {END[1]:g}",
+        help=f"weights {START[0]:g} and {START[1]:g} until --switch_epoch, then {END[0]:g} and "
+        f"{END[1]:g}",
     )
     parser.add_argument(
         "--weight_schedule",
         choices=WEIGHT_SCHEDULES,
         default="step",
         help="how --use_dynamic_weights changes them",
+    )
+    parser.add_argument(
+        "--switch_epoch",
+        type=whole_number(1),
+        default=SWITCH_EPOCH,
+        help="epoch from which --use_dynamic_weights has its last weights",
     )
     parser.add_argument(
         "--use_uncertainty_weighting",

@@ -11,7 +11,7 @@ DICE_OF_ALL = "bce_dice_all"
 SEG_LOSSES = ("bce", "dice", "bce_dice", DICE_OF_ALL)
 WEIGHT_SCHEDULES = ("step", "linear")
 ALPHA, BETA = 1.0, 1.0
-# of `dynamic`: weights (alpha, beta) at the start and from SWITCH_EPOCH on
+# of `dynamic`: weights (alpha, beta) at the start and, by default, from SWITCH_EPOCH on
 START, END, SWITCH_EPOCH = (0.5, 1.0), (1.0, 0.3), 20
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 SMOOTH = 1.0  # pixels that Dice adds above and below, so that it is defined for a mask of any size
@@ -20,16 +20,19 @@ SMOOTH = 1.0  # pixels that Dice adds above and below, so that it is defined for
 class DynamicWeightScheduler:
     """Weights (alpha, beta) that move from the mask to the kind while a training goes on.
 
-    `step` changes at SWITCH_EPOCH, `linear` moves until then. Epochs count over both stages of a
+    `step` changes at `switch_epoch`, `linear` moves until then. Epochs count over both stages of a
     training in two stages, so the second does not begin again.
     """
 
-    def __init__(self, schedule: str = "step", epochs_before: int = 0):
+    def __init__(
+        self, schedule: str = "step", epochs_before: int = 0, switch_epoch: int = SWITCH_EPOCH
+    ):
         self.schedule, self.epochs_before = schedule, epochs_before
+        self.switch_epoch = switch_epoch
 
     def weights(self, epoch: int) -> tuple[float, float]:
         """The weights (alpha, beta) of an epoch of this stage, which counts from 0."""
-        share = min(1.0, (epoch + self.epochs_before) / SWITCH_EPOCH)
+        share = min(1.0, (epoch + self.epochs_before) / self.switch_epoch)
         if self.schedule == "step":
             share = float(share >= 1)
         return tuple((1 - share) * start + share * end for start, end in zip(START, END))

@@ -45,6 +45,7 @@ class DefectSettings(LoopSettings):
     beta: float
     use_dynamic_weights: bool
     weight_schedule: str
+    switch_epoch: int
     use_uncertainty_weighting: bool
     focal_loss: bool
     focal_alpha: float

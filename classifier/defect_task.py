@@ -105,7 +105,9 @@ class DefectTask(Task):
             settings.alpha,
             settings.beta,
             settings.seg_loss,
-            DynamicWeightScheduler(settings.weight_schedule, settings.epochs_before),
+            DynamicWeightScheduler(
+                settings.weight_schedule, settings.epochs_before, settings.switch_epoch
+            ),
             (settings.focal_alpha, settings.focal_gamma) if settings.focal_loss else None,
             balanced_weights(counts) if settings.class_weights == BALANCED else None,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from classifier.calibration import Calibration
 from classifier.defect_graph import ATTENTION, DISTANCE, MASK, PROBABILITIES
 from classifier.folder_images import NO_KIND, FolderImage, ReadImage, read_image
 from classifier.loaded_classifier import LoadedClassifier
@@ -50,13 +51,20 @@ def choose_limits(
         return Limits(), warnings
     lowest = 0.0 if target_error is None else calibration.lowest_sure(target_error)
     if not math.isfinite(lowest):
-        count = len(calibration.confidences)
-        needed = pictures_needed(target_error) if 0 < target_error < 1 else count
-        warnings.append(
-            f"every image is unsure: {count} held-out images do not support an error of "
-            f"{target_error:g}, which takes {needed} without a mistake"
-        )
+        warnings.append(_describe_unsupported(calibration, target_error))
     return Limits(lowest, calibration.highest_known(target_unknown)), warnings
+
+
+def _describe_unsupported(calibration: Calibration, target_error: float) -> str:
+    """A line that says how many held-out images a target error takes that these do not support."""
+    count, right = len(calibration.confidences), calibration.count_without_mistake()
+    line = f"every image is unsure: {count} held-out images do not support an error of "
+    line += f"{target_error:g}"
+    if not 0 < target_error < 1:
+        return line
+    needed = pictures_needed(target_error)
+    line += f", which takes {needed} without a mistake; the {right} most confident ones have none"
+    return f"{line}: about {math.ceil(needed * count / right)} would do" if right else line
 
 
 @dataclass(frozen=True)

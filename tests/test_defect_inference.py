@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from classifier.defect_data import list_labelled, read_labelled
 from classifier.defect_graph import DefectGraph
 from classifier.fit_calibration import fit_calibration
 from classifier.inference_defect_model import infer, parse_args
+from classifier.predictions import choose_limits
 from classifier.train_defect_model import parse_args as parse_training
 from classifier.train_defect_model import train
 from common.errors import UserError, run_command
@@ -112,6 +114,18 @@ def test_a_temperature_that_held_out_images_do_not_support_stays_1():
     shares = softmax(logits, axis=1)
     labels = (shares.cumsum(axis=1) < generator.random((200, 1))).sum(axis=1)
     assert fit_temperature(2 * logits, labels) == pytest.approx(2, rel=0.3)
+
+
+def test_a_target_error_that_is_not_supported_says_how_many_images_would_do():
+    confidences = np.linspace(0.5, 1, 400)
+    is_right = [number != 199 for number in range(400)]  # the 200 most confident ones are right
+    calibration = Calibration(1.0, tuple(confidences.tolist()), tuple(is_right))
+    assert calibration.lowest_sure(0.01) == math.inf and calibration.count_without_mistake() == 200
+    classifier = SimpleNamespace(calibration=calibration)
+    limits, (line,) = choose_limits(classifier, 0.01, 0.01)
+    assert limits.lowest_sure == math.inf
+    assert "takes 299 without a mistake; the 200 most confident ones have none: about 598" in line
+    assert not choose_limits(classifier, 0.02, 0.01)[1]
 
 
 def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
@@ -293,7 +307,8 @@ def test_what_is_uncalibrated_says_so(data, run, tmp_path, capsys):
     # 12 held-out images support no error of 1 %
     more = ("--data_root", data, "--target_error", 0.01)
     assert classify(tmp_path / "moved.pth", tmp_path / "out", *folder, *more) == 0
-    assert "every image is unsure: 12 held-out images" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "every image is unsure: 12 held-out images" in said and "takes 299 without a" in said
     assert {row["status"] for row in table(tmp_path / "out")} <= {"unsure", "unknown"}
 
 

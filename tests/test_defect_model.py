@@ -343,6 +343,8 @@ def test_dynamic_weights_move_from_the_mask_to_the_kind_and_do_not_begin_again()
     assert linear.weights(10) == pytest.approx((0.75, 0.65))
     assert linear.weights(20) == pytest.approx((1.0, 0.3))
     assert DynamicWeightScheduler("step", epochs_before=30).weights(0) == (1.0, 0.3)
+    early = DynamicWeightScheduler("step", switch_epoch=3)
+    assert [early.weights(epoch) for epoch in (2, 3)] == [(0.5, 1.0), (1.0, 0.3)]
 
 
 def test_log_variances_are_trained_to_the_losses():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import classifier
 from benchmarks import review as benchmark
 from benchmarks.suite.levels import LEVELS, SUITE_SEED
 from benchmarks.suite.placement import DEFECTS
@@ -360,7 +361,7 @@ def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
 def test_the_benchmark_has_a_row_for_each_review(tmp_path, capsys):
     words = ["--levels", LEVELS[0], "--learn", 7, "--from_good", 2, "--choose", 7, "--test", 8]
     words += ["--steps", 1, "--image_size", 240, 180, "--candidates", 20, "--output", tmp_path]
-    assert benchmark.main([str(word) for word in words]) == 0
+    assert classifier.main(["--review", *map(str, words)]) == 0
     printed = capsys.readouterr().out
     assert "7 strips to choose the weight on at 0.1; 8 strips with 39 defects" in printed
     assert "labels of 7 strips: false" in printed and "no labels, 2 good strips: false" in printed
