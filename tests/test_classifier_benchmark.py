@@ -48,7 +48,7 @@ def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
     rows = ("--rows", RECOMMENDED, "trees", BASE, "masks for none")
     first = run(capsys, tmp_path, *rows, "--runs", "1")
     assert f"| {RECOMMENDED} |" in first and "| trees" not in first
-    printed = run(capsys, tmp_path, *rows)
+    printed = run(capsys, tmp_path, *rows, "--jobs", "2")
     assert 0 <= float(cells(printed, TREES)[1]) <= 1
     found = cells(printed, "masks for none")
     expected = float(found[2]) - float(cells(printed, BASE)[2])
