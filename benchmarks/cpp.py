@@ -109,14 +109,20 @@ def main() -> None:
 
 
 def export_model(
-    folder: Path, base_channels: int = BASE_CHANNELS, opset: int = exporter.DEFAULT_OPSET
+    folder: Path,
+    base_channels: int = BASE_CHANNELS,
+    opset: int = exporter.DEFAULT_OPSET,
+    size: tuple[int, int] = STRIP_SIZE,
 ) -> Path:
-    """Export a network with random weights into `folder`; returns the path of the ONNX file."""
+    """Export a network with random weights into `folder`; returns the path of the ONNX file.
+
+    `size` is the strips' (height, width) in pixels.
+    """
     torch.manual_seed(0)
     weights = SegmentationNetwork(base_channels=base_channels).state_dict()
     facts = {
-        "img_height": STRIP_SIZE[0],
-        "img_width": STRIP_SIZE[1],
+        "img_height": size[0],
+        "img_width": size[1],
         "image_type": "strip",
         "epoch": 0,
         "seed": 0,

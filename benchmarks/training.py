@@ -199,17 +199,25 @@ def patches_per_second(
     return steps * batch_size / (time.perf_counter() - started)
 
 
-def make_dataset(folder: Path, count: int, compression: str | None = None) -> Dataset:
-    """`count` demo strips as TIFF files in a folder, all of them for training."""
+def make_dataset(
+    folder: Path,
+    count: int,
+    compression: str | None = None,
+    size: tuple[int, int] = STRIP_SIZE,
+) -> Dataset:
+    """`count` demo strips as TIFF files in a folder, all of them for training.
+
+    `size` is their (height, width) in pixels.
+    """
     strips = []
     for number in range(count):
         path = folder / f"{number}.tiff"
-        image = make_strip(np.random.default_rng(number))
+        image = make_strip(np.random.default_rng(number), size)
         tifffile.imwrite(
             path, image, photometric="minisblack", planarconfig="separate", compression=compression
         )
         strips.append(StripFile(path, Path(path.name), None, None))
-    return Dataset(STRIP_SIZE, strips, [], [])
+    return Dataset(size, strips, [], [])
 
 
 def make_arguments(folder: Path, *flags: object) -> argparse.Namespace:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import report
-from benchmarks.gpu.__main__ import STEPS
+from benchmarks.gpu.__main__ import STEPS, main
 from benchmarks.gpu.figures import Figure, at_least, at_most, attempt
 from benchmarks.gpu.runner import Step, run_step
 from common.errors import UserError
@@ -20,6 +20,30 @@ from tests import processes
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups and a fork server")
+
+# what a step must yield even where its other parts fail, as a GPU may show
+PARTS = {
+    "runtime": (
+        "a training for the files",
+        *("whole_fp16: written", "whole_fp16: nodes", "whole_fp32: written", "whole_fp32: nodes"),
+        *(f"whole_fp{bits}: difference to PyTorch in float32 on the CPU" for bits in (16, 32)),
+        *("whole_fp16: batch 1, opening and first call", "whole_fp16: batch 1"),
+        *("whole_fp16: batch 1, CUDA graph", "whole_fp32: batch 1, CUDA graph"),
+        "whole_fp16: batch 1, CUDA graph, difference to a call without",
+        *("fp16 so far, batch 1", "fp16 so far, best batch"),
+    ),
+    "failures": (
+        "`python inference_onnx.py --doctor`",
+        "Ctrl-C saves, and says how to go on",
+        "a batch that cannot fit is named in the last line",
+        *("the other run is as before", "and it can be resumed"),
+    ),
+    "compiling": (
+        *("batch 4, this trainer --amp: first step", "batch 4, this trainer --amp --compile"),
+        "batch 4, this trainer --amp --compile: times the one without",
+        *("bfloat16, torch.compile, batch 1: first call", "bfloat16, torch.compile, batch 1"),
+    ),
+}
 
 
 def gpu_check(*flags, **environment):
@@ -30,12 +54,20 @@ def gpu_check(*flags, **environment):
 
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory):
-    """The output of a dry run of all steps."""
+    """The output of a dry run of all steps.
+
+    Its steps are forked from a process that has imported the libraries, as those of other tests.
+    """
     folder = tmp_path_factory.mktemp("gpu")
     processes.write_interpreter(folder / "python")
-    flags = ("--dry_run", "--seconds", 3600, "--output", folder)  # other work may slow it down
-    done = gpu_check(*flags, PYTHON=str(folder / "python"))
-    assert done.returncode == 0, done.stderr + (folder / "log.txt").read_text()
+    # other work may slow it down
+    words = ["gpu", "--dry_run", "--seconds", "3600", "--output", str(folder)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        patch.setenv("PYTHON", str(folder / "python"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        code = main()
+    assert code == 0, (folder / "table.md").read_text() + (folder / "log.txt").read_text()
     return folder
 
 
@@ -48,6 +80,15 @@ def test_a_dry_run_goes_through_every_step(dry):
     table = (dry / "table.md").read_text()
     assert table.count("| the step took |") == len(STEPS) and "**no**" not in table
     assert (dry / "log.txt").read_text().count("=== ") == len(STEPS)
+
+
+@pytest.mark.parametrize("step", PARTS)
+def test_a_dry_run_has_a_figure_of_each_part(dry, step):
+    lines = map(json.loads, (dry / "results.jsonl").read_text().splitlines()[1:])
+    names = [line["name"] for line in lines if line["step"] == step]
+    assert [name for name in PARTS[step] if name not in names] == []
+    # whether the library is there depends on whether test_cpp.py has built it before
+    assert step != "runtime" or any(name.startswith("C++ library") for name in names)
 
 
 def test_documents_take_results_of_a_gpu_only(dry, tmp_path, monkeypatch):

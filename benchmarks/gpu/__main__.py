@@ -17,14 +17,14 @@ import json
 import sys
 import time
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from benchmarks.command_line import ROOT, make_parser
 from benchmarks.gpu.figures import Figure
 from benchmarks.gpu.report import format_results, machine, write_docs
-from benchmarks.gpu.runner import LEAST_SECONDS, Outcome, Step, run_step
+from benchmarks.gpu.runner import LEAST_SECONDS, Outcome, Step, ask, run_step
 from common.errors import UserError, run_command
+from deploy.nvidia import visible_gpus
 
 STEPS = (
     Step("training_run", 240),  # train.sh, kill and resume, equal weights
@@ -44,9 +44,11 @@ def main() -> int:
         write_docs(arguments.write_docs)
         print(f"{arguments.write_docs} is in docs/how-to/gpu.md")
         return 0
-    if not arguments.dry_run and not torch.cuda.is_available():
+    # the driver knows in a moment that there is no GPU; torch has the last word
+    found = ask(machine, arguments.dry_run) if arguments.dry_run or visible_gpus() else None
+    if found is None:
         raise UserError("found no GPU that torch can use, expected one, or --dry_run")
-    return measure(arguments)
+    return measure(arguments, found)
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,11 +64,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(arguments: argparse.Namespace) -> int:
-    """Run the steps, print and write their results, and return the exit code."""
+def measure(arguments: argparse.Namespace, found: dict[str, Any]) -> int:
+    """Run the steps on the machine that was found, print and write their results.
+
+    Returns the exit code.
+    """
     arguments.output.mkdir(parents=True, exist_ok=True)
     results, log = arguments.output / "results.jsonl", arguments.output / "log.txt"
-    results.write_text(json.dumps(machine(arguments.dry_run)) + "\n")
+    results.write_text(json.dumps(found) + "\n")
     log.write_text("")
     end = time.monotonic() + arguments.seconds
     for step in (step for step in STEPS if step.name in arguments.steps):

@@ -1,43 +1,11 @@
-"""What a step of the GPU check is given, and what it yields."""
+"""What a step of the GPU check yields: figures, and what is wanted of them."""
 
 import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from common.errors import one_line
-from data.demo_strips import STRIP_SIZE
-
-SMALL_STRIP = (200, 150)  # (height, width) in pixels, of a dry run
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where a step runs: the device, and an empty folder of its own.
-
-    `is_dry` takes the CPU for the GPU, with sizes that take seconds.
-    """
-
-    folder: Path
-    is_dry: bool
-
-    @property
-    def device(self) -> torch.device:
-        """The first GPU, or the CPU of a dry run."""
-        return torch.device("cpu") if self.is_dry else torch.device("cuda", 0)
-
-    @property
-    def strip_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the strips."""
-        return SMALL_STRIP if self.is_dry else STRIP_SIZE
-
-    def choose(self, full: Any, dry: Any) -> Any:
-        """The first on a GPU, the second in a dry run."""
-        return dry if self.is_dry else full
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tifffile
 import torch
 
 from benchmarks.command_line import ROOT
-from benchmarks.gpu.figures import Setup
+from benchmarks.gpu.setup import Setup
 from benchmarks.training import OurLoop, make_arguments, make_dataset, synchronize
 from data.demo_strips import make_strip
 from data.image_files import to_unit_range
@@ -57,7 +57,7 @@ def make_batch(setup: Setup, count: int) -> torch.Tensor:
 
 def repeated_dataset(setup: Setup, count: int) -> Dataset:
     """A data set of `count` training strips, of which at most DIFFERENT differ."""
-    dataset = make_dataset(setup.folder, min(count, DIFFERENT))
+    dataset = make_dataset(setup.folder, min(count, DIFFERENT), size=setup.strip_size)
     repeats = -(-count // len(dataset.train))
     return replace(dataset, train=(dataset.train * repeats)[:count])
 
@@ -86,11 +86,19 @@ def train_network(setup: Setup, architecture: str, base_channels: int) -> Segmen
 
 
 def run_python(
-    *words: object, interpreter: str = INTERPRETER, **options: object
+    setup: Setup, *words: object, interpreter: str = INTERPRETER, **options: object
 ) -> subprocess.CompletedProcess:
-    """Run a script of the repository, and print what it printed."""
+    """Run a script of the repository, and print what it printed.
+
+    Raises `subprocess.TimeoutExpired` after the setup's longest command.
+    """
     done = subprocess.run(
-        [interpreter, *map(str, words)], cwd=ROOT, capture_output=True, text=True, **options
+        [interpreter, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=setup.longest_command,
+        **options,
     )
     print(f"$ {' '.join(map(str, words))}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done

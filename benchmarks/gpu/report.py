@@ -6,9 +6,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-import torch
-
 from benchmarks.command_line import ROOT
 from benchmarks.gpu.figures import Figure
 from common.errors import UserError
@@ -19,8 +16,17 @@ HOW_TO = ROOT / "docs" / "how-to" / "gpu.md"
 BEGIN, END = "<!-- begin: results -->", "<!-- end: results -->"
 
 
-def machine(is_dry: bool) -> dict[str, Any]:
-    """Card, driver and versions, as the first line of the results file."""
+def machine(is_dry: bool) -> dict[str, Any] | None:
+    """Card, driver and versions, as the first line of the results file.
+
+    None where torch can use no GPU and the run is not dry.
+    """
+    # imported here: they take seconds, and whoever only shows results needs neither
+    import onnxruntime
+    import torch
+
+    if not is_dry and not torch.cuda.is_available():
+        return None
     driver = find_driver()
     return {
         "date": datetime.date.today().isoformat(),

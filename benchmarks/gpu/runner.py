@@ -13,14 +13,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from benchmarks.gpu.figures import Figure, Setup
+from benchmarks.gpu.figures import Figure
 
-# imported once, before the first step: each step's process is forked from one that has them
-PRELOADED = ["torch", "onnxruntime", "benchmarks.training", "export_onnx_fullimage"]
+# Imported once, before the first step: each step's process is forked from one that has them, and
+# the process that starts the steps needs none.
+PRELOADED = ["torch", "onnxruntime", "benchmarks.gpu.materials", "export_onnx_fullimage"]
 OUTPUT = "output.txt"  # what a step prints, in its folder
 LEAST_SECONDS = 10  # with less time left, a step is not started
 LONGEST_END = 10  # seconds to wait for a killed process, which may hang in the driver
@@ -67,6 +70,26 @@ def run_step(step: Step, is_dry: bool, limit: float, results: Path) -> Outcome:
     return Outcome("", seconds, output)
 
 
+def ask(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function returns in a process of its own, which has PRELOADED.
+
+    Raises `EOFError` where that process fails.
+    """
+    context = _forking_context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        process.join(LONGEST_END)
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple) -> None:
+    sender.send(function(*arguments))
+
+
 def _forking_context() -> multiprocessing.context.ForkServerContext:
     # The server never touches the GPU: a process that is forked after that could not use it.
     context = multiprocessing.get_context("forkserver")
@@ -82,12 +105,14 @@ def _work(name: str, folder: Path, is_dry: bool, results: Path) -> None:
     os.dup2(output, sys.stderr.fileno())
     (folder / "work").mkdir()
     with results.open("a") as file:
-        for figure in _figures(name, Setup(folder / "work", is_dry)):
+        for figure in _figures(name, folder / "work", is_dry):
             print(figure.as_json(name), file=file, flush=True)
 
 
-def _figures(name: str, setup: Setup) -> Iterator[Figure]:
-    return importlib.import_module(f"benchmarks.gpu.steps.{name}").run(setup)
+def _figures(name: str, folder: Path, is_dry: bool) -> Iterator[Figure]:
+    from benchmarks.gpu.setup import Setup  # torch, which the process of the caller does without
+
+    return importlib.import_module(f"benchmarks.gpu.steps.{name}").run(Setup(folder, is_dry))
 
 
 def _end_group(number: int) -> None:

@@ -1,10 +1,7 @@
 """What a user meets on a bad day: the doctor's report, a full GPU, Ctrl-C."""
 
-import resource
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,19 +10,27 @@ from pathlib import Path
 import torch
 
 from benchmarks.command_line import FIRST_RECIPE, ROOT
-from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
+from benchmarks.gpu.figures import Figure, attempt, is_so
 from benchmarks.gpu.materials import INTERPRETER, run_python, write_strips
-from benchmarks.gpu.steps.training_run import last_checkpoint, small_flags
+from benchmarks.gpu.setup import Setup
+from benchmarks.gpu.steps.training_run import small_flags, wait_for_checkpoint
 from common.files import file_hash
-from training.checkpoint import load_checkpoint
+from training.checkpoint import BEST_SUFFIX, load_checkpoint
 
 LEFT_ON_GPU = 4 * 2**30  # bytes that another process leaves: enough for libraries, for no batch
-ADDRESS_SPACE = 4 * 2**30  # bytes of a process on the CPU of a dry run
+# trainer.py in a dry run: the process may take a GiB beside what it has when it begins
+WITH_LITTLE_MEMORY = """
+import resource, sys, trainer
+from common.errors import run_command
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)
+sys.exit(run_command(trainer.main))
+"""
 
 
 def run(setup: Setup) -> Iterator[Figure]:
     """Yield what the doctor says, and how a training ends without memory and by Ctrl-C."""
-    done = run_python("inference_onnx.py", "--doctor")
+    done = run_python(setup, "inference_onnx.py", "--doctor")
     findings = [line for line in done.stdout.splitlines() if line.strip()]
     yield Figure("`python inference_onnx.py --doctor`", " / ".join(findings))
     strips = write_strips(setup, 4)
@@ -41,10 +46,12 @@ def interrupt(setup: Setup, flags: list[object]) -> Iterator[Figure]:
     process = subprocess.Popen(
         [INTERPRETER, *map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    while not last_checkpoint(setup.folder / "run") and process.poll() is None:
-        time.sleep(0.01)
+    wait_for_checkpoint(setup, setup.folder / "run", process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    try:
+        _, errors = process.communicate(timeout=setup.longest_command)
+    finally:
+        process.kill()  # where it has not ended by itself
     print(errors)
     is_clean = process.returncode == 130 and "to go on: python" in errors
     yield is_so("Ctrl-C saves, and says how to go on", is_clean and "Traceback" not in errors)
@@ -55,21 +62,20 @@ def run_out_of_memory(setup: Setup, flags: list[object]) -> Iterator[Figure]:
     folder = setup.folder / "run"
     before = hashes(folder)
     large = ["--bs", 64, "--base_channels", setup.choose(64, 512), "--arch", "unet"]
+    large += ["--epochs", 1]  # where it fits after all
+    script = ["-c", WITH_LITTLE_MEMORY] if setup.is_dry else ["trainer.py"]
     with little_memory(setup):
-        done = run_python(
-            *("trainer.py", *flags, *large),
-            preexec_fn=limit_address_space if setup.is_dry else None,
-            interpreter=sys.executable,  # the limit is of the process that trains
-        )
+        done = run_python(setup, *script, *flags, *large)
     last = (done.stderr.strip().splitlines() or [""])[-1]
     is_named = done.returncode == 1 and "out of memory with --bs 64: expected" in last
     name = "a batch that cannot fit is named in the last line"
     yield is_so(name, is_named and "Traceback" not in done.stderr, last)
     after = hashes(folder)
-    yield is_so("the other run is as before", before == {name: after[name] for name in before})
-    run = last_checkpoint(folder)
+    is_kept = before == {name: after.get(name) for name in before}
+    yield is_so("the other run is as before", bool(before) and is_kept)
+    (run,) = [folder / name for name in before if not name.endswith(BEST_SUFFIX)]
     more = load_checkpoint(run)["epoch"] + 1
-    resumed = run_python("trainer.py", "--resume", run, "--epochs", more)
+    resumed = run_python(setup, "trainer.py", "--resume", run, "--epochs", more)
     yield is_so("and it can be resumed", resumed.returncode == 0)
 
 
@@ -86,11 +92,8 @@ def little_memory(setup: Setup) -> Iterator[None]:
         return
     free, _ = torch.cuda.mem_get_info()
     held = torch.empty(max(0, free - LEFT_ON_GPU), dtype=torch.uint8, device=setup.device)
-    yield
-    del held
-    torch.cuda.empty_cache()
-
-
-def limit_address_space() -> None:
-    """Leave the process ADDRESS_SPACE."""
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    try:
+        yield
+    finally:
+        del held
+        torch.cuda.empty_cache()

@@ -12,8 +12,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.figures import Figure, Setup, attempt
+from benchmarks.gpu.figures import Figure, attempt
 from benchmarks.gpu.materials import DIFFERENT, PATCH, make_batch, make_network, milliseconds
+from benchmarks.gpu.setup import Setup
 from benchmarks.training import make_dataset
 from common.device import full_precision
 from data.image_files import DEFAULT_INPUT_MAX, load_image

@@ -8,8 +8,9 @@ from itertools import product
 import numpy as np
 import torch
 
-from benchmarks.gpu.figures import Figure, Setup, at_most, attempt, is_so
+from benchmarks.gpu.figures import Figure, at_most, attempt, is_so
 from benchmarks.gpu.materials import PATCH, make_batch, train_network
+from benchmarks.gpu.setup import Setup
 from common.device import full_precision
 from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.command_line import ROOT
-from benchmarks.gpu.figures import Figure, Setup, attempt, is_so
+from benchmarks.gpu.figures import Figure, attempt, is_so
 from benchmarks.gpu.materials import (
     DIFFERENT,
     INTERPRETER,
@@ -20,6 +20,7 @@ from benchmarks.gpu.materials import (
     same_weights,
     write_strips,
 )
+from benchmarks.gpu.setup import Setup
 from training.checkpoint import BEST_SUFFIX
 
 
@@ -34,7 +35,7 @@ def train_to_the_end(setup: Setup) -> Iterator[Figure]:
     started = time.monotonic()
     demo = ROOT / "dataset" / "demo"
     if not setup.is_dry and not demo.exists():
-        require_success(run_python("prepare_dataset.py", "demo", "--output", demo))
+        require_success(run_python(setup, "prepare_dataset.py", "demo", "--output", demo))
         yield Figure("making the demo strips", time.monotonic() - started, "s")
     small = ["--training_dataset_path", write_strips(setup, 4), *small_flags(setup)]
     words = ["--epochs", 2, "--checkpoint_path", setup.folder / "run", *setup.choose([], small)]
@@ -63,23 +64,30 @@ def train_to_the_end(setup: Setup) -> Iterator[Figure]:
 def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     """Train twice with --deterministic; the second is killed within an epoch, and resumed."""
     strips = write_strips(setup, setup.choose(DIFFERENT, 4))
-    flags = ["--training_dataset_path", strips, "--epochs", 2, "--save_every", 0.001]
+    flags = ["--training_dataset_path", strips, "--epochs", setup.choose(2, 1)]
+    flags += ["--save_every", 0.001]
     flags += ["--recipe", "robust", "--arch", "difference", "--deterministic"]
     flags += ["--align", "fine", "--weighting", "strong_likelihood"]
     flags += setup.choose(["--amp", "--base_channels", 16], small_flags(setup))
     whole, killed = setup.folder / "whole", setup.folder / "killed"
-    require_success(run_python("trainer.py", *flags, "--checkpoint_path", whole))
+    require_success(run_python(setup, "trainer.py", *flags, "--checkpoint_path", whole))
     command = [sys.executable, "trainer.py", *map(str, flags), "--checkpoint_path", str(killed)]
     process = subprocess.Popen(command, cwd=ROOT)
-    while not last_checkpoint(killed) and process.poll() is None:
-        time.sleep(0.01)
+    wait_for_checkpoint(setup, killed, process)
     process.send_signal(signal.SIGKILL)
     yield is_so("killed in the middle", process.wait() == -signal.SIGKILL)
-    require_success(run_python("trainer.py", "--resume", killed))
+    require_success(run_python(setup, "trainer.py", "--resume", killed))
     yield is_so(
         "a killed and resumed run has the weights of another, whole run (--deterministic)",
         same_weights(last_checkpoint(whole), last_checkpoint(killed)),
     )
+
+
+def wait_for_checkpoint(setup: Setup, folder: Path, process: subprocess.Popen) -> None:
+    """Return when a process has written its first checkpoint, has ended, or takes too long."""
+    end = time.monotonic() + setup.longest_command
+    while not last_checkpoint(folder) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def small_flags(setup: Setup) -> list[object]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu.figures import Figure, Setup, at_least
+from benchmarks.gpu.figures import Figure, at_least
 from benchmarks.gpu.materials import repeated_dataset
+from benchmarks.gpu.setup import Setup
 from benchmarks.training import Speed, compare_speed, make_arguments
 from common.distributed import ProcessGroup
 from common.settings import from_values
