@@ -46,7 +46,7 @@ def interrupt(setup: Setup, flags: list[object]) -> Iterator[Figure]:
     process = subprocess.Popen(
         [INTERPRETER, *map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    wait_for_checkpoint(setup, setup.folder / "run", process)
+    wait_for_checkpoint(setup, setup.folder / "run", lambda: process.poll() is None)
     process.send_signal(signal.SIGINT)
     try:
         _, errors = process.communicate(timeout=setup.longest_command)

@@ -1,15 +1,17 @@
 """`bash train.sh` to its end; a training that is killed and resumed; equal weights."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import trainer
 from benchmarks.command_line import ROOT
 from benchmarks.gpu.figures import Figure, attempt, is_so
 from benchmarks.gpu.materials import (
@@ -21,6 +23,7 @@ from benchmarks.gpu.materials import (
     write_strips,
 )
 from benchmarks.gpu.setup import Setup
+from common.errors import run_command
 from training.checkpoint import BEST_SUFFIX
 
 
@@ -71,11 +74,15 @@ def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     flags += setup.choose(["--amp", "--base_channels", 16], small_flags(setup))
     whole, killed = setup.folder / "whole", setup.folder / "killed"
     require_success(run_python(setup, "trainer.py", *flags, "--checkpoint_path", whole))
-    command = [sys.executable, "trainer.py", *map(str, flags), "--checkpoint_path", str(killed)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    wait_for_checkpoint(setup, killed, process)
-    process.send_signal(signal.SIGKILL)
-    yield is_so("killed in the middle", process.wait() == -signal.SIGKILL)
+    # forked, as the signal must meet the process that trains; this one has not touched the GPU
+    process = multiprocessing.get_context("fork").Process(
+        target=train, args=([*flags, "--checkpoint_path", killed],)
+    )
+    process.start()
+    wait_for_checkpoint(setup, killed, process.is_alive)
+    process.kill()
+    process.join(setup.longest_command)
+    yield is_so("killed in the middle", process.exitcode == -signal.SIGKILL)
     require_success(run_python(setup, "trainer.py", "--resume", killed))
     yield is_so(
         "a killed and resumed run has the weights of another, whole run (--deterministic)",
@@ -83,10 +90,16 @@ def kill_and_resume(setup: Setup) -> Iterator[Figure]:
     )
 
 
-def wait_for_checkpoint(setup: Setup, folder: Path, process: subprocess.Popen) -> None:
+def train(flags: list[object]) -> None:
+    """Do in this process what `python trainer.py FLAG...` does, to its end."""
+    sys.argv = ["trainer.py", *map(str, flags)]
+    sys.exit(run_command(trainer.main))
+
+
+def wait_for_checkpoint(setup: Setup, folder: Path, is_running: Callable[[], bool]) -> None:
     """Return when a process has written its first checkpoint, has ended, or takes too long."""
     end = time.monotonic() + setup.longest_command
-    while not last_checkpoint(folder) and process.poll() is None and time.monotonic() < end:
+    while not last_checkpoint(folder) and is_running() and time.monotonic() < end:
         time.sleep(0.01)
 
 
