@@ -23,7 +23,7 @@ from evaluation.detections import find_peaks
 from evaluation.drift import alignment_statistics, channel_statistics, training_ranges
 from evaluation.evaluate import evaluate
 from evaluation.predictors import DetectorPredictor, LastAlignment, TorchPredictor
-from evaluation.results import INSPECTED_CONTRAST, Evaluation, Measure
+from evaluation.results import INSPECTED_CONTRAST, Measure, MetricSet
 from evaluation.stream import BatchPredictor, Predictor, iter_predictions
 from evaluation.thresholds import Calibration, calibrate, calibrate_scores
 from ops.classical import METHODS, baseline_name, choose_sigma, classical_detector
@@ -93,7 +93,7 @@ def best_sigmas(
             first, sample, input_max, f"choosing a Gaussian for {method}", baselines=baselines
         )
         if evaluation.metrics.points.truths:
-            sigmas[method] = max(baselines, key=lambda sigma: _quality(evaluation, sigma))
+            sigmas[method] = _best(evaluation.baselines)
     return sigmas
 
 
@@ -166,7 +166,14 @@ def measure(
     }
 
 
-def _quality(evaluation: Evaluation, sigma: float) -> tuple[float, float]:
-    metrics = evaluation.baselines[sigma].compute()
-    recalls = metrics["point_recall_at_0.1"] + metrics["point_recall_at_1"]
-    return recalls, metrics["pixel_average_precision"] or 0.0  # undefined with points alone
+def _best(baselines: dict[float, MetricSet]) -> float:
+    """The name of the best of the metrics; of equal ones the first."""
+    recalls = {
+        sigma: each.points.recall(0.1) + each.points.recall(1) for sigma, each in baselines.items()
+    }
+    best = [sigma for sigma, recall in recalls.items() if recall == max(recalls.values())]
+    if len(best) == 1:  # pixel metrics take most of the time
+        return best[0]
+    pixels = {sigma: baselines[sigma].pixels.compute() for sigma in best}
+    # undefined with points alone
+    return max(best, key=lambda sigma: pixels[sigma]["pixel_average_precision"] or 0.0)

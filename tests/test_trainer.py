@@ -339,6 +339,9 @@ def test_what_a_run_writes_down(finished):
         "valid_pixel_average_precision" in events.Tags()["scalars"]
         and len(events.Images("samples")) == 3
     )
+    encoded = np.frombuffer(events.Images("samples")[-1].encoded_image_string, np.uint8)
+    shown, first = cv2.imdecode(encoded, cv2.IMREAD_COLOR), folder / f"{RUN}_samples.png"
+    assert shown.shape[0] == cv2.imread(str(first)).shape[0]  # a column more: the heatmap
 
 
 @pytest.mark.parametrize(
