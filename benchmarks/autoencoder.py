@@ -1,6 +1,7 @@
 """How well each way of the reference-free detector finds defects: the plan, and what works.
 
-    # one seed, short trainings, every second test picture: half an hour of two cores
+    # one seed, short trainings, every second test picture, all rows on three classes alone:
+    # half an hour of two cores
     python -m benchmarks.autoencoder --quick
     # three seeds: two hours
     python -m benchmarks.autoencoder
@@ -9,26 +10,30 @@
     # some rows alone, by the beginnings of their names
     python -m benchmarks.autoencoder --rows segment library --quick
 
-The data sets are `textures`, of nine classes, and its class `target`, the first channel of demo
-strips, by itself (python prepare_dataset.py textures). Each row of benchmarks/autoencoder_rows.py
-is trained and built by the tool's own commands and scored by autoencoder.inference on all test
-pictures: image AUROC and average precision, pixel average precision, AUPRO, as the mean over the
-classes, and pooled over all classes, with one threshold and without labels. Rows whose name says
-"classes given" or "a class" know each picture's class. `purity` is that of the clusters against the
-classes, and `routed` the share of test pictures that reach a library of their class.
+The data sets are `textures`, of nine classes (python prepare_dataset.py textures), and its class
+`target`, the first channel of demo strips, by itself. With --quick, `three` of the classes have all
+rows (a photo, an object that turns, and `target`), and the nine have those that might win. Each row
+of benchmarks/autoencoder_rows.py is trained and built by the tool's own commands and scored by
+autoencoder.inference on all test pictures: image AUROC and average precision, pixel average
+precision, AUPRO, as the mean over the classes, and pooled over all classes, with one threshold and
+without labels. Rows whose name says "classes given" or "a class" know each picture's class.
+`purity` is that of the clusters against the classes, and `routed` the share of test pictures that
+reach a library of their class.
 
 The benchmark may be interrupted and started again at any time: --output keeps finished trainings,
-libraries and scores. With --runs 0 it shows what is finished.
+libraries and scores. With --runs 0 it shows what is finished. After each row it says on stderr how
+long the others take, by what was slow so far.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import prepare_dataset
+from benchmarks.autoencoder_data import data_sets, rows_of
+from benchmarks.autoencoder_kept import Kept
+from benchmarks.autoencoder_progress import USUAL_CLASSES, Parts, Progress, parts_of
 from benchmarks.autoencoder_rows import QUICK, ROWS, TINY, Row
 from benchmarks.autoencoder_runs import Runs
 from benchmarks.autoencoder_scores import (
@@ -44,7 +49,7 @@ from benchmarks.autoencoder_scores import (
 from benchmarks.command_line import ROOT, as_words, digest, make_parser
 from benchmarks.tables import format_seeds, print_header, print_row
 from benchmarks.trainings import INTERRUPTED
-from common.errors import UserError, run_command
+from common.errors import run_command
 from common.files import atomic_write
 from data.pictures import group_folders, list_test_pictures
 from ops.efficientnet_lite0 import find_weights
@@ -59,17 +64,6 @@ TITLES = {
     "pixel_average_precision": "pixel AP",
     "pixel_aupro_0.3": "AUPRO",
 }
-# rows on one class alone: those that are trained on it differ from those that know others, too
-ALONE = {
-    "mean picture, classes given",
-    "PCA of patches, classes given",
-    "library and patches",
-    "library, bank",
-    "segment",
-    "segment, library and patches",
-}
-TINY_DATA = ("--train", 6, "--good", 2, "--defective", 5, "--size", 64)
-
 Result = dict[str, object]  # of one row, data set and seed, as JSON holds it
 
 
@@ -89,6 +83,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--mvtec", type=Path, help="ROOT of MVTec AD, or of any data set in its layout")
     add("--folders", type=Path, nargs="+", default=[], help="further such data sets")
     add("--no_textures", action="store_true", help="leave out `textures` and `target`")
+    add("--data_sets", nargs="+", help="names of those to score; default: all")
     add("--rows", nargs="+", default=[""], help="beginnings of the names of rows; default: all")
     add("--runs", type=int, default=1000, help="largest number of results to compute this time")
     add("--tiny", action="store_true", help="all as small as a test needs")
@@ -101,30 +96,23 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     parsed = parse_args(arguments)
     try:
-        for number, (name, root) in enumerate(data_sets(parsed).items()):
+        benchmarks = [
+            DataSetBenchmark(name, root, parsed)
+            for name, root in data_sets(parsed).items()
+            if not parsed.data_sets or name in parsed.data_sets
+        ]
+        left: Parts = {}
+        for benchmark in benchmarks:
+            left |= benchmark.parts_left()
+        progress = Progress(left if parsed.runs else {}, print_aside)
+        for number, benchmark in enumerate(benchmarks):
             print(end="\n" if number else "")
-            DataSetBenchmark(name, root, parsed).print_tables()
+            benchmark.progress = progress
+            benchmark.print_tables()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
-
-
-def data_sets(arguments: argparse.Namespace) -> dict[str, Path]:
-    """The data sets' folders by name; makes the textures where they are missing."""
-    found = {}
-    if not arguments.no_textures:
-        textures = arguments.output.absolute() / f"textures_seed{arguments.data_seed}"
-        if not textures.exists():
-            flags = [*(TINY_DATA if arguments.tiny else ()), "--seed", arguments.data_seed]
-            words = as_words("textures", "--output", textures, *flags)
-            prepare_dataset.prepare(prepare_dataset.parse_args(words))
-        found = {"target": textures / "target", "textures": textures}
-    for folder in [*([arguments.mvtec] if arguments.mvtec else []), *arguments.folders]:
-        if not list_test_pictures(folder):
-            raise UserError(f"{folder}: found no test pictures, expected MVTec AD's layout")
-        found[f"{folder.name} ({digest(folder.absolute())})"] = folder.absolute()
-    return found
 
 
 class DataSetBenchmark:
@@ -139,7 +127,28 @@ class DataSetBenchmark:
         self.groups = [group for group in group_folders(root) if group]
         more = TINY if arguments.tiny else QUICK if arguments.quick else ()
         self.runs = Runs(root, self.folder, self.groups, more, arguments.tiny)
+        self.kept = Kept()
         self.runs_left = arguments.runs
+        self.progress = Progress({}, print_aside)
+
+    def parts_left(self) -> Parts:
+        """What the rows without a result need."""
+        return {
+            part: seconds
+            for row in filter(self.is_asked, ROWS)
+            for seed in self.seeds_of(row)
+            if not self.result_path(row, seed).exists()
+            for part, seconds in self.parts_of(row, seed).items()
+        }
+
+    def parts_of(self, row: Row, seed: int) -> Parts:
+        """What a row needs."""
+        share = max(1, len(self.groups)) / USUAL_CLASSES
+        parts = parts_of(row, self.name, self.members(row, seed))
+        return {
+            part: seconds * (1.0 if "training" in part else share)
+            for part, seconds in parts.items()
+        }
 
     def print_tables(self) -> None:
         """Print the metrics of all rows, and then their image AUROC of each class."""
@@ -160,8 +169,7 @@ class DataSetBenchmark:
         print_header("row", *titles, *more, "what it shows")
         rows: dict[str, list[Result]] = {}
         for row in filter(self.is_asked, ROWS):
-            seeds = self.arguments.seeds[:1] if row.is_ensemble else self.arguments.seeds
-            results = [result for seed in seeds if (result := self.find(row, seed))]
+            results = [result for seed in self.seeds_of(row) if (result := self.find(row, seed))]
             if not results:
                 continue
             rows[row.name] = results
@@ -188,18 +196,42 @@ class DataSetBenchmark:
             return False
         if row.needs == "groups" and not self.groups:
             return False
-        if row.is_ensemble and len(self.arguments.seeds) < 2:
-            return False
-        if self.name == "target" and row.name not in ALONE:
+        known = rows_of(self.name, self.arguments.quick)
+        if known is not None and row.name not in known:
             return False
         return row.needs != "lite0" or find_weights() is not None
 
+    def seeds_of(self, row: Row) -> list[int]:
+        """The seeds of a row's results; an ensemble is of all of them."""
+        return self.arguments.seeds[:1] if row.is_ensemble else self.arguments.seeds
+
+    def members(self, row: Row, seed: int) -> list[int]:
+        """The seeds of the models that score together: SEEDS where one is asked for."""
+        if not row.is_ensemble:
+            return [seed]
+        return self.arguments.seeds if len(self.arguments.seeds) > 1 else list(SEEDS)
+
     def find(self, row: Row, seed: int) -> Result | None:
         """What a row scores, kept or computed; None where --runs are used up."""
+        path = self.result_path(row, seed)
+        if not path.exists():
+            if self.runs_left <= 0:
+                return None
+            self.runs_left -= 1
+            self.progress.begin()
+            content = self.compute(row, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(content))
+            self.progress.finish(f"{self.name}: {row.name}", self.parts_of(row, seed))
+        return json.loads(path.read_text())
+
+    def result_path(self, row: Row, seed: int) -> Path:
+        """The file of a result, named after all that it depends on, and VERSION."""
         setting = asdict(replace(row, sentence="", needs=""))
-        seeds = self.arguments.seeds if row.is_ensemble else [seed]
-        key = digest([setting, self.runs.flags_of(row), seeds, self.arguments.every])
-        return self.load_or_compute(f"{key}_seed{seed}", lambda: self.compute(row, seed))
+        members = self.members(row, seed)
+        key = digest([setting, self.runs.flags_of(row), members, self.arguments.every])
+        return self.folder / "scores" / f"{key}_seed{seed}_v{VERSION}.json"
 
     def compute(self, row: Row, seed: int) -> Result:
         """Train and build what a row needs, and score the test pictures."""
@@ -207,8 +239,8 @@ class DataSetBenchmark:
         if row.baseline:
             predict = make_baselines(self.root, row.baseline)
         else:
-            seeds = self.arguments.seeds if row.is_ensemble else [seed]
-            models = [self.runs.models(row.model, each) for each in seeds] if row.model else []
+            seeds = self.members(row, seed) if row.model else []
+            models = [self.runs.models(row.model, each) for each in seeds]
             first = models[0].get("") if models else None
             if row.library:
                 path = self.runs.library(row.library, seed, first)
@@ -219,7 +251,8 @@ class DataSetBenchmark:
                 group: make_predict(
                     as_words(
                         *(["--models", *(own[group] for own in models)] if models else []), *flags
-                    )
+                    ),
+                    self.kept,
                 )
                 for group in (models[0] if models else [""])
             }
@@ -232,18 +265,10 @@ class DataSetBenchmark:
             "routed": routed_right(path, found, groups) if path else None,
         }
 
-    def load_or_compute(self, name: str, compute: Callable[[], Result]) -> Result | None:
-        """The result kept under a name and VERSION; computed where it is missing."""
-        path = self.folder / "scores" / f"{name}_v{VERSION}.json"
-        if not path.exists():
-            if self.runs_left <= 0:
-                return None
-            self.runs_left -= 1
-            content = compute()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(content))
-        return json.loads(path.read_text())
+
+def print_aside(text: str) -> None:
+    """Print a line that is no part of the tables."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

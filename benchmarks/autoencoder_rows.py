@@ -12,7 +12,7 @@ CLASSES_GIVEN = "classes given"  # a row whose baseline or model is one for each
 PLAN = ("--task", "reconstruct", "--skips", "none", "--epochs", 4, "--validate_every", 4)
 TRAININGS: dict[str, tuple[object, ...]] = {
     "segment": ("--task", "segment"),
-    "segment, one a class": ("--task", "segment", "--per_class", "--epochs", 4),
+    "segment, one a class": ("--task", "segment", "--per_class", "--epochs", 2),
     "repair": ("--task", "repair", "--epochs", 4, "--validate_every", 4),
     "plan": PLAN,
     "ssim 0.8, l1 0.2": (*PLAN, "--loss", "ssim:0.8,l1:0.2"),
@@ -25,7 +25,8 @@ TRAININGS: dict[str, tuple[object, ...]] = {
     "skips shallow": (*PLAN, "--skips", "shallow"),
     "skips all": (*PLAN, "--skips", "all"),
 }
-QUICK = ("--epoch_crops", 256)  # flags of every training with --quick
+# flags of every training with --quick
+QUICK = ("--epoch_crops", 256, "--base_channels", 8, "--validate_every", 4)
 TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--base_channels", 2)
 
 # Flags of autoencoder.feature_library, by the name of the library.
@@ -102,6 +103,18 @@ LIBRARY_ROWS = (
         "No network: features that leave brightness out, and pixels that keep it.",
         library="bank",
         score=BOTH,
+    ),
+    Row(
+        "library and patches, top share 0.001",
+        "The score of few pixels.",
+        library="bank",
+        score=(*BOTH[:-1], 0.001),
+    ),
+    Row(
+        "library and patches, top share 0.02",
+        "The score of many pixels.",
+        library="bank",
+        score=(*BOTH[:-1], 0.02),
     ),
     Row(
         "library, bank",
@@ -294,14 +307,14 @@ SCALE_ROWS = (
         score=_scales("--window_mode", "pyramid"),
     ),
     Row(
-        "segment, top share 0.001",
-        "The score of few pixels.",
+        "segment, top share 0.005",
+        "The score of five times as many pixels.",
         model="segment",
-        score=("--top_share", 0.001),
+        score=("--top_share", 0.005),
     ),
     Row(
         "segment, top share 0.01",
-        "The score of many pixels.",
+        "The score of ten times as many.",
         model="segment",
         score=("--top_share", 0.01),
     ),

@@ -14,6 +14,7 @@ from autoencoder.loaded import calibrate, load_scorers
 from autoencoder.pictures import HELD_OUT_SEED
 from autoencoder.scorer import to_unit
 from autoencoder.trivial_scores import MeanPicture, PatchPCA
+from benchmarks.autoencoder_kept import Kept
 from common.device import choose_device, full_precision
 from data.image_files import DEFAULT_INPUT_MAX, to_batch
 from data.pictures import PictureFile, list_good_pictures, read_picture, split_good
@@ -76,10 +77,14 @@ def mean_of(figures: Iterable[Figures]) -> Figures:
     return {name: float(np.mean(values)) if values else None for name, values in known.items()}
 
 
-def make_predict(flags: list[str]) -> Predict:
-    """What autoencoder.inference scores with for these flags, its statistics set."""
+def make_predict(flags: list[str], kept: Kept) -> Predict:
+    """What autoencoder.inference scores with for these flags, its statistics set.
+
+    `kept` has what other rows' networks and libraries have said of the pictures.
+    """
     arguments = inference.parse_args(flags)
     loaded = load_scorers(arguments, choose_device(arguments.gpu_id))
+    kept.share(loaded)
     calibrate(loaded, arguments)
     return lambda image: _predict(loaded.scorers, image)
 

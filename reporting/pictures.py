@@ -255,6 +255,7 @@ def side_by_side(panels: list[np.ndarray], captions: tuple[str, ...], title: str
 
 def write_text(sheet: np.ndarray, text: str, x: int, y: int) -> None:
     """Write text into a picture (H, W, 3), in place, its baseline beginning at (x, y)."""
-    # cv2.putText ends the process on text that is not valid Unicode, which a file name may be
+    # cv2.putText ends the process on text that is not valid Unicode, which a file name may be.
+    # OpenCV 5 has the letters of Chinese names; OpenCV 4 writes ? for each that it lacks.
     text = text.encode("utf-8", "replace").decode()
     cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, TEXT, 1, cv2.LINE_AA)

@@ -3,10 +3,16 @@
 import json
 
 import numpy as np
+import pytest
+import torch
+from torch import nn
 
 from autoencoder.settings import TASKS
 from autoencoder.trainer import parse_args as parse_training
 from benchmarks import autoencoder
+from benchmarks.autoencoder_data import MAIN, THREE
+from benchmarks.autoencoder_kept import Kept
+from benchmarks.autoencoder_progress import EPOCH, PRESET_EPOCHS, Progress, parts_of
 from benchmarks.autoencoder_rows import LIBRARIES, ROWS, TRAININGS
 from benchmarks.autoencoder_scores import MEAN, POOLED, mean_of, score_pictures
 from benchmarks.command_line import as_words
@@ -21,6 +27,12 @@ def run(capsys, output, *flags):
     return capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """An output folder, where the textures are made once."""
+    return tmp_path_factory.mktemp("benchmark")
+
+
 def test_every_row_names_what_there_is():
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
@@ -29,24 +41,84 @@ def test_every_row_names_what_there_is():
         assert not row.library or row.library in LIBRARIES, row
         assert not row.clusters or row.clusters in LIBRARIES, row
         assert row.baseline or row.model or row.library
+    assert {row.name for row in ROWS} >= MAIN
     for flags in TRAININGS.values():
         words = as_words("--training_dataset_path", "x", *flags)
         assert parse_training(words).task in TASKS
 
 
-def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
+def test_finished_results_are_kept_and_shown(capsys, output, monkeypatch):
     rows = ("--rows", "PCA", "routing to as many", "segment, library and patches")
-    first = run(capsys, tmp_path, *rows, "--runs", "1")
+    rows += ("--data_sets", "textures")
+    first = run(capsys, output, *rows, "--runs", "1")
     assert "PCA of patches" in first and "segment, library" not in first
-    printed = run(capsys, tmp_path, *rows)
+    printed = run(capsys, output, *rows)
     assert 0 <= float(cells(printed, "segment, library and patches")[1]) <= 1
     purity, routed = map(float, cells(printed, "routing to as many clusters as classes")[9:11])
     assert 1 / 9 <= purity <= 1 and 0 <= routed <= 1
     monkeypatch.setattr(autoencoder.DataSetBenchmark, "compute", None)  # nothing is left to do
-    assert run(capsys, tmp_path, *rows) == printed
-    assert run(capsys, tmp_path, *rows, "--runs", "0") == printed
-    (path, *_) = sorted(tmp_path.glob("textures_42/scores/*.json"))
+    assert run(capsys, output, *rows) == printed
+    assert run(capsys, output, *rows, "--runs", "0") == printed
+    (path, *_) = sorted(output.glob("textures_42/scores/*.json"))
     assert {"row", "figures", "purity", "routed"} == set(json.loads(path.read_text()))
+
+
+def test_three_classes_have_rows_of_their_own_in_a_quick_benchmark(capsys, output):
+    rows = ("--rows", "mean picture", "library, bank, cell 8")
+    printed = run(capsys, output, *rows, "--data_sets", "three", "textures", "--runs", "1")
+    three, nine = printed.split("textures: ")
+    assert all(f"| {group} |" in three for group in THREE) and "brick" not in three
+    assert "| mean picture" in three and "| mean picture" in nine and "| brick |" in nine
+
+
+class Counted(nn.Module):
+    calls = 0
+
+    def forward(self, pictures):
+        self.calls += 1
+        return pictures * 2
+
+
+@pytest.mark.parametrize("is_last_kept", (False, True))
+def test_what_a_module_says_of_a_picture_is_kept_by_the_pictures_content(is_last_kept):
+    kept, module = Kept(), Counted()
+    kept._wrap(module, "a", is_last_kept)
+    first, second = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    assert torch.equal(module(first), module(first.clone())) and module.calls == 1
+    assert torch.equal(module(second), second * 2) and module.calls == 2
+    module(first)
+    assert module.calls == (3 if is_last_kept else 2)
+    assert module(torch.zeros(1, 4, 4, 1)).shape == (1, 4, 4, 1)  # other pictures, equal bytes
+
+
+def test_results_of_the_module_used_longest_ago_are_forgotten_first():
+    kept, modules = Kept(most_bytes=100), {name: Counted() for name in "ab"}
+    for name, module in modules.items():
+        kept._wrap(module, name)
+        for level in range(3):
+            module(torch.full((4,), float(level)))
+    assert list(kept.results) == ["a", "b"] and kept.bytes == 96
+    modules["a"](torch.zeros(4))  # now b's are the oldest
+    modules["a"](torch.full((4,), 3.0))
+    assert list(kept.results) == ["a"] and kept.bytes == 64
+
+
+def test_the_remaining_time_counts_what_rows_share_once():
+    segment, patches = (
+        next(row for row in ROWS if row.name == name)
+        for name in ("segment", "segment, library and patches")
+    )
+    alone, both = (parts_of(row, "textures", [1]) for row in (segment, patches))
+    assert alone["textures", "training", "segment", 1] == EPOCH * PRESET_EPOCHS
+    shared = set(alone) & set(both)
+    assert ("textures", "training", "segment", 1) in shared and len(shared) == 2
+    said = []
+    progress = Progress(alone | both, said.append)
+    progress.start -= 1000
+    progress.finish("segment", alone)
+    assert set(progress.left) == set(both) - set(alone)
+    left = sum(progress.left.values()) * 1000 / sum(alone.values()) / 60
+    assert said[-1] == f"segment: 1000 s; about {left:.0f} minutes left"
 
 
 def write_pictures(root):

@@ -31,6 +31,7 @@ from evaluation.thresholds import (
     threshold_for,
 )
 from reporting.descriptions import describe_groups
+from reporting.pictures import write_text
 from reporting.score_pictures import PictureSettings, score_pictures, take_in
 
 CONTRAST = 60  # grey levels, of the painted squares
@@ -145,6 +146,16 @@ def test_the_panels_are_the_picture_those_of_the_predictor_and_the_heatmap(score
         assert sheet.shape[1] == 6 + 3 * (width + 6) and sheet.shape[0] > height
         output = sheet[-6 - height : -6, 6 + width + 6 :][:, :width]
         assert abs(float(np.median(output)) - 100) <= 1
+
+
+@pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 has Latin letters alone")
+def test_chinese_names_are_written_into_pictures_and_not_as_boxes():
+    drawn = [np.zeros((30, 40, 3), np.uint8) for _ in range(3)]
+    for sheet, letter in zip(drawn, "織布?"):
+        write_text(sheet, letter, 5, 20)
+        assert sheet.any()
+    for first, second in ((0, 1), (0, 2), (1, 2)):  # a box for a missing letter is always the same
+        assert (drawn[first] != drawn[second]).any()
 
 
 def test_the_report_speaks_of_pictures_and_shows_the_groups(scored):
