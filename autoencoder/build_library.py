@@ -1,7 +1,7 @@
 """Building a library from good pictures: clusters, whitening, memory, routing, statistics."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from autoencoder.learn_patches import learn_patches
 from autoencoder.library import Library
 from autoencoder.library_maps import LibraryMaps
 from autoencoder.library_scores import measure
+from autoencoder.maps import PATCHES
 from autoencoder.memory import SHRINKAGE, choose, fit_whitening
-from autoencoder.metric import METRICS, learn_metric
+from autoencoder.metric import PAINTED, PLAIN, WHITENED, learn_metric
 from autoencoder.model import Model, load_model
 from autoencoder.picture_facts import PictureFacts, Source, learn_facts, learn_words
 from autoencoder.picture_words import PictureWords
@@ -38,7 +39,7 @@ CELL, MEMORY, INPUT_SIZE, DIMENSIONS = 8, 4000, 192, 128
 class LibrarySettings:
     """How a library is built; the fields are named like the flags.
 
-    No `contrast_windows` mean those that suit each kind of features.
+    No `contrast_windows` and no `metric` mean those that suit the features.
     """
 
     features: tuple[str, ...] = ("bank",)
@@ -59,7 +60,7 @@ class LibrarySettings:
     input_size: int | None = None
     windows: tuple[int, ...] = ()
     input_max: float = 255.0
-    metric: str = METRICS[0]
+    metric: str | None = None
     patches: bool = True
 
 
@@ -102,6 +103,8 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     Raises `UserError` for features that cannot be made, for fewer pictures than clusters and as
     `split_good`.
     """
+    is_asked = settings.metric is not None
+    settings = replace(settings, metric=settings.metric or usual_metric(settings.features))
     is_encoder = "encoder" in settings.features
     model = load_model(settings.model_path) if is_encoder and settings.model_path else None
     channels = 1 if pictures[0].channels is Channels.GREY else 3
@@ -126,20 +129,25 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     mean, matrix, memory, places = _memories(
         facts, labels, len(names), features.blocks, settings, generator
     )
-    is_painted = settings.metric == "painted"
-    if is_painted and settings.level == "patch":
-        memories = (mean, matrix, memory, places)
+    memories = (mean, matrix, memory, places)
+    if settings.metric == PAINTED and settings.level == "patch":
         matrix, memory = learn_metric(train, labels, source, memories, settings.seed)
     patches = None
     if settings.patches:
+        is_painted = settings.metric != WHITENED
         patches = learn_patches(train, labels, source, is_painted, settings.seed)
-    maps = LibraryMaps(
-        features, mean, matrix, memory, settings.level, settings.neighbours, input_size
-    ).eval()
+    common = (settings.level, settings.neighbours, input_size)
+    maps = LibraryMaps(features, mean, matrix, memory, *common).eval()
     router = _router(features, words, facts, labels, settings)
     aurocs = {}
     if patches is not None and settings.level == "patch":
         aurocs = painted_aurocs(valid, maps, patches, router, settings.input_max, settings.seed)
+    score = choose_maps(aurocs)
+    if settings.metric == PLAIN and not is_asked and PATCHES in score:
+        # where patches count, painted damage is like the defects, and so are its directions
+        settings = replace(settings, metric=PAINTED)
+        matrix, memory = learn_metric(train, labels, source, memories, settings.seed)
+        maps = LibraryMaps(features, mean, matrix, memory, *common).eval()
     routed, statistics = measure(
         valid, maps, router, len(names), settings.windows, settings.input_max
     )
@@ -163,9 +171,17 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
         settings.routing if router else "none",
         settings=_plain(settings),
         patches=patches,
-        score=choose_maps(aurocs),
+        score=score,
     )
     return Built(library, clusters, routed, aurocs)
+
+
+def usual_metric(features: Sequence[str]) -> str:
+    """The metric of METRICS that suits kinds of features, as long as patches do not count.
+
+    Those of ImageNet have learned which directions count; whitening would raise the others.
+    """
+    return PLAIN if "lite0" in features else PAINTED
 
 
 def _contrast(settings: LibrarySettings) -> dict[str, tuple[float, ...]]:
@@ -210,10 +226,11 @@ def _memories(
     blocks = blocks * 2 if is_image else blocks
     largest = int(torch.bincount(owners, minlength=count).max())
     size = min(max(1, settings.memory // count), largest)
+    shrinkage = 1.0 if settings.metric == PLAIN else settings.shrinkage
     parts: list[list[torch.Tensor]] = [[], [], [], []]
     for cluster in range(count):
         own = facts.patches[owners == cluster]
-        whitening = fit_whitening(own, blocks, settings.shrinkage, settings.dimensions)
+        whitening = fit_whitening(own, blocks, shrinkage, settings.dimensions)
         white = whitening(own)
         chosen = choose(white, size, settings.selection, generator)
         places = facts.places[owners == cluster][chosen].to(torch.int32)

@@ -166,9 +166,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--metric",
         choices=METRICS,
-        default=METRICS[0],
         help="painted: directions count as they tell painted damage from good patches; whitened: "
-        "all alike",
+        "all alike; plain: as the features have them; default: painted, plain with lite0 where "
+        "patches do not count",
     )
     add_true_or_false(
         parser,

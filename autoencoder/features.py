@@ -23,16 +23,16 @@ from autoencoder.filter_bank import (
 from autoencoder.model import load_model
 from autoencoder.network import UNet
 from common.errors import UserError
-from ops.efficientnet_lite0 import load_lite0
+from ops.efficientnet_lite0 import STAGES, load_lite0
 from ops.filters import sizes
 
 FEATURES = ("encoder", "bank", "random", "lite0")
 CELLS = (4, 8)  # pixels along each side of a cell
 # Levels of an encoder of depth 4 whose cells are 4, 8 and 16 pixels; fewer where it has fewer.
 USUAL_LAYERS = (2, 3, 4)
-# Stages of EfficientNet-Lite0, of strides 16 and 32: on real surfaces the deep ones find what the
-# early ones, which see little more than edges, do not.
-LITE0_LAYERS, LITE0_MULTIPLE = (4, 5), 32
+# Stages of EfficientNet-Lite0, two of stride 16 and one of 32: on real surfaces the deep ones find
+# what the early ones, which see little more than edges, do not.
+LITE0_LAYERS, LITE0_MULTIPLE = (3, 4, 5), 32
 # mean and spread of a usual photograph, which lite0 sees of a locally normalized picture
 PHOTO_MEAN, PHOTO_SPREAD = 0.45, 0.2
 # The windows in which the contrast of pictures is normalized, as shares of the shorter side, of
@@ -200,20 +200,31 @@ def make_features(
     checkpoint: Path | None = None,
     layers: Sequence[int] | None = None,
     contrast: Mapping[str, Sequence[float]] = CONTRAST,
+    stages: Sequence[int] = LITE0_LAYERS,
 ) -> FeatureExtractor:
     """The extractor of `kinds` of FEATURES, in evaluation mode, without gradients.
 
     `checkpoint` and its `layers` (0 is the first level) are for `encoder`; `contrast` has the
-    windows of contrast of `bank` and `lite0`.
+    windows of contrast of `bank` and `lite0`. `stages` are those of `lite0`.
 
     Raises `UserError` for `encoder` without a checkpoint, a checkpoint of other channels or without
     such a layer, and where lite0 is not installed.
     """
     parts = [
-        _make(kind, channels, cell, checkpoint, layers, contrast) for kind in dict.fromkeys(kinds)
+        _make(kind, channels, cell, checkpoint, layers, contrast, stages)
+        for kind in dict.fromkeys(kinds)
     ]
     features = parts[0] if len(parts) == 1 else JoinedFeatures(parts)
     return features.eval().requires_grad_(False)
+
+
+def are_stages(stages: object) -> bool:
+    """Whether what a file holds are stages of EfficientNet-Lite0."""
+    return (
+        isinstance(stages, list)
+        and bool(stages)
+        and all(isinstance(stage, int) and 0 <= stage < len(STAGES) for stage in stages)
+    )
 
 
 def normalize_contrast(pictures: torch.Tensor, share: float) -> torch.Tensor:
@@ -239,11 +250,12 @@ def _make(
     checkpoint: Path | None,
     layers: Sequence[int] | None,
     contrast: Mapping[str, Sequence[float]],
+    stages: Sequence[int],
 ) -> FeatureExtractor:
     if kind == "bank":
         return BankFeatures(channels, cell, contrast[kind])
     if kind == "lite0":
-        return Lite0Features(cell, contrast=contrast[kind])
+        return Lite0Features(cell, stages, contrast[kind])
     if kind == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)

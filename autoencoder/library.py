@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 
-from autoencoder.features import CELLS, CONTRAST, FEATURES, MOST_CONTRAST, make_features
+from autoencoder.features import (
+    CELLS,
+    CONTRAST,
+    FEATURES,
+    LITE0_LAYERS,
+    MOST_CONTRAST,
+    are_stages,
+    make_features,
+)
 from autoencoder.library_maps import LEVELS, TENSORS, LibraryMaps
 from autoencoder.maps import LIBRARY, OF_LIBRARY
 from autoencoder.model import TOOL
@@ -18,6 +26,7 @@ from training.checkpoint import is_stored, read_checkpoint, save_checkpoint
 
 KIND, VERSION = "feature library", 2
 COMMAND = "python -m autoencoder.feature_library"
+EARLIER_STAGES = (4, 5)  # of lite0 in files that do not name them
 KEYS = {
     "features": list,
     "cell": int,
@@ -85,6 +94,7 @@ class Library:
     settings: dict[str, Any] = field(default_factory=dict)
     patches: PatchStatistics | None = None  # of pixels; None where there are none
     score: tuple[str, ...] = (LIBRARY,)  # the maps that suit its pictures, of OF_LIBRARY
+    stages: tuple[int, ...] = LITE0_LAYERS  # of lite0
 
     def clusters(self) -> dict[str, int]:
         """The cluster of each picture of `train` that the library remembers a vector of."""
@@ -117,6 +127,7 @@ def save_library(library: Library, path: Path) -> None:
             "channels": library.channels,
             "layers": list(library.layers) if library.layers is not None else None,
             "contrast": {kind: list(windows) for kind, windows in library.contrast.items()},
+            "stages": list(library.stages),
             "checkpoint": str(library.checkpoint) if library.checkpoint else None,
             "identity": maps.features.identity(),
             "level": maps.level,
@@ -159,6 +170,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
             place,
             content["layers"],
             content["contrast"],
+            content["stages"],
         )
         if features.identity() != content["identity"]:
             source = f" of {place}" if "encoder" in content["features"] else ""
@@ -196,6 +208,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
         content.get("settings", {}),
         _patches_of(content),
         _score_of(content),
+        tuple(content["stages"]),
     )
 
 
@@ -214,6 +227,7 @@ def require_same_checkpoint(library: Library, checkpoints: Sequence[Path]) -> No
             checkpoint,
             library.layers,
             library.contrast,
+            library.stages,
         )
         if features.identity() == library.maps.features.identity():
             return
@@ -257,6 +271,7 @@ def _read(path: Path) -> dict[str, Any]:
         or content["cell"] not in CELLS
         or content["channels"] not in (1, 3)
         or not _is_contrast(content["contrast"])
+        or not are_stages(content.setdefault("stages", list(EARLIER_STAGES)))
         or content["level"] not in LEVELS
         or not all(is_stored(content[name]) for name in TENSORS)
         or not _fit_together(content)

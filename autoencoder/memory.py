@@ -55,10 +55,10 @@ def fit_whitening(
     covariance = scaled.T @ scaled / len(scaled)
     size = len(covariance)
     level = covariance.trace() / size
-    shrunk = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(size).double()
-    variances, directions = torch.linalg.eigh(shrunk)
-    order = variances.argsort(descending=True)[:most]
-    variances, directions = variances[order], directions[:, order]
+    # by their own variances: of the shrunk covariance all are alike for shrinkage 1
+    variances, directions = torch.linalg.eigh(covariance)
+    variances, directions = variances.flip(0)[:most], directions.flip(1)[:, :most]
+    variances = (1 - shrinkage) * variances + shrinkage * level
     matrix = scales[:, None] * directions / variances.clamp(min=1e-6 * level + 1e-12).sqrt()
     length = (centred @ matrix).square().sum(dim=1).mean().sqrt().clamp(min=LEAST_SPREAD)
     return Whitening(mean, (matrix / length).float())

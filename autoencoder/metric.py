@@ -22,11 +22,12 @@ from data.pictures import PictureFile
 from gaussian import MAX_GREY
 from ops.filters import sizes
 
-METRICS = ("painted", "whitened")
+METRICS = ("painted", "whitened", "plain")
+PAINTED, WHITENED, PLAIN = METRICS
 DIMENSIONS = 48  # of vectors by the metric `painted`
 FEWEST_DAMAGED = 50  # cells, to learn a metric from
 PICTURES = 10  # of each cluster that are painted
-PAINTED = 4  # times
+VERSIONS = 4  # of each, painted anew
 DAMAGES = 3  # in a painted picture
 SHRINKAGE = 0.1  # of the covariance of good residuals
 DAMAGED_SHARE = 0.3  # of a cell's pixels, from which on it counts as damaged
@@ -142,7 +143,7 @@ def _versions(
     """A picture as it is and painted, with the damaged share (cells,) of each cell."""
     height, width = (side // cell for side in sizes(picture))
     yield picture, torch.zeros(height * width)
-    for _ in range(PAINTED):
+    for _ in range(VERSIONS):
         painted, mask = paint(picture, defects, donors, generator)
         yield painted, functional.avg_pool2d(mask[None, None].float(), cell).flatten()
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from autoencoder.build_library import LibrarySettings, build_library
+from autoencoder.build_library import LibrarySettings, build_library, usual_metric
 from autoencoder.clusters import cluster_pictures, cross_table, format_cross_table, purity
 from autoencoder.feature_library import main
-from autoencoder.features import make_features, picture_vectors
+from autoencoder.features import are_stages, make_features, picture_vectors
 from autoencoder.filter_bank import box_mean, normalize_locally
 from autoencoder.library import load_library, require_same_checkpoint, save_library
 from autoencoder.library_maps import LibraryMaps
@@ -110,6 +110,10 @@ def test_whitening_decorrelates_and_no_block_dominates():
     vectors = torch.cat([mixed[:, :2] * 1000 + 7, mixed[:, 2:]], dim=1)
     white = fit_whitening(vectors, [2, 3], shrinkage=0.0)(vectors)
     assert torch.allclose(white.T @ white / len(white), torch.eye(5) / 5, atol=1e-3)
+    whole, first = (fit_whitening(vectors, [2, 3], 1.0, most)(vectors) for most in (None, 1))
+    spreads = whole.var(dim=0)  # of directions that are kept in the order of their variance
+    assert torch.equal(spreads, spreads.sort(descending=True).values) and spreads[0] > spreads[4]
+    assert torch.allclose(first[:, 0] / first.std(), whole[:, 0] / whole[:, 0].std(), atol=1e-4)
     # not whitened at all: both blocks carry half of the squared length
     scaled = fit_whitening(vectors, [2, 3], shrinkage=1.0)
     parts = [(vectors - scaled.mean)[:, part] @ scaled.matrix[part] for part in ([0, 1], [2, 3, 4])]
@@ -226,6 +230,12 @@ def test_lite0_is_the_published_network():
     pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] / 255
     small = torch.nn.functional.interpolate(pixels, size=(224, 224), mode="bilinear")
     assert network(small).argmax().item() in (281, 282, 285)  # ImageNet's domestic cats
+
+
+def test_stages_of_lite0_are_numbers_of_some():
+    assert are_stages([3, 4, 5]) and are_stages([0])
+    for wrong in ([], [7], [-1], ["3"], None, (3,), "345"):
+        assert not are_stages(wrong)
 
 
 def test_lite0_that_is_not_installed_is_one_line_that_names_the_package(monkeypatch):
@@ -351,6 +361,20 @@ def test_words_as_counted_by_hand():
     features = torch.ones(1, 2, 2, 2)
     features[0, 0, 1, 1] = 7
     assert words(features).tolist() == [pytest.approx([0.75**0.5, 0.25**0.5])]
+
+
+def test_features_of_imagenet_begin_with_their_own_metric_and_all_others_with_the_painted_one(
+    root,
+):
+    assert usual_metric(("lite0",)) == usual_metric(("lite0", "bank")) == "plain"
+    assert usual_metric(("bank", "encoder")) == "painted"
+    settings = LibrarySettings(input_size=SIDE, metric="plain", patches=False, valid_share=0.3)
+    library = build_library(list_good_pictures(root), settings, root).library
+    for matrix in library.maps.matrix:  # turned and scaled: distances are those of the features
+        products = matrix.T @ matrix
+        expected = torch.eye(len(products)) * products[0, 0]
+        assert torch.allclose(products, expected, rtol=1e-3, atol=1e-3 * float(products[0, 0]))
+    assert library.settings["metric"] == "plain"
 
 
 def test_the_image_level_has_one_distance_a_picture(root):
