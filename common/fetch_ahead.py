@@ -9,9 +9,10 @@ from pathlib import Path
 
 from common.errors import UserError, shown
 from common.remote_tree import is_in_tree
-from common.storage import fetch
+from common.storage import StoredObject, fetch
 
 AHEAD_VARIABLE = "REMOTE_PREFETCH"  # read by child processes, too
+File = Path | StoredObject  # a path in a tree, or an object as listed
 DEFAULT_AHEAD, MOST_AHEAD = 16, 256  # objects
 
 
@@ -33,10 +34,10 @@ def ahead_count() -> int:
 
 
 class FetchAhead:
-    """Groups of paths that are read roughly in their order, in any number of threads."""
+    """Groups of files that are read roughly in their order, in any number of threads."""
 
     def __init__(
-        self, groups: Sequence[Sequence[Path]], pool: ThreadPoolExecutor | None, ahead: int
+        self, groups: Sequence[Sequence[File]], pool: ThreadPoolExecutor | None, ahead: int
     ):
         self.groups, self._pool, self._ahead = groups, pool, ahead
         self._lock = threading.Lock()
@@ -57,9 +58,9 @@ class FetchAhead:
 
 
 @contextmanager
-def fetching_ahead(groups: Sequence[Sequence[Path]]) -> Iterator[FetchAhead]:
-    """Fetch groups of paths ahead during the block; of local paths nothing is done."""
-    count = ahead_count() if any(map(is_in_tree, groups[0] if groups else ())) else 0
+def fetching_ahead(groups: Sequence[Sequence[File]]) -> Iterator[FetchAhead]:
+    """Fetch groups of files ahead during the block; of local paths nothing is done."""
+    count = ahead_count() if any(map(_is_fetched, groups[0] if groups else ())) else 0
     if not count:
         yield FetchAhead(groups, None, 0)
         return
@@ -68,6 +69,10 @@ def fetching_ahead(groups: Sequence[Sequence[Path]]) -> Iterator[FetchAhead]:
         yield FetchAhead(groups, pool, count)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_fetched(file: File) -> bool:
+    return isinstance(file, StoredObject) or is_in_tree(file)
 
 
 def fetch_together(paths: Iterable[Path]) -> None:

@@ -56,18 +56,25 @@ class Archive:
         strips = sorted(without_masks(Path(), images[held[0]]))
         return [ListedStrip(it.as_posix(), found[it].size, found[it].etag) for it in strips]
 
+    def stored(self, strip: ListedStrip) -> StoredObject | Path:
+        """What a strip is read from: the object as it was listed, or its path."""
+        place = self.place(strip.path)
+        if is_remote(self.location):
+            return StoredObject(place, strip.size, strip.etag)
+        return Path(place)
+
     def open(self, strip: ListedStrip) -> Path:
         """A local file with a strip as it was listed.
 
         Raises `UserError`, naming its path or URL, for another content or none.
         """
-        place = self.place(strip.path)
-        if is_remote(self.location):
-            return fetch(StoredObject(place, strip.size, strip.etag))
-        with prefix_errors(place), failures_as_user_errors():
-            if local_etag(Path(place)) != strip.etag:
+        stored = self.stored(strip)
+        if isinstance(stored, StoredObject):
+            return fetch(stored)
+        with prefix_errors(stored), failures_as_user_errors():
+            if local_etag(stored) != strip.etag:
                 raise UserError("found another content than when the archive was listed")
-        return Path(place)
+        return stored
 
 
 def local_etag(path: Path) -> str:

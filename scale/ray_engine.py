@@ -71,7 +71,7 @@ def score_with_ray(
     use the model, and when Ray cannot be reached or fails.
     """
     rest = iter(chunks)
-    with _connected(actors):
+    with connected(actors):
         while part := list(islice(rest, CHUNKS_AT_ONCE)):
             yield from _score_part(job, part, actors)
 
@@ -103,7 +103,7 @@ def _score_part(
 
 
 @contextmanager
-def _connected(actors: Actors) -> Iterator[None]:
+def connected(actors: Actors) -> Iterator[None]:
     """Have Ray, for the block: a cluster's, or one of our own that ends with the block.
 
     Ray's processes here end with this process even where that is killed: they ask the system.

@@ -36,9 +36,9 @@ from arguments import (
 )
 from common.command_parser import command_parser, group_flags
 from common.errors import run_command
+from common.packages import require_packages
 from common.storage import is_remote, to_url
 from deploy.flags import add_session
-from scale.packages import require_packages
 
 ENGINES = ("local", "ray")
 MOST_WORKERS = 4096

@@ -10,6 +10,7 @@ import torch
 
 from common.distributed import ProcessGroup
 from common.errors import UserError, prefix_errors
+from common.fetch_ahead import fetching_ahead
 from common.storage import fetch
 from data.folder import StripFile
 from data.ignored_regions import IgnoredRegions
@@ -103,25 +104,29 @@ class StripScorer:
     def score(self, listed: tuple[ListedStrip, ...]) -> ScoredStrips:
         """Score strips; one that cannot be used becomes a row of `errors`."""
         started = time.perf_counter()
-        by_path = {strip.path: strip for strip in listed}
+        archive = self.job.archive
+        places = {strip.path: number for number, strip in enumerate(listed)}
 
         def load(strip: StripFile, input_max: float) -> tuple[np.ndarray, np.ndarray | None]:
-            path = self.job.archive.open(by_path[strip.relative.as_posix()])
+            number = places[strip.relative.as_posix()]
+            fetching.reach(number)
+            path = archive.open(listed[number])
             try:
                 return read_strip(replace(strip, path=path), input_max)
             except UserError as error:  # it names the copy of an object
                 raise UserError(str(error).removeprefix(f"{path}: ")) from None
 
         files = [self.strip_file(strip.path) for strip in listed]
-        result = evaluate(
-            self.detector.predictor,
-            files,
-            self.detector.info.input_max,
-            use_masks=False,
-            processes=_Worker(self.detector.device),
-            rules=self.rules,
-            load=load,
-        )
+        with fetching_ahead([[archive.stored(strip)] for strip in listed]) as fetching:
+            result = evaluate(
+                self.detector.predictor,
+                files,
+                self.detector.info.input_max,
+                use_masks=False,
+                processes=_Worker(self.detector.device),
+                rules=self.rules,
+                load=load,
+            )
         seconds = (time.perf_counter() - started) / len(listed)
         scored = {entry.strip.relative: entry for entry in result.results}
         failed = [file for file in files if file.relative not in scored]

@@ -15,39 +15,22 @@ import numpy as np
 import pytest
 
 import inference_onnx
+from benchmarks.scale_job import descendants
+from benchmarks.scale_kills import content
+from benchmarks.scale_materials import WAYS_TO_BREAK, break_strip
 from common import storage
 from common.errors import run_command
+from common.pipeline import READERS
 from data.demo_strips import make_strip
 from data.write_images import write_strip
-from scale import score_archive
+from scale import archive_job, score_archive
 from scale.lease import process_start
 from scale.output_folder import OutputFolder
 from scale.tables import read_rows
 from tests.conftest import ROOT, SMALL_SIZE, export_file
 
 STRIPS = 200
-BREAKS = 6  # ways to break a strip
-CHANGES = ("seconds",)  # columns that differ from job to job
-
-
-def break_strip(path: Path, way: int) -> None:
-    """Break a strip in one of six ways."""
-    content = path.read_bytes()
-    if way == 0:
-        path.write_bytes(content[: len(content) // 2])
-    elif way == 1:
-        path.write_bytes(b"")
-    elif way == 2:
-        path.write_bytes(b"no picture" * 1000)
-    elif way == 3:
-        write_strip(path, np.full((3, *SMALL_SIZE), 128, np.float32)[:, 20:])
-    elif way == 4:
-        write_strip(path, np.full((3, *SMALL_SIZE), np.nan, np.float32))
-    else:
-        path.unlink()
-        path.mkdir()  # what has the name of a strip and is none
-        path.rmdir()
-        path.symlink_to("nowhere.tiff")
+BREAKS = WAYS_TO_BREAK
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +43,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_strip(folder / f"day{number % 2}" / f"strip_{number:04}.tiff", image)
     paths = sorted(folder.rglob("*.tiff"))
     for way in range(BREAKS):
-        break_strip(paths[31 * way + 5], way)
+        break_strip(paths[31 * way + 5], way, SMALL_SIZE)
     return folder
 
 
@@ -72,16 +55,6 @@ def words(model: Path, archive: Path, output: Path, *more: object) -> list[str]:
 
 def score(*arguments: object) -> int:
     return run_command(lambda: score_archive.score(score_archive.parse_args(words(*arguments))))
-
-
-def content(output: Path) -> dict[str, list[tuple]]:
-    """All rows of a job's tables, sorted, without what differs from job to job."""
-    tables = {}
-    for name in ("strips", "detections", "errors"):
-        rows = list(read_rows(OutputFolder(output), name))
-        kept = [{key: row[key] for key in row if key not in CHANGES} for row in rows]
-        tables[name] = sorted(repr(row) for row in kept)
-    return tables
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +109,6 @@ def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **pipes)
 
 
-def children_of(process: int) -> list[int]:
-    """The processes below a process, on Linux."""
-    found = []
-    for number in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        found += [int(number), *children_of(int(number))]
-    return found
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -162,7 +127,7 @@ def test_killed_at_random_moments_and_started_again_it_leaves_the_same(
         process = start(onnx_model, archive, output)
         wait_until(lambda: len(OutputFolder(output).done()) > before or process.poll() is not None)  # noqa: B023
         time.sleep(float(generator.uniform(0, 0.3)))
-        workers = children_of(process.pid) if process.poll() is None else []
+        workers = descendants(process.pid) if process.poll() is None else []
         killed = process.pid if victim == "job" else workers[-1]
         os.kill(killed, signal.SIGKILL)
         if victim == "job":
@@ -250,7 +215,7 @@ def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
     assert process.poll() is None, process.communicate()
     own = raylets() - before
     assert own
-    began = {number: process_start(number) for number in children_of(process.pid)}
+    began = {number: process_start(number) for number in descendants(process.pid)}
     process.kill()
     process.communicate()
     wait_until(lambda: not any(map(process_start, own)))
@@ -265,7 +230,7 @@ def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
 
 
 def test_an_archive_in_object_storage_gives_the_same_tables_there(
-    whole, archive, onnx_model, bucket, capsys
+    whole, archive, onnx_model, bucket, s3, capsys, monkeypatch
 ):
     names = sorted(path.relative_to(archive).as_posix() for path in archive.rglob("*.tiff"))
     # a whole strip, a broken one, and both folders; a link to nothing cannot be stored
@@ -274,7 +239,14 @@ def test_an_archive_in_object_storage_gives_the_same_tables_there(
         storage.put(archive / name, f"{bucket}/strips/{name}")
     storage.put(onnx_model, f"{bucket}/model.onnx")
     output = f"{bucket}/judged"
+    s3.heal()
+    s3.latency = 0.02
+    monkeypatch.setattr(archive_job, "SAMPLE", 2)  # the others are fetched by the worker
     assert score(f"{bucket}/model.onnx", f"{bucket}/strips", output, "--shard", 5) == 1
+    s3.latency = 0
+    # fetched ahead, by more threads than read, and once
+    reads = {path: times for path, times in s3.reads().items() if "/strips/day" in path}
+    assert s3.most_at_once > READERS and reads and set(reads.values()) == {1}
     rows = {name: list(read_rows(OutputFolder(output), name)) for name in ("strips", "errors")}
     assert sorted(row["path"] for part in rows.values() for row in part) == chosen
     expected = {row["path"]: row for row in read_rows(OutputFolder(whole), "strips")}

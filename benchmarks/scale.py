@@ -1,0 +1,218 @@
+"""What scoring an archive costs: strips/s, memory, requests, Ray's start, and 10 million strips.
+
+    # everything: a quarter of an hour on two cores; needs requirements-scale-dev.txt and Linux
+    python -m benchmarks.scale
+    # parts of it
+    python -m benchmarks.scale --prefetch         # what fetching ahead hides of a latency
+    python -m benchmarks.scale --kills 10         # killed so often, it leaves the same tables
+    # bytes, hours and money of your own archive; needs neither
+    python -m benchmarks.scale --arithmetic --archive 3000000 --link 25 --gpu_hour 2.5
+
+The strips are drawn, 976x176 float32, and the model is the likelihood ratio, on one thread a
+worker. Strips on disk come from the system's cache. The S3 server runs on the same cores. Each row
+is a job as a user starts it. `others` is how many cores the machine's other work used just before
+it, and processor time says more than strips/s where that is not 0.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from benchmarks.command_line import make_parser
+from benchmarks.scale_arithmetic import CASES, FIGURES, Plan, byte_rows, time_rows
+from benchmarks.scale_job import Measured, cores_in_use, measure
+from benchmarks.scale_materials import export_method, write_archive
+from benchmarks.scale_reading import LATENCY, WAYS, listing_cost, ray_start, reading
+from benchmarks.scale_server import CountingServer, add_empty_objects, serving
+from benchmarks.tables import print_header, print_row
+from common.errors import run_command
+from common.packages import DEVELOPMENT, require_packages
+
+ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
+AHEAD = (0, 16, 32)
+SHARD = 32  # strips: rates come from the times when shards are written
+SMALL_STRIPS = 2000  # of --kills, 1 % of them broken in six ways
+LISTED = 20000  # empty objects
+METHOD, CHEAPEST = "likelihood", "double"
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--strips", type=int, default=384, help="a multiple of 128")
+    parser.add_argument("--rounds", type=int, default=3, help="of --prefetch; the median is shown")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--prefetch", action="store_true", help="only what fetching ahead hides")
+    parts.add_argument("--kills", type=int, metavar="N", help="only what N kills do to a job")
+    parts.add_argument("--arithmetic", action="store_true", help="only the arithmetic")
+    plan = parser.add_argument_group(
+        "figures of the arithmetic; those measured replace the default"
+    )
+    for name, figure in FIGURES.items():
+        plan.add_argument(
+            f"--{name}",
+            type=figure.type,
+            help=f"{figure.metadata['says']}; default: {figure.default:g}",
+        )
+    return parser.parse_args(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    given = {name: getattr(arguments, name) for name in FIGURES}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.arithmetic:
+        print_arithmetic(replace(Plan(), **given))
+        return 0
+    require_packages("pyarrow", "ray", "moto", requirements=DEVELOPMENT)
+    with tempfile.TemporaryDirectory(prefix="scale_") as folder, said_load():
+        return run_parts(arguments, Path(folder), given)
+
+
+@contextmanager
+def said_load() -> Iterator[None]:
+    """Print how busy the machine is, before and after."""
+    print(f"{os.cpu_count()} cores, load average {load()}", flush=True)
+    try:
+        yield
+    finally:
+        print(f"\nload average at the end: {load()}", flush=True)
+
+
+def load() -> str:
+    return ", ".join(f"{value:.2f}" for value in os.getloadavg())
+
+
+def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, float]) -> int:
+    if arguments.kills:
+        from benchmarks.scale_kills import check_kills  # it has pyarrow
+
+        return check_kills(folder, arguments.kills, SMALL_STRIPS)
+    strips, models = folder / "strips", {}
+    write_archive(strips, arguments.strips)
+    for method in (METHOD, CHEAPEST):
+        models[method] = export_method(method, folder / f"{method}.onnx")
+    with serving(strips, folder / "cache") as (server, url):
+        half = f"{url}/day0", arguments.strips // 2
+        if arguments.prefetch:
+            print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
+            return 0
+        measured = print_jobs(server, url, strips, models, folder)
+        measured |= print_starts(folder)
+        print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
+    print_arithmetic(replace(Plan(), **(measured | given)))
+    return 0
+
+
+def print_jobs(
+    server: CountingServer, url: str, strips: Path, models: dict[str, Path], folder: Path
+) -> dict[str, float]:
+    """Print a row for each way to run a job, and return the figures for the arithmetic."""
+    titles = ("strips from", "engine", "workers", "first results, s", "strips/s")
+    titles += ("processor, ms a strip: worker", "the job's process", "memory, MB: each worker")
+    print()
+    print_header(*titles, "all else", "requests a strip", "others, cores")
+    flags = ("--threads", 1, "--threshold", 0.5, "--shard", SHARD)
+
+    def row(name: str, source: Path | str, engine: str, workers: int) -> None:
+        others, output = cores_in_use(), folder / "judged"
+        server.requests.clear()
+        more = ("--engine", engine, "--workers", workers)
+        found = measure(models[METHOD], source, output, *flags, *more)
+        requests = sum(server.requests.values()) / sum(1 for _ in strips.rglob("*.tiff"))
+        shutil.rmtree(output)
+        print_row(name, engine, workers, *cells(found), f"{requests:.2f}", f"{others:.1f}")
+
+    for engine, workers in ENGINES:
+        row("disk", strips, engine, workers)
+        row("S3, nothing in the cache", url, engine, workers)
+        row("S3, all in the cache", url, engine, workers)
+        shutil.rmtree(folder / "cache")
+    count = sum(1 for _ in strips.rglob("*.tiff"))
+    more = ("--workers", 1, "--threads", 1, "--threshold", 0.5, "--shard", count // 4)
+    others, output = cores_in_use(), folder / "judged"
+    found = measure(models[CHEAPEST], strips, output, *more)
+    tables = [path for name in ("strips", "detections") for path in (output / name).iterdir()]
+    result = sum(path.stat().st_size for path in tables) / count
+    print_row(f"disk, `{CHEAPEST}`", "local", 1, *cells(found), "0.00", f"{others:.1f}")
+    return {
+        "host_ms": round(found.worker_ms, 1),
+        "driver_ms": round(found.driver_ms, 2),
+        "result_bytes": round(result),
+    }
+
+
+def cells(found: Measured) -> tuple[str, ...]:
+    return (
+        f"{found.first:.1f}",
+        f"{found.rate:.1f}",
+        f"{found.worker_ms:.0f}",
+        f"{found.driver_ms:.1f}",
+        f"{found.worker_memory:.0f}",
+        f"{found.other_memory:.0f}",
+    )
+
+
+def print_starts(folder: Path) -> dict[str, float]:
+    """Print what Ray's start costs, and what a listing does; return the figures of the latter."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        imported, started, ended = pool.submit(ray_start).result()
+    print()
+    print_header("Ray on this machine", "import, s", "start, s", "end, s")
+    print_row("one actor", f"{imported:.1f}", f"{started:.1f}", f"{ended:.1f}")
+    url = add_empty_objects("many", LISTED)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        path = folder / "listing.parquet"
+        microseconds, size = pool.submit(listing_cost, url, LISTED, path).result()
+    print()
+    print_header(f"listing of {LISTED:,} objects", "processor, us each", "memory, bytes each")
+    print_row("this command, without the server", f"{microseconds:.0f}", f"{size:,.0f}")
+    return {"listing_us": round(microseconds), "listing_bytes": round(size, -1)}
+
+
+def print_prefetch(
+    server: CountingServer, url: str, strips: int, model: Path, folder: Path, rounds: int
+) -> None:
+    """Print the share of an added latency that fetching ahead hides."""
+    print()
+    title = f"{strips} strips, {1000 * LATENCY:.0f} ms added to each"
+    print_header(title, "--prefetch", "without it, s", "with it, s", "hidden")
+    with reading(server, folder) as reader:
+        for way in WAYS:
+            for ahead in AHEAD:
+                rows = [
+                    [reader.seconds(way, url, model, ahead, late) for late in (0.0, LATENCY)]
+                    for _ in range(rounds)
+                ]
+                plain, late = (statistics.median(column) for column in zip(*rows))
+                hidden = 1 - (late - plain) / (strips * LATENCY)
+                print_row(way, ahead, f"{plain:.1f}", f"{late:.1f}", f"{hidden:.0%}")
+
+
+def print_arithmetic(plan: Plan) -> None:
+    """Print what `plan` leads to."""
+    print()
+    print_header("figure", "value")
+    for name, value in asdict(plan).items():
+        print_row(f"`--{name}`: {FIGURES[name].metadata['says']}", f"{value:,g}")
+    print()
+    print_header(f"{plan.archive:,} strips", "")
+    for row in byte_rows(plan):
+        print_row(*row)
+    for case in CASES:
+        print()
+        titles = ("GPUs, strips/s", "workers, strips/s", "network, strips/s", "writing, strips/s")
+        print_header(f"{case.name}: GPUs", *titles, "bound by", "time", "machines, $")
+        for row in time_rows(plan, case):
+            print_row(*row)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: run(parse_args())))

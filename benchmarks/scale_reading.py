@@ -1,0 +1,117 @@
+"""What fetching ahead hides of a server's latency, measured in a process of its own."""
+
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from benchmarks.scale_arithmetic import SHARD
+from benchmarks.scale_server import CountingServer
+from common.fetch_ahead import AHEAD_VARIABLE
+from common.locations import FOLDER_VARIABLE
+from common.parent import end_with_parent
+from common.pipeline import grouped
+from data.folder import list_strips
+from data.image_files import DEFAULT_INPUT_MAX
+from data.remote_folder import local_view
+from data.verify import verify_strips
+from deploy.session import SessionSettings
+from reporting.score_folder import ScoringSettings
+from scale.archive import Archive
+from scale.strip_scorer import Job, StripScorer
+
+LATENCY = 0.05  # seconds that are added to each object
+CHUNK = 32  # strips that a worker of an archive job gets at once
+WAYS = ("check of a folder", "archive job")
+_scorers: dict[Path, StripScorer] = {}  # of this process
+
+
+def read_strips(way: str, url: str, model: Path, ahead: int, cache: Path) -> float:
+    """Seconds that one of WAYS takes for the strips of a URL, with `ahead` fetched ahead.
+
+    The listing and the model are there before the clock starts; `cache` is an empty folder.
+    """
+    os.environ[AHEAD_VARIABLE], os.environ[FOLDER_VARIABLE] = str(ahead), str(cache)
+    if way == WAYS[0]:
+        strips = list_strips(local_view(url))
+        started = time.perf_counter()
+        usable = len(verify_strips(strips, DEFAULT_INPUT_MAX).usable)
+    else:
+        listed = Archive(url).list_strips(None)
+        scorer = _scorer(url, model)
+        started = time.perf_counter()
+        chunks = [tuple(listed[first : first + CHUNK]) for first in range(0, len(listed), CHUNK)]
+        usable = sum(len(scorer.score(chunk).strips) for chunk in chunks)
+    seconds = time.perf_counter() - started
+    assert usable
+    return seconds
+
+
+def _scorer(url: str, model: Path) -> StripScorer:
+    if model not in _scorers:
+        settings = ScoringSettings(test_path=Path(), output_dir=Path(), threshold=0.5)
+        job = Job(model, Archive(url), SessionSettings("cpu", 8, 1), settings)
+        _scorers[model] = StripScorer(job)
+        _scorers[model].warm_up()
+    return _scorers[model]
+
+
+class Reader:
+    """Reads strips in another process, so that the server does not share its interpreter."""
+
+    def __init__(self, pool: ProcessPoolExecutor, server: CountingServer, folder: Path):
+        self._pool, self._server, self._folder, self._numbers = pool, server, folder, count()
+
+    def seconds(self, way: str, url: str, model: Path, ahead: int, latency: float) -> float:
+        """Seconds that one of WAYS takes where each object has a latency (seconds)."""
+        self._server.latency = latency
+        cache = self._folder / f"cache{next(self._numbers)}"
+        try:
+            return self._pool.submit(read_strips, way, url, model, ahead, cache).result()
+        finally:
+            self._server.latency = 0.0
+
+
+@contextmanager
+def reading(server: CountingServer, folder: Path) -> Iterator[Reader]:
+    """A reader, with caches in a folder; its process ends with the block."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, end_with_parent) as pool:
+        yield Reader(pool, server, folder)
+
+
+def ray_start() -> tuple[float, float, float]:
+    """Seconds that Ray's import, start and end take."""
+    began = time.perf_counter()
+    from scale.ray_engine import Actors, connected
+
+    imported = time.perf_counter()
+    with connected(Actors(1, 1)):
+        ready = time.perf_counter()
+    return imported - began, ready - imported, time.perf_counter() - ready
+
+
+def listing_cost(url: str, count: int, path: Path) -> tuple[float, float]:
+    """Processor microseconds and bytes of memory that each of `count` objects costs in a listing.
+
+    To be called in a new process; `path` is where the listing is written.
+    """
+    from scale.tables import write_listing
+
+    Archive(f"{url}/none").list_strips("tiff")  # imports and connects
+    before, began = memory("VmRSS"), time.process_time()
+    strips = Archive(url).list_strips(None)
+    write_listing(path, grouped(strips, SHARD))
+    assert len(strips) == count
+    return 1e6 * (time.process_time() - began) / count, (memory("VmHWM") - before) / count
+
+
+def memory(name: str) -> int:
+    """Bytes of memory of this process, VmRSS now or VmHWM at its peak, on Linux."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{name}:\s+(\d+)", status)[1])
