@@ -40,6 +40,13 @@ class Chunk:
     first: int
     strips: tuple[ListedStrip, ...]
 
+    def singles(self) -> "list[Chunk]":
+        """A chunk for each of the strips."""
+        return [
+            Chunk(self.shard, self.first + number, (strip,))
+            for number, strip in enumerate(self.strips)
+        ]
+
 
 def shard_name(strips: Sequence[ListedStrip]) -> str:
     """The name of a shard of these strips."""

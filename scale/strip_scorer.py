@@ -57,6 +57,12 @@ class ScoredStrips:
             rows.extend(getattr(other, name))
 
 
+def deadly_strip(strip: ListedStrip, tries: int) -> ScoredStrips:
+    """The row of a strip that ended each process that tried it, alone, so often."""
+    problem = f"found that it ended {tries} processes that scored it alone, expected none"
+    return ScoredStrips(errors=[{"path": strip.path, "problem": problem}])
+
+
 class _Worker(ProcessGroup):
     """A process that draws no progress bar: the command has one of all workers."""
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,16 @@ from common.errors import run_command
 from common.pipeline import READERS
 from data.demo_strips import make_strip
 from data.write_images import write_strip
-from scale import archive_job, score_archive
+from scale import archive_job, local_engine, score_archive
 from scale.lease import process_start
 from scale.output_folder import OutputFolder
 from scale.tables import read_rows
 from tests.conftest import ROOT, SMALL_SIZE, export_file
+from tests.scale.deadly_archive import DeadlyArchive
 
 STRIPS = 200
 BREAKS = WAYS_TO_BREAK
+DEADLY = "found that it ended 2 processes that scored it alone, expected none"
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +196,39 @@ def test_a_strip_that_changed_after_the_listing_is_an_error(archive, onnx_model,
     assert error["path"] == names[0] and "than when the archive was listed" in error["problem"]
     # what came later is not of this job
     assert len(list(read_rows(OutputFolder(output), "strips"))) == len(names) - 1
+
+
+def require_all_but(output: Path, whole: Path, deadly: list[str]) -> None:
+    """Require the content of `whole`, but for strips that are errors instead."""
+    errors = {row["path"]: row["problem"] for row in read_rows(OutputFolder(output), "errors")}
+    usual = {row["path"]: row["problem"] for row in read_rows(OutputFolder(whole), "errors")}
+    assert {path: errors.pop(path, "") for path in deadly} == dict.fromkeys(deadly, DEADLY)
+    assert errors == usual
+    found, expected = content(output), content(whole)
+    for table in ("strips", "detections"):
+        kept = [row for row in expected[table] if not any(path in row for path in deadly)]
+        assert found[table] == kept and len(kept) < len(expected[table])
+
+
+def test_a_strip_that_ends_its_workers_is_an_error_and_the_others_are_scored(
+    whole, archive, onnx_model, tmp_path, capsys, monkeypatch
+):
+    deadly = [sorted(row["path"] for row in read_rows(OutputFolder(whole), "strips"))[57]]
+    monkeypatch.setattr(archive_job, "Archive", partial(DeadlyArchive, deadly=tuple(deadly)))
+    assert score(onnx_model, archive, tmp_path / "judged") == 1
+    assert f"{BREAKS + 1} could not be used" in capsys.readouterr().out.splitlines()[-1]
+    require_all_but(tmp_path / "judged", whole, deadly)
+
+
+def test_workers_that_end_with_every_strip_end_the_job(
+    whole, archive, onnx_model, tmp_path, capsys, monkeypatch
+):
+    paths = tuple(path.relative_to(archive).as_posix() for path in archive.rglob("*.tiff"))
+    monkeypatch.setattr(archive_job, "Archive", partial(DeadlyArchive, deadly=paths))
+    monkeypatch.setattr(local_engine, "MOST_DEADLY", 2)
+    assert score(onnx_model, archive, tmp_path / "judged") == 1
+    assert "found that it and the 1 strips before it ended each process" in said(capsys)
+    assert not OutputFolder(tmp_path / "judged").done()
 
 
 def raylets() -> set[int]:
