@@ -61,6 +61,7 @@ def _score_with_pool(
                 lost.append(chunk)  # until it is handed out
                 waiting[pool.submit(_score, job, chunk)] = lost.pop()
             if not waiting:
+                pool.shutdown()  # a worker that is killed leaves a semaphore, and a warning of it
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 outcome = _require(future.result())

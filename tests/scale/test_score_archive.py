@@ -4,11 +4,13 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -231,6 +233,15 @@ def test_workers_that_end_with_every_strip_end_the_job(
     assert not OutputFolder(tmp_path / "judged").done()
 
 
+@pytest.mark.long
+def test_the_same_with_ray(whole, archive, onnx_model, tmp_path, capsys, monkeypatch):
+    deadly = [sorted(row["path"] for row in read_rows(OutputFolder(whole), "strips"))[57]]
+    monkeypatch.setattr(archive_job, "Archive", partial(DeadlyArchive, deadly=tuple(deadly)))
+    assert score(onnx_model, archive, tmp_path / "judged", "--engine", "ray") == 1
+    assert f"{BREAKS + 1} could not be used" in capsys.readouterr().out.splitlines()[-1]
+    require_all_but(tmp_path / "judged", whole, deadly)
+
+
 def raylets() -> set[int]:
     """The raylets of this machine, on Linux."""
     found = set()
@@ -263,6 +274,49 @@ def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
     assert content(output) == content(whole) and not raylets() - before
     # Ray's agents look for their raylet themselves, which takes them a minute
     wait_until(lambda: not any(process_start(it) == at for it, at in began.items()), 180)
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a cluster of this machine alone, which ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ("--head", "--block", "--port", port, "--num-cpus", 2, "--disable-usage-stats")
+    flags += ("--include-dashboard", "false", "--object-store-memory", 200 * 2**20)
+    command = [str(Path(sys.executable).with_name("ray")), "start", *map(str, flags)]
+    # not in the folder of the test: the name of a socket may have 107 characters
+    with tempfile.TemporaryDirectory(prefix="ray_") as folder:
+        head = subprocess.Popen([*command, "--temp-dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()
+            head.wait(60)
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_cluster_that_runs_already_finds_the_same_and_goes_on(
+    whole, archive, onnx_model, tmp_path
+):
+    output, before = tmp_path / "judged", raylets()
+    with cluster() as address:
+        wait_until(lambda: answers(address) and raylets() - before, 180)
+        process = start(onnx_model, archive, output, "--engine", "ray", "--ray", address)
+        printed, errors = process.communicate(timeout=600)
+        assert process.returncode == 1 and "Traceback" not in errors, errors
+        assert f"{BREAKS} could not be used" in printed.splitlines()[-1]
+        assert content(output) == content(whole)
+        assert raylets() - before
+    wait_until(lambda: not raylets() - before)
 
 
 def test_an_archive_in_object_storage_gives_the_same_tables_there(
