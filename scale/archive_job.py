@@ -181,7 +181,8 @@ def start_engine(
     from scale.ray_engine import Actors, score_with_ray  # its import takes seconds
 
     is_on_gpu = job.session.device in ("cuda", "tensorrt")
-    actors = Actors(arguments.workers, arguments.threads, int(is_on_gpu), arguments.ray)
+    gpus = 1 / arguments.workers_per_gpu if is_on_gpu else 0
+    actors = Actors(arguments.workers, arguments.threads, gpus, arguments.ray)
     return score_with_ray(job, chunks, actors)
 
 

@@ -42,6 +42,7 @@ from deploy.flags import add_session
 
 ENGINES = ("local", "ray")
 MOST_WORKERS = 4096
+MOST_PER_GPU = 64
 CPUS_PER_WORKER = 4  # on larger machines, where --workers and --threads are not given
 GROUPS = {
     "what to score, and with what": "model input output img_format channels",
@@ -49,7 +50,7 @@ GROUPS = {
     "detections": "min_area polarity missing",
     "pixels that do not count": "dead_pixels ignore_mask",
     "work": "engine ray workers shard",
-    "machine": "device per_call threads",
+    "machine": "device per_call threads workers_per_gpu",
 }
 
 
@@ -105,6 +106,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--per_call",
         8,
         "CPU threads of each worker; default: the machine's cores, shared by the workers",
+    )
+    parser.add_argument(
+        "--workers_per_gpu",
+        type=whole_number(1, MOST_PER_GPU, "each holds a model in the GPU's memory"),
+        default=1,
+        help="with --engine ray and a GPU: actors that share one",
     )
     group_flags(parser, GROUPS)
     parsed = parser.parse_args(arguments)

@@ -26,9 +26,13 @@ from common.errors import run_command
 from common.pipeline import READERS
 from data.demo_strips import make_strip
 from data.write_images import write_strip
-from scale import archive_job, local_engine, score_archive
+from deploy.session import SessionSettings
+from reporting.score_folder import ScoringSettings
+from scale import archive_job, local_engine, ray_engine, score_archive
+from scale.archive import Archive
 from scale.lease import process_start
 from scale.output_folder import OutputFolder
+from scale.strip_scorer import Job
 from scale.tables import read_rows
 from tests.conftest import ROOT, SMALL_SIZE, export_file
 from tests.scale.deadly_archive import DeadlyArchive
@@ -274,6 +278,18 @@ def test_ray_finds_the_same_and_leaves_nothing_behind_when_it_is_killed(
     assert content(output) == content(whole) and not raylets() - before
     # Ray's agents look for their raylet themselves, which takes them a minute
     wait_until(lambda: not any(process_start(it) == at for it, at in began.items()), 180)
+
+
+def test_actors_may_share_a_gpu(archive, onnx_model, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ray_engine, "score_with_ray", lambda *given: seen.append(given[-1]))
+    flags = ("--engine", "ray", "--device", "cuda", "--workers_per_gpu", 4, "--workers", 8)
+    arguments = score_archive.parse_args(words(onnx_model, archive, tmp_path, *flags))
+    job = Job(
+        onnx_model, Archive(archive), SessionSettings("cuda"), ScoringSettings(output_dir=tmp_path)
+    )
+    archive_job.start_engine(job, iter(()), arguments)
+    assert seen == [ray_engine.Actors(most=8, cpus=1, gpus=0.25)]
 
 
 @contextmanager
