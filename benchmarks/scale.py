@@ -1,6 +1,6 @@
 """What scoring an archive costs: strips/s, memory, requests, Ray's start, and 10 million strips.
 
-    # everything: a quarter of an hour on two cores; needs requirements-scale-dev.txt and Linux
+    # everything: 20 minutes on two cores; needs requirements-scale-dev.txt and Linux
     python -m benchmarks.scale
     # parts of it
     python -m benchmarks.scale --prefetch         # what fetching ahead hides of a latency
@@ -20,10 +20,10 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,16 +31,20 @@ from benchmarks.command_line import make_parser
 from benchmarks.scale_arithmetic import CASES, FIGURES, Plan, byte_rows, time_rows
 from benchmarks.scale_job import Measured, cores_in_use, measure
 from benchmarks.scale_materials import export_method, write_archive
-from benchmarks.scale_reading import LATENCY, WAYS, listing_cost, ray_start, reading
+from benchmarks.scale_reading import LATENCY, WAYS, call_ms, listing_cost, ray_start, reading
 from benchmarks.scale_server import CountingServer, add_empty_objects, serving
 from benchmarks.tables import print_header, print_row
 from common.errors import run_command
 from common.packages import DEVELOPMENT, require_packages
+from scale.score_archive import ENGINES
 
-ENGINES = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
+WORKERS = (1, 2)
+# attributes of `Bench` by what they are; those in the cache come after those that fill it
+SOURCES = {"disk": "strips", "S3, nothing in the cache": "url", "S3, all in the cache": "url"}
 AHEAD = (0, 16, 32)
 SHARD = 32  # strips: rates come from the times when shards are written
 SMALL_STRIPS = 2000  # of --kills, 1 % of them broken in six ways
+SHORTEST = 0.01  # ms of processor time a strip that can be measured
 LISTED = 20000  # empty objects
 METHOD, CHEAPEST = "likelihood", "double"
 
@@ -48,6 +52,7 @@ METHOD, CHEAPEST = "likelihood", "double"
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--strips", type=int, default=384, help="a multiple of 128")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--rounds", type=int, default=3, help="of --prefetch; the median is shown")
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--prefetch", action="store_true", help="only what fetching ahead hides")
@@ -60,9 +65,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         plan.add_argument(
             f"--{name}",
             type=figure.type,
-            help=f"{figure.metadata['says']}; default: {figure.default:g}",
+            help=f"{figure.metadata['says']}; default: {figure.default:.10g}",
         )
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    for name in FIGURES:
+        value = getattr(parsed, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name}: found {value:g}, expected a number above 0")
+    return parsed
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,60 +114,80 @@ def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, floa
         if arguments.prefetch:
             print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
             return 0
-        measured = print_jobs(server, url, strips, models, folder)
-        measured |= print_starts(folder)
+        bench = Bench(server, url, strips, arguments.strips, models, folder)
+        measured = bench.print_rest(arguments.engines)
+        found = [bench.print_jobs(engine) for engine in arguments.engines]
+        measured |= print_call(bench, found[0]) | print_starts(folder)
         print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
     print_arithmetic(replace(Plan(), **(measured | given)))
     return 0
 
 
-def print_jobs(
-    server: CountingServer, url: str, strips: Path, models: dict[str, Path], folder: Path
-) -> dict[str, float]:
-    """Print a row for each way to run a job, and return the figures for the arithmetic."""
-    titles = ("strips from", "engine", "workers", "first results, s", "strips/s")
-    titles += ("processor, ms a strip: worker", "the job's process", "memory, MB: each worker")
-    print()
-    print_header(*titles, "all else", "requests a strip", "others, cores")
-    flags = ("--threads", 1, "--threshold", 0.5, "--shard", SHARD)
+@dataclass(frozen=True)
+class Bench:
+    """What jobs are measured with: the strips in a folder and at a URL, and models by method."""
 
-    def row(name: str, source: Path | str, engine: str, workers: int) -> None:
-        others, output = cores_in_use(), folder / "judged"
-        server.requests.clear()
-        more = ("--engine", engine, "--workers", workers)
-        found = measure(models[METHOD], source, output, *flags, *more)
-        requests = sum(server.requests.values()) / sum(1 for _ in strips.rglob("*.tiff"))
+    server: CountingServer
+    url: str
+    strips: Path
+    count: int
+    models: dict[str, Path]
+    folder: Path
+
+    def print_jobs(self, engine: str) -> Measured:
+        """Print a row for each source of strips and number of workers; the first one's figures."""
+        self._print_header(f"`--engine {engine}`")
+        flags, rows = ("--engine", engine, "--shard", SHARD), []
+        for workers in WORKERS:
+            for name, source in SOURCES.items():
+                place = getattr(self, source)
+                rows.append(self._print_job(name, METHOD, place, workers, *flags))
+            shutil.rmtree(self.folder / "cache")
+        return rows[0]
+
+    def print_rest(self, engines: Sequence[str]) -> dict[str, float]:
+        """Print rows of the least a model can cost, and return figures for the arithmetic.
+
+        What one process hands out and writes is that of the last engine.
+        """
+        self._print_header(f"from disk, `--method {CHEAPEST}`")
+        for engine in engines:
+            # few shards: as in a long job, their files cost little
+            flags = ("--engine", engine, "--shard", self.count // 2)
+            found = self._print_job(f"`{engine}`", CHEAPEST, self.strips, 1, *flags)
+        return {"driver_ms": max(SHORTEST, round(found.driver_ms, 2))}
+
+    def _print_header(self, first: str) -> None:
+        titles = (first, "workers", "first results, s", "strips/s")
+        titles += ("processor, ms a strip: worker", "the job's process", "memory, MB: each worker")
+        print()
+        print_header(*titles, "all else", "requests a strip", "others, cores")
+
+    def _print_job(
+        self, name: str, method: str, place: Path | str, workers: int, *flags: object
+    ) -> Measured:
+        """Run a job and print its row."""
+        others, output = cores_in_use(), self.folder / "judged"
+        self.server.requests.clear()
+        more = ("--workers", workers, "--threads", 1, "--threshold", 0.5)
+        found = measure(self.models[method], place, output, *flags, *more)
         shutil.rmtree(output)
-        print_row(name, engine, workers, *cells(found), f"{requests:.2f}", f"{others:.1f}")
-
-    for engine, workers in ENGINES:
-        row("disk", strips, engine, workers)
-        row("S3, nothing in the cache", url, engine, workers)
-        row("S3, all in the cache", url, engine, workers)
-        shutil.rmtree(folder / "cache")
-    count = sum(1 for _ in strips.rglob("*.tiff"))
-    more = ("--workers", 1, "--threads", 1, "--threshold", 0.5, "--shard", count // 4)
-    others, output = cores_in_use(), folder / "judged"
-    found = measure(models[CHEAPEST], strips, output, *more)
-    tables = [path for name in ("strips", "detections") for path in (output / name).iterdir()]
-    result = sum(path.stat().st_size for path in tables) / count
-    print_row(f"disk, `{CHEAPEST}`", "local", 1, *cells(found), "0.00", f"{others:.1f}")
-    return {
-        "host_ms": round(found.worker_ms, 1),
-        "driver_ms": round(found.driver_ms, 2),
-        "result_bytes": round(result),
-    }
+        cells = (f"{found.first:.1f}", f"{found.rate:.1f}", f"{found.worker_ms:.0f}")
+        cells += (f"{found.driver_ms:.1f}", f"{found.worker_memory:.0f}")
+        cells += (f"{found.other_memory:.0f}", f"{self.server.requests.total() / self.count:.2f}")
+        print_row(name, workers, *cells, f"{others:.1f}")
+        return found
 
 
-def cells(found: Measured) -> tuple[str, ...]:
-    return (
-        f"{found.first:.1f}",
-        f"{found.rate:.1f}",
-        f"{found.worker_ms:.0f}",
-        f"{found.driver_ms:.1f}",
-        f"{found.worker_memory:.0f}",
-        f"{found.other_memory:.0f}",
-    )
+def print_call(bench: Bench, job: Measured) -> dict[str, float]:
+    """Print how much of a worker's time is the model's, and return the rest."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        milliseconds = pool.submit(call_ms, bench.models[METHOD], bench.strips).result()
+    rest = max(0.0, job.worker_ms - milliseconds)
+    print()
+    print_header("processor time of a strip in a worker", "the model, ms", "beside it, ms")
+    print_row(f"`--method {METHOD}`", f"{milliseconds:.0f}", f"{rest:.0f}")
+    return {"host_ms": round(rest)}
 
 
 def print_starts(folder: Path) -> dict[str, float]:
@@ -201,7 +231,7 @@ def print_arithmetic(plan: Plan) -> None:
     print()
     print_header("figure", "value")
     for name, value in asdict(plan).items():
-        print_row(f"`--{name}`: {FIGURES[name].metadata['says']}", f"{value:,g}")
+        print_row(f"`--{name}`: {FIGURES[name].metadata['says']}", f"{value:,.10g}")
     print()
     print_header(f"{plan.archive:,} strips", "")
     for row in byte_rows(plan):

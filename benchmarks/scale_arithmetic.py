@@ -28,20 +28,20 @@ class Plan:
 
     The figures of strips are those of the table in docs/explanation/ten-million-strips.md, on one
     core of an AMD EPYC; those of a GPU are of docs/how-to/gpu.md, an H200 with PyTorch. Prices are
-    list prices in US dollars of June 2026: storage and requests of S3 Standard in us-east-1, and
-    what large clouds ask for an hour of an H200 on demand.
+    list prices in dollars of May and June 2026: storage and requests of S3 Standard in us-east-1,
+    and what large clouds ask for an hour of an H200 on demand.
     """
 
     archive: int = _figure(10_000_000, "strips of the archive")
     float32_ms: float = _figure(10.8, "GPU time of a strip with a network in float32, ms")
     float16_ms: float = _figure(2.2, "GPU time of a strip with a network in float16, ms")
-    host_ms: float = _figure(20.0, "processor time of a strip beside the model, in a worker, ms")
-    driver_ms: float = _figure(1.0, "time of a strip in the process that hands out and writes, ms")
-    workers_per_gpu: int = _figure(1, "workers that share a GPU, a core each")
+    host_ms: float = _figure(61.0, "processor time of a strip beside the model, in a worker, ms")
+    driver_ms: float = _figure(0.2, "time of a strip in the process that hands out and writes, ms")
+    workers_per_gpu: int = _figure(4, "workers that share a GPU, a core each")
     link: float = _figure(10.0, "Gbit/s that the storage gives to all machines together")
-    listing_us: float = _figure(10.0, "time of a strip in the listing, microseconds")
-    listing_bytes: float = _figure(1000.0, "memory of a strip in the listing, bytes")
-    result_bytes: float = _figure(200.0, "bytes of a strip in the tables")
+    listing_us: float = _figure(113.0, "time of a strip in the listing, microseconds")
+    listing_bytes: float = _figure(3330.0, "memory of a strip in the listing, bytes")
+    result_bytes: float = _figure(400.0, "bytes of a strip in the tables")
     gpu_hour: float = _figure(7.0, "price of a GPU with its share of a machine, an hour")
     read_1000: float = _figure(0.0004, "price of 1,000 requests that read an object")
     write_1000: float = _figure(0.005, "price of 1,000 requests that write or list")
@@ -75,7 +75,8 @@ def rates(plan: Plan, case: Case, gpus: int) -> dict[str, float]:
     gpu_ms = plan.float32_ms if case.precision == "float32" else plan.float16_ms
     return {
         "GPUs": gpus * 1000 / gpu_ms,
-        "workers": gpus * plan.workers_per_gpu * 1000 / plan.host_ms,
+        # a worker computes what is beside the model while its GPU waits
+        "workers": gpus * plan.workers_per_gpu * 1000 / (gpu_ms + plan.host_ms),
         "network": plan.link * 1e9 / 8 / case.strip_bytes,
         "writing": 1000 / plan.driver_ms,
     }

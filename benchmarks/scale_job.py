@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.command_line import ROOT, as_words
 from benchmarks.training_memory import children, proportional_memory
 from common.errors import UserError
 
-SAMPLING = 0.5  # seconds between two looks at the processes
+SAMPLING, SAMPLING_OF_MEMORY = 0.1, 1.0  # seconds between two looks at the processes
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # a second
 # what tells a process that scores, in its command line: Ray's actors, and workers of a pool
 WORKERS = (b"ray::MapWorker", b"ray::_MapWorker", b"spawn_main")
@@ -45,7 +45,7 @@ class _Sample:
 
     at: float  # as files' times
     driver: float
-    workers: dict[int, float] = field(default_factory=dict)
+    workers: dict[int, float]
 
 
 def job_words(model: Path, strips: Path | str, output: Path, *more: object) -> list[str]:
@@ -72,11 +72,14 @@ def started(words: list[str]) -> Iterator[subprocess.Popen]:
 
 def measure(model: Path, strips: Path | str, output: Path, *more: object) -> Measured:
     """Run a job to its end. Raises `UserError` where it fails."""
-    samples, memory = [], {}
+    samples, memory, weighed = [], {}, 0.0
     began = time.time()
     with started(job_words(model, strips, output, *more)) as process:
         while process.poll() is None:
-            samples.append(_look(process.pid, memory))
+            samples.append(_look(process.pid))
+            if samples[-1].at - weighed > SAMPLING_OF_MEMORY:
+                weighed = samples[-1].at
+                _weigh(process.pid, memory)
             time.sleep(SAMPLING)
         ended = time.time()
         if process.returncode:
@@ -84,19 +87,25 @@ def measure(model: Path, strips: Path | str, output: Path, *more: object) -> Mea
     return _figures(output, began, ended, samples, memory)
 
 
-def _look(driver: int, memory: dict[str, float]) -> _Sample:
-    """Look at a job's processes, and keep the peaks of their `memory`."""
-    sample = _Sample(time.time(), processor_seconds(driver))
+def _look(driver: int) -> _Sample:
+    workers = {it: processor_seconds(it) for it in descendants(driver) if _is_worker(it)}
+    return _Sample(time.time(), processor_seconds(driver), workers)
+
+
+def _weigh(driver: int, memory: dict[str, float]) -> None:
+    """Keep the peaks of the memory of a worker, and of all other processes of a job."""
     others = proportional_memory(driver)
     for process in descendants(driver):
         share = proportional_memory(process)
-        if any(mark in command_line(process) for mark in WORKERS):
-            sample.workers[process] = processor_seconds(process)
+        if _is_worker(process):
             memory["worker"] = max(memory.get("worker", 0), share / 1e6)
         else:
             others += share
     memory["other"] = max(memory.get("other", 0), others / 1e6)
-    return sample
+
+
+def _is_worker(process: int) -> bool:
+    return any(mark in command_line(process) for mark in WORKERS)
 
 
 def _figures(
@@ -111,7 +120,8 @@ def _figures(
     inside = [sample for sample in samples if times[half] <= sample.at <= times[-1]]
     first, last = inside[0], inside[-1]
     scored = strips * (last.at - first.at) / (times[-1] - times[half])
-    workers = sum(last.workers[it] - first.workers.get(it, 0) for it in last.workers)
+    used = {it: seconds for sample in inside for it, seconds in sample.workers.items()}
+    workers = sum(seconds - first.workers.get(it, 0) for it, seconds in used.items())
     return Measured(
         seconds=ended - began,
         first=times[0] - began,

@@ -6,16 +6,20 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.scale_arithmetic import SHARD
 from benchmarks.scale_server import CountingServer
+from common.errors import UserError
 from common.fetch_ahead import AHEAD_VARIABLE
 from common.locations import FOLDER_VARIABLE
 from common.parent import end_with_parent
 from common.pipeline import grouped
+from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import DEFAULT_INPUT_MAX
 from data.remote_folder import local_view
@@ -27,6 +31,7 @@ from scale.strip_scorer import Job, StripScorer
 
 LATENCY = 0.05  # seconds that are added to each object
 CHUNK = 32  # strips that a worker of an archive job gets at once
+CALLS = 4
 WAYS = ("check of a folder", "archive job")
 _scorers: dict[Path, StripScorer] = {}  # of this process
 
@@ -85,6 +90,17 @@ def reading(server: CountingServer, folder: Path) -> Iterator[Reader]:
         yield Reader(pool, server, folder)
 
 
+def call_ms(model: Path, strips: Path) -> float:
+    """Milliseconds of processor time that a strip takes in the model alone, in calls of several."""
+    predictor = _scorer(str(strips), model).detector.predictor
+    prepared = [predictor.prepare(make_strip(np.random.default_rng(0)))] * predictor.batch
+    predictor.predict(prepared)
+    began = time.process_time()
+    for _ in range(CALLS):
+        predictor.predict(prepared)
+    return 1000 * (time.process_time() - began) / CALLS / len(prepared)
+
+
 def ray_start() -> tuple[float, float, float]:
     """Seconds that Ray's import, start and end take."""
     began = time.perf_counter()
@@ -103,7 +119,8 @@ def listing_cost(url: str, count: int, path: Path) -> tuple[float, float]:
     """
     from scale.tables import write_listing
 
-    Archive(f"{url}/none").list_strips("tiff")  # imports and connects
+    with suppress(UserError):  # there is nothing; but this imports and connects
+        Archive(f"{url}/none").list_strips("tiff")
     before, began = memory("VmRSS"), time.process_time()
     strips = Archive(url).list_strips(None)
     write_listing(path, grouped(strips, SHARD))
