@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.scale_server import ACCESS
 from common import locations
 from tests.scale.faulty_proxy import FaultyProxy
 
@@ -30,14 +31,8 @@ def s3(moto_server: str, tmp_path, monkeypatch) -> Iterator[FaultyProxy]:
     with FaultyProxy(moto_server) as proxy:
         for name in [name for name in os.environ if name.startswith(("AWS_", "S3_"))]:
             monkeypatch.delenv(name)
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "S3_ENDPOINT_URL": proxy.url,
-            locations.FOLDER_VARIABLE: str(tmp_path / "cache"),
-        }.items():
+        mine = {"S3_ENDPOINT_URL": proxy.url, locations.FOLDER_VARIABLE: str(tmp_path / "cache")}
+        for name, value in (ACCESS | mine).items():
             monkeypatch.setenv(name, value)
         yield proxy
 
