@@ -207,7 +207,7 @@ class RunFolder:
             return
         height, width, colours = picture.shape
         # not by `add_image`: its PNG takes a quarter of a second, more than a small run's epoch
-        encoded = encode_image(self.file(".jpg"), picture)
+        encoded = encode_image(Path(f"{name}.jpg"), picture)
         image = Summary.Image(
             height=height, width=width, colorspace=colours, encoded_image_string=encoded
         )
