@@ -36,7 +36,6 @@ from benchmarks.scale_server import CountingServer, add_empty_objects, serving
 from benchmarks.tables import print_header, print_row
 from common.errors import run_command
 from common.packages import DEVELOPMENT, require_packages
-from scale.score_archive import ENGINES
 
 WORKERS = (1, 2)
 # attributes of `Bench` by what they are; those in the cache come after those that fill it
@@ -50,6 +49,8 @@ METHOD, CHEAPEST = "likelihood", "double"
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    from scale.score_archive import ENGINES
+
     parser = make_parser(__doc__)
     parser.add_argument("--strips", type=int, default=384, help="a multiple of 128")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)

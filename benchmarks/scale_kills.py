@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,6 @@ from benchmarks.scale_job import command_line, descendants, job_words, started
 from benchmarks.scale_materials import WAYS_TO_BREAK, break_strip, export_method, write_archive
 from benchmarks.tables import print_header, print_row
 from common.errors import UserError
-from scale.output_folder import OutputFolder
-from scale.tables import read_rows
 
 SIZE = (200, 150)  # (height, width) of the strips
 SHARD = 20  # strips
@@ -60,7 +59,7 @@ def check_kills(folder: Path, kills: int, strips: int) -> int:
     disturbed = folder / "disturbed"
     for number in range(kills):
         engine, victim, mark = VICTIMS[number % len(VICTIMS)]
-        before = len(OutputFolder(disturbed).done())
+        before = len(done(disturbed))
         words = job_words(model, archive, disturbed, *flags, "--engine", engine)
         end = kill_once(words, disturbed, mark, np.random.default_rng((SEED, number)))
         print_row(f"`--engine {engine}`", f"{victim}: {end}", before, "", "", "", "")
@@ -84,24 +83,22 @@ def kill_once(
     words: list[str], output: Path, mark: bytes | None, generator: np.random.Generator
 ) -> str:
     """Kill a process of a job at a random moment after its first shard, and say how it ended."""
-    before = set(OutputFolder(output).done())
+    before = done(output)
     with started(words) as process:
-        wait_until(lambda: set(OutputFolder(output).done()) > before or is_over(process))
+        wait_until(lambda: done(output) > before or is_over(process))
         time.sleep(float(generator.uniform(0, 1)))
         victims = [process.pid]
         if mark:
             victims = [it for it in descendants(process.pid) if mark in command_line(it)]
         if not victims or is_over(process):
             raise UserError("a job had ended before it was killed: give more strips")
-        now = set(OutputFolder(output).done())
+        now = done(output)
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         # a job that has lost a worker goes on, one that has lost Ray cannot
         can_go_on = mark and mark != RAYLET
-        wait_until(
-            lambda: is_over(process) or (can_go_on and set(OutputFolder(output).done()) > now)
-        )
+        wait_until(lambda: is_over(process) or (can_go_on and done(output) > now))
         return f"ended with {process.returncode}" if is_over(process) else "went on"
 
 
@@ -121,23 +118,35 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def describe(job: str, output: Path, names: list[str]) -> tuple[int, int, int]:
     """Print a row: scored strips, errors, and how many strips are not in the tables once."""
-    paths = {
-        name: [row["path"] for row in read_rows(OutputFolder(output), name)]
-        for name in ("strips", "errors")
-    }
+    paths = {name: [row["path"] for row in rows_of(output, name)] for name in ("strips", "errors")}
     found = sorted(path for entries in paths.values() for path in entries)
     wrong = sum(found.count(name) != 1 for name in names) if found != names else 0
     counts = len(paths["strips"]), len(paths["errors"]), wrong
-    detections = sum(1 for _ in read_rows(OutputFolder(output), "detections"))
+    detections = len(rows_of(output, "detections"))
     print_row(job, "", "", *counts, detections)
     return counts
+
+
+def done(output: Path) -> set[str]:
+    """The names of the shards that a job has written."""
+    from scale.output_folder import OutputFolder
+
+    return set(OutputFolder(output).done())
+
+
+def rows_of(output: Path, table: str) -> list[dict[str, Any]]:
+    """All rows of a table of a job."""
+    from scale.output_folder import OutputFolder
+    from scale.tables import read_rows
+
+    return list(read_rows(OutputFolder(output), table))
 
 
 def content(output: Path) -> dict[str, list[str]]:
     """All rows of a job's tables, sorted, without what differs from job to job."""
     tables = {}
     for name in ("strips", "detections", "errors"):
-        rows = list(read_rows(OutputFolder(output), name))
+        rows = rows_of(output, name)
         kept = [{key: row[key] for key in row if key not in CHANGES} for row in rows]
         tables[name] = sorted(repr(row) for row in kept)
     return tables

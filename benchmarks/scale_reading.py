@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +27,12 @@ from data.remote_folder import local_view
 from data.verify import verify_strips
 from deploy.session import SessionSettings
 from reporting.score_folder import ScoringSettings
-from scale.archive import Archive
-from scale.strip_scorer import Job, StripScorer
 
 LATENCY = 0.05  # seconds that are added to each object
 CHUNK = 32  # strips that a worker of an archive job gets at once
 CALLS = 4
 WAYS = ("check of a folder", "archive job")
-_scorers: dict[Path, StripScorer] = {}  # of this process
+_scorers: dict[Path, Any] = {}  # the StripScorer of each model, of this process
 
 
 def read_strips(way: str, url: str, model: Path, ahead: int, cache: Path) -> float:
@@ -47,7 +46,7 @@ def read_strips(way: str, url: str, model: Path, ahead: int, cache: Path) -> flo
         started = time.perf_counter()
         usable = len(verify_strips(strips, DEFAULT_INPUT_MAX).usable)
     else:
-        listed = Archive(url).list_strips(None)
+        listed = _archive(url).list_strips(None)
         scorer = _scorer(url, model)
         started = time.perf_counter()
         chunks = [tuple(listed[first : first + CHUNK]) for first in range(0, len(listed), CHUNK)]
@@ -57,10 +56,18 @@ def read_strips(way: str, url: str, model: Path, ahead: int, cache: Path) -> flo
     return seconds
 
 
-def _scorer(url: str, model: Path) -> StripScorer:
+def _archive(url: str) -> Any:
+    from scale.archive import Archive
+
+    return Archive(url)
+
+
+def _scorer(url: str, model: Path) -> Any:
+    from scale.strip_scorer import Job, StripScorer
+
     if model not in _scorers:
         settings = ScoringSettings(test_path=Path(), output_dir=Path(), threshold=0.5)
-        job = Job(model, Archive(url), SessionSettings("cpu", 8, 1), settings)
+        job = Job(model, _archive(url), SessionSettings("cpu", 8, 1), settings)
         _scorers[model] = StripScorer(job)
         _scorers[model].warm_up()
     return _scorers[model]
@@ -120,9 +127,9 @@ def listing_cost(url: str, count: int, path: Path) -> tuple[float, float]:
     from scale.tables import write_listing
 
     with suppress(UserError):  # there is nothing; but this imports and connects
-        Archive(f"{url}/none").list_strips("tiff")
+        _archive(f"{url}/none").list_strips("tiff")
     before, began = memory("VmRSS"), time.process_time()
-    strips = Archive(url).list_strips(None)
+    strips = _archive(url).list_strips(None)
     write_listing(path, grouped(strips, SHARD))
     assert len(strips) == count
     return 1e6 * (time.process_time() - began) / count, (memory("VmHWM") - before) / count
