@@ -264,6 +264,7 @@ def compare_speed(
 def reset_peak_memory(device: torch.device) -> None:
     """Begin to measure the peak of a GPU's memory anew."""
     if device.type == "cuda":
+        torch.cuda.init()  # the figures of a process that has not used the GPU cannot be reset
         torch.cuda.reset_peak_memory_stats(device)
 
 

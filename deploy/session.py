@@ -30,6 +30,9 @@ DEVICES = ("auto", *PROVIDERS)
 COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})
 LARGEST_BATCH, MOST_THREADS = 1024, 256  # that a command takes
 BATCH = "batch"  # the exporter's name of the input's first dimension
+# How cuDNN chooses algorithms: by its rules. ONNX Runtime's default, to time them, took three times
+# as long for a strip in float16 (docs/how-to/gpu.md).
+CONVOLUTION_SEARCH = "HEURISTIC"
 # ONNX Runtime's log severities; WARNINGS is its default
 ERRORS_ONLY, FATAL_ONLY, WARNINGS = 3, 4, 2
 ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -183,7 +186,13 @@ def create_session(
     with silent_runtime():
         if device != "cpu" and not torch.version.cuda:
             onnxruntime.preload_dlls()
-        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            model, options, providers=providers, enable_fallback=0
+        )
+    if device != "cpu":
+        # cuDNN logs an error in the first call for each algorithm that it tries in vain
+        onnxruntime.set_default_logger_severity(FATAL_ONLY)
+    return session
 
 
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
@@ -303,7 +312,8 @@ def _accelerators(
     """
     if device == "cpu":
         return []
-    cuda = (PROVIDERS["cuda"], {"use_tf32": 0, "enable_cuda_graph": int(settings.cuda_graph)})
+    options = {"use_tf32": 0, "cudnn_conv_algo_search": CONVOLUTION_SEARCH}
+    cuda = (PROVIDERS["cuda"], options | {"enable_cuda_graph": int(settings.cuda_graph)})
     if device == "cuda":
         return [cuda]
     folder = str(engines)

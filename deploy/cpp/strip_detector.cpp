@@ -65,9 +65,11 @@ void append_cuda(Ort::SessionOptions& session_options) {
     OrtCUDAProviderOptionsV2* created = nullptr;
     Ort::ThrowOnError(Ort::GetApi().CreateCUDAProviderOptions(&created));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, CudaOptionsDeleter> cuda(created);
-    const char* keys[] = {"use_tf32"};
-    const char* values[] = {"0"};  // TF32 would change heatmaps by about 1e-3
-    Ort::ThrowOnError(Ort::GetApi().UpdateCUDAProviderOptions(cuda.get(), keys, values, 1));
+    // TF32 would change heatmaps by about 1e-3. cuDNN chooses algorithms by its rules, as in
+    // deploy/session.py: to time them took three times as long for a strip in float16.
+    const char* keys[] = {"use_tf32", "cudnn_conv_algo_search"};
+    const char* values[] = {"0", "HEURISTIC"};
+    Ort::ThrowOnError(Ort::GetApi().UpdateCUDAProviderOptions(cuda.get(), keys, values, 2));
     session_options.AppendExecutionProvider_CUDA_V2(*cuda);
 }
 

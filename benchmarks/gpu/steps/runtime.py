@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -70,6 +71,7 @@ def run(setup: Setup) -> Iterator[Figure]:
                 yield from attempt(name, partial(placement, setup, *kind))
                 yield from attempt(name, partial(difference, setup, *kind))
                 yield from speeds(setup, *kind, times)
+                yield from attempt(name, partial(timed_search, setup, *kind))
             if kind == kinds[0]:
                 yield from judge(setup, times)
                 yield from attempt("C++ library", partial(from_cpp, setup, plain_file))
@@ -193,6 +195,14 @@ def speed(
     heatmaps.append(call(strips))
     duration = milliseconds(partial(call, strips), CPU, setup.is_dry) / settings.batch
     yield Figure(name, duration, "ms a strip")
+
+
+def timed_search(setup: Setup, mode: str, precision: str) -> Iterator[Figure]:
+    """The time of a strip where cuDNN times its algorithms, ONNX Runtime's default."""
+    name = f"{mode}_{precision}: batch 1, CUDA graph, algorithms chosen by timing"
+    settings = SessionSettings(device_of(setup), 1, cuda_graph=not setup.is_dry)
+    with mock.patch("deploy.session.CONVOLUTION_SEARCH", "EXHAUSTIVE"):
+        yield from speed(setup, file_of(setup, mode, precision), settings, name, [])
 
 
 def judge(setup: Setup, times: Times) -> Iterator[Figure]:
