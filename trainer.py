@@ -100,10 +100,12 @@ from training.strip_settings import (
 )
 from training.strip_task import StripTask, selection_metric
 from training.tracking import TrackedRun
+from training.weighting_choice import choose_weighting
 
 DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
 # flags whose default depends on others or on the device; a run has a value of each
 DERIVED = ("epochs", "base_channels", "amp", "weighting")
+CHOSEN = "auto"  # the value of --weighting that leaves it to the held-out strips
 RECIPE_HELP = (
     "how samples are made: classic paints strong defects, robust also faint ones, "
     "on channels that differ"
@@ -117,7 +119,8 @@ ALIGN_HELP = (
 WEIGHTING_HELP = (
     "what multiplies the odds of each pixel's probability: likelihood, (1 + L) squared, or "
     "strong_likelihood, (1 + L) to the fourth power, L being the likelihood ratio of a point that "
-    f"Target alone has; default: {DEFAULT_WEIGHTING}, but none with --align none"
+    f"Target alone has. {CHOSEN} trains with {DEFAULT_WEIGHTING}, and at the end "
+    "takes none where that finds more of the held-out strips' points; with --align none it is none"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
@@ -168,8 +171,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     }
     preset = device_preset(given.get("gpu_id"))
     parsed = argparse.Namespace(**defaults | preset | RECIPE_DEFAULTS[recipe] | given | derived)
-    if parsed.weighting is None:
-        parsed.weighting = "none" if parsed.align == "none" else DEFAULT_WEIGHTING
+    parsed.chooses_weighting = parsed.weighting == CHOSEN and parsed.align != "none"
+    if parsed.weighting == CHOSEN:
+        parsed.weighting = DEFAULT_WEIGHTING if parsed.chooses_weighting else "none"
     if parsed.resume in (None, AUTO) and not parsed.training_dataset_path:
         if not DEMO_STRIPS.is_dir():
             parser.error(
@@ -223,7 +227,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", choices=RECIPES, default=ROBUST, help=RECIPE_HELP)
     parser.add_argument("--recipe_settings", type=Path, metavar="FILE", help=AMOUNTS_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="fine", help=ALIGN_HELP)
-    parser.add_argument("--weighting", choices=WEIGHTINGS, default=None, help=WEIGHTING_HELP)
+    weightings = (CHOSEN, *WEIGHTINGS)
+    parser.add_argument("--weighting", choices=weightings, default=CHOSEN, help=WEIGHTING_HELP)
     add_true_or_false(
         parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
     )
@@ -449,17 +454,16 @@ def measure_best(
 ) -> Detector:
     """Measure the best checkpoint on held-out strips, and store the results in it.
 
-    They are the calibration, from which the threshold follows, the contrast that points need to be
-    found, the channels' ranges and the baselines' sigmas.
+    They are the weighting, unless the command line names it, the calibration, from which the
+    threshold follows, the contrast that points need to be found, the channels' ranges and the
+    baselines' sigmas.
     """
     content = load_checkpoint(folder.best)
-    predictor = TorchPredictor(
-        build_network(content, folder.best),
-        settings.patch,
-        device,
-        settings.align,
-        settings.weighting,
-    )
+    network, weighting = build_network(content, folder.best), settings.weighting
+    if settings.chooses_weighting:
+        weighting = choose_weighting(network, dataset.valid, settings, device)
+        content["weighting"] = weighting
+    predictor = TorchPredictor(network, settings.patch, device, settings.align, weighting)
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms
     measured["value_range"] = dataset.values.usual()

@@ -259,6 +259,18 @@ def evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
     return strips[:: -(-len(strips) // most)] if strips else []
 
 
+def sample_of_both(strips: list[StripFile], most: int) -> list[StripFile]:
+    """At most `most` strips, spread over all: half of them defective, the others not known to be.
+
+    A list in which good and painted strips take turns, sampled at even steps, may have one sort.
+    """
+    groups = [
+        [strip for strip in strips if bool(strip.is_defective) is is_defective]
+        for is_defective in (False, True)
+    ]
+    return [strip for group in groups for strip in evenly_spaced(group, most // 2)]
+
+
 def _find_split(folder: Path) -> Path:
     """The folder of the kinds: the parent of one kind in `test/` or `valid/`, else `folder`."""
     is_kind = split_of(folder.parent.name) in ("valid", "test") and not split_of(folder.name)

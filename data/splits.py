@@ -159,14 +159,17 @@ def set_aside(
     for number in sorted(chosen):
         strip = strips[number]
         validation.append(replace(strip, relative=Path(GOOD) / strip.relative, kind=GOOD))
-        validation.append(
-            replace(
-                strip,
-                relative=Path(PAINTED) / strip.relative,
-                kind=PAINTED,
-                painted_with=(HELD_OUT_SEED, number),
-                painted_by=recipe,
-                painted_points=points,
-            )
-        )
+        validation.append(painted(strip, number, recipe, points))
     return [strip for number, strip in enumerate(strips) if number not in chosen], validation
+
+
+def painted(strip: StripFile, number: int, recipe: str, points: PointSettings | None) -> StripFile:
+    """The strip with defects that `recipe` paints; which ones depends on its `number` in a list."""
+    return replace(
+        strip,
+        relative=Path(PAINTED) / strip.relative,
+        kind=PAINTED,
+        painted_with=(HELD_OUT_SEED, number),
+        painted_by=recipe,
+        painted_points=points,
+    )

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.folder import StripFile, list_strips
+from data.folder import StripFile, list_strips, sample_of_both
 from data.labelled_strip import read_strip
 from data.splits import set_aside
 
@@ -22,6 +22,13 @@ def test_a_tenth_is_set_aside_at_least_one_but_never_the_only_one(count, expecte
     assert {strip.path for strip in train}.isdisjoint(strip.path for strip in valid)
     assert [strip.kind for strip in valid] == ["good", "painted"] * expected
     assert (train, valid) == set_aside(strips(count), "classic")  # always the same ones
+
+
+@pytest.mark.parametrize("count", [60, 210, 300, 900])
+def test_a_sample_of_those_set_aside_is_half_good_and_half_painted(count):
+    chosen = sample_of_both(set_aside(strips(count), "classic")[1], 40)
+    kinds = [strip.kind for strip in chosen]
+    assert kinds.count("good") == kinds.count("painted") > 5
 
 
 @pytest.mark.parametrize("recipe, marked", [("classic", (9, 30)), ("robust", (30, 3000))])

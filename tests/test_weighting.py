@@ -1,14 +1,18 @@
 """The likelihood ratio as a weight of the network's odds: its formula, its files, its flags."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from common.errors import UserError
+from common.settings import from_values
 from data.demo_strips import make_strip
+from data.folder import StripFile, list_strips
 from data.image_files import to_unit_range
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.precision import inner_layers
@@ -17,9 +21,11 @@ from evaluation.predictors import TorchPredictor
 from model import SegmentationNetworkONNXFullImage
 from ops.likelihood import likelihood_ratio, weighted_probability
 from ops.registration import Alignment
-from tests.conftest import SMALL_SIZE, arguments_for, export_file
+from tests.conftest import SMALL_SIZE, arguments_for, export_file, write_strip
 from trainer import parse_args, train
-from training.checkpoint import load_checkpoint, model_info
+from training.checkpoint import load_checkpoint, model_info, save_checkpoint
+from training.strip_settings import TrainingSettings
+from training.weighting_choice import CHOICES, choose_weighting, with_defects
 
 WEIGHTED = {"align": "fine", "weighting": "strong_likelihood"}
 CPU = torch.device("cpu")
@@ -126,6 +132,89 @@ def test_a_training_keeps_its_weighting_and_validates_with_it(dataset, tmp_path)
     assert len(content["contrast_response"]["ratios"]) > 300  # points painted into good strips
     (settings,) = tmp_path.glob("*_arguments.json")
     assert json.loads(settings.read_text())["weighting"] == "strong_likelihood"
+
+
+class Brightest(nn.Module):
+    """A network that takes the brightest pixels for defects, those of 200 for doubtful ones."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 2, H, W) logits of patches (B, 3, H, W), values 0-1."""
+        target = images[:, :1]
+        defect = torch.where(target > 0.985, 8.0, -8.0)
+        defect = torch.where((target > 0.75) & (target < 0.82), -1.0, defect)
+        return torch.cat([torch.zeros_like(defect), defect], dim=1)
+
+
+def write_spotted_strip(folder, number, contrast_of_dots):
+    """A strip with six true points of 15 grey levels, and with six dots that are none.
+
+    The dots have 200 grey levels, `contrast_of_dots` more than what is around them.
+    """
+    generator = np.random.default_rng(number)
+    image = generator.normal(240, 1, (3, *SMALL_SIZE))
+    width = SMALL_SIZE[1]
+    image[:, :, width // 2 :] -= 240 - (200 - contrast_of_dots)
+    points = [(20 + 28 * place, width // 4) for place in range(6)]
+    for y, x in points:
+        image[0, y - 1 : y + 2, x - 1 : x + 2] = 255
+        image[0, y - 1 : y + 2, x + width // 2 - 1 : x + width // 2 + 2] = 200
+    path = folder / f"{number}.tiff"
+    write_strip(path, np.clip(image, 0, 255).round().astype(np.uint8))
+    return StripFile(path, Path(path.name), "spots", None, points=tuple(points))
+
+
+@pytest.mark.parametrize("contrast_of_dots, expected", [(150, "none"), (4, "strong_likelihood")])
+def test_the_weighting_that_finds_more_held_out_points_is_chosen(
+    contrast_of_dots, expected, tmp_path, dataset, capsys
+):
+    settings = from_values(
+        TrainingSettings, vars(parse_args(arguments_for(dataset, tmp_path, "--align", "shift")))
+    )
+    strips = [write_spotted_strip(tmp_path, number, contrast_of_dots) for number in range(2)]
+    assert choose_weighting(Brightest(), strips, settings, CPU) == expected
+    assert capsys.readouterr().out.startswith(f"weighting: {expected}; recall of held-out points")
+
+
+@pytest.mark.parametrize("uses_masks", [True, False])
+def test_good_strips_are_painted_to_choose_by(uses_masks, dataset, tmp_path, capsys):
+    flags = arguments_for(dataset, tmp_path, "--align", "shift", "--use_mask", uses_masks)
+    settings = from_values(TrainingSettings, vars(parse_args(flags)))
+    good = list_strips(dataset / "valid" / "good")
+    chosen_by = with_defects(good if uses_masks else list_strips(dataset / "valid"), settings)
+    assert [strip.kind for strip in chosen_by] == ["good", "good", "painted", "painted"]
+    assert choose_weighting(Brightest(), good, settings, CPU) in CHOICES
+    assert "recall of held-out points" in capsys.readouterr().out
+
+
+def test_without_a_held_out_strip_the_default_is_kept(dataset, tmp_path, capsys):
+    flags = arguments_for(dataset, tmp_path, "--align", "shift")
+    settings = from_values(TrainingSettings, vars(parse_args(flags)))
+    assert choose_weighting(Brightest(), [], settings, CPU) == "strong_likelihood"
+    assert "no strip was held out to choose by" in capsys.readouterr().out
+
+
+def test_a_training_chooses_its_weighting_once_unless_it_is_named(dataset, tmp_path, capsys):
+    flags = arguments_for(dataset, tmp_path, "--align", "shift", "--weighting", "auto")
+    flags += ["--epochs", "1"]
+    content = load_checkpoint(train(parse_args(flags)))
+    assert content["chooses_weighting"]
+    assert f"weighting: {content['weighting']}; recall of held-out" in capsys.readouterr().out
+    for name, expected in (("none", "none"), ("likelihood", "likelihood")):
+        named = parse_args([*flags, "--weighting", name])
+        assert (named.weighting, named.chooses_weighting) == (expected, False)
+    assert not parse_args([*flags, "--align", "none"]).chooses_weighting
+
+
+def test_a_run_of_an_earlier_version_keeps_its_weighting(dataset, tmp_path, capsys):
+    flags = ("--align", "shift", "--weighting", "likelihood", "--epochs", 1)
+    train(parse_args(arguments_for(dataset, tmp_path, *flags)))
+    (last,) = [path for path in tmp_path.glob("*.pth") if not path.name.endswith("_best.pth")]
+    content = load_checkpoint(last)
+    del content["chooses_weighting"]
+    save_checkpoint(last, content)
+    best = train(parse_args(["--resume", str(last), "--epochs", "2", "--gpu_id", "-1"]))
+    assert load_checkpoint(best)["weighting"] == "likelihood"
+    assert "weighting:" not in capsys.readouterr().out
 
 
 def test_a_weighting_needs_registered_references(capsys, tmp_path):

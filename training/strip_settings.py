@@ -53,6 +53,7 @@ class TrainingSettings(LoopSettings):
     recipe_settings: dict[str, Any]
     teacher_sha256: str | None = None
     weighting: str = "none"
+    chooses_weighting: bool = False  # at the end, instead of `weighting`
     name: str | None = None
     channels: tuple[int, ...] = STORED_ORDER  # numbers of Target, Ref1 and Ref2 in the files
 
@@ -93,6 +94,8 @@ def resumed_strip_values(
     tool_values = {
         "training_dataset_path": path_or_url(content["training_dataset_path"]),
         **resumed_recipe(content),
+        # runs of earlier versions keep theirs
+        "chooses_weighting": content.get("chooses_weighting", False),
     }
     if content["teacher"]:
         tool_values["teacher"] = Path(content["teacher"])
