@@ -65,7 +65,7 @@ SCORES_VERSION = 4
 SMALL = ("--base_channels", 16, "--bs", 16, "--num_defects_range", 4, 10)
 ROBUST = ("--recipe", "robust")
 DIFFERENCE = (*ROBUST, "--arch", "difference")
-WEIGHTED = (*DIFFERENCE, "--align", "fine", "--weighting", "strong_likelihood")
+WEIGHTED = (*DIFFERENCE, "--align", "fine", "--weighting", "auto")
 # name in the tables, name of the run, further flags of trainer.py, --align while scoring
 NETWORKS = (
     ("classic recipe", "classic", (), "none"),
@@ -73,9 +73,9 @@ NETWORKS = (
     ("robust, `difference` network", "difference", DIFFERENCE, "none"),
     ("the same, aligned only when it scores", "difference", DIFFERENCE, "full"),
     ("robust, `difference`, trained aligned", "aligned", (*DIFFERENCE, "--align", "full"), "full"),
-    ("the flags of train.sh", "strongly_weighted", WEIGHTED, "fine"),
+    ("the flags of train.sh", "auto_weighted", WEIGHTED, "fine"),
 )
-ON_BOARDS = ("classic", "aligned")  # runs that are trained on boards as well
+ON_BOARDS = ("classic", "aligned", "auto_weighted")  # runs that are trained on boards as well
 EPOCHS = {"strips": 33, "boards": 40}  # of 61 and 50 steps: about 2,000 steps in all
 CEILING = "ceiling: matched filter, perfect references"
 
