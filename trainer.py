@@ -93,6 +93,7 @@ from training.run_folder import (
 from training.schedules import GAMMA_SCHEDULES
 from training.settings import Start
 from training.strip_settings import (
+    AUTO_WEIGHTING,
     TrainingSettings,
     require_same_strips,
     resumed_strip_values,
@@ -105,7 +106,6 @@ from training.weighting_choice import choose_weighting
 DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
 # flags whose default depends on others or on the device; a run has a value of each
 DERIVED = ("epochs", "base_channels", "amp", "weighting")
-CHOSEN = "auto"  # the value of --weighting that leaves it to the held-out strips
 RECIPE_HELP = (
     "how samples are made: classic paints strong defects, robust also faint ones, "
     "on channels that differ"
@@ -119,8 +119,8 @@ ALIGN_HELP = (
 WEIGHTING_HELP = (
     "what multiplies the odds of each pixel's probability: likelihood, (1 + L) squared, or "
     "strong_likelihood, (1 + L) to the fourth power, L being the likelihood ratio of a point that "
-    f"Target alone has. {CHOSEN} trains with {DEFAULT_WEIGHTING}, and at the end "
-    "takes none where that finds more of the held-out strips' points; with --align none it is none"
+    f"Target alone has. {AUTO_WEIGHTING} trains with {DEFAULT_WEIGHTING}, and at the end "
+    "takes none where that finds more of the held-out strips' points; none with --align none"
 )
 TEACHER_HELP = "checkpoint of a larger network, which this one learns from besides the masks"
 # test strips of each kind whose panels are drawn; inference_pytorch.sh draws all
@@ -171,8 +171,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     }
     preset = device_preset(given.get("gpu_id"))
     parsed = argparse.Namespace(**defaults | preset | RECIPE_DEFAULTS[recipe] | given | derived)
-    parsed.chooses_weighting = parsed.weighting == CHOSEN and parsed.align != "none"
-    if parsed.weighting == CHOSEN:
+    parsed.chooses_weighting = parsed.weighting == AUTO_WEIGHTING and parsed.align != "none"
+    if parsed.weighting == AUTO_WEIGHTING:
         parsed.weighting = DEFAULT_WEIGHTING if parsed.chooses_weighting else "none"
     if parsed.resume in (None, AUTO) and not parsed.training_dataset_path:
         if not DEMO_STRIPS.is_dir():
@@ -227,8 +227,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", choices=RECIPES, default=ROBUST, help=RECIPE_HELP)
     parser.add_argument("--recipe_settings", type=Path, metavar="FILE", help=AMOUNTS_HELP)
     parser.add_argument("--align", choices=ALIGN_MODES, default="fine", help=ALIGN_HELP)
-    weightings = (CHOSEN, *WEIGHTINGS)
-    parser.add_argument("--weighting", choices=weightings, default=CHOSEN, help=WEIGHTING_HELP)
+    weightings = (AUTO_WEIGHTING, *WEIGHTINGS)
+    parser.add_argument(
+        "--weighting", choices=weightings, default=AUTO_WEIGHTING, help=WEIGHTING_HELP
+    )
     add_true_or_false(
         parser, "--use_mask", help="use the masks of valid/ and test/; False: image metrics only"
     )
@@ -332,6 +334,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
             return None
         folder.remove_aligned()
         detector = measure_best(folder, dataset, settings, processes.device)
+        settings = replace(settings, weighting=detector.predictor.weighting)
         threshold = detector.threshold()
         print(threshold.describe())
         if dataset.test:
@@ -463,6 +466,7 @@ def measure_best(
     if settings.chooses_weighting:
         weighting = choose_weighting(network, dataset.valid, settings, device)
         content["weighting"] = weighting
+        save_checkpoint(folder.last, load_checkpoint(folder.last) | {"weighting": weighting})
     predictor = TorchPredictor(network, settings.patch, device, settings.align, weighting)
     measured = measure(predictor, dataset.train, dataset.valid, settings.input_max, device)
     measured["target_false_alarms"] = settings.target_false_alarms

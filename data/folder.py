@@ -94,6 +94,11 @@ class StripFile:
         """Whether a mask or coordinates say where the defects are."""
         return self.mask is not None or self.points is not None
 
+    @property
+    def has_known_defects(self) -> bool:
+        """Whether the strip is not a good one, and it is known where its defects are."""
+        return self.is_defective is not False and bool(self.has_truth or self.painted_with)
+
 
 def unit_of(files: Sequence[StripFile]) -> str:
     """What the files are, in messages: `strip`, or `picture` for those without references."""
@@ -259,16 +264,15 @@ def evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
     return strips[:: -(-len(strips) // most)] if strips else []
 
 
-def sample_of_both(strips: list[StripFile], most: int) -> list[StripFile]:
-    """At most `most` strips, spread over all: half of them defective, the others not known to be.
+def sample_good_and_defective(strips: list[StripFile], most: int) -> list[StripFile]:
+    """At most `most` strips, spread over all: good ones, and up to half with known defects.
 
-    A list in which good and painted strips take turns, sampled at even steps, may have one sort.
+    Strips whose defects, if any, are nowhere known are left out. Sampled together, strips that are
+    good and painted in turn could all be of one kind.
     """
-    groups = [
-        [strip for strip in strips if bool(strip.is_defective) is is_defective]
-        for is_defective in (False, True)
-    ]
-    return [strip for group in groups for strip in evenly_spaced(group, most // 2)]
+    good = [strip for strip in strips if strip.is_defective is False]
+    known = evenly_spaced([strip for strip in strips if strip.has_known_defects], most // 2)
+    return evenly_spaced(good, most - len(known)) + known
 
 
 def _find_split(folder: Path) -> Path:

@@ -159,11 +159,13 @@ def set_aside(
     for number in sorted(chosen):
         strip = strips[number]
         validation.append(replace(strip, relative=Path(GOOD) / strip.relative, kind=GOOD))
-        validation.append(painted(strip, number, recipe, points))
+        validation.append(paint_later(strip, number, recipe, points))
     return [strip for number, strip in enumerate(strips) if number not in chosen], validation
 
 
-def painted(strip: StripFile, number: int, recipe: str, points: PointSettings | None) -> StripFile:
+def paint_later(
+    strip: StripFile, number: int, recipe: str, points: PointSettings | None
+) -> StripFile:
     """The strip with defects that `recipe` paints; which ones depends on its `number` in a list."""
     return replace(
         strip,

@@ -30,9 +30,6 @@ DEVICES = ("auto", *PROVIDERS)
 COSTLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "QLinearConv"})
 LARGEST_BATCH, MOST_THREADS = 1024, 256  # that a command takes
 BATCH = "batch"  # the exporter's name of the input's first dimension
-# How cuDNN chooses algorithms: by its rules. ONNX Runtime's default, to time them, took three times
-# as long for a strip in float16 (docs/how-to/gpu.md).
-CONVOLUTION_SEARCH = "HEURISTIC"
 # ONNX Runtime's log severities; WARNINGS is its default
 ERRORS_ONLY, FATAL_ONLY, WARNINGS = 3, 4, 2
 ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -46,15 +43,29 @@ class SessionSettings:
 
     `device` is one of DEVICES. `batch` is the number of strips per call (None: any number).
     `threads` are those of the CPU (None: one per core). `cuda_graph` replays a recorded CUDA graph.
+    `algorithm_search` is how cuDNN chooses algorithms, HEURISTIC by its rules and EXHAUSTIVE by
+    timing them. The latter is ONNX Runtime's default; with it a strip takes three times as long
+    (`whole`, 64 channels, float16: docs/how-to/gpu.md).
     """
 
     device: str = "auto"
     batch: int | None = 1
     threads: int | None = None
     cuda_graph: bool = False
+    algorithm_search: str = "HEURISTIC"
 
 
 ANY_DEVICE = SessionSettings()
+
+
+@dataclass
+class Severity:
+    """The log severity of the process between the openings of sessions; ONNX Runtime has one."""
+
+    after_opening: int
+
+
+severity = Severity(WARNINGS)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,9 @@ def create_session(
             model, options, providers=providers, enable_fallback=0
         )
     if device != "cpu":
-        # cuDNN logs an error in the first call for each algorithm that it tries in vain
+        # In its first call, cuDNN logs an error for each algorithm that it tries in vain. Errors of
+        # calls are raised all the same.
+        severity.after_opening = FATAL_ONLY
         onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return session
 
@@ -245,7 +258,7 @@ def silent_runtime() -> Iterator[None]:
         with redirect_stdout(StringIO()):
             yield
     finally:
-        onnxruntime.set_default_logger_severity(WARNINGS)
+        onnxruntime.set_default_logger_severity(severity.after_opening)
 
 
 @contextmanager
@@ -312,7 +325,7 @@ def _accelerators(
     """
     if device == "cpu":
         return []
-    options = {"use_tf32": 0, "cudnn_conv_algo_search": CONVOLUTION_SEARCH}
+    options = {"use_tf32": 0, "cudnn_conv_algo_search": settings.algorithm_search}
     cuda = (PROVIDERS["cuda"], options | {"enable_cuda_graph": int(settings.cuda_graph)})
     if device == "cuda":
         return [cuda]

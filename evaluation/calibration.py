@@ -14,7 +14,7 @@ import torch
 from common.errors import UserError
 from common.pipeline import StageTimes
 from common.progress import progress_bar
-from data.folder import StripFile, evenly_spaced, sample_of_both, unit_of
+from data.folder import StripFile, evenly_spaced, sample_good_and_defective, unit_of
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
@@ -78,7 +78,7 @@ def best_sigmas(
     highest pixel average precision. Without a true defect nothing can be chosen, and the result is
     empty.
     """
-    sample = sample_of_both(strips, MOST_STRIPS_TO_CHOOSE_BY)
+    sample = sample_good_and_defective(strips, MOST_STRIPS_TO_CHOOSE_BY)
     sigmas = {}
     for method, (_, candidates) in METHODS.items():
         last = LastAlignment()

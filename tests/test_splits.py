@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.folder import StripFile, list_strips, sample_of_both
+from data.folder import StripFile, list_strips, sample_good_and_defective
 from data.labelled_strip import read_strip
 from data.splits import set_aside
 
@@ -24,11 +24,21 @@ def test_a_tenth_is_set_aside_at_least_one_but_never_the_only_one(count, expecte
     assert (train, valid) == set_aside(strips(count), "classic")  # always the same ones
 
 
-@pytest.mark.parametrize("count", [60, 210, 300, 900])
-def test_a_sample_of_those_set_aside_is_half_good_and_half_painted(count):
-    chosen = sample_of_both(set_aside(strips(count), "classic")[1], 40)
+@pytest.mark.parametrize("count", [60, 210, 300])
+def test_a_sample_of_those_set_aside_has_good_and_painted_ones(count):
+    chosen = sample_good_and_defective(set_aside(strips(count), "classic")[1], 40)
     kinds = [strip.kind for strip in chosen]
-    assert kinds.count("good") == kinds.count("painted") > 5
+    assert min(kinds.count("good"), kinds.count("painted")) > 5 and len(kinds) <= 40
+
+
+def test_a_sample_takes_the_strips_whose_defects_are_known():
+    def named(kind, count, mask=None):
+        return [StripFile(Path("a"), Path("a"), kind, mask) for _ in range(count)]
+
+    known = named("spots", 8, Path("mask"))
+    chosen = sample_good_and_defective(named("good", 50) + named("spots", 400) + known, 40)
+    assert (sum(strip in known for strip in chosen), len(chosen)) == (8, 33)
+    assert {strip.kind for strip in chosen if strip not in known} == {"good"}
 
 
 @pytest.mark.parametrize("recipe, marked", [("classic", (9, 30)), ("robust", (30, 3000))])

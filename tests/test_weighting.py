@@ -1,6 +1,7 @@
 """The likelihood ratio as a weight of the network's odds: its formula, its files, its flags."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import trainer
 from common.errors import UserError
 from common.settings import from_values
 from data.demo_strips import make_strip
@@ -25,7 +27,7 @@ from tests.conftest import SMALL_SIZE, arguments_for, export_file, write_strip
 from trainer import parse_args, train
 from training.checkpoint import load_checkpoint, model_info, save_checkpoint
 from training.strip_settings import TrainingSettings
-from training.weighting_choice import CHOICES, choose_weighting, with_defects
+from training.weighting_choice import choose_weighting, with_defects
 
 WEIGHTED = {"align": "fine", "weighting": "strong_likelihood"}
 CPU = torch.device("cpu")
@@ -167,54 +169,93 @@ def write_spotted_strip(folder, number, contrast_of_dots):
 def test_the_weighting_that_finds_more_held_out_points_is_chosen(
     contrast_of_dots, expected, tmp_path, dataset, capsys
 ):
-    settings = from_values(
-        TrainingSettings, vars(parse_args(arguments_for(dataset, tmp_path, "--align", "shift")))
-    )
+    settings = training_settings(dataset, tmp_path)
     strips = [write_spotted_strip(tmp_path, number, contrast_of_dots) for number in range(2)]
     assert choose_weighting(Brightest(), strips, settings, CPU) == expected
-    assert capsys.readouterr().out.startswith(f"weighting: {expected}; recall of held-out points")
+    assert capsys.readouterr().out.startswith(f"weighting: {expected}; recall of 12 points")
 
 
-@pytest.mark.parametrize("uses_masks", [True, False])
-def test_good_strips_are_painted_to_choose_by(uses_masks, dataset, tmp_path, capsys):
-    flags = arguments_for(dataset, tmp_path, "--align", "shift", "--use_mask", uses_masks)
-    settings = from_values(TrainingSettings, vars(parse_args(flags)))
-    good = list_strips(dataset / "valid" / "good")
-    chosen_by = with_defects(good if uses_masks else list_strips(dataset / "valid"), settings)
-    assert [strip.kind for strip in chosen_by] == ["good", "good", "painted", "painted"]
-    assert choose_weighting(Brightest(), good, settings, CPU) in CHOICES
-    assert "recall of held-out points" in capsys.readouterr().out
+def training_settings(dataset, folder, *flags):
+    """The settings of a short training with registered references."""
+    arguments = parse_args(arguments_for(dataset, folder, "--align", "shift", *flags))
+    return from_values(TrainingSettings, vars(arguments))
+
+
+@pytest.mark.parametrize("chosen_by", ["valid/good", "valid without masks"])
+def test_good_strips_are_painted_to_choose_by(chosen_by, dataset, tmp_path, capsys):
+    strips = list_strips(dataset / "valid", use_masks=False)
+    if chosen_by == "valid/good":
+        strips = list_strips(dataset / "valid" / "good")
+    settings = training_settings(dataset, tmp_path)
+    kinds = [strip.kind for strip in with_defects(strips, settings)]
+    assert kinds == ["good", "good", "painted", "painted"]
+    choose_weighting(Brightest(), strips, settings, CPU)
+    assert " points of 4 held-out strips at 0.1 and 1 false alarms" in capsys.readouterr().out
 
 
 def test_without_a_held_out_strip_the_default_is_kept(dataset, tmp_path, capsys):
-    flags = arguments_for(dataset, tmp_path, "--align", "shift")
-    settings = from_values(TrainingSettings, vars(parse_args(flags)))
+    settings = training_settings(dataset, tmp_path)
     assert choose_weighting(Brightest(), [], settings, CPU) == "strong_likelihood"
-    assert "no strip was held out to choose by" in capsys.readouterr().out
+    assert "no held-out strip to choose by" in capsys.readouterr().out
 
 
-def test_a_training_chooses_its_weighting_once_unless_it_is_named(dataset, tmp_path, capsys):
-    flags = arguments_for(dataset, tmp_path, "--align", "shift", "--weighting", "auto")
-    flags += ["--epochs", "1"]
-    content = load_checkpoint(train(parse_args(flags)))
-    assert content["chooses_weighting"]
-    assert f"weighting: {content['weighting']}; recall of held-out" in capsys.readouterr().out
-    for name, expected in (("none", "none"), ("likelihood", "likelihood")):
-        named = parse_args([*flags, "--weighting", name])
-        assert (named.weighting, named.chooses_weighting) == (expected, False)
-    assert not parse_args([*flags, "--align", "none"]).chooses_weighting
+def train_one_epoch(dataset, folder, *flags):
+    """The best and the last checkpoint of a training of an epoch."""
+    flags = ("--align", "shift", "--epochs", 1, *flags)
+    best = train(parse_args(arguments_for(dataset, folder, *flags)))
+    (last,) = [path for path in folder.glob("*.pth") if path != best]
+    return best, last
 
 
-def test_a_run_of_an_earlier_version_keeps_its_weighting(dataset, tmp_path, capsys):
-    flags = ("--align", "shift", "--weighting", "likelihood", "--epochs", 1)
-    train(parse_args(arguments_for(dataset, tmp_path, *flags)))
-    (last,) = [path for path in tmp_path.glob("*.pth") if not path.name.endswith("_best.pth")]
+def resume(last, *flags):
+    """The best checkpoint of a run that goes on for a second epoch."""
+    words = ["--resume", last, "--epochs", 2, "--gpu_id", -1, *flags]
+    return train(parse_args(list(map(str, words))))
+
+
+def test_what_a_training_chooses_is_what_it_measures_and_keeps(dataset, tmp_path, monkeypatch):
+    asked, measured = [], []
+
+    def choose(network, strips, settings, device):
+        asked.append(settings.weighting)
+        return "none"
+
+    def measure(predictor, *others):
+        measured.append(predictor.weighting)
+        return measure_all(predictor, *others)
+
+    measure_all = trainer.measure
+    monkeypatch.setattr(trainer, "choose_weighting", choose)
+    monkeypatch.setattr(trainer, "measure", measure)
+    best, last = train_one_epoch(dataset, tmp_path, "--weighting", "auto")
+    assert [load_checkpoint(path)["weighting"] for path in (best, last)] == ["none", "none"]
+    (report,) = tmp_path.glob("*_test/report.html")
+    assert re.search(r"weighting\W.{0,60}none", report.read_text(), re.S)
+    # a resumed run trains as it began, and chooses again
+    assert load_checkpoint(resume(last))["chooses_weighting"]
+    assert (asked, measured) == (["strong_likelihood"] * 2, ["none"] * 2)
+
+
+def test_a_training_with_a_named_weighting_chooses_nothing(dataset, tmp_path, capsys):
+    best, last = train_one_epoch(dataset, tmp_path, "--weighting", "likelihood")
     content = load_checkpoint(last)
-    del content["chooses_weighting"]
+    del content["chooses_weighting"]  # as in a run of an earlier version
     save_checkpoint(last, content)
-    best = train(parse_args(["--resume", str(last), "--epochs", "2", "--gpu_id", "-1"]))
-    assert load_checkpoint(best)["weighting"] == "likelihood"
+    for path in (best, resume(last)):
+        assert load_checkpoint(path)["weighting"] == "likelihood"
     assert "weighting:" not in capsys.readouterr().out
+    flags = arguments_for(dataset, tmp_path, "--weighting", "auto")
+    assert not parse_args(flags).chooses_weighting  # its references are not registered
+
+
+def test_a_resumed_run_keeps_its_weighting(dataset, tmp_path):
+    _, last = train_one_epoch(dataset, tmp_path / "auto", "--weighting", "auto")
+    with pytest.raises(UserError, match="a run of --weighting auto, expected strong_likelihood"):
+        resume(last, "--weighting", "strong_likelihood")
+    resume(last, "--weighting", "auto")
+    _, last = train_one_epoch(dataset, tmp_path / "none", "--weighting", "none")
+    with pytest.raises(UserError, match="found a run of --weighting none, expected auto"):
+        resume(last, "--weighting", "auto")
 
 
 def test_a_weighting_needs_registered_references(capsys, tmp_path):

@@ -12,11 +12,13 @@ from data.image_files import STORED_ORDER
 from data.recipe_file import check_amounts, check_names
 from data.recipes import CLASSIC, RECIPES, settings_of_recipe
 from data.splits import Dataset
+from ops.likelihood import DEFAULT_WEIGHTING
 from ops.tiling import PATCH_SIZES
 from training.resume import require_resumable, resumed_values
 from training.settings import LoopSettings, Start
 
 RUN_NAME = "BgRemoval_lr{lr}_ep{epochs}_bs{bs}_{height}x{width}_{image_type}"
+AUTO_WEIGHTING = "auto"  # the value of --weighting that leaves it to the held-out strips
 STRIPS_HASH = "strips_sha256"  # entry of a checkpoint that identifies the run's strips
 # Settings that may change on resume, besides those of every run. The teacher's file may move, since
 # its hash is compared.
@@ -53,7 +55,7 @@ class TrainingSettings(LoopSettings):
     recipe_settings: dict[str, Any]
     teacher_sha256: str | None = None
     weighting: str = "none"
-    chooses_weighting: bool = False  # at the end, instead of `weighting`
+    chooses_weighting: bool = False  # whether the end of the training may replace `weighting`
     name: str | None = None
     channels: tuple[int, ...] = STORED_ORDER  # numbers of Target, Ref1 and Ref2 in the files
 
@@ -94,9 +96,18 @@ def resumed_strip_values(
     tool_values = {
         "training_dataset_path": path_or_url(content["training_dataset_path"]),
         **resumed_recipe(content),
-        # runs of earlier versions keep theirs
         "chooses_weighting": content.get("chooses_weighting", False),
     }
+    if tool_values["chooses_weighting"]:  # a best checkpoint has the weighting that was chosen
+        tool_values["weighting"] = DEFAULT_WEIGHTING
+    if "weighting" in start.given:
+        found = AUTO_WEIGHTING if tool_values["chooses_weighting"] else content["weighting"]
+        asked = AUTO_WEIGHTING if values["chooses_weighting"] else values["weighting"]
+        if found != asked:
+            raise UserError(
+                f"found a run of --weighting {found}, expected {asked}: "
+                "a resumed run keeps its settings"
+            )
     if content["teacher"]:
         tool_values["teacher"] = Path(content["teacher"])
     elif "teacher" in start.given:

@@ -66,7 +66,7 @@ void append_cuda(Ort::SessionOptions& session_options) {
     Ort::ThrowOnError(Ort::GetApi().CreateCUDAProviderOptions(&created));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, CudaOptionsDeleter> cuda(created);
     // TF32 would change heatmaps by about 1e-3. cuDNN chooses algorithms by its rules, as in
-    // deploy/session.py: to time them took three times as long for a strip in float16.
+    // deploy/session.py: those that it finds by timing take up to three times as long.
     const char* keys[] = {"use_tf32", "cudnn_conv_algo_search"};
     const char* values[] = {"0", "HEURISTIC"};
     Ort::ThrowOnError(Ort::GetApi().UpdateCUDAProviderOptions(cuda.get(), keys, values, 2));

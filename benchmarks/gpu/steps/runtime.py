@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -32,6 +31,7 @@ from deploy.parity import PARITY_TOLERANCE
 from deploy.precision import in_half_precision
 from deploy.session import PROVIDERS, SessionSettings, make_call, nodes_by_provider, place_session
 from model import SegmentationNetworkONNXFullImage
+from ops.likelihood import DEFAULT_WEIGHTING
 from tests.cpp import SOURCES
 
 OPSETS = 18, 17  # of a GPU, and of a dry run: its exporter is ten times as fast
@@ -120,7 +120,7 @@ def make_detector(setup: Setup, mode: str) -> SegmentationNetworkONNXFullImage:
     """What the file of a mode computes: the default of training, around the saved network."""
     network = torch.load(setup.folder / "network.pt", weights_only=False)
     return SegmentationNetworkONNXFullImage(
-        network, setup.strip_size, PATCH, "fine", mode, "likelihood"
+        network, setup.strip_size, PATCH, "fine", mode, DEFAULT_WEIGHTING
     ).eval()
 
 
@@ -200,9 +200,8 @@ def speed(
 def timed_search(setup: Setup, mode: str, precision: str) -> Iterator[Figure]:
     """The time of a strip where cuDNN times its algorithms, ONNX Runtime's default."""
     name = f"{mode}_{precision}: batch 1, CUDA graph, algorithms chosen by timing"
-    settings = SessionSettings(device_of(setup), 1, cuda_graph=not setup.is_dry)
-    with mock.patch("deploy.session.CONVOLUTION_SEARCH", "EXHAUSTIVE"):
-        yield from speed(setup, file_of(setup, mode, precision), settings, name, [])
+    settings = SessionSettings(device_of(setup), 1, None, not setup.is_dry, "EXHAUSTIVE")
+    yield from speed(setup, file_of(setup, mode, precision), settings, name, [])
 
 
 def judge(setup: Setup, times: Times) -> Iterator[Figure]:
