@@ -5,6 +5,7 @@
     # parts of it
     python -m benchmarks.scale --prefetch         # what fetching ahead hides of a latency
     python -m benchmarks.scale --kills 10         # killed so often, it leaves the same tables
+    python -m benchmarks.scale --sampling         # what it saves to measure a sample in full
     # bytes, hours and money of your own archive; needs neither
     python -m benchmarks.scale --arithmetic --archive 3000000 --link 25 --gpu_hour 2.5
 
@@ -58,6 +59,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument("--prefetch", action="store_true", help="only what fetching ahead hides")
     parts.add_argument("--kills", type=int, metavar="N", help="only what N kills do to a job")
+    parts.add_argument(
+        "--sampling", action="store_true", help="only what measuring a sample in full saves"
+    )
     parts.add_argument("--arithmetic", action="store_true", help="only the arithmetic")
     plan = parser.add_argument_group(
         "figures of the arithmetic; those measured replace the default"
@@ -116,9 +120,13 @@ def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, floa
             print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
             return 0
         bench = Bench(server, url, strips, arguments.strips, models, folder)
+        if arguments.sampling:
+            bench.print_sampling()
+            return 0
         measured = bench.print_rest(arguments.engines)
-        found = [bench.print_jobs(engine) for engine in arguments.engines]
-        measured |= print_call(bench, found[0]) | print_starts(folder)
+        for engine in arguments.engines:
+            bench.print_jobs(engine)
+        measured |= bench.print_sampling() | print_starts(folder)
         print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
     print_arithmetic(replace(Plan(), **(measured | given)))
     return 0
@@ -135,16 +143,24 @@ class Bench:
     models: dict[str, Path]
     folder: Path
 
-    def print_jobs(self, engine: str) -> Measured:
-        """Print a row for each source of strips and number of workers; the first one's figures."""
-        self._print_header(f"`--engine {engine}`")
-        flags, rows = ("--engine", engine, "--shard", SHARD), []
+    def print_jobs(self, engine: str) -> None:
+        """Print a row for each source of strips and number of workers."""
+        self._print_header(f"`--engine {engine} --measure_every 1`")
+        flags = ("--engine", engine, "--shard", SHARD, "--measure_every", 1)
         for workers in WORKERS:
             for name, source in SOURCES.items():
-                place = getattr(self, source)
-                rows.append(self._print_job(name, METHOD, place, workers, *flags))
+                self._print_job(name, METHOD, getattr(self, source), workers, *flags)
             shutil.rmtree(self.folder / "cache")
-        return rows[0]
+
+    def print_sampling(self) -> dict[str, float]:
+        """Print rows with each strip measured in full, and a sample; figures of the latter."""
+        from scale.listed import MEASURE_EVERY
+
+        self._print_header("from disk, `--engine local`")
+        for every in (1, MEASURE_EVERY):
+            flags = ("--engine", "local", "--shard", SHARD, "--measure_every", every)
+            found = self._print_job(f"`--measure_every {every}`", METHOD, self.strips, 1, *flags)
+        return print_call(self, found)
 
     def print_rest(self, engines: Sequence[str]) -> dict[str, float]:
         """Print rows of the least a model can cost, and return figures for the arithmetic.

@@ -35,7 +35,7 @@ class Plan:
     archive: int = _figure(10_000_000, "strips of the archive")
     float32_ms: float = _figure(10.8, "GPU time of a strip with a network in float32, ms")
     float16_ms: float = _figure(2.2, "GPU time of a strip with a network in float16, ms")
-    host_ms: float = _figure(61.0, "processor time of a strip beside the model, in a worker, ms")
+    host_ms: float = _figure(8.0, "processor time of a strip beside the model, in a worker, ms")
     driver_ms: float = _figure(0.2, "time of a strip in the process that hands out and writes, ms")
     workers_per_gpu: int = _figure(4, "workers that share a GPU, a core each")
     link: float = _figure(10.0, "Gbit/s that the storage gives to all machines together")

@@ -177,8 +177,9 @@ def _apply_rules(prediction: Prediction, truth: GroundTruth | None, rules: Rules
     )
     if rules.threshold is None:
         return result
-    if rules.measure:
-        result.statistics = rules.measure(image, prediction.ignored)
+    measure = rules.choose_measure(prediction.strip) if rules.choose_measure else rules.measure
+    if measure:
+        result.statistics = measure(image, prediction.ignored)
         result.inspected_contrast = result.statistics.pop(INSPECTED_CONTRAST, None)
     if rules.required_contrast is not None and result.inspected_contrast is not None:
         # `not <=` instead of `>`, so that NaN is blind, too

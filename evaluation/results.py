@@ -31,7 +31,8 @@ class Rules:
     threshold there are metrics, but no detections and no verdicts. `candidates` is how many of each
     strip's strongest local maxima are kept, whatever the threshold. `required_contrast`, in grey
     levels, is the largest inspected contrast of a strip that may be OK; None: any. `missing`
-    gives the probability of a missing feature, to tell the detections by.
+    gives the probability of a missing feature, to tell the detections by. Where not all strips are
+    measured alike, `choose_measure` gives the one of a strip, in place of `measure`.
 
     With `verdict_by_score`, a strip or picture is NG where its score exceeds the threshold,
     whatever its heatmap. Detections, above the same threshold on the heatmap, then say where it is
@@ -45,6 +46,7 @@ class Rules:
     ignored: IgnoredRegions = field(default_factory=IgnoredRegions)
     patch: int | None = None
     measure: Measure | None = None
+    choose_measure: Callable[[StripFile], Measure] | None = None
     candidates: int = 0
     required_contrast: float | None = None
     missing: Callable[[np.ndarray], np.ndarray] | None = None

@@ -23,7 +23,7 @@ from reporting.score_folder import ScoringSettings, describe_intake
 from reporting.scored_folder import require_output_elsewhere, require_usable
 from scale.archive import Archive
 from scale.lease import Lease, leased
-from scale.listed import Chunk, Shard, cut
+from scale.listed import MEASURE_EVERY, Chunk, Shard, cut
 from scale.local_engine import score_locally
 from scale.output_folder import JOB, LISTING, MODEL, Done, OutputFolder
 from scale.strip_scorer import Job, ScoredStrips, StripScorer
@@ -34,6 +34,8 @@ SAMPLE = 20  # strips that are looked at before the first job begins
 # settings of a job that have no influence on what it finds
 FREE = ("test_path", "output_dir", "img_format", "good_path", "contrast_maps", "candidates")
 FREE += ("use_ground_truth_mask", "match_radius", "method", "input_max", "mask_channel")
+# settings of jobs that were begun before there was a choice
+EARLIER = {"measure_every": 1}
 
 
 def run_job(arguments: argparse.Namespace) -> int:
@@ -44,7 +46,8 @@ def run_job(arguments: argparse.Namespace) -> int:
     # the scoring writes nothing itself
     settings = from_values(ScoringSettings, vars(arguments) | {"output_dir": Path()})
     session = SessionSettings(arguments.device, arguments.per_call, arguments.threads)
-    job = Job(arguments.model, Archive(arguments.input), session, settings)
+    every = choose_sample(arguments, output)
+    job = Job(arguments.model, Archive(arguments.input), session, settings, every)
     # a head node has no GPU perhaps; and nothing is computed here
     scorer = StripScorer(replace(job, session=SessionSettings("cpu", 1, arguments.threads)))
     print(f"{job.model}, strips of {job.archive.location}")
@@ -70,9 +73,22 @@ def run_job(arguments: argparse.Namespace) -> int:
         return describe_end(listing, output)
 
 
+def choose_sample(arguments: argparse.Namespace, output: OutputFolder) -> int:
+    """Of how many strips one is measured in full: as given, else as the job in the output has it.
+
+    It is each strip where verdicts depend on what is measured.
+    """
+    if arguments.require_contrast is not None:
+        return 1
+    found = output.read_notes(JOB)
+    known = (EARLIER | found)["measure_every"] if isinstance(found, dict) else MEASURE_EVERY
+    return arguments.measure_every or known
+
+
 def job_facts(job: Job, model: str) -> dict[str, Any]:
     """What all shards of an output have in common, as JSON has it. `model` is its SHA-256."""
     facts: dict[str, Any] = {"model": model, "input": str(job.archive.location)}
+    facts["measure_every"] = job.measure_every
     for name, value in asdict(job.settings).items():
         if name in FREE:
             continue
@@ -89,7 +105,7 @@ def require_same_job(output: OutputFolder, facts: dict[str, Any]) -> None:
     if found is None:
         output.write_notes(JOB, facts)
         return
-    known = found if isinstance(found, dict) else {}
+    known = EARLIER | found if isinstance(found, dict) else {}
     for name in sorted({*facts, *known}):
         if known.get(name) != facts.get(name):
             raise UserError(

@@ -72,10 +72,13 @@ class Judged:
         """)
 
     def drift(self) -> list[tuple]:
-        """Of each statistic: its median, the folders of the lowest and the highest one, their
-        medians, and how far these are apart in half the range of the middle 68 % within a folder.
+        """Of each statistic: how many strips have it, its median, the folders of the lowest and the
+        highest one, their medians, and how far these are apart in half the range of the middle 68 %
+        within a folder.
 
         The statistic that changes most comes first. Statistics without any spread are left out.
+        Those of the registration are of a sample, and of a folder with one such strip there is no
+        spread.
         """
         described = self.ask("describe strips{s}")
         names = [row[0] for row in described if row[0] not in OWN]
@@ -83,11 +86,13 @@ class Judged:
         for name in names:
             rows += self.ask(f"""
                 with medians as (
-                    select folder, median("{name}") as middle, (quantile_cont("{name}", 0.84)
-                        - quantile_cont("{name}", 0.16)) / 2 as spread
+                    select folder, median("{name}") as middle,
+                        case when count("{name}") > 1 then (quantile_cont("{name}", 0.84)
+                        - quantile_cont("{name}", 0.16)) / 2 end as spread
                     from strips{{s}} group by folder
                 )
-                select '{name}', (select median("{name}") from strips{{s}}),
+                select '{name}', (select count("{name}") from strips{{s}}),
+                    (select median("{name}") from strips{{s}}),
                     arg_min(folder, middle), min(middle), arg_max(folder, middle), max(middle),
                     (max(middle) - min(middle)) / nullif(median(spread), 0) as apart
                 from medians having apart is not null

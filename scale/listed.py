@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SHARD_NAME = 16  # hexadecimal digits of a SHA-256
+SAMPLED_BYTES = 8  # of a SHA-256
+MEASURE_EVERY = 20  # strips, one of which is measured in full
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,17 @@ def shard_name(strips: Sequence[ListedStrip]) -> str:
         line = f"{strip.path}\0{strip.size}\0{strip.etag}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:SHARD_NAME]
+
+
+def is_sampled(path: str, every: int) -> bool:
+    """Whether a strip is in the sample that has one strip in `every`.
+
+    Only its path below the archive's folder says so, and not who scores it, beside which others.
+    The first bytes of the path's SHA-256, as a number with the highest byte first, are then a
+    multiple of `every`.
+    """
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:SAMPLED_BYTES], "big") % every == 0
 
 
 def cut(shard: Shard, strips: Sequence[ListedStrip], size: int) -> Iterator[Chunk]:

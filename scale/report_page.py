@@ -108,7 +108,8 @@ def flip_table(comparison: Comparison) -> Table:
 
 def drift_table(judged: Judged) -> Table:
     """What changes between folders, in the statistics of the channels."""
-    columns = ("statistic", "median", "lowest in", "median there", "highest in", "median there")
+    columns = ("statistic", "strips", "median", "lowest in", "median there")
+    columns += ("highest in", "median there")
     rows = [
         tuple(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row)
         for row in judged.drift()

@@ -39,6 +39,7 @@ from common.errors import run_command
 from common.packages import require_packages
 from common.storage import is_remote, to_url
 from deploy.flags import add_session
+from scale.listed import MEASURE_EVERY
 
 ENGINES = ("local", "ray")
 MOST_WORKERS = 4096
@@ -49,6 +50,7 @@ GROUPS = {
     "threshold": "target_false_alarms threshold require_contrast",
     "detections": "min_area polarity missing",
     "pixels that do not count": "dead_pixels ignore_mask",
+    "statistics": "measure_every",
     "work": "engine ray workers shard",
     "machine": "device per_call threads workers_per_gpu",
 }
@@ -77,6 +79,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_verdict(parser)
     add_detection_rules(parser)
     add_ignored_pixels(parser)
+    parser.add_argument(
+        "--measure_every",
+        type=whole_number(1),
+        metavar="N",
+        help="register the references of one strip in N once more, to measure how they lie and "
+        "which contrast was inspected; chosen by its path; default: that of the job that goes on, "
+        f"else {MEASURE_EVERY}, or 1 with --require_contrast",
+    )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -119,6 +129,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"found --ray beside --engine {parsed.engine}, expected --engine ray")
     if parsed.threshold is not None and parsed.target_false_alarms:
         parser.error("found --threshold beside --target_false_alarms, expected one way to set it")
+    if parsed.require_contrast is not None and (parsed.measure_every or 1) > 1:
+        parser.error(
+            f"found --measure_every {parsed.measure_every} beside --require_contrast, expected 1: "
+            "verdicts go by the contrast of each strip"
+        )
     cores = os.cpu_count() or 1
     per_worker = parsed.threads or CPUS_PER_WORKER
     parsed.workers = parsed.workers or (

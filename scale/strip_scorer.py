@@ -1,6 +1,7 @@
 """Scoring the strips of an archive in one worker, with the code of inference_onnx.py."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from data.ignored_regions import IgnoredRegions
 from data.labelled_strip import read_strip
 from deploy.onnx_predictor import open_detector
 from deploy.session import SessionSettings
+from evaluation.calibration import channel_measure
 from evaluation.detections import Detection
 from evaluation.evaluate import evaluate
-from evaluation.results import INSPECTED_CONTRAST, StripResult
+from evaluation.results import INSPECTED_CONTRAST, Measure, StripResult
 from reporting.score_folder import (
     ScoringSettings,
     choose_response,
@@ -28,19 +30,24 @@ from reporting.score_folder import (
     require_missing,
 )
 from scale.archive import Archive
-from scale.listed import ListedStrip
+from scale.listed import ListedStrip, is_sampled
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a job has to know. `model` is a path or a URL."""
+    """What every worker of a job has to know. `model` is a path or a URL.
+
+    Measuring a strip in full takes another registration of its references, which is longer than
+    all else beside the model. So one strip in `measure_every` is.
+    """
 
     model: Path | str
     archive: Archive
     session: SessionSettings
     settings: ScoringSettings
+    measure_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,17 @@ class StripScorer:
         ignored.of(Path(job.model), self.detector.info.image_size)  # raises if it does not fit
         self.threshold = choose_threshold(self.detector, settings)
         response = choose_response(self.detector, settings, self.threshold)
-        self.rules = make_rules(self.detector, settings, self.threshold, response, ignored)
+        rules = make_rules(self.detector, settings, self.threshold, response, ignored)
+        if rules.measure and job.measure_every > 1:
+            rules = replace(rules, choose_measure=self._choose_measure(rules.measure))
+        self.rules = rules
+
+    def _choose_measure(self, in_full: Measure) -> Callable[[StripFile], Measure]:
+        """What measures a strip: `in_full` for those of the sample, else without a registration."""
+        unregistered, every = channel_measure("none", self.detector.device), self.job.measure_every
+        return lambda strip: (
+            in_full if is_sampled(strip.relative.as_posix(), every) else unregistered
+        )
 
     def warm_up(self) -> None:
         """Do the work of the first calls. Raises `UserError` where the device lacks memory."""
@@ -95,7 +112,7 @@ class StripScorer:
             self.detector.predictor.warm_up()
 
     def statistic_names(self) -> list[str]:
-        """The names of the statistics that each strip gets, in order."""
+        """The names of the statistics that a strip of the sample gets, in order."""
         if not self.rules.measure:
             return []
         black = np.zeros((3, *self.detector.info.image_size), np.float32)

@@ -99,8 +99,8 @@ def test_one_model_is_shown_by_folder_with_what_drifts(jobs, tmp_path):
     assert f"Model {'a' * 12}: 6 strips, 2 of them NG, 3 detections; 2 strips could not" in page
     # by folder: strips, NG, NG in %, detections per strip, not used
     assert row_of(page, "day1") == ["3", "2", "66.67", "1.0", "1"]
-    middle, lowest, low, highest, high, apart = row_of(page, "target_mean")
-    assert (lowest, low, highest, high) == ("day1", "101", "day2", "121")
+    count, middle, lowest, low, highest, high, apart = row_of(page, "target_mean")
+    assert count == "6" and (lowest, low, highest, high) == ("day1", "101", "day2", "121")
     assert float(middle) == 111 and float(apart) > 20
     # the strip of the highest score that is OK is the one that would be NG in addition
     assert "One more NG strip per 100 strips needs a threshold of 0.222" in page

@@ -27,11 +27,14 @@ from common.pipeline import READERS
 from data.demo_strips import make_strip
 from data.write_images import write_strip
 from deploy.session import SessionSettings
+from evaluation.results import INSPECTED_CONTRAST
+from ops.registration import MEASURES
 from reporting.score_folder import ScoringSettings
 from scale import archive_job, local_engine, ray_engine, score_archive
 from scale.archive import Archive
 from scale.lease import process_start
-from scale.output_folder import OutputFolder
+from scale.listed import MEASURE_EVERY, is_sampled
+from scale.output_folder import JOB, OutputFolder
 from scale.strip_scorer import Job
 from scale.tables import read_rows
 from tests.conftest import ROOT, SMALL_SIZE, export_file
@@ -39,7 +42,18 @@ from tests.scale.deadly_archive import DeadlyArchive
 
 STRIPS = 200
 BREAKS = WAYS_TO_BREAK
+# the statistics that take another registration
+OF_A_SAMPLE = (*(f"ref{ref}_{name}" for ref in (1, 2) for name in MEASURES), INSPECTED_CONTRAST)
 DEADLY = "found that it ended 2 processes that scored it alone, expected none"
+
+
+@pytest.fixture(scope="module")
+def onnx_model(write_checkpoint: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that registers its references, and of which it is known what contrast it finds."""
+    folder = tmp_path_factory.mktemp("model")
+    found = {"noise": "edges", "sigma": 1.0, "ratios": [2.0, 8.0], "heights": [0.1, 0.9]}
+    checkpoint = write_checkpoint(folder / "best.pth", align="full", contrast_response=found)
+    return export_file(checkpoint, folder / "best.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +124,52 @@ def test_scores_are_those_of_inference_onnx_bit_for_bit(whole, archive, onnx_mod
         (row["path"], str(row["y"]), str(row["x"]), str(row["margin"])) for row in detections
     )
     assert len(found) > 100
+
+
+def rows_by_path(output: Path) -> dict[str, dict]:
+    return {row["path"]: row | {"seconds": 0} for row in read_rows(OutputFolder(output), "strips")}
+
+
+def test_a_sample_by_path_is_measured_in_full_and_nothing_else_changes(
+    whole, archive, onnx_model, tmp_path
+):
+    assert score(onnx_model, archive, tmp_path / "judged", "--measure_every", 1) == 1
+    every, some = rows_by_path(tmp_path / "judged"), rows_by_path(whole)
+    sampled = {path for path in every if is_sampled(path, MEASURE_EVERY)}
+    assert STRIPS / MEASURE_EVERY / 3 < len(sampled) < 3 * STRIPS / MEASURE_EVERY
+    measured = {name for name in next(iter(every.values())) if name.startswith(OF_A_SAMPLE)}
+    assert {"ref1_shift_y", "ref2_remainder", INSPECTED_CONTRAST} < measured
+    assert all(row[name] is not None for row in every.values() for name in measured)
+    for path, row in some.items():
+        missing = {} if path in sampled else dict.fromkeys(measured)
+        assert row == every[path] | missing
+    assert some.keys() == every.keys()
+
+
+def test_the_sample_is_that_of_the_job_that_goes_on(whole, archive, onnx_model, tmp_path, capsys):
+    output = tmp_path / "judged"
+    shutil.copytree(whole, output)
+    assert score(onnx_model, archive, output, "--measure_every", 5) == 1
+    assert f"found results of --measure_every {MEASURE_EVERY}, expected 5" in said(capsys)
+    # a job of an earlier version measured each strip
+    facts = OutputFolder(output).read_notes(JOB)
+    del facts["measure_every"]
+    OutputFolder(output).write_notes(JOB, facts)
+    shutil.rmtree(output / "_done")
+    assert score(onnx_model, archive, output) == 1
+    assert all(row["ref1_shift_y"] is not None for row in rows_by_path(output).values())
+
+
+def test_a_contrast_that_is_required_is_measured_in_each_strip(
+    archive, onnx_model, tmp_path, capsys
+):
+    strips, flags = archive / "day1", ("--require_contrast", 0.001)
+    with pytest.raises(SystemExit):
+        score(onnx_model, strips, tmp_path / "judged", *flags, "--measure_every", 2)
+    assert "found --measure_every 2 beside --require_contrast" in capsys.readouterr().err
+    assert score(onnx_model, strips, tmp_path / "judged", *flags) == 1
+    rows = rows_by_path(tmp_path / "judged").values()
+    assert all("contrast" in row["reason"] and row[INSPECTED_CONTRAST] > 0 for row in rows)
 
 
 def start(*arguments: object) -> subprocess.Popen:
