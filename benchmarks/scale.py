@@ -6,6 +6,7 @@
     python -m benchmarks.scale --prefetch         # what fetching ahead hides of a latency
     python -m benchmarks.scale --kills 10         # killed so often, it leaves the same tables
     python -m benchmarks.scale --sampling         # what it saves to measure a sample in full
+    python -m benchmarks.scale --listing          # time and memory of a listing
     # bytes, hours and money of your own archive; needs neither
     python -m benchmarks.scale --arithmetic --archive 3000000 --link 25 --gpu_hour 2.5
 
@@ -32,7 +33,15 @@ from benchmarks.command_line import make_parser
 from benchmarks.scale_arithmetic import CASES, FIGURES, Plan, byte_rows, time_rows
 from benchmarks.scale_job import Measured, cores_in_use, measure
 from benchmarks.scale_materials import export_method, write_archive
-from benchmarks.scale_reading import LATENCY, WAYS, call_ms, listing_cost, ray_start, reading
+from benchmarks.scale_reading import (
+    LATENCY,
+    WAYS,
+    call_ms,
+    listing_cost,
+    names_cost,
+    ray_start,
+    reading,
+)
 from benchmarks.scale_server import CountingServer, add_empty_objects, serving
 from benchmarks.tables import print_header, print_row
 from common.errors import run_command
@@ -45,7 +54,8 @@ AHEAD = (0, 16, 32)
 SHARD = 32  # strips: rates come from the times when shards are written
 SMALL_STRIPS = 2000  # of --kills, 1 % of them broken in six ways
 SHORTEST = 0.01  # ms of processor time a strip that can be measured
-LISTED = 20000  # empty objects
+LISTED = 50_000  # empty objects
+NAMES = 3_000_000  # in a listing without storage: what is there once does not count
 METHOD, CHEAPEST = "likelihood", "double"
 
 
@@ -62,6 +72,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parts.add_argument(
         "--sampling", action="store_true", help="only what measuring a sample in full saves"
     )
+    parts.add_argument("--listing", action="store_true", help="only what a listing takes")
     parts.add_argument("--arithmetic", action="store_true", help="only the arithmetic")
     plan = parser.add_argument_group(
         "figures of the arithmetic; those measured replace the default"
@@ -123,10 +134,15 @@ def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, floa
         if arguments.sampling:
             bench.print_sampling()
             return 0
+        if arguments.listing:
+            print_listing(folder)
+            return 0
         measured = bench.print_rest(arguments.engines)
         for engine in arguments.engines:
             bench.print_jobs(engine)
-        measured |= bench.print_sampling() | print_starts(folder)
+        measured |= bench.print_sampling()
+        print_start()
+        measured |= print_listing(folder)
         print_prefetch(server, *half, models[CHEAPEST], folder, arguments.rounds)
     print_arithmetic(replace(Plan(), **(measured | given)))
     return 0
@@ -207,20 +223,27 @@ def print_call(bench: Bench, job: Measured) -> dict[str, float]:
     return {"host_ms": round(rest)}
 
 
-def print_starts(folder: Path) -> dict[str, float]:
-    """Print what Ray's start costs, and what a listing does; return the figures of the latter."""
+def print_start() -> None:
+    """Print what Ray's start costs."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         imported, started, ended = pool.submit(ray_start).result()
     print()
     print_header("Ray on this machine", "import, s", "start, s", "end, s")
     print_row("one actor", f"{imported:.1f}", f"{started:.1f}", f"{ended:.1f}")
+
+
+def print_listing(folder: Path) -> dict[str, float]:
+    """Print what a listing of many objects costs, and return its figures."""
     url = add_empty_objects("many", LISTED)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         path = folder / "listing.parquet"
         microseconds, size = pool.submit(listing_cost, url, LISTED, path).result()
     print()
-    print_header(f"listing of {LISTED:,} objects", "processor, us each", "memory, bytes each")
-    print_row("this command, without the server", f"{microseconds:.0f}", f"{size:,.0f}")
+    print_header("listing, without the server", "processor, us each", "memory, bytes each")
+    print_row(f"{LISTED:,} objects of S3", f"{microseconds:.0f}", f"{size:,.0f}")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        size = pool.submit(names_cost, NAMES, path).result()
+    print_row(f"{NAMES:,} names alone", "", f"{size:,.0f}")
     return {"listing_us": round(microseconds), "listing_bytes": round(size, -1)}
 
 

@@ -19,7 +19,6 @@ from common.errors import UserError
 from common.fetch_ahead import AHEAD_VARIABLE
 from common.locations import FOLDER_VARIABLE
 from common.parent import end_with_parent
-from common.pipeline import grouped
 from data.demo_strips import make_strip
 from data.folder import list_strips
 from data.image_files import DEFAULT_INPUT_MAX
@@ -31,6 +30,8 @@ from reporting.score_folder import ScoringSettings
 LATENCY = 0.05  # seconds that are added to each object
 CHUNK = 32  # strips that a worker of an archive job gets at once
 CALLS = 4
+WARM_UP = 10_000  # strips of a first listing
+ETAG = 32 * "0"  # as long as those of S3
 WAYS = ("check of a folder", "archive job")
 _scorers: dict[Path, Any] = {}  # the StripScorer of each model, of this process
 
@@ -46,10 +47,9 @@ def read_strips(way: str, url: str, model: Path, ahead: int, cache: Path) -> flo
         started = time.perf_counter()
         usable = len(verify_strips(strips, DEFAULT_INPUT_MAX).usable)
     else:
-        listed = _archive(url).list_strips(None)
+        chunks = [tuple(part) for part in _archive(url).list_strips(None).parts(CHUNK)]
         scorer = _scorer(url, model)
         started = time.perf_counter()
-        chunks = [tuple(listed[first : first + CHUNK]) for first in range(0, len(listed), CHUNK)]
         usable = sum(len(scorer.score(chunk).strips) for chunk in chunks)
     seconds = time.perf_counter() - started
     assert usable
@@ -126,13 +126,32 @@ def listing_cost(url: str, count: int, path: Path) -> tuple[float, float]:
     """
     from scale.tables import write_listing
 
-    with suppress(UserError):  # there is nothing; but this imports and connects
+    with suppress(UserError):  # there is nothing; but this connects
         _archive(f"{url}/none").list_strips("tiff")
+    names_cost(WARM_UP, path)  # what is taken once, for however many
     before, began = memory("VmRSS"), time.process_time()
     strips = _archive(url).list_strips(None)
-    write_listing(path, grouped(strips, SHARD))
+    write_listing(path, strips.parts(SHARD))
     assert len(strips) == count
     return 1e6 * (time.process_time() - began) / count, (memory("VmHWM") - before) / count
+
+
+def names_cost(count: int, path: Path) -> float:
+    """Bytes of memory that each of so many drawn names takes in a listing, without storage.
+
+    To be called in a new process; `path` is where the listing is written.
+    """
+    from scale.listed import ListedStrip
+    from scale.strip_listing import StripListing
+    from scale.tables import write_listing
+
+    def names() -> Iterator[ListedStrip]:
+        for number in range(count):
+            yield ListedStrip(f"2026-11-{number % 30:02}/strip_{number:07}.tiff", 0, ETAG)
+
+    before = memory("VmRSS")
+    write_listing(path, StripListing(names(), "", None).parts(SHARD))
+    return (memory("VmHWM") - before) / count
 
 
 def memory(name: str) -> int:

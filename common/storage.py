@@ -7,8 +7,10 @@ behind these functions; a local path needs none of its packages.
 
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,52 @@ def list_objects(location: str | Path) -> list[StoredObject]:
         for info in found.values()
         if info.get("type") == "file" and not info["name"].endswith("/")
     )
+
+
+def iterate_objects(url: str) -> Iterator[StoredObject]:
+    """The files below a URL one by one, in any order.
+
+    S3 gives them in answers of a thousand, and no more of them is in memory. Of other storage it is
+    a folder directly below the URL.
+
+    Raises `UserError`, naming the URL, where storage refuses.
+    """
+    url = to_url(url)
+    scheme = url.split(":", 1)[0]
+    with suppress(FileNotFoundError):
+        for infos in _s3_answers(url) if scheme == "s3" else _by_folder(url, scheme):
+            for info in infos:
+                if info.get("type") == "file" and not info["name"].endswith("/"):
+                    yield _stored(scheme, info)
+
+
+def _s3_answers(url: str) -> Iterator[list[dict[str, Any]]]:
+    bucket, _, key = url.split("://", 1)[1].partition("/")
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    while True:
+        answer = attempt(url, partial(_ask_s3, asked=asked), "list")
+        yield [
+            {"type": "file", "name": f"{bucket}/{entry['Key']}", "size": entry["Size"], **entry}
+            for entry in answer.get("Contents", ())
+        ]
+        if not answer.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def _ask_s3(system: Any, asked: dict[str, str]) -> dict[str, Any]:
+    from fsspec.asyn import sync
+
+    return sync(system.loop, system._call_s3, "list_objects_v2", **asked)
+
+
+def _by_folder(url: str, scheme: str) -> Iterator[list[dict[str, Any]]]:
+    entries = attempt(url, lambda system: system.ls(url, detail=True), "list")
+    yield entries
+    for folder in (info["name"] for info in entries if info.get("type") == "directory"):
+        below = f"{scheme}://{folder.strip('/')}"
+        found = attempt(below, lambda system: system.find(below, detail=True), "list")  # noqa: B023
+        yield list(found.values())
 
 
 def find_object(location: str | Path) -> StoredObject:

@@ -1,12 +1,12 @@
 """Listing the images of a folder and its sub-folders: every one that counts, and no other file."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.errors import UserError
 from common.notes import note_once
-from data.truth_layout import is_mask_file
+from data.truth_layout import image_key, is_mask_file
 
 # the choices of --img_format, each with its file suffixes in lower case
 IMAGE_SUFFIXES = {"tiff": (".tif", ".tiff"), "png_jpg": (".png", ".jpg", ".jpeg", ".bmp")}
@@ -26,15 +26,25 @@ def list_images(folder: Path, img_format: str | None = None) -> list[Path]:
     Raises `UserError` for a missing folder, for a folder without images, and where `img_format` is
     None and the folder holds both formats.
     """
+    require_folder(folder)
+    return _of_one_format(folder, img_format, without_masks(folder, list_files(folder)))
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `UserError` for what is no folder."""
     if not folder.is_dir():
         raise UserError(
             f"{folder}: found {'a file' if folder.exists() else 'no such path'}, "
             "expected a folder of images"
         )
-    return _of_one_format(folder, img_format, without_masks(folder, list_files(folder)))
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...] = ALL_SUFFIXES) -> list[Path]:
+    """All of `walk_files`."""
+    return list(walk_files(folder, suffixes))
+
+
+def walk_files(folder: Path, suffixes: tuple[str, ...] = ALL_SUFFIXES) -> Iterator[Path]:
     """The files in a folder and its sub-folders that end in one of `suffixes`, in any order.
 
     `suffixes` are in lower case; the case of a file's suffix does not matter. Linked folders are
@@ -44,7 +54,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ALL_SUFFIXES) -> list[P
 
     Raises `UserError` for a folder that may not be read.
     """
-    found, seen, left_out = [], set(), []
+    seen, left_out = set(), []
     for parent, folders, files in os.walk(folder, onerror=refuse_folder, followlinks=True):
         identity = os.path.realpath(parent)
         if identity in seen:
@@ -54,12 +64,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...] = ALL_SUFFIXES) -> list[P
         images = [name for name in files if Path(name).suffix.lower() in suffixes]
         left_out += [Path(parent) / name for name in (*folders, *images) if _is_left_out(name)]
         folders[:] = [name for name in folders if not _is_left_out(name)]
-        found += [Path(parent) / name for name in images if not _is_left_out(name)]
+        yield from (Path(parent) / name for name in images if not _is_left_out(name))
     if left_out:
         names = ", ".join(str(path.relative_to(folder)) for path in sorted(left_out)[:SHOWN_NAMES])
         more = f" and {len(left_out) - SHOWN_NAMES} more" if len(left_out) > SHOWN_NAMES else ""
         note_once(f"{folder}: left out what other programs keep there: {names}{more}")
-    return found
 
 
 def _is_left_out(name: str) -> bool:
@@ -78,12 +87,21 @@ def _of_one_format(folder: Path, img_format: str | None, files: list[Path]) -> l
 
     Raises `UserError` where there are none, or of two formats.
     """
-    formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
     found = {
-        name: sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES[name])
-        for name in formats
+        name: [path for path in files if path.suffix.lower() in suffixes]
+        for name, suffixes in IMAGE_SUFFIXES.items()
     }
-    found = {name: paths for name, paths in found.items() if paths}
+    held = [name for name, paths in found.items() if paths]
+    return sorted(found[choose_format(folder, img_format, held)])
+
+
+def choose_format(folder: Path | str, img_format: str | None, held: Iterable[str]) -> str:
+    """The format of a folder's images, of all that it holds: `img_format`, else the only one.
+
+    Raises `UserError` where there is none, or several.
+    """
+    formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
+    found = [name for name in formats if name in held]
     if not found:
         suffixes = ", ".join(suffix for name in formats for suffix in IMAGE_SUFFIXES[name])
         raise UserError(f"{folder}: found no images, expected files ending in {suffixes}")
@@ -92,13 +110,13 @@ def _of_one_format(folder: Path, img_format: str | None, files: list[Path]) -> l
             f"{folder}: found images of several formats, expected one: "
             f"choose with --img_format {{{','.join(found)}}}"
         )
-    return next(iter(found.values()))
+    return found[0]
 
 
 def without_masks(folder: Path, files: Iterable[Path]) -> list[Path]:
     """The images of a folder that are no masks of others."""
     relative = {path: path.relative_to(folder) for path in files}
-    names = {path.with_suffix("").as_posix().casefold() for path in relative.values()}
+    names = {image_key(path) for path in relative.values()}
     return [path for path, inside in relative.items() if not is_mask_file(inside, names)]
 
 

@@ -80,12 +80,26 @@ def is_mask_file(relative: PurePath, others: set[str]) -> bool:
     image of its folder with `_mask` or another of the usual endings; `others` are the paths of all
     images, without suffix and in lower case.
     """
-    if any(part.casefold() in MASK_FOLDERS_INSIDE for part in relative.parts[:-1]):
-        return True
+    return is_in_mask_folder(relative) or masked_key(relative) in others
+
+
+def is_in_mask_folder(relative: PurePath) -> bool:
+    """Return whether a path in a folder of strips lies in a folder of masks."""
+    return any(part.casefold() in MASK_FOLDERS_INSIDE for part in relative.parts[:-1])
+
+
+def masked_key(relative: PurePath) -> str | None:
+    """Return the `image_key` of what a file is a mask of by its name, if that is there at all.
+
+    None for a name without one of the usual endings.
+    """
     stripped = MASK_ENDING.sub("", relative.stem)
-    return (
-        stripped != relative.stem and relative.with_name(stripped).as_posix().casefold() in others
-    )
+    return None if stripped == relative.stem else relative.with_name(stripped).as_posix().casefold()
+
+
+def image_key(relative: PurePath) -> str:
+    """Return what an image in a folder of strips is known by: without suffix, in lower case."""
+    return relative.with_suffix("").as_posix().casefold()
 
 
 @dataclass

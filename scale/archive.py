@@ -1,12 +1,17 @@
 """The folder of an archive, at a path or a URL: its strips now, and each when it is read."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from common.errors import UserError, failures_as_user_errors, prefix_errors
-from common.storage import StoredObject, fetch, is_remote, join, list_objects
-from data.listing import IMAGE_SUFFIXES, list_images, without_masks
+from common.storage import StoredObject, fetch, is_remote, iterate_objects, join
+from data.listing import require_folder, walk_files
 from scale.listed import ListedStrip
+
+if TYPE_CHECKING:
+    from scale.strip_listing import StripListing
 
 
 @dataclass(frozen=True)
@@ -19,42 +24,33 @@ class Archive:
         """The path or URL of a strip, which errors name."""
         return join(self.location, path)
 
-    def list_strips(self, img_format: str | None) -> list[ListedStrip]:
+    def list_strips(self, img_format: str | None) -> "StripListing":
         """The strips in the folder and its sub-folders, sorted; masks are none.
 
         `img_format` is one of IMAGE_SUFFIXES; None means the one format that the folder holds.
         Raises `UserError` for a folder without strips, and where storage refuses.
         """
-        if is_remote(self.location):
-            return self._list_objects(img_format)
+        from scale.strip_listing import StripListing  # it has pyarrow, which workers do without
+
+        files = self._objects() if is_remote(self.location) else self._files()
+        return StripListing(files, str(self.location), img_format)
+
+    def _objects(self) -> Iterator[ListedStrip]:
+        start = len(join(self.location)) + 1
+        for entry in iterate_objects(str(self.location)):
+            path = PurePosixPath(entry.location[start:])
+            if not any(part.startswith(".") for part in path.parts):
+                yield ListedStrip(path.as_posix(), entry.size, entry.etag)
+
+    def _files(self) -> Iterator[ListedStrip]:
         folder = Path(self.location)
-        listed = []
-        for path in list_images(folder, img_format):
+        require_folder(folder)
+        for path in walk_files(folder):
             name = path.relative_to(folder).as_posix()
             try:
-                listed.append(ListedStrip(name, path.stat().st_size, local_etag(path)))
+                yield ListedStrip(name, path.stat().st_size, local_etag(path))
             except OSError:  # a link to nothing: who reads it says so
-                listed.append(ListedStrip(name, 0, ""))
-        return listed
-
-    def _list_objects(self, img_format: str | None) -> list[ListedStrip]:
-        start = len(join(self.location)) + 1
-        found = {
-            Path(entry.location[start:]): entry
-            for entry in list_objects(self.location)
-            if not any(part.startswith(".") for part in PurePosixPath(entry.location[start:]).parts)
-        }
-        formats = [img_format] if img_format else list(IMAGE_SUFFIXES)
-        images = {
-            name: [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES[name]]
-            for name in formats
-        }
-        held = [name for name, paths in images.items() if paths]
-        if len(held) != 1:
-            what = f"images of {' and '.join(held)}, expected one: choose with --img_format"
-            raise UserError(f"{self.location}: found {what if held else 'no images'}")
-        strips = sorted(without_masks(Path(), images[held[0]]))
-        return [ListedStrip(it.as_posix(), found[it].size, found[it].etag) for it in strips]
+                yield ListedStrip(name, 0, "")
 
     def stored(self, strip: ListedStrip) -> StoredObject | Path:
         """What a strip is read from: the object as it was listed, or its path."""

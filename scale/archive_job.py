@@ -12,7 +12,6 @@ from typing import Any
 
 from common.errors import UserError, failures_as_user_errors, prefix_errors
 from common.files import file_hash
-from common.pipeline import grouped
 from common.progress import progress_bar
 from common.settings import from_values
 from common.storage import fetch, is_remote
@@ -128,7 +127,7 @@ def open_listing(output: OutputFolder, job: Job, shard: int) -> Listing:
     path = output.fetch(LISTING)
     if path is None:
         strips = job.archive.list_strips(job.settings.img_format)
-        output.write(LISTING, lambda file: write_listing(file, grouped(strips, shard)))
+        output.write(LISTING, lambda file: write_listing(file, strips.parts(shard)))
         path = output.fetch(LISTING)
     return Listing(path)
 

@@ -74,26 +74,16 @@ class Listing:
 
 
 def write_listing(path: Path, strips: Iterable[Sequence[ListedStrip]]) -> None:
-    """Write the listing of an archive, given its strips shard by shard.
-
-    Raises `UserError` for a name that is not valid UTF-8.
-    """
+    """Write the listing of an archive, given its strips shard by shard."""
     with parquet.ParquetWriter(path, LISTED, compression="zstd") as writer:
         for part in strips:
-            try:
-                columns = {
-                    "path": [strip.path for strip in part],
-                    "size": [strip.size for strip in part],
-                    "etag": [strip.etag for strip in part],
-                    "shard": [shard_name(part)] * len(part),
-                }
-                table = pa.table(columns, LISTED)
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"found a file name that is not valid UTF-8 ({error.object!a}), "
-                    "expected names that a table can hold"
-                ) from None
-            writer.write_table(table, row_group_size=max(1, len(part)))
+            columns = {
+                "path": [strip.path for strip in part],
+                "size": [strip.size for strip in part],
+                "etag": [strip.etag for strip in part],
+                "shard": [shard_name(part)] * len(part),
+            }
+            writer.write_table(pa.table(columns, LISTED), row_group_size=max(1, len(part)))
 
 
 class ShardWriter:
