@@ -13,18 +13,19 @@ from ops.likelihood import DEFAULT_WEIGHTING
 from training.strip_settings import TrainingSettings
 
 RATES = (0.1, 1.0)  # false alarms per strip
-# Points that "none" must find more than the default, over both rates: one or two may be chance.
-LEAST_LEAD = 3
+# What "none" must find more than the default, over both rates: points, and the share of all points.
+# Less may be chance.
+LEAST_LEAD, LEAST_SHARE = 3, 0.05
 
 
 def choose_weighting(
     network: nn.Module, strips: list[StripFile], settings: TrainingSettings, device: torch.device
 ) -> str:
-    """DEFAULT_WEIGHTING, or "none" where that finds LEAST_LEAD points more; prints what each finds.
+    """DEFAULT_WEIGHTING, or "none" where that finds clearly more; prints what each finds.
 
     A weighting multiplies the odds of points. Where other structures look as likely as points, as
     pads and tracks of boards do, the network alone finds more. `strips` are held out; where no
-    defect is known in them, the recipe paints some into copies.
+    real defect is known in them, the recipe paints some into copies.
     """
     sample = sample_good_and_defective(with_defects(strips, settings), MOST_STRIPS_TO_CHOOSE_BY)
     recalls, count = {}, 0
@@ -39,7 +40,7 @@ def choose_weighting(
             return DEFAULT_WEIGHTING
         recalls[weighting] = [points.recall(rate) for rate in RATES]
     lead = count * (sum(recalls["none"]) - sum(recalls[DEFAULT_WEIGHTING]))
-    chosen = "none" if round(lead) >= LEAST_LEAD else DEFAULT_WEIGHTING
+    chosen = "none" if round(lead) >= max(LEAST_LEAD, LEAST_SHARE * count) else DEFAULT_WEIGHTING
     found = "; ".join(
         f"{weighting} {' and '.join(f'{recall:.3f}' for recall in values)}"
         for weighting, values in recalls.items()
@@ -51,10 +52,15 @@ def choose_weighting(
 
 
 def with_defects(strips: list[StripFile], settings: TrainingSettings) -> list[StripFile]:
-    """The strips; where no defect is known in them, the good ones and painted copies."""
-    if any(strip.has_known_defects for strip in strips):
+    """The strips; where no real defect is known in them, the good ones and painted copies.
+
+    Each good strip is painted several times if they are few: a choice takes a hundred points.
+    """
+    if any(strip.has_known_defects and not strip.painted_with for strip in strips):
         return strips
     good, points = good_strips(strips), point_settings(settings.recipe_settings)
+    count = MOST_STRIPS_TO_CHOOSE_BY // 2 if good else 0
     return good + [
-        paint_later(strip, number, settings.recipe, points) for number, strip in enumerate(good)
+        paint_later(good[number % len(good)], number, settings.recipe, points)
+        for number in range(count)
     ]
