@@ -4,7 +4,7 @@
     python -m benchmarks.quality --amp
     # one of them
     python -m benchmarks.quality --groups suite --amp
-    # the boards as well: an hour more for each seed
+    # the boards as well: an hour and a half more for each seed
     python -m benchmarks.quality --deeppcb /data/DeepPCB
     # three networks of every recipe
     python -m benchmarks.quality --seeds 42 1 2 --amp

@@ -7,7 +7,7 @@ behind these functions; a local path needs none of its packages.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -59,11 +59,7 @@ def list_objects(location: str | Path) -> list[StoredObject]:
         found = attempt(url, lambda system: system.find(url, detail=True), "list")
     except FileNotFoundError:
         return []
-    return sorted(
-        _stored(scheme, info)
-        for info in found.values()
-        if info.get("type") == "file" and not info["name"].endswith("/")
-    )
+    return sorted(_files(scheme, found.values()))
 
 
 def iterate_objects(url: str) -> Iterator[StoredObject]:
@@ -78,9 +74,14 @@ def iterate_objects(url: str) -> Iterator[StoredObject]:
     scheme = url.split(":", 1)[0]
     with suppress(FileNotFoundError):
         for infos in _s3_answers(url) if scheme == "s3" else _by_folder(url, scheme):
-            for info in infos:
-                if info.get("type") == "file" and not info["name"].endswith("/"):
-                    yield _stored(scheme, info)
+            yield from _files(scheme, infos)
+
+
+def _files(scheme: str, infos: Iterable[dict[str, Any]]) -> Iterator[StoredObject]:
+    """The files among what fsspec lists: neither folders nor the objects that mark them."""
+    for info in infos:
+        if info.get("type") == "file" and not info["name"].endswith("/"):
+            yield _stored(scheme, info)
 
 
 def _s3_answers(url: str) -> Iterator[list[dict[str, Any]]]:

@@ -264,15 +264,19 @@ def evenly_spaced(strips: list[StripFile], most: int) -> list[StripFile]:
     return strips[:: -(-len(strips) // most)] if strips else []
 
 
+def good_strips(strips: list[StripFile]) -> list[StripFile]:
+    """Return the strips that are known to have no defect."""
+    return [strip for strip in strips if strip.is_defective is False]
+
+
 def sample_good_and_defective(strips: list[StripFile], most: int) -> list[StripFile]:
     """At most `most` strips, spread over all: good ones, and up to half with known defects.
 
     Strips whose defects, if any, are nowhere known are left out. Sampled together, strips that are
     good and painted in turn could all be of one kind.
     """
-    good = [strip for strip in strips if strip.is_defective is False]
     known = evenly_spaced([strip for strip in strips if strip.has_known_defects], most // 2)
-    return evenly_spaced(good, most - len(known)) + known
+    return evenly_spaced(good_strips(strips), most - len(known)) + known
 
 
 def _find_split(folder: Path) -> Path:

@@ -200,12 +200,11 @@ def create_session(
         session = onnxruntime.InferenceSession(
             model, options, providers=providers, enable_fallback=0
         )
-    if device != "cpu":
-        # In its first call, cuDNN logs an error for each algorithm that it tries in vain. Errors of
-        # calls are raised all the same.
-        severity.after_opening = FATAL_ONLY
-        onnxruntime.set_default_logger_severity(FATAL_ONLY)
-    return session
+        if device != "cpu":
+            # In its first call, cuDNN logs an error for each algorithm that it tries in vain.
+            # Errors of calls are raised all the same.
+            severity.after_opening = FATAL_ONLY
+        return session
 
 
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:

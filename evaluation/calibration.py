@@ -14,7 +14,13 @@ import torch
 from common.errors import UserError
 from common.pipeline import StageTimes
 from common.progress import progress_bar
-from data.folder import StripFile, evenly_spaced, sample_good_and_defective, unit_of
+from data.folder import (
+    StripFile,
+    evenly_spaced,
+    good_strips,
+    sample_good_and_defective,
+    unit_of,
+)
 from data.ignored_regions import IgnoredRegions
 from data.image_files import load_image
 from data.registered_copies import StripAligner
@@ -30,6 +36,7 @@ from ops.classical import METHODS, baseline_name, choose_sigma, classical_detect
 from ops.inspected_contrast import ContrastResponse
 
 MOST_STRIPS = 200  # strips whose channels are measured
+RATES_TO_CHOOSE_BY = (0.1, 1.0)  # false alarms per strip, of the recalls that are added up
 MOST_STRIPS_TO_CHOOSE_BY = 40  # strips to choose sigmas by: a dozen detectors score each
 
 
@@ -62,11 +69,6 @@ def calibrate_on(
 
 def _load_unpainted(strip: StripFile, input_max: float) -> tuple[np.ndarray, None]:
     return load_image(strip.path, input_max, order=strip.order), None
-
-
-def good_strips(strips: list[StripFile]) -> list[StripFile]:
-    """Return the strips that are known to have no defect."""
-    return [strip for strip in strips if strip.is_defective is False]
 
 
 def best_sigmas(
@@ -169,7 +171,8 @@ def measure(
 def _best(baselines: dict[float, MetricSet]) -> float:
     """The name of the best of the metrics; of equal ones the first."""
     recalls = {
-        sigma: each.points.recall(0.1) + each.points.recall(1) for sigma, each in baselines.items()
+        sigma: sum(each.points.recall(rate) for rate in RATES_TO_CHOOSE_BY)
+        for sigma, each in baselines.items()
     }
     best = [sigma for sigma, recall in recalls.items() if recall == max(recalls.values())]
     if len(best) == 1:  # pixel metrics take most of the time

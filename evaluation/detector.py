@@ -11,16 +11,12 @@ import torch
 from common.errors import UserError
 from common.locations import location_of
 from common.notes import warn
-from data.folder import list_strips, split_folder
+from data.folder import good_strips, list_strips, split_folder
 from data.ignored_regions import IgnoredRegions
 from data.image_files import STORED_ORDER
 from data.truth_layout import split_of
 from data.verify import verify_strips
-from evaluation.calibration import (
-    best_sigmas,
-    calibrate_on,
-    good_strips,
-)
+from evaluation.calibration import best_sigmas, calibrate_on
 from evaluation.contrast_response import measure_response
 from evaluation.model_info import KEPT_WITH_MODEL, ModelInfo
 from evaluation.predictors import DetectorPredictor

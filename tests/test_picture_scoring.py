@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from data.folder import good_strips
 from data.ignored_regions import IgnoredRegions
 from data.image_files import Channels, encode_image
 from data.pictures import list_pictures, read_picture
-from evaluation.calibration import calibrate_on, good_strips
+from evaluation.calibration import calibrate_on
 from evaluation.detections import contrasts_at, detect
 from evaluation.evaluate import _gather, evaluate
 from evaluation.matching import defects_in_mask

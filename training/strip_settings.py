@@ -96,18 +96,9 @@ def resumed_strip_values(
     tool_values = {
         "training_dataset_path": path_or_url(content["training_dataset_path"]),
         **resumed_recipe(content),
+        "weighting": _weighting_flag(content),
         "chooses_weighting": content.get("chooses_weighting", False),
     }
-    if tool_values["chooses_weighting"]:  # a best checkpoint has the weighting that was chosen
-        tool_values["weighting"] = DEFAULT_WEIGHTING
-    if "weighting" in start.given:
-        found = AUTO_WEIGHTING if tool_values["chooses_weighting"] else content["weighting"]
-        asked = AUTO_WEIGHTING if values["chooses_weighting"] else values["weighting"]
-        if found != asked:
-            raise UserError(
-                f"found a run of --weighting {found}, expected {asked}: "
-                "a resumed run keeps its settings"
-            )
     if content["teacher"]:
         tool_values["teacher"] = Path(content["teacher"])
     elif "teacher" in start.given:
@@ -117,7 +108,16 @@ def resumed_strip_values(
         )
     if "recipe_settings" in start.given:
         _require_same_amounts(values["recipe_settings"], tool_values["recipe_settings"])
-    return resumed_values(values, start, content, folder, tool_values, FREE)
+    asked = values | {"weighting": _weighting_flag(values)}
+    resumed = resumed_values(asked, start, content, folder, tool_values, FREE)
+    if resumed["chooses_weighting"]:
+        resumed["weighting"] = DEFAULT_WEIGHTING
+    return resumed
+
+
+def _weighting_flag(values: dict[str, Any]) -> str:
+    """The value of --weighting that settings, or a checkpoint, follow from."""
+    return AUTO_WEIGHTING if values.get("chooses_weighting") else values["weighting"]
 
 
 def _require_same_amounts(given: dict[str, Any], stored: dict[str, Any]) -> None:

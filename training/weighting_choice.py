@@ -3,16 +3,15 @@
 import torch
 from torch import nn
 
-from data.folder import StripFile, sample_good_and_defective
+from data.folder import StripFile, good_strips, sample_good_and_defective
 from data.recipes import point_settings
 from data.splits import paint_later
-from evaluation.calibration import MOST_STRIPS_TO_CHOOSE_BY, good_strips
+from evaluation.calibration import MOST_STRIPS_TO_CHOOSE_BY, RATES_TO_CHOOSE_BY
 from evaluation.evaluate import evaluate
 from evaluation.predictors import TorchPredictor
 from ops.likelihood import DEFAULT_WEIGHTING
 from training.strip_settings import TrainingSettings
 
-RATES = (0.1, 1.0)  # false alarms per strip
 # What "none" must find more than the default, over both rates: points, and the share of all points.
 # Less may be chance.
 LEAST_LEAD, LEAST_SHARE = 3, 0.05
@@ -38,14 +37,14 @@ def choose_weighting(
         if not count:
             print(f"weighting: {DEFAULT_WEIGHTING}, the default: no held-out strip to choose by")
             return DEFAULT_WEIGHTING
-        recalls[weighting] = [points.recall(rate) for rate in RATES]
+        recalls[weighting] = [points.recall(rate) for rate in RATES_TO_CHOOSE_BY]
     lead = count * (sum(recalls["none"]) - sum(recalls[DEFAULT_WEIGHTING]))
     chosen = "none" if round(lead) >= max(LEAST_LEAD, LEAST_SHARE * count) else DEFAULT_WEIGHTING
     found = "; ".join(
         f"{weighting} {' and '.join(f'{recall:.3f}' for recall in values)}"
         for weighting, values in recalls.items()
     )
-    rates = " and ".join(f"{rate:g}" for rate in RATES)
+    rates = " and ".join(f"{rate:g}" for rate in RATES_TO_CHOOSE_BY)
     where = f"{count} points of {len(sample)} held-out strips"
     print(f"weighting: {chosen}; recall of {where} at {rates} false alarms per strip: {found}")
     return chosen
