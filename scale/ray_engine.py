@@ -153,6 +153,24 @@ def _describe(error: Exception) -> str:
 
 
 @contextmanager
+def _found_by_workers() -> Iterator[None]:
+    """Let the processes that are started find this repository's modules.
+
+    Not by a `runtime_env`: Ray then starts workers by a shell, without quoting the interpreter, and
+    waits for ever where its path has a space.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
 def connected(actors: Actors) -> Iterator[None]:
     """Have Ray, for the block: a cluster's, or one of our own that ends with the block.
 
@@ -171,12 +189,12 @@ def connected(actors: Actors) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE,
             "num_cpus": max(actors.most * actors.cpus, os.cpu_count() or 1),
-            "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}},
         }
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         try:
-            ray.init(**options)
+            with _found_by_workers():
+                ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"--ray {actors.address}" if actors.address else "--engine ray"
             raise UserError(f"{where}: found no Ray that answers ({one_line(error)})") from None
