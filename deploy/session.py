@@ -45,7 +45,8 @@ class SessionSettings:
     `threads` are those of the CPU (None: one per core). `cuda_graph` replays a recorded CUDA graph.
     `algorithm_search` is how cuDNN chooses algorithms, HEURISTIC by its rules and EXHAUSTIVE by
     timing them. The latter is ONNX Runtime's default; with it a strip takes three times as long
-    (`whole`, 64 channels, float16: docs/how-to/gpu.md).
+    (`whole`, 64 channels, float16: docs/how-to/gpu.md). With `channels_last`, CUDA computes
+    convolutions on pixels that hold their channels side by side, as its tensor cores take them.
     """
 
     device: str = "auto"
@@ -53,6 +54,7 @@ class SessionSettings:
     threads: int | None = None
     cuda_graph: bool = False
     algorithm_search: str = "HEURISTIC"
+    channels_last: bool = False
 
 
 ANY_DEVICE = SessionSettings()
@@ -324,8 +326,13 @@ def _accelerators(
     """
     if device == "cpu":
         return []
-    options = {"use_tf32": 0, "cudnn_conv_algo_search": settings.algorithm_search}
-    cuda = (PROVIDERS["cuda"], options | {"enable_cuda_graph": int(settings.cuda_graph)})
+    options = {
+        "use_tf32": 0,
+        "cudnn_conv_algo_search": settings.algorithm_search,
+        "prefer_nhwc": int(settings.channels_last),
+        "enable_cuda_graph": int(settings.cuda_graph),
+    }
+    cuda = (PROVIDERS["cuda"], options)
     if device == "cuda":
         return [cuda]
     folder = str(engines)

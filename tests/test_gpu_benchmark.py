@@ -29,6 +29,7 @@ PARTS = {
         *(f"whole_fp{bits}: difference to PyTorch in float32 on the CPU" for bits in (16, 32)),
         *("whole_fp16: batch 1, opening and first call", "whole_fp16: batch 1"),
         *("whole_fp16: batch 1, CUDA graph", "whole_fp32: batch 1, CUDA graph"),
+        *("whole_fp16: batch 1, channels last", "whole_fp16: batch 8, channels last"),
         "whole_fp16: batch 1, CUDA graph, difference to a call without",
         *("fp16 so far, batch 1", "fp16 so far, best batch"),
     ),

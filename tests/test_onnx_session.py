@@ -24,6 +24,7 @@ from deploy import doctor, nvidia
 from deploy.nvidia import Driver, Gpu, find_driver, visible_gpus
 from deploy.onnx_predictor import OnnxPredictor
 from deploy.session import (
+    WARNINGS,
     BoundCall,
     FreeCall,
     SessionSettings,
@@ -32,6 +33,7 @@ from deploy.session import (
     open_session,
     place_session,
     require_placed,
+    severity,
 )
 from evaluation.evaluate import evaluate
 from reporting.pictures import StripWriter
@@ -344,6 +346,27 @@ def test_a_cuda_graph_needs_cuda(device, onnx_model):
         UserError, match=f"--cuda_graph: found --device {device}, expected --device cuda"
     ):
         place_session(onnx_model, SessionSettings(device, cuda_graph=True))
+
+
+def test_cuda_gets_its_options_by_their_names(onnx_model, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *_, providers, **__: opened.append(providers)
+    )
+    monkeypatch.setattr(severity, "after_opening", WARNINGS)  # restored afterwards
+    # nothing is loaded, as nothing is opened
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    for settings in (
+        SessionSettings("cuda"),
+        SessionSettings("cuda", cuda_graph=True, algorithm_search="EXHAUSTIVE", channels_last=True),
+    ):
+        create_session(onnx_model, "cuda", settings)
+    (usual, _), (other, _) = opened
+    assert usual[0] == other[0] == "CUDAExecutionProvider"
+    # without TF32 in either: it moves heatmaps by 1e-3
+    names = ("use_tf32", "cudnn_conv_algo_search", "prefer_nhwc", "enable_cuda_graph")
+    assert usual[1] == dict(zip(names, (0, "HEURISTIC", 0, 0), strict=True))
+    assert other[1] == dict(zip(names, (0, "EXHAUSTIVE", 1, 1), strict=True))
 
 
 def test_a_number_of_strips_or_threads_is_at_least_one(capsys):

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,10 @@ CPU = torch.device("cpu")  # each call ends with the heatmap in host memory: not
 FILES = (("whole", "fp16"), ("points", "fp16"), ("tiles", "fp16"), ("whole", "fp32"))
 FILES += (("points", "fp32"), ("tiles", "fp32"))
 SMALL_FILES = (("whole", "fp16"), ("whole", "fp32"))  # of a dry run
+CHANNELS_LAST, BY_TIMING = "channels last", "algorithms chosen by timing"
+# how a session may be placed besides the usual way, and at which batch that is timed
+OTHER_WAYS = ((CHANNELS_LAST, 1), (CHANNELS_LAST, 8), (BY_TIMING, 1))
+SETTINGS = {CHANNELS_LAST: {"channels_last": True}, BY_TIMING: {"algorithm_search": "EXHAUSTIVE"}}
 MOST_NAMED = 6  # operations that are not computed by the GPU, named with their counts
 Times = dict[tuple[str, int], list[float]]  # of a precision and a batch, in ms a strip
 
@@ -71,7 +76,8 @@ def run(setup: Setup) -> Iterator[Figure]:
                 yield from attempt(name, partial(placement, setup, *kind))
                 yield from attempt(name, partial(difference, setup, *kind))
                 yield from speeds(setup, *kind, times)
-                yield from attempt(name, partial(timed_search, setup, *kind))
+                for way, batch in OTHER_WAYS if "fp16" in kind else ():
+                    yield from attempt(name, partial(other_way, setup, *kind, batch, way))
             if kind == kinds[0]:
                 yield from judge(setup, times)
                 yield from attempt("C++ library", partial(from_cpp, setup, plain_file))
@@ -197,11 +203,17 @@ def speed(
     yield Figure(name, duration, "ms a strip")
 
 
-def timed_search(setup: Setup, mode: str, precision: str) -> Iterator[Figure]:
-    """The time of a strip where cuDNN times its algorithms, ONNX Runtime's default."""
-    name = f"{mode}_{precision}: batch 1, CUDA graph, algorithms chosen by timing"
-    settings = SessionSettings(device_of(setup), 1, None, not setup.is_dry, "EXHAUSTIVE")
-    yield from speed(setup, file_of(setup, mode, precision), settings, name, [])
+def other_way(setup: Setup, mode: str, precision: str, batch: int, way: str) -> Iterator[Figure]:
+    """The time of a strip in a session placed in one of OTHER_WAYS, and what it finds otherwise."""
+    path, found = file_of(setup, mode, precision), []
+    cuda_graph = batch == 1 and not setup.is_dry
+    usual = SessionSettings(device_of(setup), batch, cuda_graph=cuda_graph)
+    name = f"{path.stem}: batch {batch}{', CUDA graph' if cuda_graph else ''}, {way}"
+    yield from speed(setup, path, replace(usual, **SETTINGS[way]), name, found)
+    expected = make_call(place_session(path, usual), batch)(make_batch(setup, batch).numpy())
+    limit = LARGEST_OF_FLOAT16 if precision == "fp16" else PARITY_TOLERANCE
+    largest = float(np.abs(found[0] - expected).max())
+    yield at_most(f"{name}, difference to the usual way", largest, limit)
 
 
 def judge(setup: Setup, times: Times) -> Iterator[Figure]:
