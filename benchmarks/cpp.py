@@ -31,6 +31,7 @@ import export_onnx_fullimage as exporter
 from benchmarks.command_line import make_parser
 from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE
+from deploy.export_flags import DEFAULT_OPSET
 from model import SegmentationNetwork
 from tests.cpp import build, write_plain_model
 from training.checkpoint import save_checkpoint
@@ -111,7 +112,7 @@ def main() -> None:
 def export_model(
     folder: Path,
     base_channels: int = BASE_CHANNELS,
-    opset: int = exporter.DEFAULT_OPSET,
+    opset: int = DEFAULT_OPSET,
     size: tuple[int, int] = STRIP_SIZE,
 ) -> Path:
     """Export a network with random weights into `folder`; returns the path of the ONNX file.

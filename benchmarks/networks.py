@@ -17,10 +17,10 @@ from benchmarks.command_line import make_parser
 from benchmarks.tables import print_header, print_row
 from data.demo_strips import STRIP_SIZE, make_strip
 from data.image_files import to_unit_range
+from deploy.export_flags import DEFAULT_OPSET
 from deploy.onnx_export import write_graph
 from deploy.precision_gate import interleaved
 from deploy.session import open_session
-from export_onnx_fullimage import DEFAULT_OPSET
 from model import ARCHITECTURES, SegmentationNetworkONNXFullImage
 from ops.tiling import PATCH_SIZES
 

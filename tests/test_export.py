@@ -7,6 +7,7 @@ from onnxscript import rewriter
 
 import export_onnx_fullimage
 from common.errors import UserError
+from deploy.export_flags import DEFAULT_OPSET
 from deploy.onnx_export import SLOW_RULE, without_slow_rule
 from model import SegmentationNetworkONNX
 from ops.tiling import calculate_kept_ranges, tile_positions
@@ -67,9 +68,9 @@ def test_an_opset_that_no_exporter_knows_is_an_error_and_no_file(make_checkpoint
 @pytest.mark.parametrize(
     "size, opset",
     [
-        ((976, 176), export_onnx_fullimage.DEFAULT_OPSET),
+        ((976, 176), DEFAULT_OPSET),
         ((200, 150), QUICK_OPSET),
-        ((131, 257), export_onnx_fullimage.DEFAULT_OPSET),
+        ((131, 257), DEFAULT_OPSET),
     ],
 )
 def test_onnx_gives_what_a_plain_double_loop_over_patches_gives(
