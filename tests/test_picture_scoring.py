@@ -159,6 +159,19 @@ def test_chinese_names_are_written_into_pictures_and_not_as_boxes():
         assert (drawn[first] != drawn[second]).any()
 
 
+def test_opencv_4_takes_a_font_of_the_system_for_other_letters_or_leaves_them_out(monkeypatch):
+    monkeypatch.delattr(cv2, "FontFace", raising=False)
+    drawn = [np.zeros((30, 40, 3), np.uint8) for _ in range(3)]
+    for sheet, letter in zip(drawn, "жЩ?"):  # letters that the font of matplotlib has
+        write_text(sheet, letter, 5, 20)
+        assert sheet[5:24].any() and not sheet[26:].any()
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (drawn[first] != drawn[second]).any()
+    sheet = np.zeros((30, 40, 3), np.uint8)
+    write_text(sheet, "\U000f1234?", 5, 20)  # a letter that no font has
+    assert (sheet == drawn[2]).all()
+
+
 def test_the_report_speaks_of_pictures_and_shows_the_groups(scored):
     page = (scored / "report.html").read_text(encoding="utf-8")
     shown = re.sub(r"<(style|script).*?</\1>|<[^>]*>", "", page, flags=re.DOTALL)
