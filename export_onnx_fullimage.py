@@ -45,7 +45,7 @@ from common.command_parser import command_parser
 from common.errors import UserError, failures_as_user_errors, prefix_errors, run_command
 from common.files import atomic_write, remove_partial_files
 from common.locations import written_place
-from common.mlflow_store import Store, connect
+from common.mlflow_store import require_mlflow
 from common.notes import warn
 from common.storage import fetch, join, list_objects, put
 from data.image_files import load_image
@@ -290,7 +290,7 @@ def export_anywhere(arguments: argparse.Namespace) -> tuple[Path, Path | str]:
     return path, place
 
 
-def register_export(store: Store, arguments: argparse.Namespace, path: Path) -> None:
+def register_export(arguments: argparse.Namespace, path: Path) -> None:
     """Register the exported file, under the name of its run where --model_name gives no other.
 
     Raises `UserError` where MLflow fails.
@@ -302,9 +302,7 @@ def register_export(store: Store, arguments: argparse.Namespace, path: Path) -> 
         folder = place.removesuffix(entries["checkpoint"])
         notes = list_objects(join(folder, f"{name}{TRACKED_SUFFIX}"))
         note = fetch(notes[0]) if notes else None
-    name = arguments.model_name or name
-    version = register(store, path, name, entries, note)
-    print(f"it is version {version} of the model {name} at {arguments.mlflow}")
+    register(arguments.mlflow, path, arguments.model_name or name, note)
 
 
 def main() -> int:
@@ -316,11 +314,11 @@ def main() -> int:
         print("\n".join([*summarize(entries, str(arguments.describe)), ""]))
         print(format_table(shortened(entries)))
         return 0
-    store = connect(arguments.mlflow) if arguments.mlflow is not None else None
+    require_mlflow(arguments.mlflow)
     path, place = export_anywhere(arguments)
     print(f"the model is in {place}; next: python inference_onnx.py --model_path '{place}'")
-    if store:
-        register_export(store, arguments, path)
+    if arguments.mlflow is not None:
+        register_export(arguments, path)
     return 0
 
 

@@ -53,7 +53,7 @@ from common.command_parser import command_parser, group_flags
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.locations import path_or_url
-from common.mlflow_store import add_mlflow, connect
+from common.mlflow_store import add_mlflow, require_mlflow
 from common.settings import from_values
 from data.folder import GOOD, StripFile, split_beside
 from data.image_files import DEFAULT_INPUT_MAX
@@ -295,8 +295,7 @@ def train(arguments: argparse.Namespace) -> Path | None:
     with join_process_group(arguments.gpu_id) as processes, ExitStack() as resources:
 
         def prepare_here() -> PreparedRun:
-            if arguments.mlflow is not None:
-                connect(arguments.mlflow)  # before anything else takes time
+            require_mlflow(arguments.mlflow)  # before anything else takes time
             if arguments.resume:
                 pattern = run_pattern(vars(arguments), arguments.given)
                 pull_run(arguments.resume, arguments.checkpoint_path, pattern)

@@ -42,20 +42,24 @@ from autoencoder.score_flags import SCORE_GROUPS, add_score_flags
 from common.command_parser import command_parser, group_flags
 from common.errors import UserError, prefix_errors, run_command
 from common.files import atomic_write, file_hash, remove_partial_files
+from common.mlflow_store import require_mlflow
 from data.image_headers import require_decodable
 from data.picture_channels import COUNTS
 from data.pictures import list_pictures, read_picture
 from deploy.export_module import INPUTS, UINT8_MAX
 from deploy.flags import add_input
 from deploy.metadata import format_table, write_entries
+from deploy.model_registry import add_registry, register
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY, PARITY_SEED
+from training.checkpoint import BEST_SUFFIX
+from training.run_folder import TRACKED_SUFFIX
 
 DEFAULT_OPSET = FIRST_DYNAMO_OPSET
 LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
 FLAG_GROUPS = {
-    "from and to": "models library output_path",
+    "from and to": "models library output_path mlflow model_name",
     "the file's input and outputs": "input image_size opset_version",
     **{title: flags for title, flags in SCORE_GROUPS.items() if title != "models"},
     "proof of parity": "test_path",
@@ -90,6 +94,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="defective pictures to compare the file with PyTorch on; default: painted ones",
     )
+    add_registry(parser, "the first model's name")
     group_flags(parser, FLAG_GROUPS)
     return parser.parse_args(arguments)
 
@@ -100,6 +105,7 @@ def export(arguments: argparse.Namespace) -> Path:
     Raises `UserError`, and writes nothing, when the flags contradict each other, when a model or
     picture cannot be used, or when the file disagrees with PyTorch.
     """
+    require_mlflow(arguments.mlflow)
     loaded = load_scorers(arguments, CPU)
     input_max, channels = loaded.input_max, COUNTS[loaded.channels]
     if arguments.input == "uint8" and input_max != UINT8_MAX:
@@ -128,6 +134,11 @@ def export(arguments: argparse.Namespace) -> Path:
     print(format_table(report | parity))
     for name, threshold in zip(good.names, found):
         print(f"cluster {name}: {threshold.describe()}" if len(found) > 1 else threshold.describe())
+    if arguments.mlflow is not None:
+        first = loaded.files[0]
+        name = first.name.removesuffix(BEST_SUFFIX).removesuffix(".pth")
+        note = first.with_name(f"{name}{TRACKED_SUFFIX}")
+        register(arguments.mlflow, output_path, arguments.model_name or name, note)
     return output_path
 
 

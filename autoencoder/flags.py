@@ -21,13 +21,14 @@ from autoencoder.pseudo_defects import KINDS, PseudoDefects
 from autoencoder.settings import CHOICES, FLIPS, FULL_PRESET, LEAST_CROPS, SMALL_PRESET, TASKS
 from common.command_parser import group_flags
 from common.errors import UserError
+from common.mlflow_store import add_mlflow
 from data.image_files import DEFAULT_INPUT_MAX
 from training.flags import add_loop_flags
 
 FLAG_GROUPS = {
     "pictures": "training_dataset_path img_format input_max valid_share per_class cache_size",
     "run": "checkpoint_path name resume overwrite save_every seed seeds epochs epoch_crops "
-    "patience keep_epochs",
+    "patience keep_epochs mlflow",
     "task and network": "task depth base_channels skips bottleneck",
     "crops": "input_size input_sizes scale_range zoom_range flips coarse_dropout",
     "loss and optimizer": "loss ssim_window perceptual perceptual_model bs accumulate lr "
@@ -97,6 +98,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep the weights of every N-th epoch, for python -m autoencoder.epochs",
     )
+    add_mlflow(parser, "settings, figures and pictures of each run")
     parser.add_argument("--task", choices=TASKS, default="segment", help=TASK_HELP)
     parser.add_argument("--depth", type=number(*DEPTHS), default=4, help="halvings of the size")
     parser.add_argument(

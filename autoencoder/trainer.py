@@ -28,6 +28,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from autoencoder.task import LIBRARY_SUFFIX, MORE_SUFFIXES, AutoencoderTask
 from common.command_parser import CommandParser, command_parser
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
+from common.mlflow_store import require_mlflow
 from common.settings import from_values
 from training.flags import given_flags
 from training.guards import choose_algorithms, explained_failures
@@ -54,6 +56,7 @@ from training.resume import (
 )
 from training.run_folder import RunFolder, describe_start, only_training_in, require_outside
 from training.settings import Start
+from training.tracking import TrackedRun
 
 # settings that may change when a run is resumed, besides those of every run
 FREE = frozenset(("training_dataset_path", "img_format", "cache_size", "keep_epochs"))
@@ -125,6 +128,7 @@ def train(arguments: argparse.Namespace) -> list[Path]:
     """
     best = []
     with join_process_group(arguments.gpu_id) as processes:
+        processes.run_on_main(partial(require_mlflow, arguments.mlflow))
         members = processes.run_on_main(lambda: list(members_of(arguments)))
         for number, member in enumerate(members, start=1):
             if len(members) > 1 and processes.is_main:
@@ -172,14 +176,18 @@ def train_member(
     """Train one model; its best checkpoint's path in the main process, None in the others."""
     with ExitStack() as resources:
         run = processes.run_on_main(lambda: prepare(arguments, member, processes, resources))
-        settings, folder = run.settings, run.folder
+        settings, folder, after_save = run.settings, run.folder, []
         choose_algorithms(settings)
         if processes.is_main:
-            folder.write_start(settings.plain(), describe_start(processes, run.resumed))
+            started = describe_start(processes, run.resumed)
+            folder.write_start(settings.plain(), started)
+            if arguments.mlflow is not None:
+                tracked = TrackedRun(arguments.mlflow, folder, settings.plain(), started)
+                after_save.append(resources.enter_context(tracked).send)
         with explained_failures(settings.bs):
             task = AutoencoderTask(settings, run.pictures, processes)
             content = load_content(run.resumed) if run.resumed else None
-            Training(task, settings, processes, folder, content).run()
+            Training(task, settings, processes, folder, content, after_save).run()
         return folder.best if processes.is_main else None
 
 

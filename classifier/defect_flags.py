@@ -29,13 +29,14 @@ from classifier.defect_model import (
 from classifier.defect_settings import BALANCED, NO_WEIGHTS, PRESET, STAGE1, STAGE2
 from common.command_parser import add_alias, group_flags
 from common.errors import UserError
+from common.mlflow_store import add_mlflow
 from data.image_files import DEFAULT_INPUT_MAX
 from training.flags import add_loop_flags
 
 LARGEST_SIDE, WIDEST = 4096, 4096  # pixels; channels of a layer
 FLAG_GROUPS = {
     "images": "data_root image_size input_max cache_size augment",
-    "run": "save_dir resume overwrite save_every seed epochs patience",
+    "run": "save_dir resume overwrite save_every seed epochs patience mlflow",
     "stages": "init two_stages stage1_epochs stage1_lr stage1_batch_size freeze_backbone",
     "network": "backbone pretrained architecture guidance decoder_channels head_channels dropout",
     "loss and optimizer": "alpha beta use_dynamic_weights weight_schedule switch_epoch "
@@ -73,6 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_alias(parser, "--bs", "--batch_size")
     add_alias(parser, "--checkpoint_path", "--save_dir")
+    add_mlflow(parser, "settings, figures and pictures of each stage")
     _add_image_flags(parser)
     _add_network_flags(parser)
     _add_loss_flags(parser)

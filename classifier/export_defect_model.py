@@ -39,17 +39,21 @@ from classifier.defect_samples import LabelledImages
 from classifier.export_parity import prove_classifier_parity
 from classifier.loaded_classifier import CalibratedModel, load_calibrated
 from classifier.onnx_metadata import make_entries
+from classifier.run_files import DefectRunFolder
 from common.command_parser import command_parser, group_flags
 from common.errors import UserError, run_command
 from common.files import atomic_write, remove_partial_files
+from common.mlflow_store import require_mlflow
 from deploy.export_module import INPUTS, UINT8_MAX
 from deploy.flags import add_input
 from deploy.metadata import format_table, write_entries
+from deploy.model_registry import add_registry, register
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, OLDEST_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY
+from training.run_folder import TRACKED_SUFFIX
 
 FLAG_GROUPS = {
-    "from and to": "checkpoint output_path",
+    "from and to": "checkpoint output_path mlflow model_name",
     "the file's input": "input",
     "format": "opset_version",
     "confidence": "data_root target_error target_unknown",
@@ -82,6 +86,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "share of mistakes that the lowest confidence in the metadata is set for; "
         "default: there is none",
     )
+    add_registry(parser, "the run's folder")
     group_flags(parser, FLAG_GROUPS)
     return parser.parse_args(arguments)
 
@@ -92,6 +97,7 @@ def export(arguments: argparse.Namespace) -> Path:
     Raises `UserError`, and writes nothing, when the checkpoint cannot be used, when the opset
     cannot be written, or when the file disagrees with PyTorch.
     """
+    require_mlflow(arguments.mlflow)
     calibrated = load_calibrated(arguments.checkpoint, arguments.data_root, torch.device("cpu"))
     model, opset = calibrated.model, arguments.opset_version
     if arguments.input == "uint8" and model.input_max != UINT8_MAX:
@@ -120,6 +126,10 @@ def export(arguments: argparse.Namespace) -> Path:
         parity = prove_classifier_parity(graph, temporary, images, shape, model.input_max)
         write_entries(temporary, entries | {"parity": parity[PARITY]})
     print(format_table(report | parity))
+    if arguments.mlflow is not None:
+        run = DefectRunFolder(model.path.parent)
+        name = arguments.model_name or run.title
+        register(arguments.mlflow, output_path, name, run.file(TRACKED_SUFFIX))
     return output_path
 
 

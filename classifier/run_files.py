@@ -4,11 +4,13 @@ last.pth             last checkpoint; --resume continues here
 best_accuracy.pth    of the epoch with the highest balanced accuracy on valid/
 best_iou.pth         of the epoch with the highest IoU of defective images on valid/
 arguments.json, environment.json, metrics.jsonl, events/, samples.png, curves.png
+mlflow.json          with --mlflow: which run it is there
 """
 
 from pathlib import Path
 
 from classifier.defect_checkpoint import BEST_ACCURACY, BEST_IOU, LAST
+from classifier.defect_settings import STAGE1_FOLDER, STAGE2_FOLDER
 from training.checkpoint import BEST_SUFFIX
 from training.run_folder import RunFolder
 
@@ -16,11 +18,22 @@ BEST_IOU_SUFFIX = "_best_iou.pth"
 NAMES = {".pth": LAST, BEST_SUFFIX: BEST_ACCURACY, BEST_IOU_SUFFIX: BEST_IOU}
 
 
+def title_of(folder: Path) -> str:
+    """What the run in a folder is called elsewhere; a stage is called as its run is, too."""
+    folder = folder.absolute()
+    is_stage = folder.name in (STAGE1_FOLDER, STAGE2_FOLDER)
+    return f"{folder.parent.name}-{folder.name}" if is_stage else folder.name
+
+
 class DefectRunFolder(RunFolder):
     """The files of the only run in `folder`."""
 
     def __init__(self, folder: Path):
         super().__init__(folder, "", (BEST_IOU_SUFFIX,))
+
+    @property
+    def title(self) -> str:
+        return title_of(self.folder)
 
     def file(self, suffix: str) -> Path:
         return self.folder / NAMES.get(suffix, suffix.removeprefix("_"))

@@ -61,6 +61,7 @@ from classifier.run_images import find_images, read_init
 from common.command_parser import CommandParser, command_parser
 from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
+from common.mlflow_store import require_mlflow
 from common.notes import warn
 from common.settings import from_values
 from training.flags import given_flags
@@ -74,6 +75,7 @@ from training.resume import (
 )
 from training.run_folder import describe_start, only_training_in, require_outside
 from training.settings import Start
+from training.tracking import TrackedRun
 
 # settings that may change when a run is resumed, besides those of every run
 FREE = frozenset(("data_root", "cache_size", "init"))
@@ -136,8 +138,9 @@ def train(arguments: argparse.Namespace) -> list[Path]:
     folders = []
     values, start = first_stage(arguments)
     with join_process_group(arguments.gpu_id) as processes:
+        processes.run_on_main(partial(require_mlflow, arguments.mlflow))
         while True:
-            settings = train_stage(values, start, processes)
+            settings = train_stage(values, start, processes, arguments.mlflow)
             folders.append(settings.checkpoint_path)
             if not settings.next_stage:
                 return folders if processes.is_main else []
@@ -202,17 +205,26 @@ def next_values(settings: DefectSettings) -> dict[str, Any]:
     }
 
 
-def train_stage(values: dict[str, Any], start: Start, processes: ProcessGroup) -> DefectSettings:
-    """Train one stage and return its settings. Raises `UserError`."""
+def train_stage(
+    values: dict[str, Any], start: Start, processes: ProcessGroup, mlflow: str | None
+) -> DefectSettings:
+    """Train one stage, which the MLflow at a URI gets too, and return its settings.
+
+    Raises `UserError`.
+    """
     with ExitStack() as resources:
         run = processes.run_on_main(lambda: prepare(values, start, processes, resources))
-        settings, folder = run.settings, run.folder
+        settings, folder, after_save = run.settings, run.folder, []
         choose_algorithms(settings)
         if processes.is_main:
-            folder.write_start(settings.plain(), describe_start(processes, run.resumed_from))
+            started = describe_start(processes, run.resumed_from)
+            folder.write_start(settings.plain(), started)
+            if mlflow is not None:
+                tracked = TrackedRun(mlflow, folder, settings.plain(), started)
+                after_save.append(resources.enter_context(tracked).send)
         with explained_failures(settings.bs):
             task = DefectTask(settings, run.images, processes, run.resumed, run.init)
-            Training(task, settings, processes, folder, run.resumed).run()
+            Training(task, settings, processes, folder, run.resumed, after_save).run()
         store = partial(store_calibrations, settings.checkpoint_path, settings.data_root)
         processes.run_on_main(partial(store, processes.device))
     return settings

@@ -67,6 +67,12 @@ def connect(uri: str) -> Store:
             return Store(client, _experiment(client, artifacts))
 
 
+def require_mlflow(uri: str | None) -> None:
+    """Raise `UserError`, as `connect`, where no MLflow is at a URI; nothing for None."""
+    if uri is not None:
+        connect(uri)
+
+
 @contextmanager
 def failures_of_mlflow() -> Iterator[None]:
     """Turn what MLflow, and what it stands on, raises in the block into a `UserError`."""

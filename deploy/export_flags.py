@@ -7,14 +7,13 @@ from arguments import (
     ONNX_FOLDER,
     camera_range,
     from_0_to_1,
-    run_name,
     whole_number,
 )
 from common.command_parser import group_flags
 from common.locations import path_or_url
-from common.mlflow_store import add_mlflow
 from deploy.export_module import INPUT_CHANNELS, OUTPUTS
 from deploy.flags import add_input
+from deploy.model_registry import add_registry
 from deploy.precision import PRECISIONS
 from deploy.precision_gate import TARGETS
 from model import EXPORT_MODES
@@ -151,13 +150,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="print an ONNX file's metadata, and export nothing",
     )
-    add_mlflow(parser, "the file as a version of a registered model")
-    parser.add_argument(
-        "--model_name",
-        type=run_name,
-        metavar="NAME",
-        help="with --mlflow: the registered model; default: the run's name, or that of --method",
-    )
+    add_registry(parser, "the run's name, or that of --method")
     group_flags(parser, FLAG_GROUPS)
 
 

@@ -1,19 +1,37 @@
 """An exported file as a version of a registered model in MLflow, with its metadata as tags."""
 
+import argparse
 from pathlib import Path
 
+from arguments import run_name
 from common.errors import UserError
 from common.files import file_hash
-from common.mlflow_store import Store, failures_of_mlflow, find_run, unless_there
+from common.mlflow_store import (
+    add_mlflow,
+    connect,
+    failures_of_mlflow,
+    find_run,
+    unless_there,
+)
+from deploy.onnx_file import read_file
 
 SHA256, FILE = "sha256", "file"  # tags of the file itself, besides the entries of its metadata
 LONGEST_TAG = 5000  # characters that every MLflow takes; the file itself has the whole entry
 
 
-def register(
-    store: Store, path: Path, name: str, entries: dict[str, str], note: Path | None
-) -> str:
-    """Register an ONNX file as a new version of the model `name`, and return the version.
+def add_registry(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the flags of `register`; `default` says what a model is called without --model_name."""
+    add_mlflow(parser, "the file as a version of a registered model")
+    parser.add_argument(
+        "--model_name",
+        type=run_name,
+        metavar="NAME",
+        help=f"with --mlflow: the registered model; default: {default}",
+    )
+
+
+def register(uri: str, path: Path, name: str, note: Path | None) -> None:
+    """Register an ONNX file as a new version of the model `name`, and print which one it is.
 
     A file that the model has already keeps its version. The file becomes an artifact of the run
     that the `note` of a training names, else of a new run. Raises `UserError`, which says that the
@@ -21,15 +39,15 @@ def register(
     """
     try:
         with failures_of_mlflow():
-            return _register(store, path, name, entries, note)
+            version = _register(uri, path, name, note)
     except UserError as error:
         raise UserError(f"{path}: the file is complete, but not registered: {error}") from None
+    print(f"{path.name} is version {version} of the model {name} at {uri}")
 
 
-def _register(
-    store: Store, path: Path, name: str, entries: dict[str, str], note: Path | None
-) -> str:
-    client, digest = store.client, file_hash(path)
+def _register(uri: str, path: Path, name: str, note: Path | None) -> str:
+    store, entries, digest = connect(uri), read_file(path), file_hash(path)
+    client = store.client
     with unless_there():
         client.create_registered_model(name)
     for version in client.search_model_versions(f"name='{name}'"):

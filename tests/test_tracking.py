@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+import autoencoder.trainer as picture_trainer
+import classifier.train_defect_model as classifier_trainer
 import export_onnx_fullimage
 import trainer
 from common.errors import UserError
@@ -24,6 +26,21 @@ def test_a_training_does_not_begin_without_the_package_that_it_is_to_use(
     words = arguments_for(dataset, tmp_path / "run", "--mlflow", "store")
     with pytest.raises(UserError, match=LINE):
         trainer.train(trainer.parse_args(words))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("tool", "data", "runs"),
+    (
+        (picture_trainer, "--training_dataset_path", "--checkpoint_path"),
+        (classifier_trainer, "--data_root", "--save_dir"),
+    ),
+)
+def test_nor_does_one_of_the_other_tools(tool, data, runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [data, "pictures", runs, "run", "--gpu_id", "-1", "--mlflow", "store"]
+    with pytest.raises(UserError, match=LINE):
+        tool.train(tool.parse_args(words))
     assert not list(tmp_path.iterdir())
 
 

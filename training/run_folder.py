@@ -86,6 +86,11 @@ class RunFolder:
         self._events: SummaryWriter | None = None
         self._drawn = time.monotonic()
 
+    @property
+    def title(self) -> str:
+        """What the run is called where its folder is not seen."""
+        return self.name
+
     def file(self, suffix: str) -> Path:
         """The path of one of the run's files."""
         return self.folder / f"{self.name}{suffix}"

@@ -16,20 +16,12 @@ from common.files import atomic_write, read_notes, refused_by_system
 from common.mlflow_store import Store, connect, failures_of_mlflow, find_run
 from common.notes import warn
 from reporting.output_folder import HEATMAP_ENDING
-from training.run_folder import (
-    ALIGNED_SUFFIX,
-    EVENTS_SUFFIX,
-    TEST_SUFFIX,
-    TRACKED_SUFFIX,
-    RunFolder,
-)
+from training.run_folder import TEST_SUFFIX, TRACKED_SUFFIX, RunFolder
 
 NO_FIGURES = ("epoch", "settled")  # entries of a history
 METRICS, TEST = "metrics.json", "test_"  # of the test strips: the file, and in front of its figures
 # what MLflow takes: in one request, and characters of a parameter
 MOST_PARAMETERS, MOST_FIGURES, LONGEST_PARAMETER = 100, 1000, 6000
-# too large for what they tell: MLflow gets the exported file instead
-NOT_SENT = (EVENTS_SUFFIX, ALIGNED_SUFFIX, TRACKED_SUFFIX)
 
 
 class TrackedRun:
@@ -103,7 +95,7 @@ class TrackedRun:
         client, note = store.client, self.run.file(TRACKED_SUFFIX)
         found = find_run(client, note)
         if found is None:
-            found = client.create_run(store.experiment, run_name=self.run.name)
+            found = client.create_run(store.experiment, run_name=self.run.title)
             with refused_by_system(note), atomic_write(note) as temporary:
                 temporary.write_text(json.dumps({"run_id": found.info.run_id}) + "\n")
         number, known = found.info.run_id, found.data.params
@@ -156,16 +148,17 @@ class TrackedRun:
         client.set_terminated(self._id, status)
 
     def _files(self) -> Iterator[tuple[Path, str | None]]:
-        """The files that MLflow gets, each with the folder for it; None: the run's own."""
+        """The files that MLflow gets, each with the folder for it; None: the run's own.
+
+        Checkpoints are too large for what they tell: MLflow gets the exported file instead.
+        """
         for suffix in self.run.suffixes:
             path = self.run.file(suffix)
-            if suffix in NOT_SENT or suffix.endswith(".pth"):
-                continue
-            if path.is_file():
+            if path.is_file() and not suffix.endswith((".pth", TRACKED_SUFFIX)):
                 yield path, None
-            for file in sorted(path.rglob("*")):
-                if file.is_file() and not file.name.endswith(HEATMAP_ENDING):
-                    yield file, file.parent.relative_to(self.run.folder).as_posix()
+        for file in sorted(self.run.file(TEST_SUFFIX).rglob("*")):
+            if file.is_file() and not file.name.endswith(HEATMAP_ENDING):
+                yield file, file.parent.relative_to(self.run.folder).as_posix()
 
 
 def _flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

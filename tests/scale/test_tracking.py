@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import autoencoder.export as picture_export
+import autoencoder.trainer as picture_trainer
+import classifier.export_defect_model as classifier_export
+import classifier.train_defect_model as classifier_trainer
 import export_onnx_fullimage
 import trainer
 from common.errors import UserError
@@ -14,7 +18,9 @@ from common.mlflow_store import connect
 from deploy.session import open_session
 from scale.space import read_space
 from scale.training_run import TrainingRun
+from tests.autoencoder_models import write_kind
 from tests.conftest import QUICK_OPSET, arguments_for, weights, without_test
+from tests.defect_images import write_data
 from training.tracking import TrackedRun
 
 
@@ -223,6 +229,61 @@ def test_an_exported_file_is_a_version_whose_tags_are_its_metadata(
     for name, number in (("mine", "2"), ("line-3", "1")):
         place = client.get_model_version_download_uri(name, number).removeprefix("file://")
         assert (Path(place) / output.name).read_bytes() == output.read_bytes()
+
+
+def require_whole(store, name, history):
+    """The run in MLflow with the loss of each epoch, and no weights; its files' names."""
+    run, client = only_run(store, name)
+    assert run.info.status == "FINISHED"
+    entries = [json.loads(line) for line in history.read_text().splitlines()]
+    losses = {entry["epoch"]: entry["loss"] for entry in entries}
+    assert losses and steps_of(client, run, "loss") == losses
+    files = {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    assert not [path for path in files if path.endswith((".pth", "epochs", "events"))]
+    return run, files
+
+
+def version_of(store, name, path):
+    """The first version of a model, whose tags have to be the metadata of the file at `path`."""
+    version = connect(store).client.get_model_version(name, "1")
+    entries = open_session(path).get_modelmeta().custom_metadata_map
+    assert {key: text for key, text in entries.items() if text}.items() <= version.tags.items()
+    return version
+
+
+def test_the_detector_of_pictures_has_a_run_and_a_registered_file(tmp_path, capsys):
+    root, store, runs = write_kind(tmp_path / "part"), str(tmp_path / "store"), tmp_path / "runs"
+    words = ["--training_dataset_path", root, "--checkpoint_path", runs, "--name", "part"]
+    words += ["--gpu_id", -1, "--base_channels", 2, "--depth", 2, "--epochs", 2, "--bs", 4]
+    words += ["--epoch_crops", 8, "--input_size", 16, "--defect_size", 4, 8, "--keep_epochs", 1]
+    words += ["--mlflow", store]
+    (best,) = picture_trainer.train(picture_trainer.parse_args([str(word) for word in words]))
+    run, files = require_whole(store, "part", runs / "part_metrics.jsonl")
+    assert run.data.params["task"] == "segment"
+    assert {"part_arguments.json", "part_curves.png"} <= files
+    words = ["--models", best, "--windows", 16, "--output_path", tmp_path / "part.onnx"]
+    arguments = picture_export.parse_args([*map(str, words), "--mlflow", store])
+    path = picture_export.export(arguments)
+    assert "part.onnx is version 1 of the model part at" in capsys.readouterr().out
+    assert version_of(store, "part", path).run_id == run.info.run_id
+
+
+def test_the_classifier_has_a_run_of_each_stage_and_a_registered_file(tmp_path, capsys):
+    root, store = write_data(tmp_path / "data"), str(tmp_path / "store")
+    words = ["--data_root", root, "--save_dir", tmp_path / "screws", "--gpu_id", -1]
+    words += ["--batch_size", 8, "--decoder_channels", 8, 4, "--head_channels", 8, "--two_stages"]
+    words += ["--stage1_epochs", 1, "--stage1_batch_size", 8, "--epochs", 2, "--mlflow", store]
+    stages = classifier_trainer.train(classifier_trainer.parse_args([str(word) for word in words]))
+    for folder in stages:
+        run, files = require_whole(store, f"screws-{folder.name}", folder / "metrics.jsonl")
+        assert {"arguments.json", "curves.png", "samples.png"} <= files
+    assert run.data.params["init"] == str(stages[0])
+    assert run.data.tags["checkpoint"] == str(stages[1] / "best_accuracy.pth")
+    words = ["--checkpoint", stages[1], "--output_path", tmp_path / "screws.onnx"]
+    arguments = classifier_export.parse_args([*map(str, words), "--mlflow", store])
+    path = classifier_export.export(arguments)
+    assert "screws.onnx is version 1 of the model screws-stage2 at" in capsys.readouterr().out
+    assert version_of(store, "screws-stage2", path).run_id == run.info.run_id
 
 
 def test_a_search_passes_the_flag_to_its_trainings_resumed_ones_too(tmp_path):
