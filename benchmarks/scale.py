@@ -122,6 +122,10 @@ def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, floa
 
         return check_kills(folder, arguments.kills, SMALL_STRIPS)
     strips, models = folder / "strips", {}
+    if arguments.listing:
+        with serving(strips, folder / "cache"):  # without any strip
+            print_listing(folder)
+        return 0
     write_archive(strips, arguments.strips)
     for method in (METHOD, CHEAPEST):
         models[method] = export_method(method, folder / f"{method}.onnx")
@@ -133,9 +137,6 @@ def run_parts(arguments: argparse.Namespace, folder: Path, given: dict[str, floa
         bench = Bench(server, url, strips, arguments.strips, models, folder)
         if arguments.sampling:
             bench.print_sampling()
-            return 0
-        if arguments.listing:
-            print_listing(folder)
             return 0
         measured = bench.print_rest(arguments.engines)
         for engine in arguments.engines:
