@@ -54,11 +54,11 @@ PACKAGES = {
     "reporting": Box(4, 3.2, 4.4, "tables and report"),
     "training": Box(5, 0, 3.1, "one run: steps, checkpoints, resume"),
     "deploy": Box(5, 6.0, 7.3, "ONNX files, sessions"),
-    "autoencoder": Box(6, 0, 1.35, "the reference-free detector"),
-    "classifier": Box(6, 1.45, 2.6, "kinds of defect, review"),
-    "commands": Box(6, 3.7, 7.3, ", ".join(COMMANDS)),
-    "scale": Box(6, 2.7, 3.6, "archives, search"),
-    "benchmarks": Box(7, 0, 7.3, "what the tables of the documents are made with"),
+    "autoencoder": Box(6, 1.45, 2.95, "the reference-free detector"),
+    "classifier": Box(6, 0, 1.3, "kinds of defect, review"),
+    "commands": Box(6, 3.25, 7.3, ", ".join(COMMANDS)),
+    "scale": Box(7, 3.25, 7.3, "archives, searches, several machines"),
+    "benchmarks": Box(8, 0, 7.3, "what the tables of the documents are made with"),
 }
 
 STYLE = """
