@@ -87,10 +87,14 @@ class FoundPoints:
         return self.scores > self._limit(objective, ranked, np.cumsum(weights[owners]), weights)
 
     def ranks(self) -> list[int | None]:
-        """The rank of each point's detection among those of all strips, from 1; None: not found."""
+        """The rank of each point's detection among those of all strips, from 1.
+
+        None: not found, or weaker than the detections that are kept.
+        """
         ranked = np.sort(self._ranked(Objective(k=RANKS[0]))[0])
         above = len(ranked) - np.searchsorted(ranked, self.scores, side="right")
-        return [int(n) + 1 if np.isfinite(s) else None for n, s in zip(above, self.scores)]
+        lowest = ranked.min(initial=np.inf)
+        return [int(n) + 1 if s >= lowest else None for n, s in zip(above, self.scores)]
 
     def _ranked(self, objective: Objective) -> tuple[np.ndarray, np.ndarray]:
         """The scores that take places, strongest first, and the number of each one's strip."""

@@ -183,8 +183,8 @@ def _points(result: SearchResult, points: list[dict[str, Any]]) -> dict[str, Any
     rows = [
         (
             point["file"],
-            f"{point['y']:g}",
-            f"{point['x']:g}",
+            f"{point['y']:.1f}",
+            f"{point['x']:.1f}",
             point["found"],
             *(UNKNOWN if (rank := point["ranks"][name]) is None else rank for name in names),
         )

@@ -102,12 +102,24 @@ def make_good_strip(
     Settings and thresholds may be chosen on such strips. Raises `ValueError` for SUITE_SEED, as
     nothing may be chosen on the parts of the suite.
     """
+    return make_marked_strip(level, number, seed, 0, image_size).image
+
+
+def make_marked_strip(
+    level: str, number: int, seed: int, defects: int, image_size: tuple[int, int] = STRIP_SIZE
+) -> SuiteStrip:
+    """The same with so many defects. It lacks missing features: where only its defects are marked,
+    these would count as false alarms.
+    """
     if seed == SUITE_SEED:
         raise ValueError(f"found seed {seed}, expected another one: it is the suite's own")
     amounts, size = find_amounts(level), tuple(image_size)
-    part = make_part(level, number, seed, size, distractors(amounts))
-    generator = seeded_generator(level, number, seed, SHOT, 0)
-    return render(part, draw_conditions(part, amounts, generator, size), size)
+    part = make_part(level, number, seed, size, ("T",) * defects + distractors(amounts))
+    by_channel = draw_conditions(
+        part, amounts, seeded_generator(level, number, seed, SHOT, 0), size
+    )
+    points = see_points(part, by_channel[TARGET])
+    return SuiteStrip(level, number, 0, render(part, by_channel, size), points)
 
 
 def shoot_part(

@@ -233,6 +233,12 @@ def test_the_recall_of_points_is_that_of_the_metrics(seed, tmp_path):
         assert found.recall(Objective(false_alarms=rate)) == pytest.approx(expected)
 
 
+def test_a_point_below_the_detections_that_are_kept_has_no_rank():
+    strips = [StripPoints("0.tif", [[1, 1], [9, 9], [5, 5]], [4.0, 0.5, -np.inf], [], [5.0, 4.0])]
+    assert FoundPoints(strips).ranks() == [2, None, None]
+    assert FoundPoints([StripPoints("0.tif", [[1, 1]], [-np.inf], [], [])]).ranks() == [None]
+
+
 def points_with_ranks(is_found: list[bool]) -> FoundPoints:
     """One point on each strip, and forty false alarms on each of five more, which hide the weak."""
     strips = [
