@@ -13,7 +13,7 @@ from reporting.scored_folder import REPORT
 from reporting.tables import write_json
 from reporting.templating import render
 from scale.comparison import Estimate
-from scale.search_result import AMOUNTS_FILE, SearchResult
+from scale.search_result import AMOUNTS_FILE, Finalist, ScoredTrial, SearchResult
 from scale.study import SharedStudy
 
 RESULT_FILE = "result.json"
@@ -145,7 +145,7 @@ def _notes(result: SearchResult, points: list[dict[str, Any]]) -> list[str]:
 
 
 def _finals(result: SearchResult) -> dict[str, Any]:
-    rows = []
+    rows, names = [], _names_of(result.finalists)
     for finalist in result.finalists:
         comparison = finalist.comparison
         rows.append(
@@ -153,17 +153,18 @@ def _finals(result: SearchResult) -> dict[str, Any]:
                 "default" if finalist.is_default else f"trial {finalist.number}",
                 _shown(finalist.recall),
                 ", ".join(map(three_digits, finalist.recalls)),
-                _shown(comparison.difference) if comparison else UNKNOWN,
+                _difference(comparison.difference) if comparison else UNKNOWN,
                 f"{comparison.better} / {comparison.worse}" if comparison else UNKNOWN,
-                _values(finalist.values),
+                *(_value(finalist.values.get(name, UNKNOWN)) for name in names),
             )
         )
     columns = ("settings", "recall", "of each seed", "more than the default")
-    return _table("Finals, on all strips", (*columns, "strips with more / fewer", "values"), rows)
+    columns += ("strips with more / fewer", *names)
+    return _table("Finals, on all strips", columns, rows)
 
 
 def _trials(result: SearchResult) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for trial in result.trials for name in trial.values))
+    names = _names_of(result.trials)
     rows = [
         (
             f"{trial.number}{' (default)' if trial.is_default else ''}",
@@ -203,8 +204,13 @@ def _shown(estimate: Estimate) -> str:
     return f"{three_digits(estimate.value)} ({ends})"
 
 
-def _values(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in values.items()) or UNKNOWN
+def _difference(estimate: Estimate) -> str:
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
+
+
+def _names_of(settings: Sequence[ScoredTrial | Finalist]) -> list[str]:
+    """The names of what is searched, each once."""
+    return list(dict.fromkeys(name for each in settings for name in each.values))
 
 
 def _value(value: Any) -> str:
