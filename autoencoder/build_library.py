@@ -61,6 +61,7 @@ class LibrarySettings:
     windows: tuple[int, ...] = ()
     input_max: float = 255.0
     metric: str | None = None
+    flatten: bool = True
     patches: bool = True
 
 
@@ -136,7 +137,7 @@ def build_library(pictures: Sequence[PictureFile], settings: LibrarySettings, ro
     if settings.patches:
         is_painted = settings.metric != WHITENED
         patches = learn_patches(train, labels, source, is_painted, settings.seed)
-    common = (settings.level, settings.neighbours, input_size)
+    common = (settings.level, settings.neighbours, input_size, settings.flatten)
     maps = LibraryMaps(features, mean, matrix, memory, *common).eval()
     router = _router(features, words, facts, labels, settings)
     aurocs = {}

@@ -62,7 +62,7 @@ FEWEST_HELD_OUT = 5  # of a cluster; fewer say little about its scores
 FLAG_GROUPS = {
     "pictures": "training_dataset_path img_format input_max valid_share",
     "features": "features model_path layers contrast_windows cell input_size windows",
-    "library": "level memory selection neighbours shrinkage dimensions metric patches seed",
+    "library": "level memory selection neighbours shrinkage dimensions metric flatten patches seed",
     "mixed folders": "clusters routing",
     "output": "output_path overwrite",
 }
@@ -169,6 +169,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="painted: directions count as they tell painted damage from good patches; whitened: "
         "all alike; plain: as the features have them; default: painted, plain with lite0 where "
         "patches do not count",
+    )
+    add_true_or_false(
+        parser,
+        "--flatten",
+        help="subtract from the map of distances what whole rows and columns have more than the "
+        "rest, as in good pictures that are lit unevenly; a straight defect from side to side is "
+        "then seen by other maps alone",
     )
     add_true_or_false(
         parser,

@@ -20,7 +20,8 @@ class LibraryMaps(nn.Module):
 
     `mean` (K, D) and `matrix` (K, D, d) whiten features, and `memory` (K, M, d) has what each of K
     clusters remembers. The distance is the mean of those to the `neighbours` nearest vectors. At
-    the level `image` a picture has one vector, and all its cells have one distance.
+    the level `image` a picture has one vector, and all its cells have one distance. `is_flat` maps
+    are those of `flatten`.
     """
 
     kinds = ("library",)
@@ -34,9 +35,11 @@ class LibraryMaps(nn.Module):
         level: str = LEVELS[0],
         neighbours: int = 1,
         input_size: int = 192,
+        is_flat: bool = False,
     ):
         super().__init__()
         self.features, self.level, self.input_size = features, level, input_size
+        self.is_flat = is_flat
         self.cell, self.multiple = features.cell, features.multiple
         self.neighbours = min(neighbours, int(memory.shape[1]))
         for name, tensor in zip(TENSORS, (mean, matrix, memory)):
@@ -57,7 +60,10 @@ class LibraryMaps(nn.Module):
         first one's. A cell's distance is averaged with its neighbours'.
         """
         distances = self.distances(self.features(pictures), clusters)
-        return distances if self.level == "image" else average_neighbours(distances)
+        if self.level == "image":
+            return distances
+        smooth = average_neighbours(distances)
+        return flatten(smooth) if self.is_flat else smooth
 
     def distances(
         self, features: torch.Tensor, clusters: torch.Tensor | None = None
@@ -117,3 +123,12 @@ class LibraryMaps(nn.Module):
         if len(distances) == 1:
             return distances[0], numbers[0]
         return torch.cat(distances, dim=1), torch.cat(numbers, dim=1)
+
+
+def flatten(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (B, 1, h, w) without what whole rows and columns have more than their map, or less.
+
+    Good pictures differ in that: their light falls off, or a border lies nearer.
+    """
+    rows, columns, whole = (maps.mean(dim=dim, keepdim=True) for dim in (3, 2, (2, 3)))
+    return maps - (rows - whole) - (columns - whole)

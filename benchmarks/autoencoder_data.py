@@ -21,6 +21,7 @@ ALONE = {
 # classes that have all rows with --quick, and the rows of all classes then
 THREE = ("gear", "gravel", "target")
 MAIN = ALONE | {
+    "library and patches, not flat",
     "patches",
     "segment, z-scores by routing",
     "routing none",

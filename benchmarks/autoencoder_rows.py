@@ -34,6 +34,7 @@ TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--bas
 FINE = ("--cell", 4, "--memory", VECTORS)
 LIBRARIES: dict[str, tuple[object, ...]] = {
     "bank": FINE,
+    "bank, not flat": (*FINE, "--flatten", "False"),
     "bank, whitened": (*FINE, "--metric", "whitened"),
     "bank, random memory": (*FINE, "--selection", "random"),
     "bank, cell 8": ("--cell", 8, "--memory", VECTORS),
@@ -116,6 +117,12 @@ LIBRARY_ROWS = (
         "The score of many pixels.",
         library="bank",
         score=(*BOTH[:-1], 0.02),
+    ),
+    Row(
+        "library and patches, not flat",
+        "Whole rows and columns count: good pictures differ in them.",
+        library="bank, not flat",
+        score=BOTH,
     ),
     Row(
         "library, bank",

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from autoencoder import feature_library, trainer
+from autoencoder.build_library import LibrarySettings
 from benchmarks.autoencoder_rows import (
     GROUPS,
     LIBRARIES,
@@ -73,7 +74,9 @@ class Runs:
         flags += ["--memory", 40, "--cell", 4] if self.is_tiny else []
         flags += ["--input_size", 32] if self.is_tiny else []
         of_model = _version(model) if MODEL in LIBRARIES[name] else ""
-        key = f"{_plain(name)}_seed{seed}_{digest([*map(str, flags), of_model])}"
+        # other defaults, other libraries
+        parts = [*map(str, flags), of_model, str(LibrarySettings())]
+        key = f"{_plain(name)}_seed{seed}_{digest(parts)}"
         path = self.folder / "libraries" / f"{key}.pth"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
