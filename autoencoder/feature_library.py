@@ -36,6 +36,7 @@ from arguments import (
 from autoencoder.build_library import (
     CELL,
     DIMENSIONS,
+    FLATTEN,
     INPUT_SIZE,
     MEMORY,
     Built,
@@ -170,12 +171,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "all alike; plain: as the features have them; default: painted, plain with lite0 where "
         "patches do not count",
     )
-    add_true_or_false(
-        parser,
+    add(
         "--flatten",
-        help="subtract from the map of distances what whole rows and columns have more than the "
-        "rest, as in good pictures that are lit unevenly; a straight defect from side to side is "
-        "then seen by other maps alone",
+        type=from_0_to_1,
+        default=FLATTEN,
+        help="share, of what whole rows and columns of the map of distances have more than the "
+        "rest, that is subtracted: good pictures that are lit unevenly differ in it; 0: none",
     )
     add_true_or_false(
         parser,

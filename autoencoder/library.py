@@ -37,7 +37,7 @@ KEYS = {
     "identity": str,
     "level": str,
     "neighbours": int,
-    "is_flat": bool,
+    "flattened": (int, float),
     "input_size": int,
     "windows": list,
     "input_max": (int, float),
@@ -133,7 +133,7 @@ def save_library(library: Library, path: Path) -> None:
             "identity": maps.features.identity(),
             "level": maps.level,
             "neighbours": maps.neighbours,
-            "is_flat": maps.is_flat,
+            "flattened": maps.flattened,
             "input_size": maps.input_size,
             "windows": list(library.windows),
             "input_max": library.input_max,
@@ -186,7 +186,7 @@ def load_library(path: Path, checkpoint: Path | None = None) -> Library:
             content["level"],
             content["neighbours"],
             content["input_size"],
-            content["is_flat"],
+            content["flattened"],
         )
         router = make_router(content["routing"], features, content["router"])
     return Library(
@@ -265,7 +265,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"found a library of version {shown(content.get('version'))}, expected {VERSION}: "
             f"build it again with {COMMAND}"
         )
-    content.setdefault("is_flat", False)  # which earlier files do not name
+    content.setdefault("flattened", 0.0)  # which earlier files do not name
     for name, types in KEYS.items():
         if name not in content or not isinstance(content[name], types):
             raise UserError(f"found no usable {name}, expected a library of {COMMAND}")
@@ -277,6 +277,7 @@ def _read(path: Path) -> dict[str, Any]:
         or not _is_contrast(content["contrast"])
         or not are_stages(content.setdefault("stages", list(EARLIER_STAGES)))
         or content["level"] not in LEVELS
+        or not 0 <= content["flattened"] <= 1
         or not all(is_stored(content[name]) for name in TENSORS)
         or not _fit_together(content)
     ):

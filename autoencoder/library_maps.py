@@ -20,8 +20,8 @@ class LibraryMaps(nn.Module):
 
     `mean` (K, D) and `matrix` (K, D, d) whiten features, and `memory` (K, M, d) has what each of K
     clusters remembers. The distance is the mean of those to the `neighbours` nearest vectors. At
-    the level `image` a picture has one vector, and all its cells have one distance. `is_flat` maps
-    are those of `flatten`.
+    the level `image` a picture has one vector, and all its cells have one distance. The share
+    `flattened` of what whole rows and columns have is left out, 0 to 1: see `flatten`.
     """
 
     kinds = ("library",)
@@ -35,11 +35,11 @@ class LibraryMaps(nn.Module):
         level: str = LEVELS[0],
         neighbours: int = 1,
         input_size: int = 192,
-        is_flat: bool = False,
+        flattened: float = 0.0,
     ):
         super().__init__()
         self.features, self.level, self.input_size = features, level, input_size
-        self.is_flat = is_flat
+        self.flattened = flattened
         self.cell, self.multiple = features.cell, features.multiple
         self.neighbours = min(neighbours, int(memory.shape[1]))
         for name, tensor in zip(TENSORS, (mean, matrix, memory)):
@@ -63,7 +63,7 @@ class LibraryMaps(nn.Module):
         if self.level == "image":
             return distances
         smooth = average_neighbours(distances)
-        return flatten(smooth) if self.is_flat else smooth
+        return flatten(smooth, self.flattened) if self.flattened else smooth
 
     def distances(
         self, features: torch.Tensor, clusters: torch.Tensor | None = None
@@ -125,10 +125,11 @@ class LibraryMaps(nn.Module):
         return torch.cat(distances, dim=1), torch.cat(numbers, dim=1)
 
 
-def flatten(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (B, 1, h, w) without what whole rows and columns have more than their map, or less.
+def flatten(maps: torch.Tensor, share: float) -> torch.Tensor:
+    """Maps (B, 1, h, w) less a share of what whole rows and columns have more than their map.
 
-    Good pictures differ in that: their light falls off, or a border lies nearer.
+    Good pictures differ in that: their light falls off, or a border lies nearer. Without all of it,
+    a large defect would be as faint as its surroundings.
     """
     rows, columns, whole = (maps.mean(dim=dim, keepdim=True) for dim in (3, 2, (2, 3)))
-    return maps - (rows - whole) - (columns - whole)
+    return maps - share * (rows + columns - 2 * whole)

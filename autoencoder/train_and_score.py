@@ -6,8 +6,10 @@
     bash autoencoder/train.sh --resume
 
 It takes the flags of python -m autoencoder.trainer, which has more on them; all but --per_class.
-The library ({run}_library.pth) lies beside the best checkpoint ({run}_best.pth), the scores and the
-report in {run}_test/. Where the data set has no test/, nothing is scored.
+The network scores beside the library where together they find more damage painted into held-out
+pictures than the library alone. The library ({run}_library.pth) lies beside the best checkpoint
+({run}_best.pth), the scores and the report in {run}_test/. Where the data set has no test/, nothing
+is scored.
 """
 
 if __name__ == "__main__":
@@ -18,12 +20,18 @@ if __name__ == "__main__":
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoencoder import feature_library, inference, trainer
+from autoencoder.choose_network import joins, painted_auroc
 from autoencoder.model import load_model
+from autoencoder.pseudo_defects import PseudoDefects
+from autoencoder.settings import AutoencoderSettings
 from autoencoder.task import LIBRARY_SUFFIX
+from common.device import choose_device
 from common.errors import UserError, run_command
+from common.settings import from_values
 from data.folder import split_beside
 from data.pictures import group_folders, list_test_pictures
 from training.checkpoint import BEST_SUFFIX
@@ -59,7 +67,9 @@ def train_and_score(arguments: argparse.Namespace) -> int:
         output_path=library,
     )
     feature_library.build(feature_library.parse_args([*words, *pictures, "--overwrite"]))
-    detector = ["--models", *map(str, best), *flags(library=library)]
+    defects = from_values(AutoencoderSettings, model.settings).defects()
+    asked = [*flags(gpu_id=arguments.gpu_id), *pictures]
+    detector = choose_detector(best, library, asked, defects)
     if not has_test_pictures(root):
         print(
             f"{root}: found no test/, so nothing is scored; next: python -m autoencoder.inference "
@@ -70,6 +80,30 @@ def train_and_score(arguments: argparse.Namespace) -> int:
     code = inference.infer(inference.parse_args([*detector, *words, *pictures]))
     print(f"to export it as one ONNX file: python -m autoencoder.export {shlex.join(detector)}")
     return code
+
+
+def choose_detector(
+    models: Sequence[Path], library: Path, more: Sequence[str], defects: PseudoDefects
+) -> list[str]:
+    """The words of a command line that name what scores: the library, and models where they help.
+
+    `more` has further words of inference, and `defects` are painted. Prints what was found.
+    """
+    alone = flags(library=library)
+    joined = ["--models", *map(str, models), *alone]
+    found = []
+    for words in (alone, joined):
+        asked = inference.parse_args([*words, *more])
+        found.append(painted_auroc(asked, choose_device(asked.gpu_id), defects))
+    if None in found:
+        return joined
+    does_join = joins(*found)
+    print(
+        f"AUROC of damage painted into held-out pictures: {found[0]:.3f} by the library, "
+        f"{found[1]:.3f} joined with the network: scored by "
+        f"{'both' if does_join else 'the library alone'}"
+    )
+    return joined if does_join else alone
 
 
 def beside(best: Path, suffix: str) -> Path:

@@ -34,7 +34,7 @@ TINY = ("--epochs", 1, "--epoch_crops", 8, "--bs", 4, "--input_size", 32, "--bas
 FINE = ("--cell", 4, "--memory", VECTORS)
 LIBRARIES: dict[str, tuple[object, ...]] = {
     "bank": FINE,
-    "bank, not flat": (*FINE, "--flatten", "False"),
+    "bank, not flat": (*FINE, "--flatten", 0),
     "bank, whitened": (*FINE, "--metric", "whitened"),
     "bank, random memory": (*FINE, "--selection", "random"),
     "bank, cell 8": ("--cell", 8, "--memory", VECTORS),

@@ -1,5 +1,6 @@
 """The choice of a library's maps by damage that is painted into held-out good pictures."""
 
+import re
 from dataclasses import replace
 
 import cv2
@@ -7,14 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from autoencoder import choose_network, train_and_score
 from autoencoder.build_library import LibrarySettings, build_library
 from autoencoder.choose_maps import LEAST_GAIN, choose_maps, painted_aurocs
+from autoencoder.choose_network import painted_auroc
+from autoencoder.inference import parse_args
 from autoencoder.library import load_library, save_library
 from autoencoder.loaded import make_sources
 from autoencoder.maps import LIBRARY, OF_LIBRARY, library_top_share
+from autoencoder.pseudo_defects import PseudoDefects
+from autoencoder.train_and_score import choose_detector
 from common.errors import UserError
 from data.pictures import list_good_pictures
-from tests.autoencoder_models import write_picture
+from tests.autoencoder_models import write_checkpoint, write_picture
 
 SIDE, PICTURES = 64, 24
 SETTINGS = LibrarySettings(memory=200, cell=4, input_size=SIDE, valid_share=0.4)
@@ -81,6 +87,51 @@ def test_the_choice_is_kept_and_scores_by_default(built, tmp_path):
         torch.save(content | change, path)
         with pytest.raises(UserError, match="unusable maps to score by"):
             load_library(path)
+
+
+@pytest.fixture(scope="module")
+def files(built, tmp_path_factory):
+    """The library as a file, and an untrained network of the same pictures."""
+    folder = tmp_path_factory.mktemp("files")
+    save_library(built.library, folder / "library.pth")
+    root = built.library.training_dataset_path
+    return write_checkpoint(folder / "model.pth", root, "segment"), folder / "library.pth"
+
+
+def test_a_network_that_sees_no_painted_damage_does_not_join_the_library(files, capsys):
+    model, library = files
+    found = choose_detector([model], library, ["--gpu_id", "-1"], PseudoDefects())
+    printed = capsys.readouterr().out
+    assert found == ["--library", str(library)] and "by the library alone" in printed
+    alone, joined = map(float, re.findall(r"0\.\d{3}", printed))
+    assert alone > joined and alone > 0.6
+    arguments = parse_args([*found, "--gpu_id", "-1"])
+    again = painted_auroc(arguments, torch.device("cpu"), PseudoDefects())
+    assert f"{again:.3f} by the library" in printed
+
+
+def test_a_network_joins_where_more_is_found_and_where_nobody_knows(files, monkeypatch, capsys):
+    model, library = files
+    both = ["--models", str(model), "--library", str(library)]
+    cases = [
+        (0.6, 0.6 + LEAST_GAIN * 2, both),
+        (0.6, 0.6 + LEAST_GAIN / 2, both[2:]),
+        (None, None, both),
+    ]
+    for alone, joined, expected in cases:
+        monkeypatch.setattr(
+            train_and_score,
+            "painted_auroc",
+            lambda arguments, *rest, of=(alone, joined): of[bool(arguments.models)],
+        )
+        assert choose_detector([model], library, [], PseudoDefects()) == expected
+        assert bool(capsys.readouterr().out) == (alone is not None)
+
+
+def test_few_held_out_pictures_say_nothing_of_a_network(built, files, monkeypatch):
+    monkeypatch.setattr(choose_network, "FEWEST_PICTURES", len(built.library.valid) + 1)
+    arguments = parse_args(["--library", str(files[1]), "--gpu_id", "-1"])
+    assert painted_auroc(arguments, torch.device("cpu"), PseudoDefects()) is None
 
 
 def test_few_held_out_pictures_choose_nothing(built):

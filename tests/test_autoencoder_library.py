@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from autoencoder.build_library import LibrarySettings, build_library, usual_metric
+from autoencoder.build_library import FLATTEN, LibrarySettings, build_library, usual_metric
 from autoencoder.clusters import cluster_pictures, cross_table, format_cross_table, purity
 from autoencoder.feature_library import main
 from autoencoder.features import are_stages, make_features, picture_vectors
@@ -202,13 +202,15 @@ def test_a_vector_of_the_library_has_distance_zero_and_a_large_picture_is_cut_in
     assert torch.equal(maps.distances(others), whole)
 
 
-def test_a_flat_map_keeps_spots_and_its_mean_and_loses_whole_rows_and_columns():
+@pytest.mark.parametrize("share", [1.0, 0.75])
+def test_a_flat_map_keeps_spots_and_its_mean_and_loses_whole_rows_and_columns(share):
     uneven = torch.tensor([0.0, 3.0, 1.0, 4.0])[:, None] + torch.tensor([2.0, 0.0, 5.0])
     spot = torch.zeros(4, 3)
     spot[1, 2] = 12.0
-    found = flatten((uneven + spot)[None, None])[0, 0]
+    found = flatten((uneven + spot)[None, None], share)[0, 0]
     rows, columns = spot.mean(dim=1, keepdim=True), spot.mean(dim=0, keepdim=True)
-    expected = spot - rows - columns + 2 * spot.mean() + uneven.mean()
+    flat = spot - rows - columns + 2 * spot.mean() + uneven.mean()
+    expected = share * flat + (1 - share) * (uneven + spot)
     assert torch.allclose(found, expected, atol=1e-6)
     assert found.argmax() == 1 * 3 + 2
     assert found.mean() == pytest.approx(float((uneven + spot).mean()))
@@ -218,12 +220,13 @@ def test_an_earlier_library_has_maps_that_are_not_flat(built, tmp_path):
     path = tmp_path / "library.pth"
     save_library(built.library, path)
     content = torch.load(path, weights_only=True)
-    assert content.pop("is_flat") is True and load_library(path).maps.is_flat
+    assert content.pop("flattened") == load_library(path).maps.flattened == FLATTEN
     torch.save(content, path)
     earlier = load_library(path).maps
-    assert not earlier.is_flat
+    assert earlier.flattened == 0
     picture = torch.rand(1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
-    assert torch.allclose(flatten(earlier(picture)), built.library.maps(picture), atol=1e-6)
+    expected = flatten(earlier(picture), FLATTEN)
+    assert torch.allclose(expected, built.library.maps(picture), atol=1e-6)
     assert not torch.allclose(earlier(picture), built.library.maps(picture), atol=1e-3)
 
 
@@ -441,7 +444,8 @@ def test_files_that_are_no_library_of_these_features_are_refused(built, tmp_path
         "expected a feature library": {"kind": "something else"},
         "other features": {"identity": "0" * 64},
         "found no usable memory": {"memory": None},
-        "found no usable is_flat": {"is_flat": 1},
+        "found no usable flattened": {"flattened": "all"},
+        "unusable values, expected a library": {"flattened": 2.0},
         "found a library of version 1, expected 2: build it again": {"version": 1},
         "unusable values": {"contrast": {"bank": [9.0], "lite0": [1.0]}},
         "found unusable values": {"mean": content["mean"][:1]},
