@@ -230,13 +230,14 @@ class ClassifierBenchmark:
         """
         is_trees = row.name == TREES
         setting = [row.training_flags, row.images, row.masked, is_trees, self.arguments.tiny]
-        key = digest(setting)
+        key = digest([*setting, "flips"] if row.averages_flips else setting)
 
         def compute() -> Result:
             root = self.part(images=row.images, masked=row.masked)
             if row.name == TREES:
                 return score_trees(root)
-            return score_run(self.train(root, row.training_flags, seed), root)
+            run = self.train(root, row.training_flags, seed)
+            return score_run(run, root, row.averages_flips)
 
         return self.load_or_compute(f"{key}_seed{seed}", compute, is_kept)
 

@@ -12,7 +12,8 @@ TABLES = {
     IMAGES: "numbers of images",
     BACKBONES: "backbones",
 }
-RECOMMENDED, TREES = "recommended", "trees without a network"
+RECOMMENDED, FLIPS = "recommended", "averaged over flips"
+TREES = "trees without a network"
 # Of all rows but the recommended one: a third of the steps, and a decoder that ends at half the
 # resolution, which takes near half of the time of a step. Dynamic weights switch as late as they
 # do in the defaults: after two thirds of the epochs.
@@ -28,6 +29,7 @@ class Row:
     `flags` are flags of classifier.train_defect_model, after SHORT unless the row `is_long`.
     `images` is the number of images to learn from (None: all), and `masked` the share of the
     defective ones with a mask. `needs_lite0`: it takes the ImageNet weights of EfficientNet-Lite0.
+    `averages_flips`: the test has --average_flips; the training is the same without it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Row:
     masked: float = 1.0
     needs_lite0: bool = False
     is_long: bool = False
+    averages_flips: bool = False
 
     @property
     def training_flags(self) -> tuple[object, ...]:
@@ -46,6 +49,7 @@ class Row:
 
 ROWS = (
     Row(RECOMMENDED, DEFAULTS, is_long=True),
+    Row(FLIPS, DEFAULTS, is_long=True, averages_flips=True),
     Row(TREES, DEFAULTS),
     Row(BASE),
     Row("segmentation alone", flags=("--architecture", "segmentation")),

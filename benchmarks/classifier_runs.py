@@ -51,9 +51,10 @@ def train_once(folder: Path, root: Path, flags: list[object], seed: int) -> Path
     return run
 
 
-def score_run(run: Path, root: Path) -> Result:
+def score_run(run: Path, root: Path, averages_flips: bool = False) -> Result:
     """What a run's best checkpoint by balanced accuracy says of test/."""
-    classifier = load_classifier(checkpoint_in(run), root, torch.device("cpu"))
+    device = torch.device("cpu")
+    classifier = load_classifier(checkpoint_in(run), root, device, averages_flips)
     limits, _ = choose_limits(classifier, TARGET_ERROR, TARGET_UNKNOWN)
     images = list_folder_images(root / "test", True, classifier.kinds)
     found = predict_images(classifier, images, limits, BATCH, lambda *_: None, [])

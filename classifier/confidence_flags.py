@@ -1,9 +1,19 @@
-"""The flags of when a classified image is unsure or unknown."""
+"""The flags of how a trained classifier answers: over flips, and when it is unsure or unknown."""
 
 import argparse
 from pathlib import Path
 
 from arguments import from_0_to_1
+
+
+def add_average_flips(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that averages answers over flips."""
+    parser.add_argument(
+        "--average_flips",
+        action="store_true",
+        help="answer with the mean over the image and its three mirror images: fewer mistakes at "
+        "four times the computation; needs the training's data set or --data_root",
+    )
 
 
 def add_confidence(parser: argparse.ArgumentParser, target_error_help: str) -> None:

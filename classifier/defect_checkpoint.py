@@ -1,9 +1,10 @@
 """Checkpoints of the defect classifier: their content checked, and the network rebuilt from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from classifier.averaged_flips import AveragedFlips
 from classifier.backbone import RANDOM
 from classifier.backbones import BACKBONES, make_backbone
 from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
@@ -35,7 +36,7 @@ class DefectModel:
     """
 
     path: Path
-    network: AttentionGuidedDefectClassifier
+    network: AttentionGuidedDefectClassifier | AveragedFlips
     kinds: tuple[str, ...]
     channels: int
     image_size: tuple[int, int]
@@ -47,7 +48,20 @@ class DefectModel:
     def describe(self) -> str:
         """The network in words."""
         frozen = ", frozen" if self.settings["freeze_backbone"] else ""
-        return f"{self.settings['architecture']} on {self.settings['backbone']}{frozen}"
+        flips = ", averaged over flips" if isinstance(self.network, AveragedFlips) else ""
+        return f"{self.settings['architecture']} on {self.settings['backbone']}{frozen}{flips}"
+
+    def averaged_over_flips(self) -> "DefectModel":
+        """The model whose answers are means over flips; without the calibration of this one.
+
+        Raises `UserError` for a network that never saw a flipped image.
+        """
+        if not self.settings.get("augment", True):
+            raise UserError(
+                "--average_flips: found a training with --augment False, "
+                "expected one that saw flipped images"
+            )
+        return replace(self, network=AveragedFlips(self.network), calibration=None)
 
 
 def load_defect_model(path: Path) -> DefectModel:

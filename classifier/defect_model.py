@@ -6,6 +6,7 @@ segmentation guides classification, and its mask shows where the network looked.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -128,7 +129,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         token, grid = features.class_token, features.grid
         if self.architecture != CLASSIFICATION:
             coarse, mask_logits = self.decoder(features, size)
-            attention = self._on_grid(mask_logits, grid)
+            attention = self.on_grid(mask_logits, grid.shape[2:])
         if self.architecture == GUIDED:
             token = torch.cat([token, self._guided(grid, attention)], dim=1)
         elif self.architecture == DUAL:
@@ -145,12 +146,11 @@ class AttentionGuidedDefectClassifier(nn.Module):
             None if is_mask_alone else token,
         )
 
-    def _on_grid(self, mask_logits: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        """The share of each cell (B, 1, h, w) that the mask covers; nothing beyond the image."""
+    def on_grid(self, mask_logits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """The share of each cell (B, 1, *shape) that the mask covers; nothing beyond the image."""
         stride = self.backbone.stride
         missing = [
-            int(cells) * stride - int(size)
-            for cells, size in zip(grid.shape[2:], mask_logits.shape[2:])
+            int(cells) * stride - int(size) for cells, size in zip(shape, mask_logits.shape[2:])
         ]
         mask = functional.pad(mask_logits.sigmoid(), (0, missing[1], 0, missing[0]))
         return functional.avg_pool2d(mask, stride)

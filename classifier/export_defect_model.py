@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from arguments import ONNX_FOLDER, whole_number
-from classifier.confidence_flags import add_confidence
+from classifier.confidence_flags import add_average_flips, add_confidence
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import LabelledImages
 from classifier.export_parity import prove_classifier_parity
@@ -54,7 +54,7 @@ from training.run_folder import TRACKED_SUFFIX
 
 FLAG_GROUPS = {
     "from and to": "checkpoint output_path mlflow model_name",
-    "the file's input": "input",
+    "the file's input and answer": "input average_flips",
     "format": "opset_version",
     "confidence": "data_root target_error target_unknown",
 }
@@ -75,6 +75,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="NAME.onnx, or a folder for a file named after the checkpoint",
     )
     add_input(parser)
+    add_average_flips(parser)
     parser.add_argument(
         "--opset_version",
         type=whole_number(OLDEST_OPSET),
@@ -98,7 +99,9 @@ def export(arguments: argparse.Namespace) -> Path:
     cannot be written, or when the file disagrees with PyTorch.
     """
     require_mlflow(arguments.mlflow)
-    calibrated = load_calibrated(arguments.checkpoint, arguments.data_root, torch.device("cpu"))
+    calibrated = load_calibrated(
+        arguments.checkpoint, arguments.data_root, torch.device("cpu"), arguments.average_flips
+    )
     model, opset = calibrated.model, arguments.opset_version
     if arguments.input == "uint8" and model.input_max != UINT8_MAX:
         raise UserError(

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from arguments import add_true_or_false, whole_number
-from classifier.confidence_flags import add_confidence
+from classifier.confidence_flags import add_average_flips, add_confidence
 from classifier.folder_images import FolderImage, ReadImage, list_folder_images
 from classifier.loaded_classifier import LoadedClassifier, load_classifier
 from classifier.metrics import MASK_THRESHOLD
@@ -66,7 +66,7 @@ from reporting.tables import write_json, write_table
 PREDICTIONS, METRICS = "predictions.csv", "metrics.json"
 MASK_ENDING = "_mask.png"
 FLAG_GROUPS = {
-    "what to classify, and with what": "checkpoint image_dir image use_labels",
+    "what to classify, and with what": "checkpoint image_dir image use_labels average_flips",
     "results": "output_dir pictures_per_kind",
     "confidence": "data_root target_error target_unknown",
     "machine": "gpu_id batch_size",
@@ -89,6 +89,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--use_labels",
         "take sub-folders as labels and masks beside the folder as truth",
     )
+    add_average_flips(parser)
     parser.add_argument(
         "--output_dir",
         type=Path,
@@ -151,7 +152,9 @@ def infer(arguments: argparse.Namespace) -> int:
         require_output_elsewhere(output_dir, [place], "image")
     if arguments.image and not place.is_file():
         raise UserError(f"--image {place}: found no such file, expected an image")
-    classifier = load(arguments.checkpoint, arguments.data_root, arguments.gpu_id)
+    classifier = load(
+        arguments.checkpoint, arguments.data_root, arguments.gpu_id, arguments.average_flips
+    )
     images = list_folder_images(place, arguments.use_labels, classifier.kinds)
     limits, warnings = choose_limits(classifier, arguments.target_error, arguments.target_unknown)
     for warning in warnings:
@@ -227,10 +230,17 @@ def _resize_warnings(classifier: LoadedClassifier, predictions: list[ImagePredic
     return [line]
 
 
-def load(path: Path, data_root: Path | None, gpu_id: int | None) -> LoadedClassifier:
+def load(
+    path: Path, data_root: Path | None, gpu_id: int | None, averages_flips: bool = False
+) -> LoadedClassifier:
     """Load a checkpoint or an exported file. Raises `UserError` where it cannot be used."""
     if path.suffix.lower() != ".onnx":
-        return load_classifier(path, data_root, choose_device(gpu_id))
+        return load_classifier(path, data_root, choose_device(gpu_id), averages_flips)
+    if averages_flips:
+        raise UserError(
+            f"--average_flips: found {path}, which averages or not as it was exported, "
+            "expected a checkpoint"
+        )
     if data_root:
         raise UserError(
             f"--data_root {data_root}: found an exported file, which holds its calibration, "

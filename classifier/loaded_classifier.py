@@ -59,15 +59,21 @@ class CalibratedModel:
         return DefectGraph(model.network, temperature, known, input_kind, model.input_max).eval()
 
 
-def load_calibrated(path: Path, data_root: Path | None, device: torch.device) -> CalibratedModel:
+def load_calibrated(
+    path: Path, data_root: Path | None, device: torch.device, averages_flips: bool = False
+) -> CalibratedModel:
     """Load a checkpoint, or the best one in a folder, with its calibration.
 
     That is fitted on the data set `data_root`; None means the one that the training stored in the
     checkpoint or, for a file without it, one that is fitted on the training's data set. Where that
-    is no longer there, the classifier is not calibrated. Raises `UserError` for a file that is no
-    checkpoint of this tool, and for a `data_root` that cannot be used.
+    is no longer there, the classifier is not calibrated. With `averages_flips` it is the model of
+    `DefectModel.averaged_over_flips`, whose calibration no file stores. Raises `UserError` for a
+    file that is no checkpoint of this tool, and for a `data_root` that cannot be used.
     """
     model = load_defect_model(checkpoint_in(path))
+    if averages_flips:
+        with prefix_errors(model.path):
+            model = model.averaged_over_flips()
     model.network.to(device)
     root = data_root or _trained_on(model.settings)
     if model.calibration is not None and not data_root:
@@ -86,9 +92,11 @@ def load_calibrated(path: Path, data_root: Path | None, device: torch.device) ->
     return CalibratedModel(model, None, None)
 
 
-def load_classifier(path: Path, data_root: Path | None, device: torch.device) -> LoadedClassifier:
+def load_classifier(
+    path: Path, data_root: Path | None, device: torch.device, averages_flips: bool = False
+) -> LoadedClassifier:
     """A checkpoint as inference takes it. Raises `UserError` as `load_calibrated`."""
-    calibrated = load_calibrated(path, data_root, device)
+    calibrated = load_calibrated(path, data_root, device, averages_flips)
     model, graph = calibrated.model, calibrated.graph().to(device)
 
     @torch.inference_mode()

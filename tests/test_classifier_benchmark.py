@@ -10,6 +10,7 @@ from benchmarks.classifier_rows import (
     BASE,
     BOARD_FLAGS,
     BOARD_ROWS,
+    FLIPS,
     RECOMMENDED,
     ROWS,
     TABLES,
@@ -36,16 +37,18 @@ def test_every_row_is_a_training_and_differs_from_the_others():
     for row in ROWS:
         assert row.table in TABLES
         words = as_words("--data_root", "x", *row.training_flags)
-        settings.append((str(vars(parse_training(words))), row.images, row.masked))
-    assert [row.name for row in ROWS[:3]] == [RECOMMENDED, TREES, BASE]
-    assert settings[1] == settings[2]  # the trees have no settings of their own
+        test = (row.images, row.masked, row.averages_flips)
+        settings.append((str(vars(parse_training(words))), *test))
+    assert [row.name for row in ROWS[:4]] == [RECOMMENDED, FLIPS, TREES, BASE]
+    assert settings[0][:-1] == settings[1][:-1]  # one training, tested twice
+    assert settings[2] == settings[3]  # the trees have no settings of their own
     assert len(set(settings)) == len(ROWS) - 1
     for _, _, flags in BOARD_ROWS:
         parse_training(as_words("--data_root", "x", *BOARD_FLAGS, *flags))
 
 
 def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
-    rows = ("--rows", RECOMMENDED, "trees", BASE, "masks for none")
+    rows = ("--rows", RECOMMENDED, FLIPS, "trees", BASE, "masks for none")
     first = run(capsys, tmp_path, *rows, "--runs", "1")
     assert f"| {RECOMMENDED} |" in first and "| trees" not in first
     printed = run(capsys, tmp_path, *rows, "--jobs", "2")
@@ -53,8 +56,9 @@ def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
     found = cells(printed, "masks for none")
     expected = float(found[2]) - float(cells(printed, BASE)[2])
     assert float(found[-1]) == pytest.approx(expected, abs=2e-3)
-    for row in (RECOMMENDED, TREES, BASE):
+    for row in (RECOMMENDED, FLIPS, TREES, BASE):
         assert cells(printed, row)[-1] == "-"
+    assert cells(printed, FLIPS)[5:7] != cells(printed, RECOMMENDED)[5:7]  # other masks
     counts = np.array([cells(printed, kind)[1:6] for kind in (GOOD, *DEFECTS)], int)
     assert counts.sum(axis=1).tolist() == [8, 2, 2, 2, 2]
     for figure in ("accuracy", "IoU", "Dice"):

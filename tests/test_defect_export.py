@@ -90,6 +90,31 @@ def test_the_file_says_what_pytorch_says_of_any_number_of_images(data, run, file
     assert imported.version == 18
 
 
+def test_a_file_averages_over_flips_with_a_calibration_of_its_own(data, run, tmp_path):
+    path = exported(run, tmp_path / "flips.onnx", "--average_flips", "--target_error", 0.95)
+    plain = load_calibrated(run, None, torch.device("cpu"))
+    averaged = load_calibrated(run, None, torch.device("cpu"), averages_flips=True)
+    assert averaged.fitted.calibration != plain.fitted.calibration
+    assert averaged.fitted.calibration.temperature != 1.7  # that of the file is of one view
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    entries = session.get_modelmeta().custom_metadata_map
+    assert entries["network"] == "attention_guided on small, averaged over flips"
+    images = np.stack([read_labelled(one, 255.0)[0] for one in list_labelled(data, "valid")]) / 255
+    given = images[:3].astype(np.float32)
+    found, flipped = (session.run(None, {"input": one}) for one in (given, given[..., ::-1].copy()))
+    assert np.abs(found[0] - flipped[0]).max() < 1e-5
+    assert np.abs(found[1] - flipped[1][..., ::-1]).max() < 1e-5
+    with torch.no_grad():
+        one_view = plain.graph()(torch.from_numpy(given))
+    assert np.abs(found[1] - one_view[1].numpy()).max() > 1e-4
+    words = ("--image_dir", data / "valid")
+    rows = classify(path, tmp_path / "onnx", *words)
+    for row, other in zip(rows, classify(run, tmp_path / "pth", *words, "--average_flips")):
+        assert row["predicted"] == other["predicted"]
+        for name in ("confidence", "distance"):
+            assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-4)
+
+
 def test_the_metadata_have_names_limits_and_where_the_file_came_from(data, run, file):
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     entries = session.get_modelmeta().custom_metadata_map
@@ -205,6 +230,13 @@ def test_what_cannot_be_exported_or_run_is_one_line(data, run, file, tmp_path, c
     words = ("--image_dir", data / "valid", "--data_root", data)
     said = refused(capsys, lambda: classify(file, tmp_path / "out", *words))
     assert "which holds its calibration" in said
+    words = ("--image_dir", data / "valid", "--average_flips")
+    said = refused(capsys, lambda: classify(file, tmp_path / "out", *words))
+    assert "averages or not as it was exported" in said
+    still = tmp_path / "still.pth"
+    torch.save(content | {"augment": False}, still)
+    said = refused(capsys, partial(exported, still, tmp_path / "a.onnx", "--average_flips"))
+    assert said.startswith(f"{still}: --average_flips: found a training with --augment False")
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(file.read_bytes()[:-400])
     said = refused(capsys, lambda: classify(damaged, tmp_path / "out", *words[:2]))

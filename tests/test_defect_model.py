@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from classifier.averaged_flips import AveragedFlips
 from classifier.backbone import RANDOM, spread_first_layer
 from classifier.backbones import BACKBONES, HUB_NAMES, make_backbone
 from classifier.defect_loss import (
@@ -272,6 +273,32 @@ def test_a_mask_alone_tells_defects_from_good_and_no_kind():
     shares = [network._logits_of(logits).softmax(dim=1)[0] for logits in (quiet, loud)]
     assert shares[0][0] > 0.99 and shares[1][0] < 0.01
     assert shares[1][1] == shares[1][2]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_mean_over_flips_is_the_same_for_an_image_and_its_mirror_images(architecture):
+    network = make_network(architecture=architecture).eval()
+    averaged, given = AveragedFlips(network), images(3, size=(22, 29))  # no multiple of the stride
+    with torch.no_grad():
+        found, plain = averaged(given), network(given)
+        views = [network(given.flip(axes)) for axes in ((2,), (3,), (2, 3))]
+        expected = torch.stack([plain.logits, *(view.logits for view in views)]).mean(dim=0)
+        assert torch.allclose(found.logits, expected, atol=1e-6)
+        assert not torch.allclose(found.logits, plain.logits, atol=1e-5)
+        for axes in ((2,), (3,), (2, 3)):
+            turned = averaged(given.flip(axes))
+            assert torch.allclose(turned.logits, found.logits, atol=1e-5)
+            if architecture != "segmentation":
+                assert torch.allclose(turned.embedding, found.embedding, atol=1e-5)
+            if architecture != "classification":
+                mask = turned.mask_logits.flip(axes)
+                assert torch.allclose(mask, found.mask_logits, atol=1e-5)
+    if architecture == "classification":
+        assert found.mask_logits is None and found.attention is None
+        return
+    assert found.mask_logits.shape == plain.mask_logits.shape
+    on_grid = network.on_grid(found.mask_logits, plain.attention.shape[1:])
+    assert torch.equal(found.attention, on_grid[:, 0])
 
 
 def test_a_frozen_backbone_has_no_gradient_and_keeps_its_statistics():
