@@ -152,8 +152,11 @@ class ClassifierBenchmark:
             self.print_unknown()
 
     def compute_at_once(self) -> None:
-        """Compute the results of all rows, --jobs at a time, each in a process with one thread."""
-        rows = [row for row in ROWS if self.is_asked(row)]
+        """Compute the results of the rows, --jobs at a time, each in a process with one thread.
+
+        Those of another row's training wait for it.
+        """
+        rows = [row for row in ROWS if self.is_asked(row) and not row.averages_flips]
         for row in rows:  # before two processes make the same one
             self.part(row.images, row.masked)
         jobs = [(row, seed) for row in rows for seed in self.arguments.seeds]
