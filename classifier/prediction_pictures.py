@@ -8,16 +8,15 @@ import numpy as np
 
 from classifier.metrics import MASK_THRESHOLD
 from classifier.predictions import ImagePrediction, Maps
+from reporting.lettering import TEXT, write_text
 from reporting.pictures import (
     BACKDROP,
     DETECTED,
     GAP,
-    TEXT,
     TRUTH,
     drawn,
     heat,
     side_by_side,
-    write_text,
 )
 
 SIDES = (224, 512)  # pixels: least and largest longer side of a panel

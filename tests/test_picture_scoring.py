@@ -32,7 +32,7 @@ from evaluation.thresholds import (
     threshold_for,
 )
 from reporting.descriptions import describe_groups
-from reporting.pictures import write_text
+from reporting.lettering import write_text
 from reporting.score_pictures import PictureSettings, score_pictures, take_in
 
 CONTRAST = 60  # grey levels, of the painted squares
