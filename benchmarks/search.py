@@ -17,7 +17,6 @@ The benchmark may be interrupted at any time: the next call with the same flags 
 """
 
 import argparse
-import csv
 import json
 import os
 import resource
@@ -41,6 +40,7 @@ from common.files import new_folder
 from common.packages import require_packages
 from data.demo_strips import make_strip
 from data.folder import GOOD
+from data.true_points import write_coordinates
 from data.write_images import write_strip
 
 LEVELS = ("everything", "dirt")
@@ -121,8 +121,7 @@ def write_known(found: Path, good: Path, seed: int, tens: int, size: tuple[int, 
         for number in range(GOOD_OF_LEVEL):
             image = make_good_strip(level, number, seed, size)
             write_strip(good / f"{level}_good{number}.tiff", image)
-    with (found / "points.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "y", "x"), *rows])
+    write_coordinates(found / "points.csv", rows)
 
 
 def content_of_spec(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

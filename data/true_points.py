@@ -17,6 +17,12 @@ LARGEST_COORDINATE = 1e6  # pixels
 Point = tuple[float, float]
 
 
+def write_coordinates(path: Path, rows: Iterable[tuple[str, float, float]]) -> None:
+    """Write a `points.csv` of COLUMNS alone: file, y and x of each true point."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+
+
 def read_points(path: Path) -> list[tuple[str, Point]]:
     """Return the file and the point (y, x), in pixels, of each row of a `points.csv`.
 

@@ -4,7 +4,6 @@ Whatever says where the known points are, masks, a table, or names, becomes the 
 with a validation split, so a training's own validation gives the objective after every epoch.
 """
 
-import csv
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from common.errors import UserError
 from common.files import new_folder, refused_by_system
 from data.folder import GOOD, StripFile, is_good, list_strips, require_good_only
 from data.image_files import STORED_ORDER
+from data.true_points import write_coordinates
 from data.unlabelled import list_false_alarm_strips
 from scale.spec import Spec
 
@@ -93,8 +93,7 @@ def _link(root: Path, splits: dict[str, dict[int, StripFile]]) -> None:
                 for at, mask in enumerate(strip.masks):
                     _make_link(masks / f"{at}{mask.suffix}", mask)
                 rows += [(f"{kind}/{link.name}", y, x) for y, x in strip.points or ()]
-        with (root / "valid" / "points.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("file", "y", "x"), *rows])
+        write_coordinates(root / "valid" / "points.csv", rows)
         (root / NAMES).write_text(json.dumps(names, indent=1))
 
 
