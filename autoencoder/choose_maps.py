@@ -29,15 +29,18 @@ from ops.filters import blur, gaussian_window
 MOST_PICTURES = 100  # of the held-out ones
 FEWEST_PICTURES = 5  # fewer say too little
 FEWEST_PAINTED = 64  # versions of all pictures together: each is painted so often, at least twice
-LEAST_GAIN = 0.02  # of AUROC, for which the patches count
+LEAST_GAIN = 0.02  # of AUROC, for which more than the library's own map counts
 
 
 def choose_maps(aurocs: dict[tuple[str, ...], float]) -> tuple[str, ...]:
     """The kinds of OF_LIBRARY to score by, from what `painted_aurocs` found."""
     usual = (LIBRARY,)
-    if aurocs.get(OF_LIBRARY, 0.0) > aurocs.get(usual, 0.0) + LEAST_GAIN:
-        return OF_LIBRARY
-    return usual
+    return OF_LIBRARY if gains(aurocs.get(usual, 0.0), aurocs.get(OF_LIBRARY, 0.0)) else usual
+
+
+def gains(before: float, after: float) -> bool:
+    """Whether an AUROC of painted damage is so much higher that what raises it counts."""
+    return after > before + LEAST_GAIN
 
 
 @torch.inference_mode()

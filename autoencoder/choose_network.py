@@ -9,7 +9,7 @@ import argparse
 import numpy as np
 import torch
 
-from autoencoder.choose_maps import FEWEST_PICTURES, LEAST_GAIN, MOST_PICTURES
+from autoencoder.choose_maps import FEWEST_PAINTED, FEWEST_PICTURES, MOST_PICTURES
 from autoencoder.loaded import calibrate, load_scorers
 from autoencoder.pseudo_defects import PseudoDefects
 from common.device import full_precision
@@ -19,7 +19,6 @@ from data.image_files import to_batch
 from data.pictures import read_picture
 from evaluation.metrics import image_figures
 
-FEWEST_PAINTED = 64  # versions of all pictures together
 SEED = 28
 
 
@@ -48,8 +47,3 @@ def painted_auroc(
     of_good = good.of_all["maxima"]
     is_painted = [False] * len(of_good) + [True] * len(scores)
     return image_figures(is_painted, [*of_good, *scores])["image_auroc"]
-
-
-def joins(alone: float, joined: float) -> bool:
-    """Whether a network joins a library, from the `painted_auroc` of the library and of both."""
-    return joined > alone + LEAST_GAIN

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoencoder import feature_library, inference, trainer
-from autoencoder.choose_network import joins, painted_auroc
+from autoencoder.choose_maps import gains
+from autoencoder.choose_network import painted_auroc
 from autoencoder.model import load_model
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.settings import AutoencoderSettings
@@ -97,7 +98,7 @@ def choose_detector(
         found.append(painted_auroc(asked, choose_device(asked.gpu_id), defects))
     if None in found:
         return joined
-    does_join = joins(*found)
+    does_join = gains(*found)
     print(
         f"AUROC of damage painted into held-out pictures: {found[0]:.3f} by the library, "
         f"{found[1]:.3f} joined with the network: scored by "
