@@ -100,7 +100,7 @@ from training.strip_settings import (
     run_pattern,
 )
 from training.strip_task import StripTask, selection_metric
-from training.tracking import TrackedRun
+from training.tracking import write_tracked_start
 from training.weighting_choice import choose_weighting
 
 DEMO_STRIPS = Path(__file__).resolve().parent / "dataset" / "demo" / "train" / GOOD
@@ -313,10 +313,9 @@ def train(arguments: argparse.Namespace) -> Path | None:
         after_save = []
         if processes.is_main:
             started = describe_start(processes, run.resumed)
-            folder.write_start(settings.plain(), started)
-            if arguments.mlflow is not None:
-                tracked = TrackedRun(arguments.mlflow, folder, settings.plain(), started)
-                after_save.append(resources.enter_context(tracked).send)
+            after_save += write_tracked_start(
+                folder, settings.plain(), started, arguments.mlflow, resources
+            )
             if url:
                 after_save.append(RunCopies(folder, url, settings.save_every))
         with explained_failures(settings.bs):

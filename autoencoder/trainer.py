@@ -56,7 +56,7 @@ from training.resume import (
 )
 from training.run_folder import RunFolder, describe_start, only_training_in, require_outside
 from training.settings import Start
-from training.tracking import TrackedRun
+from training.tracking import write_tracked_start
 
 # settings that may change when a run is resumed, besides those of every run
 FREE = frozenset(("training_dataset_path", "img_format", "cache_size", "keep_epochs"))
@@ -180,10 +180,9 @@ def train_member(
         choose_algorithms(settings)
         if processes.is_main:
             started = describe_start(processes, run.resumed)
-            folder.write_start(settings.plain(), started)
-            if arguments.mlflow is not None:
-                tracked = TrackedRun(arguments.mlflow, folder, settings.plain(), started)
-                after_save.append(resources.enter_context(tracked).send)
+            after_save += write_tracked_start(
+                folder, settings.plain(), started, arguments.mlflow, resources
+            )
         with explained_failures(settings.bs):
             task = AutoencoderTask(settings, run.pictures, processes)
             content = load_content(run.resumed) if run.resumed else None

@@ -75,7 +75,7 @@ from training.resume import (
 )
 from training.run_folder import describe_start, only_training_in, require_outside
 from training.settings import Start
-from training.tracking import TrackedRun
+from training.tracking import write_tracked_start
 
 # settings that may change when a run is resumed, besides those of every run
 FREE = frozenset(("data_root", "cache_size", "init"))
@@ -218,10 +218,7 @@ def train_stage(
         choose_algorithms(settings)
         if processes.is_main:
             started = describe_start(processes, run.resumed_from)
-            folder.write_start(settings.plain(), started)
-            if mlflow is not None:
-                tracked = TrackedRun(mlflow, folder, settings.plain(), started)
-                after_save.append(resources.enter_context(tracked).send)
+            after_save += write_tracked_start(folder, settings.plain(), started, mlflow, resources)
         with explained_failures(settings.bs):
             task = DefectTask(settings, run.images, processes, run.resumed, run.init)
             Training(task, settings, processes, folder, run.resumed, after_save).run()

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -159,6 +160,23 @@ class TrackedRun:
         for file in sorted(self.run.file(TEST_SUFFIX).rglob("*")):
             if file.is_file() and not file.name.endswith(HEATMAP_ENDING):
                 yield file, file.parent.relative_to(self.run.folder).as_posix()
+
+
+def write_tracked_start(
+    run: RunFolder,
+    settings: dict[str, Any],
+    started: dict[str, Any],
+    uri: str | None,
+    resources: ExitStack,
+) -> list[Callable[[], object]]:
+    """Write a run's start, which the MLflow at a URI gets too: until `resources` close.
+
+    Returns what is to be done after each checkpoint: nothing without a URI.
+    """
+    run.write_start(settings, started)
+    if uri is None:
+        return []
+    return [resources.enter_context(TrackedRun(uri, run, settings, started)).send]
 
 
 def _flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
