@@ -73,7 +73,7 @@ from deploy.summary import summarize
 from model import SegmentationNetworkONNXFullImage
 from ops.detector import AligningDetector
 from reporting.remote_scoring import with_local_inputs
-from training.checkpoint import BEST_SUFFIX
+from training.checkpoint import name_of_run
 from training.run_folder import TRACKED_SUFFIX
 
 # strips to measure the ranges of int8 on, of 18 tiles each; more change no range that matters
@@ -298,7 +298,7 @@ def register_export(arguments: argparse.Namespace, path: Path) -> None:
     entries, place = read_entries(path), str(arguments.checkpoint_path)
     name, note = arguments.method, None
     if entries["checkpoint"]:
-        name = entries["checkpoint"].removesuffix(BEST_SUFFIX).removesuffix(".pth")
+        name = name_of_run(entries["checkpoint"])
         folder = place.removesuffix(entries["checkpoint"])
         notes = list_objects(join(folder, f"{name}{TRACKED_SUFFIX}"))
         note = fetch(notes[0]) if notes else None

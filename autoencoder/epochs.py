@@ -34,7 +34,7 @@ from data.image_files import Channels, to_unit_range
 from data.pictures import list_pictures, read_picture
 from evaluation.metrics import image_figures
 from reporting.tables import write_table
-from training.checkpoint import BEST_SUFFIX
+from training.checkpoint import name_of_run
 
 HEADER = ("picture", "kind", "epoch", "loss", "feature_difference")
 Row = tuple[str, str, int, float, float | None]
@@ -84,8 +84,7 @@ def kept_epochs(run: Path) -> list[Path]:
     """The checkpoints of a run's kept epochs, in their order. Raises `UserError` without any."""
     folder = run
     if not run.is_dir():
-        name = run.name.removesuffix(BEST_SUFFIX).removesuffix(".pth")
-        folder = run.with_name(name + EPOCHS_SUFFIX)
+        folder = run.with_name(name_of_run(run.name) + EPOCHS_SUFFIX)
     found = sorted(folder.glob("epoch_*.pth"))
     if not found:
         raise UserError(

@@ -47,16 +47,15 @@ from data.image_headers import require_decodable
 from data.picture_channels import COUNTS
 from data.pictures import list_pictures, read_picture
 from deploy.export_module import INPUTS, UINT8_MAX
-from deploy.flags import add_input
+from deploy.flags import add_image_size, add_input
 from deploy.metadata import format_table, write_entries
 from deploy.model_registry import add_registry, register
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY, PARITY_SEED
-from training.checkpoint import BEST_SUFFIX
+from training.checkpoint import name_of_run
 from training.run_folder import TRACKED_SUFFIX
 
 DEFAULT_OPSET = FIRST_DYNAMO_OPSET
-LONGEST_SIDE = 65_535  # pixels of --image_size
 CPU = torch.device("cpu")
 FLAG_GROUPS = {
     "from and to": "models library output_path mlflow model_name",
@@ -76,12 +75,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="NAME.onnx, or a folder for a file named after the first model",
     )
     add_input(parser)
-    parser.add_argument(
-        "--image_size",
-        type=whole_number(1, LONGEST_SIDE, "no picture is longer"),
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the pictures in pixels; default: those of the held-out ones",
+    add_image_size(
+        parser,
+        "no picture is longer",
+        "height and width of the pictures in pixels; default: those of the held-out ones",
     )
     parser.add_argument(
         "--opset_version",
@@ -136,7 +133,7 @@ def export(arguments: argparse.Namespace) -> Path:
         print(f"cluster {name}: {threshold.describe()}" if len(found) > 1 else threshold.describe())
     if arguments.mlflow is not None:
         first = loaded.files[0]
-        name = first.name.removesuffix(BEST_SUFFIX).removesuffix(".pth")
+        name = name_of_run(first.name)
         note = first.with_name(f"{name}{TRACKED_SUFFIX}")
         register(arguments.mlflow, output_path, arguments.model_name or name, note)
     return output_path

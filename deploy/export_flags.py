@@ -12,7 +12,7 @@ from arguments import (
 from common.command_parser import group_flags
 from common.locations import path_or_url
 from deploy.export_module import INPUT_CHANNELS, OUTPUTS
-from deploy.flags import add_input
+from deploy.flags import add_image_size, add_input
 from deploy.model_registry import add_registry
 from deploy.precision import PRECISIONS
 from deploy.precision_gate import TARGETS
@@ -21,7 +21,6 @@ from ops.candidates import CANDIDATES
 from ops.classical import METHODS
 
 DEFAULT_OPSET = 18
-LONGEST_SIDE = 65_535  # pixels of --image_size
 FLAG_GROUPS = {
     "from and to": "checkpoint_path method output_path skip_existing describe mlflow model_name",
     "the file's input and outputs": "input input_channels input_max image_size mode places "
@@ -58,12 +57,10 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_OPSET,
         help="ONNX opset: 11 to the newest that PyTorch writes",
     )
-    parser.add_argument(
-        "--image_size",
-        type=whole_number(1, LONGEST_SIDE, "no TIFF of a line camera is longer"),
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the strips in pixels; default: as trained",
+    add_image_size(
+        parser,
+        "no TIFF of a line camera is longer",
+        "height and width of the strips in pixels; default: as trained",
     )
     add_input(parser)
     parser.add_argument(

@@ -6,6 +6,8 @@ from arguments import whole_number
 from deploy.export_module import INPUTS
 from deploy.session import DEVICES, LARGEST_BATCH, MOST_THREADS
 
+LONGEST_SIDE = 65_535  # pixels of --image_size
+
 
 def add_input(parser: argparse.ArgumentParser) -> None:
     """Add the flag of what the exported file takes, one of INPUTS."""
@@ -14,6 +16,17 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         choices=INPUTS,
         default="unit",
         help="unit: float32 0-1; raw: float32 as the camera delivers it; uint8: the same as uint8",
+    )
+
+
+def add_image_size(parser: argparse.ArgumentParser, reason: str, help: str) -> None:
+    """Add --image_size of an exported file; `reason` is that of the limit LONGEST_SIDE."""
+    parser.add_argument(
+        "--image_size",
+        type=whole_number(1, LONGEST_SIDE, reason),
+        nargs=2,
+        metavar=("H", "W"),
+        help=help,
     )
 
 

@@ -65,6 +65,11 @@ KEY_TYPES = {
 BEST_SUFFIX = "_best.pth"
 
 
+def name_of_run(checkpoint: str) -> str:
+    """The name of the run that a checkpoint is of, its last or its best one, by the file's name."""
+    return checkpoint.removesuffix(BEST_SUFFIX).removesuffix(".pth")
+
+
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write `content`: plain tensors, numbers, strings, lists and dicts.
 
