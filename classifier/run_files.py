@@ -18,13 +18,6 @@ BEST_IOU_SUFFIX = "_best_iou.pth"
 NAMES = {".pth": LAST, BEST_SUFFIX: BEST_ACCURACY, BEST_IOU_SUFFIX: BEST_IOU}
 
 
-def title_of(folder: Path) -> str:
-    """What the run in a folder is called elsewhere; a stage is called as its run is, too."""
-    folder = folder.absolute()
-    is_stage = folder.name in (STAGE1_FOLDER, STAGE2_FOLDER)
-    return f"{folder.parent.name}-{folder.name}" if is_stage else folder.name
-
-
 class DefectRunFolder(RunFolder):
     """The files of the only run in `folder`."""
 
@@ -33,7 +26,10 @@ class DefectRunFolder(RunFolder):
 
     @property
     def title(self) -> str:
-        return title_of(self.folder)
+        """The folder's name, behind that of the run where it is one of its stages."""
+        folder = self.folder.absolute()
+        is_stage = folder.name in (STAGE1_FOLDER, STAGE2_FOLDER)
+        return f"{folder.parent.name}-{folder.name}" if is_stage else folder.name
 
     def file(self, suffix: str) -> Path:
         return self.folder / NAMES.get(suffix, suffix.removeprefix("_"))

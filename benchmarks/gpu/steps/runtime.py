@@ -135,6 +135,11 @@ def file_of(setup: Setup, mode: str, precision: str) -> Path:
     return setup.folder / f"{mode}_{precision}.onnx"
 
 
+def limit_of(precision: str) -> float:
+    """The largest difference between two heatmaps of a precision that counts as rounding."""
+    return LARGEST_OF_FLOAT16 if precision == "fp16" else PARITY_TOLERANCE
+
+
 def placement(setup: Setup, mode: str, precision: str) -> Iterator[Figure]:
     """Where the nodes of a file run, and which are not on the GPU."""
     path = file_of(setup, mode, precision)
@@ -156,10 +161,9 @@ def difference(setup: Setup, mode: str, precision: str) -> Iterator[Figure]:
     with torch.inference_mode():
         expected = make_detector(setup, mode)(strips)[:, 0].numpy()
     name = f"{path.stem}: difference to PyTorch in float32 on the CPU"
-    limit, is_binding = PARITY_TOLERANCE, True
-    if precision == "fp16":
-        limit, is_binding = LARGEST_OF_FLOAT16, not setup.is_dry
-    yield at_most(name, float(np.abs(found - expected).max()), limit, "", is_binding)
+    is_binding = precision != "fp16" or not setup.is_dry
+    largest = float(np.abs(found - expected).max())
+    yield at_most(name, largest, limit_of(precision), "", is_binding)
 
 
 def speeds(setup: Setup, mode: str, precision: str, times: Times) -> Iterator[Figure]:
@@ -181,7 +185,7 @@ def speeds(setup: Setup, mode: str, precision: str, times: Times) -> Iterator[Fi
                 if figure.unit == "ms a strip":
                     times[precision, batch].append(figure.value)
         if len(heatmaps) == 2:
-            limit = LARGEST_OF_FLOAT16 if precision == "fp16" else PARITY_TOLERANCE
+            limit = limit_of(precision)
             largest = float(np.abs(heatmaps[0] - heatmaps[1]).max())
             yield at_most(f"{name}, difference to a call without", largest, limit)
 
@@ -211,7 +215,7 @@ def other_way(setup: Setup, mode: str, precision: str, batch: int, way: str) -> 
     name = f"{path.stem}: batch {batch}{', CUDA graph' if cuda_graph else ''}, {way}"
     yield from speed(setup, path, replace(usual, **SETTINGS[way]), name, found)
     expected = make_call(place_session(path, usual), batch)(make_batch(setup, batch).numpy())
-    limit = LARGEST_OF_FLOAT16 if precision == "fp16" else PARITY_TOLERANCE
+    limit = limit_of(precision)
     largest = float(np.abs(found[0] - expected).max())
     yield at_most(f"{name}, difference to the usual way", largest, limit)
 
