@@ -1,7 +1,7 @@
 """The choice of a library's maps without defects: by damage painted into held-out good pictures.
 
-Statistics of raw patches find much on some surfaces. On others good pictures differ so much in
-their grey levels that the patches add nothing but noise. Painted damage says which it is: it must
+Maps of raw patches find much on some surfaces. On others good pictures differ so much in their grey
+levels that the patches add nothing but noise. Painted damage says which it is: it must
 stand out among good pictures of their own variety, whatever it looks like.
 """
 
@@ -15,7 +15,7 @@ from autoencoder.library_maps import LibraryMaps
 from autoencoder.library_scores import read_unit, scales_of
 from autoencoder.maps import LIBRARY, OF_LIBRARY, library_top_share
 from autoencoder.metric import levels_of
-from autoencoder.patch_statistics import PatchStatistics
+from autoencoder.patch_mixtures import PatchMixtures
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.routing import Router
 from autoencoder.scorer import LEAST_PICTURE_SPREAD, LEAST_SPREAD, ScoreSettings
@@ -47,7 +47,7 @@ def gains(before: float, after: float) -> bool:
 def painted_aurocs(
     valid: Sequence[PictureFile],
     maps: LibraryMaps,
-    patches: PatchStatistics,
+    patches: PatchMixtures,
     router: Router | None,
     input_max: float,
     seed: int,
@@ -77,13 +77,13 @@ def painted_aurocs(
     owners, good = torch.cat(clusters), ~torch.tensor(is_painted)
     return {
         kinds: _auroc(
-            [plane[:, : len(kinds)] for plane in planes],
+            [plane[:, :count] for plane in planes],
             owners,
             good,
             library_top_share(kinds),
             maps.cell,
         )
-        for kinds in ((LIBRARY,), OF_LIBRARY)
+        for kinds, count in (((LIBRARY,), 1), (OF_LIBRARY, 1 + len(patches.kinds)))
     }
 
 

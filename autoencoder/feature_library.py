@@ -181,8 +181,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_true_or_false(
         parser,
         "--patches",
-        help="keep statistics of raw patches, too, which see brightness and contrast: the map "
-        "`patches` of --score, taken where with it more painted damage is found",
+        help="learn mixtures of raw patches, too, which see brightness and contrast: the maps "
+        "`patches` of --score, taken where with them more painted damage is found",
     )
     add("--seed", type=whole_number(0, LARGEST_SEED), default=42, help="of everything random")
     add(

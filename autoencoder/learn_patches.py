@@ -1,22 +1,39 @@
-"""Learning the statistics of raw patches from good pictures, and from painted damage."""
+"""Learning the mixtures of raw patches from good pictures, and from painted damage."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from autoencoder.library_scores import read_unit, scales_of
-from autoencoder.metric import fit_metric, paint, whitening_of
-from autoencoder.patch_statistics import PATCH, PatchStatistics, patches_of
+from autoencoder.metric import paint
+from autoencoder.patch_mixtures import (
+    COARSE,
+    DAMAGED,
+    FINE,
+    STEP,
+    PatchMixture,
+    PatchMixtures,
+    log_density_at_mean,
+    patches_around,
+)
 from autoencoder.picture_facts import Source
 from autoencoder.pseudo_defects import PseudoDefects
 from common.progress import progress_bar
 from data.pictures import PictureFile
 
-MOST_PATCHES = 300_000  # that the Gaussians are fitted to, of all pictures
 PATCHES_PER_PICTURE = 400
-FEWEST_DAMAGED = 200  # patches, to learn a metric from; of fewer, all directions count alike
-SHRINKAGE = 0.005  # of the covariance towards a multiple of the identity
+MOST_PATCHES = 30_000  # that the mixtures of a cluster are fitted to
+GAUSSIANS = {FINE: 24, COARSE: 16, DAMAGED: 6}
+PATCHES_PER_GAUSSIAN = 50  # at least; of fewer patches there are fewer Gaussians
+FEWEST_DAMAGED = 200  # patches of each cluster, for a mixture of damage
+ROUNDS = 10  # of expectation and maximization
+LEAST_SHARE = 0.005  # of the mean variance, which every direction of a Gaussian has at least
+LEAST_VARIANCE = 1e-6  # the same of even pictures: a quarter of a grey level
+
+Patches = dict[str, torch.Tensor]  # (N, P) of each of MIXTURES
 
 
 def learn_patches(
@@ -25,61 +42,77 @@ def learn_patches(
     source: Source,
     is_painted: bool,
     seed: int,
-) -> PatchStatistics:
-    """The statistics of pictures with these cluster `labels` (N,)."""
-    generator, patches = np.random.default_rng((seed, 25)), []
-    for file in progress_bar(train, desc="learning patches", unit="picture"):
+) -> PatchMixtures:
+    """The mixtures of pictures with these cluster `labels` (N,)."""
+    generator, drawn = np.random.default_rng((seed, 25)), []
+    of_cluster = torch.bincount(labels).tolist()
+    for file, label in zip(
+        progress_bar(train, desc="drawing patches", unit="picture"), labels.tolist()
+    ):
         picture = read_unit(file, source.input_max)
         (whole,) = scales_of(picture, (), source.input_size, source.features.multiple)
-        patches.append(draw_patches(whole, len(train), generator, is_painted))
-    clusters = int(labels.max()) + 1
-    return fit_statistics(patches, labels.tolist(), clusters, source.features.cell)
+        count = max(1, min(PATCHES_PER_PICTURE, MOST_PATCHES // of_cluster[label]))
+        drawn.append(draw_patches(whole, count, generator, is_painted))
+    return fit_mixtures(drawn, labels.tolist(), source.features.cell, seed)
 
 
 def draw_patches(
-    picture: torch.Tensor, pictures: int, generator: np.random.Generator, is_painted: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patches (N, P) of a picture (1, C, h, w), unit range, and damaged ones (M, P) of it painted.
+    picture: torch.Tensor, count: int, generator: np.random.Generator, is_painted: bool = True
+) -> Patches:
+    """At most `count` patches of each kind at random places of a picture (1, C, h, w), unit range.
 
-    Both are at random places, the damaged ones around damaged pixels. `pictures` is the number of
-    pictures to draw from. Without `is_painted` there are no damaged patches.
+    The damaged ones lie around damaged pixels of the picture painted; none without `is_painted`.
     """
-    count = max(1, min(PATCHES_PER_PICTURE, MOST_PATCHES // pictures))
-    good = _draw(patches_of(picture), count, generator)
-    if not is_painted:
-        return good, good[:0]
-    painted, mask = paint(picture, PseudoDefects(), None, generator)
-    border = PATCH // 2
-    inner = mask[border : mask.shape[0] - border, border : mask.shape[1] - border]
-    return good, _draw(patches_of(painted)[:, :, inner][..., None], count, generator)
+    fine = patches_around(picture, 1)[0]
+    coarse = patches_around(functional.avg_pool2d(picture, STEP), 1)[0]
+    patches = {FINE: _draw(fine, count, generator), COARSE: _draw(coarse, count, generator)}
+    if is_painted:
+        painted, mask = paint(picture, PseudoDefects(), None, generator)
+        damaged = patches_around(painted, 1)[0][mask.flatten()]
+        patches[DAMAGED] = _draw(damaged, count, generator)
+    return patches
 
 
-def fit_statistics(
-    patches: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    labels: Sequence[int],
-    clusters: int,
-    cell: int,
-) -> PatchStatistics:
-    """The statistics of `draw_patches` of pictures with these cluster `labels`."""
-    fitted = [
-        _fit(*zip(*(own for own, label in zip(patches, labels) if label == cluster)))
-        for cluster in range(clusters)
-    ]
-    return PatchStatistics(*(torch.stack(part) for part in zip(*fitted)), cell).eval()
+def fit_mixtures(
+    drawn: Sequence[Patches], labels: Sequence[int], cell: int, seed: int
+) -> PatchMixtures:
+    """The mixtures of the patches of pictures with these cluster `labels`.
+
+    Where too few damaged patches were drawn there is no mixture of them.
+    """
+    clusters = range(max(labels) + 1)
+    mixtures = {}
+    for name in progress_bar(list(GAUSSIANS), desc="learning patches", unit="mixture"):
+        parts = [
+            torch.cat(
+                [own[name] for own, label in zip(drawn, labels) if label == cluster and name in own]
+                or [drawn[0][FINE][:0]]
+            )
+            for cluster in clusters
+        ]
+        fewest = min(len(part) for part in parts)
+        if name == DAMAGED and fewest < FEWEST_DAMAGED:
+            continue
+        count = max(1, min(GAUSSIANS[name], fewest // PATCHES_PER_GAUSSIAN))
+        fitted = [_fit(part, count, seed) for part in parts]
+        mixtures[name] = PatchMixture(*(torch.stack(tensors) for tensors in zip(*fitted)))
+    return PatchMixtures(mixtures, cell).eval()
 
 
-def _draw(planes: torch.Tensor, count: int, generator: np.random.Generator) -> torch.Tensor:
-    """At most `count` vectors (N, P) of planes (1, P, h, w)."""
-    vectors = planes[0].flatten(start_dim=1).T
-    return vectors[torch.from_numpy(generator.permutation(len(vectors))[:count])]
+def _draw(patches: torch.Tensor, count: int, generator: np.random.Generator) -> torch.Tensor:
+    return patches[torch.from_numpy(generator.permutation(len(patches))[:count])]
 
 
-def _fit(
-    good: Sequence[torch.Tensor], damaged: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (P,) and matrix (P, P) of good and damaged patches (N, P)."""
-    vectors, others = torch.cat(list(good)), torch.cat(list(damaged))
-    mean = vectors.mean(dim=0)
-    if len(others) < FEWEST_DAMAGED:
-        return mean, whitening_of(vectors - mean, SHRINKAGE).float()
-    return mean, fit_metric(vectors - mean, others - mean, len(mean), SHRINKAGE)
+def _fit(patches: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """The tensors of a mixture of so many Gaussians of patches (N, P)."""
+    from sklearn.exceptions import ConvergenceWarning  # a second that commands need not wait for
+    from sklearn.mixture import GaussianMixture
+
+    least = LEAST_SHARE * float(patches.var(dim=0, correction=0).mean()) + LEAST_VARIANCE
+    mixture = GaussianMixture(count, reg_covar=least, max_iter=ROUNDS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of ROUNDS, and of equal patches
+        mixture.fit(patches.numpy())
+    matrix = torch.from_numpy(mixture.precisions_cholesky_).double()
+    log_weight = torch.from_numpy(mixture.weights_).double().log() + log_density_at_mean(matrix)
+    return log_weight, torch.from_numpy(mixture.means_), matrix

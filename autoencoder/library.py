@@ -19,7 +19,10 @@ from autoencoder.features import (
 from autoencoder.library_maps import LEVELS, TENSORS, LibraryMaps
 from autoencoder.maps import LIBRARY, OF_LIBRARY
 from autoencoder.model import TOOL
-from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics, fits
+from autoencoder.patch_mixtures import PatchMixtures, make_mixtures
+from autoencoder.patch_mixtures import fits as fits_mixtures
+from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics
+from autoencoder.patch_statistics import fits as fits_statistics
 from autoencoder.routing import Router, make_router
 from common.errors import UserError, prefix_errors, shown
 from training.checkpoint import is_stored, read_checkpoint, save_checkpoint
@@ -93,7 +96,8 @@ class Library:
     routing: str = "none"
     path: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    patches: PatchStatistics | None = None  # of pixels; None where there are none
+    # of pixels; None where there are none, PatchStatistics in files of before
+    patches: PatchMixtures | PatchStatistics | None = None
     score: tuple[str, ...] = (LIBRARY,)  # the maps that suit its pictures, of OF_LIBRARY
     stages: tuple[int, ...] = LITE0_LAYERS  # of lite0
 
@@ -285,14 +289,16 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _patches_of(content: dict[str, Any]) -> PatchStatistics | None:
-    """The statistics of patches; None in a library without them, such as one of before."""
-    state = content.get("patches")
+def _patches_of(content: dict[str, Any]) -> PatchMixtures | PatchStatistics | None:
+    """The mixtures of patches, or their statistics in a file of before; None without any."""
+    state, facts = content.get("patches"), (len(content["names"]), content["channels"])
     if not state:
         return None
-    if not fits(state, len(content["names"]), content["channels"]):
-        raise UserError(f"found unusable patches, expected a library of {COMMAND}")
-    return PatchStatistics(*(state[name] for name in PATCH_TENSORS), content["cell"]).eval()
+    if fits_mixtures(state, *facts):
+        return make_mixtures(state, content["cell"])
+    if fits_statistics(state, *facts):
+        return PatchStatistics(*(state[name] for name in PATCH_TENSORS), content["cell"]).eval()
+    raise UserError(f"found unusable patches, expected a library of {COMMAND}")
 
 
 def _score_of(content: dict[str, Any]) -> tuple[str, ...]:

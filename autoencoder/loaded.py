@@ -40,7 +40,7 @@ class LibrarySource(nn.Module):
     """A library as a `Source` of the maps `kinds` of OF_LIBRARY.
 
     library  the distance of each cell's features to the nearest that the library remembers
-    patches  how unusual each cell's pixels are, where the library has statistics of patches
+    patches  how unusual each cell's pixels are, where the library has patches: several maps
 
     Raises `UserError` for patches of a library without them.
     """
@@ -51,22 +51,25 @@ class LibrarySource(nn.Module):
         super().__init__()
         if PATCHES in kinds and library.patches is None:
             raise UserError(
-                f"--score {PATCHES}: found {library.path}, a library without statistics of "
-                "patches, expected one built with --patches True"
+                f"--score {PATCHES}: found {library.path}, a library without patches, "
+                "expected one built with --patches True"
             )
-        self.maps, self.kinds = library.maps, tuple(kinds)
-        self.top_share = library_top_share(self.kinds)
+        self.maps, self.top_share = library.maps, library_top_share(kinds)
         self.patches = library.patches if PATCHES in kinds else None
+        self.has_distances = LIBRARY in kinds
+        self.kinds = (
+            *((LIBRARY,) if self.has_distances else ()),
+            *(self.patches.kinds if self.patches else ()),
+        )
         self.input_size, self.multiple = library.maps.input_size, library.maps.multiple
         self.cell = library.maps.cell
         self.windows = library.windows or (WHOLE,)
 
     def forward(self, pictures: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) and clusters (N,) to (N, kinds, h / cell, w / cell)."""
-        parts = [
-            self.maps(pictures, clusters) if kind == LIBRARY else self.patches(pictures, clusters)
-            for kind in self.kinds
-        ]
+        parts = [self.maps(pictures, clusters)] if self.has_distances else []
+        if self.patches is not None:
+            parts.append(self.patches(pictures, clusters))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

@@ -1,7 +1,7 @@
 """How far the pixels around each pixel are from the mean of good pictures' patches.
 
-A library's features leave brightness and contrast out, so that uneven light changes nothing. This
-map keeps them. Directions count as they tell painted damage from good patches: see metric.py.
+Libraries of before have it in place of patch_mixtures.py. Directions count as they tell painted
+damage from good patches: see metric.py.
 """
 
 from typing import Any
@@ -23,6 +23,8 @@ class PatchStatistics(nn.Module):
     each of K clusters. The mean of the picture is subtracted: a picture that is sharper or noisier
     everywhere is none with a defect.
     """
+
+    kinds = ("patches",)
 
     def __init__(self, mean: torch.Tensor, matrix: torch.Tensor, cell: int):
         super().__init__()

@@ -56,7 +56,7 @@ from ops.efficientnet_lite0 import find_weights
 
 # Raise this number when a change of the code changes what a row scores: of the data sets, the
 # training, the features, the library or the scorer. Scores of another version are computed anew.
-VERSION = 4
+VERSION = 5
 SEEDS = (42, 1, 2)
 TITLES = {
     "image_auroc": "image AUROC",

@@ -156,7 +156,7 @@ LIBRARY_ROWS = (
     ),
     Row(
         "patches",
-        "Raw pixels under one Gaussian a class: the other half of the first row.",
+        "Raw pixels under mixtures of Gaussians, good and damaged: the rest of the first row.",
         library="bank",
         score=("--score", "patches"),
     ),
