@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import choose_network, train_and_score
+from autoencoder import choose_network, patch_statistics, train_and_score
 from autoencoder.build_library import LibrarySettings, build_library
 from autoencoder.choose_maps import LEAST_GAIN, choose_maps, painted_aurocs
 from autoencoder.choose_network import painted_auroc
@@ -17,6 +17,7 @@ from autoencoder.library import load_library, save_library
 from autoencoder.loaded import make_sources
 from autoencoder.maps import LIBRARY, OF_LIBRARY, library_top_share
 from autoencoder.patch_mixtures import OF_MIXTURES
+from autoencoder.patch_statistics import PatchStatistics
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.train_and_score import choose_detector
 from common.errors import UserError
@@ -91,6 +92,21 @@ def test_the_choice_is_kept_and_scores_by_default(built, tmp_path):
         torch.save(content | change, path)
         with pytest.raises(UserError, match="unusable maps to score by"):
             load_library(path)
+
+
+def test_a_library_of_before_keeps_its_one_map_of_patches(built, tmp_path):
+    path, size = tmp_path / "library.pth", patch_statistics.PATCH**2
+    statistics = PatchStatistics(torch.full((1, size), 0.5), torch.eye(size)[None], 4)
+    save_library(replace(built.library, patches=statistics, score=OF_LIBRARY), path)
+    loaded = load_library(path)
+    (source,) = make_sources([], [loaded], None)
+    assert source.kinds == (LIBRARY, *PatchStatistics.kinds) == OF_LIBRARY
+    picture = torch.rand(1, 1, SIDE, SIDE)
+    assert torch.equal(loaded.patches(picture), statistics(picture))
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"patches": {"patch_mean": torch.zeros(1, size)}}, path)
+    with pytest.raises(UserError, match="found unusable patches"):
+        load_library(path)
 
 
 @pytest.fixture(scope="module")
