@@ -1,8 +1,8 @@
 """The choice of a library's maps without defects: by damage painted into held-out good pictures.
 
 Maps of raw patches find much on some surfaces. On others good pictures differ so much in their grey
-levels that the patches add nothing but noise. Painted damage says which it is: it must
-stand out among good pictures of their own variety, whatever it looks like.
+levels that the patches add nothing but noise. Painted damage says which it is: it must stand out
+among good pictures of their own variety, whatever it looks like.
 """
 
 from collections.abc import Sequence

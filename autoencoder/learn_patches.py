@@ -28,7 +28,6 @@ PATCHES_PER_PICTURE = 400
 MOST_PATCHES = 30_000  # that the mixtures of a cluster are fitted to
 GAUSSIANS = {FINE: 24, COARSE: 16, DAMAGED: 6}
 PATCHES_PER_GAUSSIAN = 50  # at least; of fewer patches there are fewer Gaussians
-FEWEST_DAMAGED = 200  # patches of each cluster, for a mixture of damage
 ROUNDS = 10  # of expectation and maximization
 LEAST_SHARE = 0.005  # of the mean variance, which every direction of a Gaussian has at least
 LEAST_VARIANCE = 1e-6  # the same of even pictures: a quarter of a grey level
@@ -61,16 +60,17 @@ def draw_patches(
 ) -> Patches:
     """At most `count` patches of each kind at random places of a picture (1, C, h, w), unit range.
 
-    The damaged ones lie around damaged pixels of the picture painted; none without `is_painted`.
+    Those of DAMAGED lie around damaged pixels, after damage is painted into the picture; there are
+    none without `is_painted`.
     """
     fine = patches_around(picture, 1)[0]
     coarse = patches_around(functional.avg_pool2d(picture, STEP), 1)[0]
-    patches = {FINE: _draw(fine, count, generator), COARSE: _draw(coarse, count, generator)}
+    damaged = fine[:0]
     if is_painted:
         painted, mask = paint(picture, PseudoDefects(), None, generator)
         damaged = patches_around(painted, 1)[0][mask.flatten()]
-        patches[DAMAGED] = _draw(damaged, count, generator)
-    return patches
+    pools = {FINE: fine, COARSE: coarse, DAMAGED: damaged}
+    return {name: _draw(pool, count, generator) for name, pool in pools.items()}
 
 
 def fit_mixtures(
@@ -78,24 +78,20 @@ def fit_mixtures(
 ) -> PatchMixtures:
     """The mixtures of the patches of pictures with these cluster `labels`.
 
-    Where too few damaged patches were drawn there is no mixture of them.
+    Where a cluster has too few damaged patches there is no mixture of them.
     """
-    clusters = range(max(labels) + 1)
     mixtures = {}
-    for name in progress_bar(list(GAUSSIANS), desc="learning patches", unit="mixture"):
+    for name, most in progress_bar(GAUSSIANS.items(), desc="learning patches", unit="mixture"):
         parts = [
-            torch.cat(
-                [own[name] for own, label in zip(drawn, labels) if label == cluster and name in own]
-                or [drawn[0][FINE][:0]]
-            )
-            for cluster in clusters
+            torch.cat([own[name] for own, label in zip(drawn, labels) if label == cluster])
+            for cluster in range(max(labels) + 1)
         ]
-        fewest = min(len(part) for part in parts)
-        if name == DAMAGED and fewest < FEWEST_DAMAGED:
+        if name == DAMAGED and min(map(len, parts)) < PATCHES_PER_GAUSSIAN:
             continue
-        count = max(1, min(GAUSSIANS[name], fewest // PATCHES_PER_GAUSSIAN))
-        fitted = [_fit(part, count, seed) for part in parts]
-        mixtures[name] = PatchMixture(*(torch.stack(tensors) for tensors in zip(*fitted)))
+        fitted = [_fit(part, most, seed) for part in parts]
+        largest = max(len(log_weight) for log_weight, _, _ in fitted)
+        padded = [_repeat(tensors, largest) for tensors in fitted]
+        mixtures[name] = PatchMixture(*(torch.stack(tensors) for tensors in zip(*padded)))
     return PatchMixtures(mixtures, cell).eval()
 
 
@@ -103,11 +99,12 @@ def _draw(patches: torch.Tensor, count: int, generator: np.random.Generator) -> 
     return patches[torch.from_numpy(generator.permutation(len(patches))[:count])]
 
 
-def _fit(patches: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, ...]:
-    """The tensors of a mixture of so many Gaussians of patches (N, P)."""
+def _fit(patches: torch.Tensor, most: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """The tensors of a mixture of at most so many Gaussians of patches (N, P)."""
     from sklearn.exceptions import ConvergenceWarning  # a second that commands need not wait for
     from sklearn.mixture import GaussianMixture
 
+    count = max(1, min(most, len(patches) // PATCHES_PER_GAUSSIAN))
     least = LEAST_SHARE * float(patches.var(dim=0, correction=0).mean()) + LEAST_VARIANCE
     mixture = GaussianMixture(count, reg_covar=least, max_iter=ROUNDS, random_state=seed)
     with warnings.catch_warnings():
@@ -116,3 +113,11 @@ def _fit(patches: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, ..
     matrix = torch.from_numpy(mixture.precisions_cholesky_).double()
     log_weight = torch.from_numpy(mixture.weights_).double().log() + log_density_at_mean(matrix)
     return log_weight, torch.from_numpy(mixture.means_), matrix
+
+
+def _repeat(tensors: tuple[torch.Tensor, ...], count: int) -> tuple[torch.Tensor, ...]:
+    """The same mixture with so many Gaussians: some are there twice, with half of the weight."""
+    log_weight, mean, matrix = tensors
+    numbers = torch.arange(count) % len(log_weight)
+    times = torch.bincount(numbers)[numbers]
+    return log_weight[numbers] - times.log(), mean[numbers], matrix[numbers]

@@ -96,7 +96,7 @@ class Library:
     routing: str = "none"
     path: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    # of pixels; None where there are none, PatchStatistics in files of before
+    # of pixels; None where there are none, PatchStatistics in earlier files
     patches: PatchMixtures | PatchStatistics | None = None
     score: tuple[str, ...] = (LIBRARY,)  # the maps that suit its pictures, of OF_LIBRARY
     stages: tuple[int, ...] = LITE0_LAYERS  # of lite0
@@ -290,7 +290,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _patches_of(content: dict[str, Any]) -> PatchMixtures | PatchStatistics | None:
-    """The mixtures of patches, or their statistics in a file of before; None without any."""
+    """The mixtures of patches, or their statistics in an earlier file; None without any."""
     state, facts = content.get("patches"), (len(content["names"]), content["channels"])
     if not state:
         return None
@@ -302,7 +302,7 @@ def _patches_of(content: dict[str, Any]) -> PatchMixtures | PatchStatistics | No
 
 
 def _score_of(content: dict[str, Any]) -> tuple[str, ...]:
-    """The maps that suit the pictures; those of a library of before, which does not name them."""
+    """The maps that suit the pictures; those of an earlier file, which does not name them."""
     score = content.get("score", [LIBRARY])
     if score == [LIBRARY] or (score == list(OF_LIBRARY) and content.get("patches")):
         return tuple(score)

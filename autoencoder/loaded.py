@@ -40,7 +40,7 @@ class LibrarySource(nn.Module):
     """A library as a `Source` of the maps `kinds` of OF_LIBRARY.
 
     library  the distance of each cell's features to the nearest that the library remembers
-    patches  how unusual each cell's pixels are, where the library has patches: several maps
+    patches  how unusual each cell's pixels are, several maps, where the library has patches
 
     Raises `UserError` for patches of a library without them.
     """

@@ -66,9 +66,7 @@ def learn_metric(
     return torch.stack(matrices), torch.stack(memory)
 
 
-def fit_metric(
-    good: torch.Tensor, damaged: torch.Tensor, most: int, shrinkage: float = SHRINKAGE
-) -> torch.Tensor:
+def fit_metric(good: torch.Tensor, damaged: torch.Tensor, most: int) -> torch.Tensor:
     """The matrix (d, most) of residuals (N, d) and (M, d): its products' lengths tell both apart.
 
     In directions in which both kinds have no covariance, and good ones have variance 1, damaged
@@ -76,7 +74,7 @@ def fit_metric(
     the `most` largest are kept. KISSME (Koestinger et al., 2012) has 1 - 1 / v in its place, which
     hardly tells a strong direction from a very strong one.
     """
-    whiten = whitening_of(good, shrinkage)
+    whiten = _whitening_of(good, SHRINKAGE)
     covariance = damaged.double().T @ damaged.double() / len(damaged)
     variances, directions = torch.linalg.eigh(whiten.T @ covariance @ whiten)
     matrix = whiten @ (directions * (variances - 1).clamp(min=0).sqrt())
@@ -85,7 +83,7 @@ def fit_metric(
     return (matrix / length).float()
 
 
-def whitening_of(vectors: torch.Tensor, shrinkage: float) -> torch.Tensor:
+def _whitening_of(vectors: torch.Tensor, shrinkage: float) -> torch.Tensor:
     """The matrix (d, d), float64, that gives vectors (N, d) unit second moments."""
     moments = vectors.double().T @ vectors.double() / len(vectors)
     size = len(moments)

@@ -1,7 +1,7 @@
 """How far the pixels around each pixel are from the mean of good pictures' patches.
 
-Libraries of before have it in place of patch_mixtures.py. Directions count as they tell painted
-damage from good patches: see metric.py.
+Libraries of earlier versions have it in place of patch_mixtures.py. Directions count as they told
+painted damage from good patches: see metric.py.
 """
 
 from typing import Any

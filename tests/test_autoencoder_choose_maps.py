@@ -94,7 +94,7 @@ def test_the_choice_is_kept_and_scores_by_default(built, tmp_path):
             load_library(path)
 
 
-def test_a_library_of_before_keeps_its_one_map_of_patches(built, tmp_path):
+def test_an_earlier_library_keeps_its_one_map_of_patches(built, tmp_path):
     path, size = tmp_path / "library.pth", patch_statistics.PATCH**2
     statistics = PatchStatistics(torch.full((1, size), 0.5), torch.eye(size)[None], 4)
     save_library(replace(built.library, patches=statistics, score=OF_LIBRARY), path)

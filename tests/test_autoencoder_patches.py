@@ -1,4 +1,4 @@
-"""The mixtures of raw patches, and the statistics of patches that libraries of before have."""
+"""The mixtures of raw patches, and the statistics of patches that earlier libraries have."""
 
 import numpy as np
 import onnxruntime
@@ -7,13 +7,13 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 from autoencoder import patch_mixtures, patch_statistics
-from autoencoder.learn_patches import FEWEST_DAMAGED, draw_patches, fit_mixtures
+from autoencoder.learn_patches import PATCHES_PER_GAUSSIAN, draw_patches, fit_mixtures
 from autoencoder.patch_mixtures import (
-    COARSE,
     DAMAGED,
     FINE,
     OF_MIXTURES,
     PATCH,
+    PatchMixture,
     make_mixtures,
     patches_around,
 )
@@ -85,19 +85,27 @@ def test_each_map_finds_what_only_brightness_tells_in_each_cluster(mixtures):
 
 
 def test_equal_seeds_give_equal_mixtures_and_few_patches_few_gaussians():
-    def fit(count, is_painted=True):
+    def fit(counts, is_painted=True):
         generator = np.random.default_rng(8)
         drawn = [
-            draw_patches(picture(0.5, generator), count, generator, is_painted) for _ in range(3)
+            draw_patches(picture(0.5, generator), count, generator, is_painted) for count in counts
         ]
-        return fit_mixtures(drawn, [0, 0, 0], 4, 42)
+        return fit_mixtures(drawn, range(len(counts)), 4, 42)
 
-    first, second = fit(100).state(), fit(100).state()
+    first, second = fit([300]).state(), fit([300]).state()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    few, unpainted = fit(FEWEST_DAMAGED // 3 - 1), fit(100, False)
-    assert few.kinds == unpainted.kinds == OF_MIXTURES[:2] and DAMAGED not in few.mixtures
-    assert few.mixtures[COARSE].mean.shape[1] < first["coarse.mean"].shape[1]
+    few = fit([PATCHES_PER_GAUSSIAN - 1])
+    assert few.kinds == OF_MIXTURES[:2] and len(few.state()["fine.mean"][0]) == 1
+    assert fit([300], is_painted=False).kinds == OF_MIXTURES[:2]
+    # a cluster with many patches keeps its Gaussians beside one with few, which has its own twice
+    both, vectors = fit([300, 60]), patches_around(picture(0.5, np.random.default_rng(9)), 2)
+    assert both.state()["fine.mean"].shape[1] == len(first["fine.mean"][0]) == 6
+    assert torch.equal(both.state()["fine.mean"][0], first["fine.mean"][0])
+    found = both.mixtures[FINE](vectors, torch.tensor([1]))
+    repeated = {name: tensor[1:, :1] for name, tensor in both.mixtures[FINE].state_dict().items()}
+    repeated["log_weight"] = repeated["log_weight"] + np.log(6)
+    assert torch.allclose(found, PatchMixture(**repeated)(vectors, None), atol=1e-3)
 
 
 def test_even_pictures_have_finite_maps():
@@ -121,7 +129,7 @@ def export(module, inputs, path):
 
 
 def make_statistics(clusters):
-    """Statistics of patches by chance, as libraries of before have them."""
+    """Statistics of patches by chance, as earlier libraries have them."""
     generator, size = torch.Generator().manual_seed(6), patch_statistics.PATCH**2
     tensors = (
         torch.rand(clusters, size, generator=generator),
@@ -157,7 +165,7 @@ def test_only_tensors_of_this_shape_fit(mixtures):
     assert not fits(state | {"fine.matrix": repeated}, 2, 1) and not fits([], 2, 1)
 
 
-def test_statistics_of_before_are_the_pixels_around_each_pixel_and_fit_their_shape():
+def test_earlier_statistics_are_the_pixels_around_each_pixel_and_fit_their_shape():
     image, side = torch.arange(90.0).reshape(1, 1, 9, 10), patch_statistics.PATCH
     own = patches_of(image)[0, :, 1, 2].reshape(side, side)
     assert torch.equal(own, image[0, 0, 1 : 1 + side, 2 : 2 + side])
