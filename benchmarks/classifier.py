@@ -66,7 +66,7 @@ from common.files import atomic_write
 from ops.efficientnet_lite0 import find_weights
 
 # Raise this number when a change of the code changes what a row scores.
-VERSION = 2
+VERSION = 3
 SEEDS = (42, 1, 2)
 REVIEW = "--review"
 FIGURES = {

@@ -25,6 +25,7 @@ from classifier.defect_model import (
     GUIDED,
     HEAD_CHANNELS,
     SEGMENTATION,
+    STOPPED,
 )
 from classifier.defect_settings import BALANCED, NO_WEIGHTS, PRESET, STAGE1, STAGE2
 from common.command_parser import add_alias, group_flags
@@ -127,7 +128,7 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES, default=GUIDED, help=ARCHITECTURE_HELP
     )
-    parser.add_argument("--guidance", choices=GUIDANCES, default="mean", help=GUIDANCE_HELP)
+    parser.add_argument("--guidance", choices=GUIDANCES, default=STOPPED, help=GUIDANCE_HELP)
     parser.add_argument(
         "--decoder_channels",
         type=number(1, WIDEST),

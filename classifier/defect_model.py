@@ -22,7 +22,7 @@ GUIDED, DUAL, CLASSIFICATION, SEGMENTATION = (
     "segmentation",
 )
 ARCHITECTURES = (GUIDED, DUAL, CLASSIFICATION, SEGMENTATION)
-GUIDANCES = ("mean", "stopped", "concatenated")
+_, STOPPED, CONCATENATED = GUIDANCES = ("mean", "stopped", "concatenated")
 DECODER_CHANNELS, HEAD_CHANNELS = (32, 16, 8), (128,)
 # Share of defective pixels that an untrained mask begins with: a mask of one half everywhere would
 # weight nothing, and its first gradients would only make it empty.
@@ -78,7 +78,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         decoder_channels: tuple[int, ...] = DECODER_CHANNELS,
         head_channels: tuple[int, ...] = HEAD_CHANNELS,
         architecture: str = GUIDED,
-        guidance: str = "mean",
+        guidance: str = STOPPED,
         has_log_variances: bool = False,
     ):
         super().__init__()
@@ -89,7 +89,7 @@ class AttentionGuidedDefectClassifier(nn.Module):
         if architecture != CLASSIFICATION:
             self.decoder = MaskDecoder(backbone, decoder_channels)
         if architecture == GUIDED:
-            extra = guidance == "concatenated"
+            extra = guidance == CONCATENATED
             self.enhancer = _layer(dim + extra, dim)
         if architecture == DUAL:
             self.branch = _layer(decoder_channels[0], dim)
@@ -157,9 +157,9 @@ class AttentionGuidedDefectClassifier(nn.Module):
 
     def _guided(self, grid: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
         """The features (B, dim) of what the mask points at."""
-        if self.guidance == "concatenated":
+        if self.guidance == CONCATENATED:
             return self.enhancer(torch.cat([grid, attention], dim=1).mean(dim=(2, 3)))
-        weights = attention.detach() if self.guidance == "stopped" else attention
+        weights = attention.detach() if self.guidance == STOPPED else attention
         total = weights.sum(dim=(2, 3)).clamp(min=LEAST_SUM)
         return self.enhancer((grid * weights).sum(dim=(2, 3)) / total)
 

@@ -10,7 +10,7 @@ from training.settings import LoopSettings
 
 NO_WEIGHTS, BALANCED = "none", "balanced"  # of --class_weights
 # of one stage: weights that begin at random
-PRESET = {"epochs": 30, "bs": 16, "lr": 1e-3, "lr_schedule": "one_cycle"}
+PRESET = {"epochs": 45, "bs": 16, "lr": 1e-3, "lr_schedule": "one_cycle"}
 # of two stages: first all but the backbone, then everything at a tenth of the learning rate
 STAGE1 = {"epochs": 30, "bs": 32, "lr": 1e-3}
 STAGE2 = {"epochs": 70, "bs": 16, "lr": 1e-4}

@@ -6,7 +6,7 @@ from typing import Any
 
 from classifier.defect_checkpoint import COMMAND, checkpoint_in, load_content
 from classifier.defect_data import LabelledPicture, list_labelled, order_kinds
-from classifier.defect_model import SEGMENTATION
+from classifier.defect_model import CONCATENATED, SEGMENTATION
 from classifier.defect_samples import LabelledImages, read_shape
 from classifier.defect_settings import DefectSettings
 from classifier.defect_task import DefectImages
@@ -86,7 +86,7 @@ def read_init(
         content = load_content(path)
         plain = settings.plain()
         for name in SAME_AS_INIT:
-            if content[name] != plain[name]:
+            if not _is_same(name, content[name], plain[name]):
                 raise UserError(
                     f"found a network of --{name} {content[name]}, expected {plain[name]}"
                 )
@@ -99,3 +99,10 @@ def read_init(
         if not all(type(number) is int and 0 <= number < 2**31 for number in before):
             raise UserError(f"found no epochs, expected a checkpoint of {COMMAND}")
     return replace(settings, epochs_before=sum(before)), content
+
+
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    """Whether two values of a setting of SAME_AS_INIT make the same network."""
+    if name == "guidance":  # the others differ in a gradient alone
+        return (before == CONCATENATED) == (now == CONCATENATED)
+    return before == now
