@@ -273,8 +273,9 @@ class ClassifierBenchmark:
         return part_of(root, self.folder, images, masked, without)
 
     def train(self, root: Path, flags: tuple[object, ...], seed: int) -> Path:
-        """The folder of a finished training."""
-        return train_once(self.folder, root, [*flags, *(TINY if self.arguments.tiny else ())], seed)
+        """The folder of a finished training of this VERSION, whose defaults flags do not name."""
+        words = [*flags, *(TINY if self.arguments.tiny else ())]
+        return train_once(self.folder / f"trainings_v{VERSION}", root, words, seed)
 
     def load_or_compute(
         self, name: str, compute: Callable[[], Result], is_kept: bool = False

@@ -35,7 +35,7 @@ Result = dict[str, object]  # as JSON holds it
 def train_once(folder: Path, root: Path, flags: list[object], seed: int) -> Path:
     """The folder of a finished run; trains where it is missing, and goes on where it stopped."""
     words = [*flags, "--seed", seed, "--gpu_id", -1, "--num_workers", 0]
-    run = folder / "runs" / f"{root.name}_seed{seed}_{digest(words)}"
+    run = folder / f"{root.name}_seed{seed}_{digest(words)}"
     if (run / TIME).exists():
         return run
     if (run / LAST).exists():

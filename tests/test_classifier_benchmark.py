@@ -66,7 +66,8 @@ def test_finished_results_are_kept_and_shown(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "score_trees", None)
     assert run(capsys, tmp_path, *rows) == printed
     found = [path.read_text() for path in tmp_path.glob("results_seed42/*.json")]
-    assert len(list(tmp_path.glob("runs/*.log"))) == 3  # the flips have no training of their own
+    # the flips have no training of their own
+    assert len(list(tmp_path.glob("trainings_v*/*.log"))) == 3
     assert len(set(found)) == len(found) == len(rows) - 1  # but other figures
     assert {"accuracy", "confusion", "kinds"} <= set(json.loads(found[0]))
 
