@@ -116,7 +116,7 @@ def _fit(patches: torch.Tensor, most: int, seed: int) -> tuple[torch.Tensor, ...
 
 
 def _repeat(tensors: tuple[torch.Tensor, ...], count: int) -> tuple[torch.Tensor, ...]:
-    """The same mixture with so many Gaussians: some are there twice, with half of the weight."""
+    """The same mixture with so many Gaussians: repeated ones share their weight."""
     log_weight, mean, matrix = tensors
     numbers = torch.arange(count) % len(log_weight)
     times = torch.bincount(numbers)[numbers]
