@@ -35,12 +35,8 @@ LEAST_GAIN = 0.02  # of AUROC, for which more than the library's own map counts
 def choose_maps(aurocs: dict[tuple[str, ...], float]) -> tuple[str, ...]:
     """The kinds of OF_LIBRARY to score by, from what `painted_aurocs` found."""
     usual = (LIBRARY,)
-    return OF_LIBRARY if gains(aurocs.get(usual, 0.0), aurocs.get(OF_LIBRARY, 0.0)) else usual
-
-
-def gains(before: float, after: float) -> bool:
-    """Whether an AUROC of painted damage is so much higher that what raises it counts."""
-    return after > before + LEAST_GAIN
+    gain = aurocs.get(OF_LIBRARY, 0.0) - aurocs.get(usual, 0.0)
+    return OF_LIBRARY if gain > LEAST_GAIN else usual
 
 
 @torch.inference_mode()

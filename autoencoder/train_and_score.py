@@ -24,8 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoencoder import feature_library, inference, trainer
-from autoencoder.choose_maps import gains
-from autoencoder.choose_network import painted_auroc
+from autoencoder.choose_network import LEAST_GAIN, painted_auroc
 from autoencoder.model import load_model
 from autoencoder.pseudo_defects import PseudoDefects
 from autoencoder.settings import AutoencoderSettings
@@ -98,10 +97,11 @@ def choose_detector(
         found.append(painted_auroc(asked, choose_device(asked.gpu_id), defects))
     if None in found:
         return joined
-    does_join = gains(*found)
+    without, joint = found
+    does_join = joint > without + LEAST_GAIN
     print(
-        f"AUROC of damage painted into held-out pictures: {found[0]:.3f} by the library, "
-        f"{found[1]:.3f} joined with the network: scored by "
+        f"AUROC of damage painted into held-out pictures: {without:.3f} by the library, "
+        f"{joint:.3f} joined with the network: scored by "
         f"{'both' if does_join else 'the library alone'}"
     )
     return joined if does_join else alone

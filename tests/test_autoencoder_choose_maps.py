@@ -134,8 +134,8 @@ def test_a_network_joins_where_more_is_found_and_where_nobody_knows(files, monke
     model, library = files
     both = ["--models", str(model), "--library", str(library)]
     cases = [
-        (0.6, 0.6 + LEAST_GAIN * 2, both),
-        (0.6, 0.6 + LEAST_GAIN / 2, both[2:]),
+        (0.6, 0.6 + choose_network.LEAST_GAIN * 2, both),
+        (0.6, 0.6 + choose_network.LEAST_GAIN / 2, both[2:]),
         (None, None, both),
     ]
     for alone, joined, expected in cases:
