@@ -120,18 +120,18 @@ def _fits(tensors: Sequence[Any], clusters: int, channels: int) -> bool:
     return count > 0 and tuple(tuple(tensor.shape) for tensor in tensors) == shapes
 
 
-def patches_around(pictures: torch.Tensor, step: int) -> torch.Tensor:
-    """The patches (B, N, C * PATCH**2) around each `step`-th pixel of pictures (B, C, h, w).
+def patches_around(pictures: torch.Tensor, step: int, side: int = PATCH) -> torch.Tensor:
+    """The patches (B, N, C * side**2) around each `step`-th pixel of pictures (B, C, h, w).
 
     Border pixels are repeated outwards. h and w are multiples of `step`.
     """
     height, width = sizes(pictures)
-    padded = functional.pad(pictures, (PATCH // 2,) * 4, mode="replicate")
+    padded = functional.pad(pictures, (side // 2,) * 4, mode="replicate")
     first = step // 2
     planes = [
         padded[:, :, row : row + height : step, column : column + width : step]
-        for row in range(first, first + PATCH)
-        for column in range(first, first + PATCH)
+        for row in range(first, first + side)
+        for column in range(first, first + side)
     ]
     return torch.cat(planes, dim=1).flatten(start_dim=2).transpose(1, 2)
 

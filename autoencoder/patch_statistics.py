@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from autoencoder.patch_mixtures import patches_around
+from ops.filters import sizes
 from training.checkpoint import is_stored
 
 PATCH = 7  # pixels along each side
@@ -43,10 +45,8 @@ class PatchStatistics(nn.Module):
             mean, matrix = self.patch_mean[:1], self.patch_matrix[:1]
         else:
             mean, matrix = self.patch_mean[clusters], self.patch_matrix[clusters]
-        patches = patches_of(functional.pad(pictures, (PATCH // 2,) * 4, mode="replicate"))
-        height, width = int(pictures.shape[2]), int(pictures.shape[3])
-        vectors = patches.flatten(start_dim=2).transpose(1, 2)
-        white = (vectors - mean[:, None]) @ matrix
+        height, width = sizes(pictures)
+        white = (patches_around(pictures, 1, PATCH) - mean[:, None]) @ matrix
         distances = white.square().sum(dim=2).sqrt().reshape(-1, 1, height, width)
         cells = functional.avg_pool2d(distances, self.cell)
         return cells - cells.mean(dim=(2, 3), keepdim=True)
@@ -63,17 +63,4 @@ def fits(state: Any, clusters: int, channels: int) -> bool:
             is_stored(state[name]) and tuple(state[name].shape) == shape
             for name, shape in zip(PATCH_TENSORS, shapes)
         )
-    )
-
-
-def patches_of(pictures: torch.Tensor) -> torch.Tensor:
-    """The values of all patches in pictures (B, C, h, w): (B, C * PATCH**2, h - 6, w - 6)."""
-    height, width = (int(side) - PATCH + 1 for side in pictures.shape[2:])
-    return torch.cat(
-        [
-            pictures[:, :, row : row + height, column : column + width]
-            for row in range(PATCH)
-            for column in range(PATCH)
-        ],
-        dim=1,
     )

@@ -22,7 +22,8 @@ GUIDED, DUAL, CLASSIFICATION, SEGMENTATION = (
     "segmentation",
 )
 ARCHITECTURES = (GUIDED, DUAL, CLASSIFICATION, SEGMENTATION)
-_, STOPPED, CONCATENATED = GUIDANCES = ("mean", "stopped", "concatenated")
+STOPPED, CONCATENATED = "stopped", "concatenated"
+GUIDANCES = ("mean", STOPPED, CONCATENATED)
 DECODER_CHANNELS, HEAD_CHANNELS = (32, 16, 8), (128,)
 # Share of defective pixels that an untrained mask begins with: a mask of one half everywhere would
 # weight nothing, and its first gradients would only make it empty.

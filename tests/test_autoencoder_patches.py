@@ -17,7 +17,7 @@ from autoencoder.patch_mixtures import (
     make_mixtures,
     patches_around,
 )
-from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics, patches_of
+from autoencoder.patch_statistics import PATCH_TENSORS, PatchStatistics
 
 LEVELS = (0.3, 0.7)  # of the pictures of two clusters
 SPREAD = 0.02
@@ -38,15 +38,15 @@ def mixtures():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("step", [1, 2])
-def test_patches_are_the_pixels_around_each_pixel(channels, step):
+@pytest.mark.parametrize(("step", "side"), [(1, PATCH), (2, PATCH), (1, patch_statistics.PATCH)])
+def test_patches_are_the_pixels_around_each_pixel(channels, step, side):
     image = torch.arange(channels * 80.0).reshape(1, channels, 8, 10)
-    patches = patches_around(image, step)
-    assert patches.shape == (1, 80 // step**2, channels * PATCH**2)
+    patches = patches_around(image, step, side)
+    assert patches.shape == (1, 80 // step**2, channels * side**2)
     row, column = (step * number + step // 2 for number in (2, 1))
-    own = patches[0, 2 * (10 // step) + 1].reshape(PATCH, PATCH, channels).permute(2, 0, 1)
-    padded = np.pad(image[0].numpy(), ((0, 0), (2, 2), (2, 2)), mode="edge")
-    assert np.array_equal(own, padded[:, row : row + PATCH, column : column + PATCH])
+    own = patches[0, 2 * (10 // step) + 1].reshape(side, side, channels).permute(2, 0, 1)
+    padded = np.pad(image[0].numpy(), ((0, 0), *[(side // 2,) * 2] * 2), mode="edge")
+    assert np.array_equal(own, padded[:, row : row + side, column : column + side])
 
 
 def test_a_mixture_is_scikit_learns_and_tells_the_likelihood(mixtures):
@@ -165,10 +165,7 @@ def test_only_tensors_of_this_shape_fit(mixtures):
     assert not fits(state | {"fine.matrix": repeated}, 2, 1) and not fits([], 2, 1)
 
 
-def test_earlier_statistics_are_the_pixels_around_each_pixel_and_fit_their_shape():
-    image, side = torch.arange(90.0).reshape(1, 1, 9, 10), patch_statistics.PATCH
-    own = patches_of(image)[0, :, 1, 2].reshape(side, side)
-    assert torch.equal(own, image[0, 0, 1 : 1 + side, 2 : 2 + side])
+def test_only_earlier_statistics_of_this_shape_fit():
     state, fits = make_statistics(2).state(), patch_statistics.fits
     assert (
         fits(state, 2, 1) and not fits(state, 1, 1) and not fits(state, 2, 3) and not fits([], 2, 1)
