@@ -37,7 +37,7 @@ from benchmarks.suite.levels import LEVELS
 from benchmarks.suite.points import Point
 from benchmarks.suite.strips import SuiteStrip, make_good_strip, make_suite_strip
 from benchmarks.tables import print_header, print_row
-from classifier.crops import CropSet, cut, strip_planes, write_crop_facts
+from classifier.crops import CropFacts, CropSet, cut, strip_planes, write_crop_facts
 from classifier.cut_detections import CropSettings
 from classifier.cut_good_strips import cut_good_strips
 from classifier.defect_checkpoint import DefectModel, checkpoint_in, load_defect_model
@@ -323,7 +323,7 @@ def train_on_good(detector: StripDetector, arguments: argparse.Namespace) -> Def
         crops, settings = CropSet(root), CropSettings(CROP_SIZE)
         cut_good_strips(crops, strips, detector, PAINT, NUISANCES, arguments.seed, settings)
         crops.finish((0.2, 0.0), arguments.seed, None)
-        write_crop_facts(root, CROP_SIZE, settings.align)
+        write_crop_facts(root, CropFacts(CROP_SIZE, settings.align))
 
     count = arguments.from_good * len(arguments.levels)
     return train_network(f"{detector_name(arguments)}_{count}_good", write, arguments)

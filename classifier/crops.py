@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -95,19 +95,46 @@ def read_heatmap(folder: Path, strip: StripFile, image_size: tuple[int, int]) ->
     return heatmap.astype(np.float32)
 
 
-def write_crop_facts(root: Path, size: int, align: str) -> None:
-    """Write how the crops of a set were made: a review of detections must cut alike."""
-    facts = {"size": size, "align": align, "channels": CROP_CHANNELS}
-    write_json(root / FACTS, facts)
+@dataclass(frozen=True)
+class CropFacts:
+    """How the crops of a set were made: a review of detections must cut alike.
+
+    `size` is their side in pixels, `align` how references were aligned, and `strips` has the hashes
+    of the pixels of the strips that were cut.
+    """
+
+    size: int
+    align: str
+    strips: frozenset[str] = frozenset()
+
+    def entry(self) -> dict[str, Any]:
+        """The facts as plain values."""
+        return {"size": self.size, "align": self.align, "strips": sorted(self.strips)}
 
 
-def read_crop_facts(root: Path) -> tuple[int, str] | None:
-    """The size in pixels and the alignment of a set's crops; None for a set of other pictures."""
-    facts = read_notes(root / FACTS)
-    if not isinstance(facts, dict):
+def write_crop_facts(root: Path, facts: CropFacts) -> None:
+    """Write the facts of a set beside it."""
+    write_json(root / FACTS, facts.entry() | {"channels": CROP_CHANNELS})
+
+
+def read_crop_facts(root: Path) -> CropFacts | None:
+    """The facts of a set of crops; None for a set of other pictures."""
+    return crop_facts_of(read_notes(root / FACTS))
+
+
+def crop_facts_of(entry: object) -> CropFacts | None:
+    """The facts that plain values hold; None where they hold none. Earlier ones name no strips."""
+    if not isinstance(entry, dict):
         return None
-    size, align = facts.get("size"), facts.get("align")
-    return (size, align) if type(size) is int and size > 0 and align in ALIGN_MODES else None
+    size, align, strips = entry.get("size"), entry.get("align"), entry.get("strips", [])
+    is_usable = type(size) is int and size > 0 and align in ALIGN_MODES
+    if not is_usable or not isinstance(strips, list) or not all(map(_is_text, strips)):
+        return None
+    return CropFacts(size, align, frozenset(strips))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 class _Written(NamedTuple):
@@ -119,10 +146,13 @@ class _Written(NamedTuple):
 
 
 class CropSet:
-    """Writes crops into a new folder, and divides them among the splits at the end."""
+    """Writes crops into a new folder, and divides them among the splits at the end.
+
+    `strips` has the hashes of the strips that were cut.
+    """
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.strips = root, set[str]()
         self._written: list[_Written] = []
 
     def add(self, crop: Crop, name: str) -> None:

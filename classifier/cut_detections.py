@@ -20,6 +20,7 @@ from common.progress import progress_bar
 from data.folder import list_strips
 from data.image_files import STORED_ORDER, load_image
 from data.masks import load_masks
+from data.pictures import hash_of_pixels
 from data.registered_copies import StripAligner
 
 
@@ -68,6 +69,7 @@ def cut_detections(
     for found in progress_bar(numbers.values(), desc="cutting crops", unit="strip"):
         strip = places[found[0]].strip
         image = load_image(strip.path, settings.input_max, order=settings.order)
+        crops.strips.add(hash_of_pixels(image))
         size = image.shape[1:]
         mask = load_masks(strip.masks, size) if strip.masks else None
         planes = strip_planes(image, read_heatmap(heatmaps, strip, size), aligner)

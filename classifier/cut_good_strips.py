@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.progress import progress_bar
 from data.folder import GOOD, StripFile, list_strips, require_good_only
 from data.image_files import load_image
+from data.pictures import hash_of_pixels
 from data.recipes import paint_strip
 from evaluation.detections import Peaks, find_peaks, logit_margin
 from evaluation.matching import MATCH_RADIUS, defects_in_mask
@@ -46,6 +47,7 @@ def cut_good_strips(
     aligner, number = settings.aligner(), 0
     for place, strip in enumerate(progress_bar(strips, desc="cutting crops", unit="strip")):
         image = load_image(strip.path, settings.input_max, order=settings.order)
+        crops.strips.add(hash_of_pixels(image))
         planes = strip_planes(image, detector.predictor(image), aligner)
         strong = peaks[place].scores >= floor
         for point, score in zip(

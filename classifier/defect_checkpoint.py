@@ -22,6 +22,7 @@ from training.checkpoint import (
 COMMAND = "python -m classifier.train_defect_model"
 LAST, BEST_ACCURACY, BEST_IOU = "last.pth", "best_accuracy.pth", "best_iou.pth"
 CALIBRATION = "calibration"  # entry of FittedCalibration, in the best checkpoints of a whole run
+CROPS = "crops"  # entry of how crops of strips were made; None for other images
 MOST_KINDS, MOST_CHANNELS, WIDEST = 1000, 64, 4096
 
 

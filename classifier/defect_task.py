@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from classifier.backbone import BackboneOutput
-from classifier.defect_checkpoint import COMMAND, make_network
+from classifier.crops import CropFacts
+from classifier.defect_checkpoint import COMMAND, CROPS, make_network
 from classifier.defect_loss import DynamicWeightScheduler, MultiTaskLoss, balanced_weights
 from classifier.defect_model import CLASSIFICATION, AttentionGuidedDefectClassifier, DefectOutput
 from classifier.defect_samples import DefectSamples, LabelledImages
@@ -43,13 +44,14 @@ MOST_KEPT = 2**30
 class DefectImages:
     """The images of a run: `kinds` in the order of the classes, and a hash of all pixels.
 
-    `valid` is None where nothing is held out.
+    `valid` is None where nothing is held out, and `crops` where they are no crops of strips.
     """
 
     kinds: list[str]
     train: LabelledImages
     valid: LabelledImages | None
     images_hash: str
+    crops: CropFacts | None = None
 
     def describe(self) -> str:
         """A line with the numbers of images, kinds and masks."""
@@ -188,6 +190,7 @@ class DefectTask(Task):
             "kinds": self.images.kinds,
             "backbone_config": self.backbone_config,
             "images_hash": self.images.images_hash,
+            CROPS: self.images.crops.entry() if self.images.crops else None,
         }
 
     def samples_to_show(self) -> list[dict[str, np.ndarray]]:

@@ -38,7 +38,7 @@ from pathlib import Path
 
 from classifier import organize
 from classifier.check_data import MISSING_KIND, check_folder
-from classifier.crops import PREVIEWS, UNLABELLED, CropSet, write_crop_facts
+from classifier.crops import PREVIEWS, UNLABELLED, CropFacts, CropSet, write_crop_facts
 from classifier.cut_detections import CropSettings, cut_detections
 from classifier.cut_good_strips import cut_good_strips
 from classifier.data_flags import add_commands, require_consistent
@@ -143,7 +143,8 @@ def cut_crops(arguments: argparse.Namespace) -> int:
             )
         shares = arguments.valid_share, arguments.test_share
         counts = crops.finish(shares, arguments.seed, arguments.group_by)
-        write_crop_facts(folder, arguments.size, arguments.align)
+        facts = CropFacts(arguments.size, arguments.align, frozenset(crops.strips))
+        write_crop_facts(folder, facts)
     listed = ", ".join(f"{label or UNLABELLED} {count}" for label, count in sorted(counts.items()))
     print(f"crops: {listed}")
     if "" in counts:

@@ -139,8 +139,13 @@ def review_detections(arguments: argparse.Namespace) -> int:
     """
     model = load_defect_model(checkpoint_in(arguments.checkpoint))
     require_review_model(model)
+    facts = crop_facts(model)
     settings = CropSettings(
-        *crop_facts(model), arguments.input_max, arguments.img_format, arguments.channels
+        facts.size,
+        facts.align,
+        arguments.input_max,
+        arguments.img_format,
+        arguments.channels,
     )
     trees = None
     if arguments.rival:
@@ -156,7 +161,7 @@ def review_detections(arguments: argparse.Namespace) -> int:
                 f"--valid_strips {valid.strips}: found the strips to review, expected others: "
                 "a weight that is chosen on them proves nothing"
             )
-        held = review_folder(valid, settings, model, trees)
+        held = review_folder(valid, settings, model, trees, facts.strips)
     with new_folder(arguments.output_dir) as folder:
         rate = arguments.target_false_alarms
         names = REVIEWS if trees else (NETWORK,)

@@ -11,13 +11,15 @@ import numpy as np
 from classifier.crops import (
     CROP_CHANNELS,
     TABLE,
+    CropFacts,
+    crop_facts_of,
     cut,
     read_crop_facts,
     read_heatmap,
     strip_planes,
 )
 from classifier.cut_detections import CropSettings, require_place_inside
-from classifier.defect_checkpoint import DefectModel
+from classifier.defect_checkpoint import CROPS, DefectModel
 from classifier.defect_data import list_labelled, read_labelled
 from classifier.detection_table import DetectedPlace, read_detections
 from classifier.review import Candidates, kind_probabilities, review_logits
@@ -26,6 +28,7 @@ from common.errors import UserError, prefix_errors
 from common.progress import progress_bar
 from data.folder import GOOD, StripFile, list_strips
 from data.labelled_strip import read_strip
+from data.pictures import hash_of_pixels
 from evaluation.matching import defects_at, defects_in_mask
 
 NETWORK, TREES, BOTH = "crop network", "trees", "both"  # names of the reviews
@@ -68,26 +71,41 @@ def require_review_model(model: DefectModel) -> None:
         )
 
 
-def crop_facts(model: DefectModel) -> tuple[int, str]:
-    """Size in pixels and alignment of the crops that a model was trained on.
+def crop_facts(model: DefectModel) -> CropFacts:
+    """How the crops that a model was trained on were made.
 
-    Where their set is no longer there, the size is that of the network's input.
+    Earlier checkpoints leave that to the set. Crops that `prepare_defect_data.py crops` did not
+    make have the size of the network's input. Raises `UserError` where the set is no longer there.
     """
-    found = read_crop_facts(Path(model.settings["data_root"]))
-    return found or (max(model.image_size), "full")
+    root = Path(model.settings["data_root"])
+    if CROPS in model.settings:
+        found = crop_facts_of(model.settings[CROPS])
+    elif root.is_dir():
+        found = read_crop_facts(root)
+    else:
+        raise UserError(
+            f"{model.path}: found a checkpoint that leaves the size of its crops to {root}, "
+            "expected that folder, whose crops a review must cut alike"
+        )
+    return found or CropFacts(max(model.image_size), "full")
 
 
 def review_folder(
-    scored: ScoredFolder, settings: CropSettings, model: DefectModel, trees: TreesReview | None
+    scored: ScoredFolder,
+    settings: CropSettings,
+    model: DefectModel,
+    trees: TreesReview | None,
+    learnt: frozenset[str] = frozenset(),
 ) -> list[ReviewedStrip]:
     """What the reviews say of every strip of a scored folder.
 
     A strip without detections is among them: its defects are missed. Raises `UserError` for
-    detections of other strips, and as the readers.
+    detections of other strips, for a strip whose pixels have one of the hashes `learnt`, and as the
+    readers.
     """
     return [
         review_strip(strip, places, planes, truth, settings, model, trees)
-        for strip, places, planes, truth in _iter_strips(scored, settings)
+        for strip, places, planes, truth in _iter_strips(scored, settings, learnt)
     ]
 
 
@@ -162,7 +180,7 @@ def _scores_of(root: Path) -> dict[str, float]:
 
 
 def _iter_strips(
-    scored: ScoredFolder, settings: CropSettings
+    scored: ScoredFolder, settings: CropSettings, learnt: frozenset[str]
 ) -> Iterator[tuple[StripFile, list[DetectedPlace], np.ndarray | None, tuple]]:
     strips = list_strips(scored.strips, settings.img_format, order=settings.order)
     by_strip: dict[Path, list[DetectedPlace]] = {strip.path: [] for strip in strips}
@@ -171,6 +189,11 @@ def _iter_strips(
     for strip in progress_bar(strips, desc="reviewing strips", unit="strip"):
         places = sorted(by_strip[strip.path], key=lambda place: -place.score)
         image, mask = read_strip(strip, settings.input_max)
+        if learnt and hash_of_pixels(image) in learnt:
+            raise UserError(
+                f"{strip.path}: found a strip whose crops the classifier has learnt from, "
+                "expected others: a weight that is chosen on them proves nothing"
+            )
         for place in places:
             require_place_inside(place, image.shape[1:], scored.detections)
         planes = _planes(scored, settings, strip, image) if places else None

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from classifier.crops import read_crop_facts
 from classifier.defect_checkpoint import COMMAND, checkpoint_in, load_content
 from classifier.defect_data import LabelledPicture, list_labelled, order_kinds
 from classifier.defect_model import CONCATENATED, SEGMENTATION
@@ -61,7 +62,7 @@ def find_images(settings: DefectSettings) -> tuple[DefectSettings, DefectImages]
     digest = images.verify("reading train/")
     if held_out:
         held_out.verify("reading valid/")
-    return settings, DefectImages(kinds, images, held_out, digest)
+    return settings, DefectImages(kinds, images, held_out, digest, read_crop_facts(root))
 
 
 def _require_masks(root: Path, train: list[LabelledPicture], kinds: list[str]) -> None:

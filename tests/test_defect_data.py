@@ -423,7 +423,8 @@ def test_crops_have_the_detection_in_their_middle_and_its_status_as_label(
     scored, dataset, tmp_path
 ):
     assert cut_crops(scored, dataset, tmp_path / "crops", "--align", "none", "--size", 24) == 0
-    assert read_crop_facts(tmp_path / "crops") == (24, "none") and read_crop_facts(tmp_path) is None
+    facts = read_crop_facts(tmp_path / "crops")
+    assert (facts.size, facts.align) == (24, "none") and read_crop_facts(tmp_path) is None
     rows, detections = table(tmp_path / "crops" / "crops.csv"), table(scored / "detections.csv")
     assert list(rows[0]) == ["crop", "file", "y", "x", "label", "score"]
     meaning = {"hit": "defect", "false alarm": "good"}
@@ -431,6 +432,8 @@ def test_crops_have_the_detection_in_their_middle_and_its_status_as_label(
         (row["file"], row["y"], row["x"], meaning.get(row["status"], "")) for row in detections
     ]
     assert {row["label"] for row in rows} >= {"defect", "good"}
+    strips = {load_image(dataset / "test" / row["file"]).tobytes() for row in rows}
+    assert len(facts.strips) == len(strips) > 1
     sides = {}
     for row in rows:
         strip, (y, x) = load_image(dataset / "test" / row["file"]), (int(row["y"]), int(row["x"]))

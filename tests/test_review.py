@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from benchmarks import classifier
 from benchmarks import review as benchmark
 from benchmarks.suite.levels import LEVELS, SUITE_SEED
 from benchmarks.suite.placement import DEFECTS
+from classifier.crops import read_crop_facts
 from classifier.cut_detections import CropSettings
 from classifier.defect_checkpoint import load_defect_model
 from classifier.prepare_defect_data import parse_args as parse_crops
@@ -32,7 +34,14 @@ from classifier.review_detections import parse_args, review_detections
 from classifier.review_features import TreesReview, crop_features
 from classifier.review_report import write_review
 from classifier.review_result import Limits, review
-from classifier.review_strips import NETWORK, TREES, ScoredFolder, cut_places, review_folder
+from classifier.review_strips import (
+    NETWORK,
+    TREES,
+    ScoredFolder,
+    crop_facts,
+    cut_places,
+    review_folder,
+)
 from classifier.train_defect_model import parse_args as parse_training
 from classifier.train_defect_model import train
 from common.errors import UserError
@@ -217,13 +226,13 @@ TINY += ("--head_channels", 8)
 
 @pytest.fixture(scope="module")
 def place(dataset, tmp_path_factory):
-    """Scored strips of test/ and valid/, crops of these, and a classifier of the crops."""
+    """Scored strips of test/ and valid/, crops of test/, and a classifier of the crops."""
     place = tmp_path_factory.mktemp("review")
     for split in ("test", "valid"):
         (place / split).mkdir()
         score(dataset / split, place / split)
-    words = ("crops", "--detections", place / "valid" / "detections.csv")
-    words += ("--strips", dataset / "valid", "--align", "none", "--size", 16)
+    words = ("crops", "--detections", place / "test" / "detections.csv")
+    words += ("--strips", dataset / "test", "--align", "none", "--size", 16)
     words += ("--output_dir", place / "crops", "--valid_share", 0, "--test_share", 0)
     assert prepare(parse_crops([str(word) for word in words])) == 0
     words = ("--data_root", place / "crops", "--save_dir", place / "run", *TINY)
@@ -329,6 +338,35 @@ def test_what_is_taken_away_and_lost_is_counted_and_shown(used, place, dataset, 
     assert not [row for row in rows if row["status"] == "false alarm" and row["reported"] == "1"]
     page = (output / "report.html").read_text()
     assert f"Taken away ({len(alarms)})" in page and "no longer reported (1)" in page
+
+
+def test_held_out_strips_that_the_classifier_learnt_from_are_refused(place, dataset, tmp_path):
+    shutil.copytree(dataset / "test", tmp_path / "copies")
+    held = ("--valid_strips", tmp_path / "copies")
+    held += ("--valid_detections", place / "test" / "detections.csv")
+    words = flags(place, dataset, tmp_path / "out", *held)
+    words[words.index("--strips") + 1] = str(dataset / "valid")
+    words[words.index("--detections") + 1] = str(place / "valid" / "detections.csv")
+    with pytest.raises(
+        UserError, match=r"copies/\S+: found a strip whose crops the classifier has"
+    ):
+        review_detections(parse_args(words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_knows_how_its_crops_were_cut(place, tmp_path):
+    path = next((place / "run").glob("best_accuracy.pth"), place / "run" / "last.pth")
+    model = load_defect_model(path)
+    facts = read_crop_facts(place / "crops")
+    assert crop_facts(model) == facts and (facts.size, facts.align) == (16, "none")
+    moved = {**model.settings, "data_root": str(tmp_path / "moved")}
+    assert crop_facts(replace(model, settings=moved)) == facts
+    # an earlier one leaves them to the set
+    earlier = {name: value for name, value in model.settings.items() if name != "crops"}
+    assert crop_facts(replace(model, settings=earlier)) == facts
+    gone = {**earlier, "data_root": str(tmp_path / "moved")}
+    with pytest.raises(UserError, match=r"leaves the size of its crops to \S+moved, expected"):
+        crop_facts(replace(model, settings=gone))
 
 
 def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
