@@ -267,6 +267,13 @@ SEGMENT_ROWS = (
         score=("--score", "library"),
     ),
     Row(
+        "library, encoder of segment, one vector a picture",
+        "The diary's form with features of its own network.",
+        model="segment",
+        library="encoder, image",
+        score=LIBRARY,
+    ),
+    Row(
         "library, encoder of segment and bank",
         "Joined features.",
         model="segment",

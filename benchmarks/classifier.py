@@ -45,6 +45,7 @@ from benchmarks.classifier_rows import (
     DEFAULTS,
     LEAST_BOARDS,
     LEAST_TEMPLATE_GAIN,
+    LEFT_OUT,
     RECOMMENDED,
     ROWS,
     SHORT,
@@ -148,7 +149,7 @@ class ClassifierBenchmark:
                     self.print_line(row, found)
         if RECOMMENDED in results:
             print_recommended(results[RECOMMENDED])
-        if self.arguments.all:
+        if self.arguments.all and self.is_named(LEFT_OUT):
             self.print_unknown()
 
     def compute_at_once(self) -> None:
@@ -181,7 +182,7 @@ class ClassifierBenchmark:
 
     def print_unknown(self) -> None:
         """Print how well a kind that training lacked is told from what it had."""
-        print("\na kind that training lacked, by the distance to the training's images")
+        print(f"\n{LEFT_OUT}: told by the distance to the training's images")
         print_header("kind", "AUROC against all others", "AUROC against defects", "called unknown")
         for kind in DEFECTS:
             found = [one for seed in self.arguments.seeds if (one := self.find_unknown(kind, seed))]
@@ -219,12 +220,15 @@ class ClassifierBenchmark:
 
     def is_asked(self, row: Row) -> bool:
         """Whether a row is among --rows or in the tables, and has what it needs."""
-        asked = self.arguments.rows
-        if asked is not None and not row.name.startswith(tuple(asked)):
+        if not self.is_named(row.name):
             return False
-        if asked is None and row.table not in (DEFAULTS, WEIGHTS) and not self.arguments.all:
+        if self.arguments.rows is None and row.table not in (DEFAULTS, WEIGHTS) and not self.arguments.all:
             return False
         return not row.needs_lite0 or find_weights() is not None
+
+    def is_named(self, name: str) -> bool:
+        """Whether a row's name begins like one of --rows, or there are none."""
+        return self.arguments.rows is None or name.startswith(tuple(self.arguments.rows))
 
     def find(self, row: Row, seed: int, is_kept: bool = False) -> Result | None:
         """What a row scores, kept or computed; None where --runs are used up.

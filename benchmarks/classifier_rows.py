@@ -14,6 +14,7 @@ TABLES = {
 }
 RECOMMENDED, FLIPS = "recommended", "averaged over flips"
 TREES = "trees without a network"
+LEFT_OUT = "a kind left out of the training"
 # Of all rows but the recommended one: 10 of 45 epochs, and a decoder that ends at half the
 # resolution, which takes near half of the time of a step. Both losses count alike, and the
 # class changes the mask, as in the plan that the rows test. Dynamic weights switch after two thirds
@@ -99,6 +100,15 @@ ROWS = (
         ("--backbone", "efficientnet_lite0", "--epochs", 3, "--lr", 1e-3),
         needs_lite0=True,
     ),
+    Row(
+        "EfficientNet-Lite0 in two stages, 3 and 3 epochs",
+        BACKBONES,
+        (
+            *("--backbone", "efficientnet_lite0", "--two_stages", "--stage1_epochs", 3),
+            *("--epochs", 3, "--lr", 1e-3),
+        ),
+        needs_lite0=True,
+    ),
 )
 
 # of the recommended row: figure, its name in the results, floor, goal
@@ -117,6 +127,8 @@ BOARD_ROWS = (
     ("board alone", False, ()),
     ("board and template, classification alone", True, ("--architecture", "classification")),
     ("board and template, resnet18", True, ("--backbone", "resnet18")),
+    ("board and template, by the plan", True, PLAN),
+    ("board alone, by the plan", False, PLAN),
 )
 BOARD_FLAGS = ("--epochs", 150)  # there are few crops: as many steps as of 1,000 images
 

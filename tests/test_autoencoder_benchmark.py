@@ -42,6 +42,8 @@ def test_every_row_names_what_there_is():
         assert not row.clusters or row.clusters in LIBRARIES, row
         assert row.baseline or row.model or row.library
     assert {row.name for row in ROWS} >= MAIN
+    used = {name for row in ROWS for name in (row.library, row.clusters)}
+    assert used >= LIBRARIES.keys()
     for flags in TRAININGS.values():
         words = as_words("--training_dataset_path", "x", *flags)
         assert parse_training(words).task in TASKS
