@@ -19,6 +19,7 @@ from data.image_files import DEFAULT_INPUT_MAX, encode_image
 COUNTS = {"train": 500, "valid": 200, "test": 500}
 TINY_COUNTS = {"train": 8, "valid": 8, "test": 8}
 SIZE, TINY_SIZE = 96, 48  # pixels of a side
+MASK_SEED = 3  # of the choice of pictures with a mask
 CROP_SIZE = 32  # of DeepPCB, in pixels: larger crops were no better on other boards
 
 
@@ -43,14 +44,16 @@ def part_of(
     """The data set with fewer pictures, masks or kinds to learn from, as links in `folder`.
 
     `images` is the number of pictures in train/, about the same share of each kind; None: all.
-    `masked` is the share of the defective pictures in train/ that have a mask, spread evenly over
-    each kind. `without` is a kind that train/ and valid/ lack. test/ is that of `root`.
+    `masked` is the share of the defective pictures in train/ that have a mask, the same of each
+    kind, drawn at random: every fourth one would always show the same surface. `without` is a kind
+    that train/ and valid/ lack. test/ is that of `root`.
     """
     if images is None and masked == 1 and without is None:
         return root
-    place = folder / f"{root.name}_images{images or 'all'}_masks{masked:g}_without_{without}"
+    place = folder / f"{root.name}_images{images or 'all'}_masked{masked:g}_without_{without}"
     if place.exists():
         return place
+    generator = np.random.default_rng(MASK_SEED)
     with new_folder(place) as made:
         for split in SPLITS:
             pictures = list_labelled(root, split)
@@ -59,10 +62,16 @@ def part_of(
                 if kind == without and split != "test":
                     continue
                 of_kind = list(same)
-                for number, picture in enumerate(of_kind[: round(share * len(of_kind))]):
-                    is_masked = split != "train" or _is_chosen(number, masked)
-                    _link(made, split, picture, is_masked)
+                of_kind = of_kind[: round(share * len(of_kind))]
+                chosen = draw_share(len(of_kind), masked, generator)
+                for picture, is_chosen in zip(of_kind, chosen):
+                    _link(made, split, picture, split != "train" or is_chosen)
     return place
+
+
+def draw_share(count: int, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Which of `count` are in a share of them, drawn at random: (count,) bool."""
+    return generator.permutation(count) < round(share * count)
 
 
 def boards(source: Path, folder: Path, test_group: str, has_template: bool) -> Path:
@@ -92,11 +101,6 @@ def read_all(
     """The pictures (C, H, W), 0-255, and the numbers (N,) of their kinds."""
     images = [read_labelled(picture, DEFAULT_INPUT_MAX)[0] for picture in pictures]
     return images, np.array([kinds.index(picture.kind) for picture in pictures])
-
-
-def _is_chosen(number: int, share: float) -> bool:
-    """Whether the picture of that number belongs to a share that is spread evenly."""
-    return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
 
 
 def _link(root: Path, split: str, picture: LabelledPicture, is_masked: bool) -> None:

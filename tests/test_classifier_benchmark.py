@@ -20,6 +20,7 @@ from benchmarks.classifier_trees import picture_measures
 from benchmarks.command_line import as_words
 from classifier.defect_data import list_labelled
 from classifier.dummy_set import DEFECTS, draw_picture
+from classifier.dummy_surfaces import SURFACES
 from classifier.train_defect_model import parse_args as parse_training
 from data.folder import GOOD
 from tests.printed_tables import cells
@@ -89,6 +90,13 @@ def test_a_part_has_fewer_pictures_masks_or_kinds_to_learn_from_and_the_same_tes
             for place in (root, other)
         ]
         assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5])
+def test_a_share_of_the_masks_shows_several_surfaces(share):
+    chosen = np.flatnonzero(classifier_data.draw_share(125, share, np.random.default_rng(3)))
+    assert len(chosen) == round(share * 125)
+    assert len(set(chosen % len(SURFACES))) > 2
 
 
 def test_measures_tell_a_scratch_from_a_good_picture():
