@@ -214,6 +214,20 @@ def test_every_link_and_picture_is_there(document):
             assert (document.parent / target).is_file(), target
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_section_finds_its_heading(document):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+        place = document.parent / target if target else document
+        assert anchor in anchors_of(place), f"{target}#{anchor}"
+
+
+def anchors_of(document):
+    """The anchors that a page of Markdown has for its headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
 def test_no_command_starts_with_packages_that_only_some_of_its_work_needs():
     late = "{'matplotlib', 'sklearn', 'scipy.stats', 'transformers'}"
     loaded = f"import sys, {', '.join(COMMANDS)}; print(*{late} & set(sys.modules))"
