@@ -8,7 +8,7 @@ from classifier.averaged_flips import AveragedFlips
 from classifier.backbone import RANDOM
 from classifier.backbones import BACKBONES, make_backbone
 from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
-from classifier.defect_settings import STAGE2_FOLDER
+from classifier.defect_settings import STAGE1_FOLDER, STAGE2_FOLDER
 from classifier.tool import TOOL
 from common.errors import UserError, prefix_errors
 from data.image_files import INPUT_MAX_LIMITS
@@ -123,10 +123,11 @@ def checkpoint_in(place: Path) -> Path:
     """The checkpoint itself, or in a folder the best one, else the last one.
 
     In a folder of two stages they are those of the second one. Raises `UserError` for a folder
-    without any.
+    without any, and as `require_one_run`.
     """
     if not place.is_dir():
         return place
+    require_one_run(place)
     candidates = [
         folder / name for folder in (place, place / STAGE2_FOLDER) for name in (BEST_ACCURACY, LAST)
     ]
@@ -134,6 +135,26 @@ def checkpoint_in(place: Path) -> Path:
     if not found:
         raise UserError(f"{place}: found no {BEST_ACCURACY}, expected a folder of {COMMAND}")
     return found[0]
+
+
+def find_run(folder: Path, has_stages: bool) -> Path | None:
+    """A checkpoint of the run in a folder, or of the run in two stages; None where there is none.
+
+    A folder has one run, in one stage or in two: its checkpoints are looked up by the folder.
+    """
+    folders = (folder / STAGE2_FOLDER, folder / STAGE1_FOLDER) if has_stages else (folder,)
+    paths = [place / name for place in folders for name in (LAST, BEST_ACCURACY, BEST_IOU)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def require_one_run(folder: Path) -> None:
+    """Raise `UserError` for a folder of a run in one stage and of another one in two."""
+    single, staged = (find_run(folder, has_stages) for has_stages in (False, True))
+    if single and staged:
+        raise UserError(
+            f"{folder}: found two runs, {single.name} and {staged.relative_to(folder)}, "
+            "expected one, or the checkpoint itself"
+        )
 
 
 def _is_state(value: object) -> bool:

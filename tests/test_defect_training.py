@@ -11,12 +11,18 @@ import torch
 from classifier import defect_task
 from classifier.backbone import RANDOM
 from classifier.backbones import make_backbone
-from classifier.defect_checkpoint import BEST_ACCURACY, BEST_IOU, LAST, load_defect_model
+from classifier.defect_checkpoint import (
+    BEST_ACCURACY,
+    BEST_IOU,
+    LAST,
+    checkpoint_in,
+    load_defect_model,
+)
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import DefectSamples, LabelledImages, augment, fit_to_size
 from classifier.tool import TOOL
 from classifier.train_defect_model import parse_args, train
-from common.errors import run_command
+from common.errors import UserError, run_command
 from data.folder import GOOD, mask_path
 from data.image_files import DEFAULT_INPUT_MAX
 from data.write_images import write_mask, write_strip
@@ -366,6 +372,52 @@ def test_flags_and_checkpoints_that_do_not_fit_are_one_line(data, finished, tmp_
             parse_args([*run, *map(str, more)])
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert "expected" in said or "choose from" in said
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_folder_takes_no_run_in_another_number_of_stages(more, data, finished, tmp_path, capsys):
+    single = tmp_path / "single"
+    single.mkdir()
+    shutil.copy(finished / "stage1" / LAST, single / LAST)
+    staged = tmp_path / "staged"
+    shutil.copytree(finished / "stage1", staged / "stage1")
+    epochs = (*QUICK, "--epochs", 1)
+    for folder, words, line in (
+        (single, STAGES, f"{single / LAST}: found a run in one stage, expected a new --save_dir"),
+        (staged, epochs, "found a run in two stages, expected a new --save_dir"),
+        (finished, epochs, f"{finished / 'stage2' / LAST}: found a run in two stages"),
+    ):
+        before = sorted(folder.rglob("*"))
+        assert line in refused(capsys, flags(data, folder, *words, *more))
+        assert sorted(folder.rglob("*")) == before
+    resumed = ("--resume", single / LAST, "--save_dir", staged, "--gpu_id", -1, *more)
+    assert "found a run in two stages" in refused(capsys, resumed)
+
+
+def test_a_folder_of_two_runs_is_refused_wherever_it_is_looked_into(
+    data, finished, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path / "both")
+    both, run = tmp_path / "both", flags(data, tmp_path / "run", *QUICK, "--epochs", 1)
+    shutil.copy(finished / "stage1" / LAST, both / LAST)
+    line = f"{both}: found two runs, last.pth and stage2/last.pth, expected one"
+    with pytest.raises(UserError, match=line):
+        checkpoint_in(both)
+    assert line in refused(capsys, [*run, "--init", both])
+    assert line in refused(capsys, ["--resume", both])
+    assert line in refused(capsys, ["--resume", "--save_dir", both])
+    assert checkpoint_in(both / "stage2") == both / "stage2" / BEST_ACCURACY
+
+
+def test_a_training_in_two_stages_that_begins_again_leaves_no_earlier_second_stage(
+    data, finished, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    words = flags(data, run, *STAGES, "--overwrite")
+    done = processes.run("-c", killing(2), *words, "--save_every", 1e-9, folder=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (run / "stage1" / LAST).is_file() and not list((run / "stage2").glob("*.pth"))
 
 
 def test_the_command_starts_as_a_file_from_any_folder(tmp_path):
