@@ -12,6 +12,8 @@ from classifier.defect_settings import STAGE1_FOLDER, STAGE2_FOLDER
 from classifier.tool import TOOL
 from common.errors import UserError, prefix_errors
 from data.image_files import INPUT_MAX_LIMITS
+from deploy.onnx_file import read_file
+from evaluation.model_info import STRIP_DETECTOR, require_tool
 from training.checkpoint import (
     is_stored,
     read_checkpoint,
@@ -90,10 +92,25 @@ def load_defect_model(path: Path) -> DefectModel:
 
 def load_content(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint of this tool. Raises `UserError`, without the path."""
-    content = read_checkpoint(path, TOOL)
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        _refuse_exported(path)
+    content = read_checkpoint(path, TOOL, COMMAND)
     require_entries(content, CHECKS, COMMAND)
     require_weights_fit(content, lambda: make_network(content))
     return content
+
+
+def _refuse_exported(path: Path) -> None:
+    """Raise `UserError`, without the path, for an ONNX file: of which tool it is, or of this one.
+
+    Who reads the checkpoint refuses a file that is no ONNX file either.
+    """
+    try:
+        tool = read_file(path).get("tool", STRIP_DETECTOR)
+    except UserError:
+        return
+    require_tool(tool, TOOL)
+    raise UserError(f"found an exported file, expected a checkpoint of {COMMAND}")
 
 
 def make_network(
