@@ -118,18 +118,22 @@ def order_kinds(kinds: Iterable[str]) -> list[str]:
 
 
 def read_labelled(
-    picture: LabelledPicture, input_max: float, channels: int | None = None
+    picture: LabelledPicture,
+    input_max: float,
+    channels: int | None = None,
+    is_of_model: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a picture (C, H, W) float32, grey levels 0-255, and its mask (H, W) bool.
 
     `channels` is the number that it must have, None any: a grey picture becomes three equal
-    channels where three are wanted. `input_max` is the largest value of the files. The mask of a
-    good picture is empty, without a file; it is None where it is not known.
+    channels where three are wanted. `input_max` is the largest value of the files; `is_of_model` as
+    in `load_image`. The mask of a good picture is empty, without a file; it is None where it is not
+    known.
 
     Raises `UserError`, naming the file, for one that cannot be read, has other channels or values
     outside 0 to `input_max`, and for a mask of another size.
     """
-    image = load_image(picture.path, input_max, Channels.ALL)
+    image = load_image(picture.path, input_max, Channels.ALL, is_of_model=is_of_model)
     if channels == 3 and len(image) == 1:
         image = np.repeat(image, 3, axis=0)
     if channels not in (None, len(image)):

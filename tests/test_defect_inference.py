@@ -392,6 +392,11 @@ def test_bad_input_is_one_line(data, run, tmp_path, capsys):
     assert len(json.loads((out / "metrics.json").read_text())["problems"]) == 2
     alone = (run, out, "--image", folder / GOOD / "1.png")
     assert "none of 1 images could be used" in refused(capsys, *alone)
+    deep = write_image(tmp_path / "deep.png", np.full((*SIZE, 1), 4000, np.uint16))
+    assert refused(capsys, run, out, "--image", deep).endswith(
+        "deep.png: found values up to 4000, expected at most 255, which the model was trained for: "
+        "a camera of that range needs --input_max 4095, in a training of its own"
+    )
     for more in ((), ("--image", "a.png", "--image_dir", "b")):
         with pytest.raises(SystemExit):
             parse_args(["--checkpoint", "a.pth", *more])
