@@ -118,8 +118,8 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     number = whole_number
-    parser.add_argument(
-        "--backbone", choices=BACKBONES, default=SMALL, metavar="NAME", help=", ".join(BACKBONES)
+    parser.add_argument(  # without `choices`: `require_known` says it in one line
+        "--backbone", default=SMALL, metavar="NAME", help=", ".join(BACKBONES)
     )
     parser.add_argument("--pretrained", metavar="FOLDER", help=PRETRAINED_HELP)
     parser.add_argument(

@@ -38,7 +38,7 @@ from typing import Any
 
 from arguments import CHECKPOINT_FOLDER, require_like_flags
 from classifier.backbone import RANDOM
-from classifier.backbones import LITE0
+from classifier.backbones import LITE0, require_known
 from classifier.defect_checkpoint import (
     BEST_ACCURACY,
     BEST_IOU,
@@ -109,6 +109,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if given.get("two_stages"):
         preset |= STAGE2
     parsed = argparse.Namespace(**defaults | preset | given | {"given": list(given)})
+    try:
+        require_known(parsed.backbone)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")  # without the usage: the names are many already
     parsed.channels = None
     if parsed.image_size and len(parsed.image_size) == 1:
         parsed.image_size *= 2

@@ -366,12 +366,15 @@ def test_flags_and_checkpoints_that_do_not_fit_are_one_line(data, finished, tmp_
         ("--use_dynamic_weights", "--use_uncertainty_weighting"),
         ("--two_stages", "--freeze_backbone"),
         ("--image_size", 8, 8, 8),
-        ("--backbone", "dinov3_vitb14"),
     ):
         with pytest.raises(SystemExit):
             parse_args([*run, *map(str, more)])
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "expected" in said or "choose from" in said
+        assert "expected" in capsys.readouterr().err.strip().splitlines()[-1]
+    with pytest.raises(SystemExit) as ended:
+        parse_args([*run, "--backbone", "dinov3_vitb14"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: --backbone: found dinov3_vitb14, expected one of small, ")
 
 
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
