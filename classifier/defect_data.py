@@ -112,6 +112,17 @@ def unused_masks(root: Path, split: str) -> list[str]:
     return truth_without_strip(folder) if folder else []
 
 
+def describe_unused(lines: list[str]) -> list[str]:
+    """A sentence about the masks that `unused_masks` has lines about; none without any."""
+    if not lines:
+        return []
+    first = lines[0].split(": ")[0]
+    return [
+        f"found masks that belong to no image and are left out: {len(lines)}, the first {first}; "
+        "python -m classifier.prepare_defect_data --check_data lists what is wrong with a data set"
+    ]
+
+
 def order_kinds(kinds: Iterable[str]) -> list[str]:
     """The different kinds in the order of a classifier's classes: `good` first, others sorted."""
     return sorted(set(kinds), key=lambda kind: (kind != GOOD, kind))

@@ -341,6 +341,15 @@ def test_the_check_finds_every_fault_and_writes_nothing(root, capsys):
     assert contents(root) == before
 
 
+def test_a_kind_whose_folders_are_empty_is_a_row_that_every_split_misses(root, capsys):
+    for split in ("train", "valid", "test"):
+        (root / split / "hole").mkdir()
+    assert command("--check_data", "--data_root", root) == 1
+    printed = capsys.readouterr().out
+    assert "| hole | 0 | 0 | 0 | 0 |" in printed
+    assert "| kinds missing in a split | 3 | train has no hole |" in printed
+
+
 @pytest.mark.parametrize(
     "spoil, words, line",
     [

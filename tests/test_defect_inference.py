@@ -32,7 +32,8 @@ from classifier.predictions import choose_limits
 from classifier.train_defect_model import parse_args as parse_training
 from classifier.train_defect_model import train
 from common.errors import UserError, run_command
-from data.folder import GOOD
+from data.folder import GOOD, mask_path
+from data.write_images import write_mask
 from tests import processes
 from tests.conftest import ROOT
 from tests.defect_images import KINDS, SIZE, write_data, write_image
@@ -354,6 +355,20 @@ def test_a_stored_calibration_that_is_unusable_is_one_line(data, run, tmp_path, 
         torch.save(content | {"calibration": wrong}, path)
         said = refused(capsys, path, tmp_path / "out", "--image_dir", data / "test")
         assert said.startswith(f"{path}: found an unusable calibration")
+
+
+def test_masks_of_no_image_are_named_and_reported(data, run, tmp_path, capsys):
+    shutil.copytree(data / "test", tmp_path / "test")
+    loose = mask_path(tmp_path, "test", KINDS[0], "misnamed")
+    write_mask(loose, np.ones(SIZE, np.uint8))
+    words = (run, tmp_path / "out", "--image_dir", tmp_path / "test", "--pictures_per_kind", 0)
+    for more, count in (((), 1), (("--use_labels", False), 0)):
+        capsys.readouterr()
+        assert classify(*words, *more) == 0
+        line = f"found masks that belong to no image and are left out: 1, the first {loose};"
+        assert capsys.readouterr().err.count(line) == count
+        report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert report.count("belong to no image") == count
 
 
 def refused(capsys, *words):

@@ -20,9 +20,12 @@ from classifier.defect_checkpoint import (
 )
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import DefectSamples, LabelledImages, augment, fit_to_size
+from classifier.defect_settings import DefectSettings
+from classifier.run_images import find_images
 from classifier.tool import TOOL
 from classifier.train_defect_model import parse_args, train
 from common.errors import UserError, run_command
+from common.settings import from_values
 from data.folder import GOOD, mask_path
 from data.image_files import DEFAULT_INPUT_MAX
 from data.write_images import write_mask, write_strip
@@ -335,6 +338,24 @@ def test_data_that_cannot_be_trained_on_is_one_line(data, tmp_path, capsys):
     ):
         assert words in with_changes(change.__name__, change), change.__name__
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def settings_of(data):
+    return from_values(DefectSettings, vars(parse_args(flags(data, "unused", *QUICK))))
+
+
+def test_masks_of_no_image_are_named_before_a_training(data, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    for split, name in (("train", "misnamed"), ("train", "other"), ("valid", "misnamed")):
+        write_mask(mask_path(root, split, KINDS[0], name), np.ones(SIZE, np.uint8))
+    find_images(settings_of(root))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    first = mask_path(root, "train", KINDS[0], "misnamed")
+    assert f"found masks that belong to no image and are left out: 3, the first {first};" in line
+    assert "--check_data" in line
+    find_images(settings_of(data))
+    assert not capsys.readouterr().err
 
 
 def test_flags_and_checkpoints_that_do_not_fit_are_one_line(data, finished, tmp_path, capsys):
