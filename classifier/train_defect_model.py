@@ -48,7 +48,7 @@ from classifier.defect_checkpoint import (
     make_network,
     require_one_run,
 )
-from classifier.defect_flags import add_flags, require_consistent
+from classifier.defect_flags import add_flags, require_consistent, without_effect
 from classifier.defect_settings import (
     STAGE1_FOLDER,
     STAGE2,
@@ -145,6 +145,9 @@ def train(arguments: argparse.Namespace) -> list[Path]:
     values, start = first_stage(arguments)
     with join_process_group(arguments.gpu_id) as processes:
         processes.run_on_main(partial(require_mlflow, arguments.mlflow))
+        if processes.is_main and not arguments.resume:  # a resumed run has its own settings
+            for line in without_effect(vars(arguments), arguments.given):
+                warn(line)
         while True:
             settings = train_stage(values, start, processes, arguments.mlflow)
             folders.append(settings.checkpoint_path)

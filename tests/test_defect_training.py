@@ -340,6 +340,42 @@ def test_data_that_cannot_be_trained_on_is_one_line(data, tmp_path, capsys):
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
+@pytest.mark.parametrize(
+    "more, lines",
+    [
+        (
+            ("--alpha", 1, "--beta", 2, "--use_dynamic_weights"),
+            ["--alpha, --beta: no effect with --use_dynamic_weights"],
+        ),
+        (
+            ("--beta", 1, "--use_uncertainty_weighting"),  # its default, but given
+            ["--beta: no effect with --use_uncertainty_weighting"],
+        ),
+        (
+            ("--weight_schedule", "linear", "--switch_epoch", 3, "--focal_gamma", 1),
+            [
+                "--weight_schedule, --switch_epoch: no effect without --use_dynamic_weights",
+                "--focal_gamma: no effect without --focal_loss",
+            ],
+        ),
+        (
+            ("--stage1_lr", 1e-3, "--stage1_batch_size", 4, "--focal_alpha", 0.5, "--focal_loss"),
+            ["--stage1_lr, --stage1_batch_size: no effect without --two_stages"],
+        ),
+        (
+            ("--guidance", "mean", "--architecture", "dual_branch"),
+            ["--guidance: no effect with --architecture dual_branch"],
+        ),
+        (("--guidance", "mean", "--alpha", 1, "--two_stages", "--stage1_epochs", 1), []),
+        (("--use_dynamic_weights", "--switch_epoch", 2, "--architecture", "dual_branch"), []),
+    ],
+)
+def test_a_flag_without_effect_is_one_line(more, lines, tmp_path, capsys):
+    with pytest.raises(UserError, match="found no such folder"):
+        train(parse_args(flags(tmp_path / "none", tmp_path, *more)))
+    assert capsys.readouterr().err.splitlines() == [f"warning: {line}" for line in lines]
+
+
 def settings_of(data):
     return from_values(DefectSettings, vars(parse_args(flags(data, "unused", *QUICK))))
 
