@@ -148,7 +148,8 @@ def read_labelled(
     if channels == 3 and len(image) == 1:
         image = np.repeat(image, 3, axis=0)
     if channels not in (None, len(image)):
-        raise UserError(f"{picture.path}: found {len(image)} channels, expected {channels}")
+        found = "1 channel" if len(image) == 1 else f"{len(image)} channels"
+        raise UserError(f"{picture.path}: found {found}, expected {channels}")
     if picture.mask:
         return image, load_masks(picture.masks, image.shape[1:], LARGEST_DEFECT)
     return image, np.zeros(image.shape[1:], dtype=bool) if picture.has_truth_mask else None
