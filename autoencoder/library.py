@@ -260,7 +260,7 @@ def require_same_clusters(first: Library, library: Library) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = read_checkpoint(path, TOOL)
+    content = read_checkpoint(path, TOOL, COMMAND)
     if content.get("kind") != KIND:
         found = shown(content["kind"]) if "kind" in content else "a checkpoint of a network"
         raise UserError(f"found {found}, expected a feature library of {COMMAND}")

@@ -77,7 +77,7 @@ def load_content(path: Path) -> dict[str, Any]:
 
     Raises `UserError`, without the path.
     """
-    content = read_checkpoint(path, TOOL)
+    content = read_checkpoint(path, TOOL, COMMAND)
     if content.get("kind") is not None:
         raise UserError(f"found a {shown(content['kind'])}, expected a checkpoint of {COMMAND}")
     require_entries(content, CHECKS, COMMAND)

@@ -50,9 +50,14 @@ def make_backbone(
         if pretrained is not None:
             _require_no_weights(name, pretrained)
         return Lite0Backbone(channels, is_pretrained=pretrained is None)
-    if name not in HUB_NAMES:
-        raise UserError(f"--backbone: found {name}, expected one of {', '.join(BACKBONES)}")
+    require_known(name)
     return make_hub_backbone(name, channels, pretrained, config)
+
+
+def require_known(name: str) -> None:
+    """Raise `UserError` for a name that is none of BACKBONES."""
+    if name not in BACKBONES:
+        raise UserError(f"--backbone: found {name}, expected one of {', '.join(BACKBONES)}")
 
 
 def _require_no_weights(name: str, pretrained: str | None) -> None:

@@ -19,7 +19,8 @@ from classifier.defect_data import (
 )
 from common.errors import UserError, one_line
 from common.pipeline import in_parallel
-from data.folder import GOOD, split_folder
+from data.folder import GOOD, is_good, split_folder
+from data.listing import list_files, sub_folders
 from data.masks import load_masks
 from data.pictures import LARGEST_DEFECT, hash_of_pixels
 
@@ -55,23 +56,31 @@ class Facts(NamedTuple):
 
 @dataclass
 class Findings:
-    """What is wrong with a set, by check, and what it holds."""
+    """What is wrong with a set, by check, and what it holds.
+
+    `empty_kinds` are the kinds of folders without pictures.
+    """
 
     pictures: list[Placed] = field(default_factory=list)
     facts: dict[Path, Facts] = field(default_factory=dict)
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    empty_kinds: set[str] = field(default_factory=set)
 
     @property
     def is_clean(self) -> bool:
         return not any(self.problems.values())
 
+    @property
+    def kinds(self) -> list[str]:
+        """All kinds, in the order of a classifier's classes."""
+        return order_kinds({placed.picture.kind for placed in self.pictures} | self.empty_kinds)
+
     def describe(self) -> str:
         """Tables of the pictures by kind and of the checks."""
-        kinds = order_kinds(placed.picture.kind for placed in self.pictures)
         counts = Counter((placed.picture.kind, placed.split) for placed in self.pictures)
         masks = Counter(placed.picture.kind for placed in self.pictures if placed.picture.mask)
         lines = [f"| kind | {' | '.join(SPLITS)} | with masks |", f"|{' --- |' * 5}"]
-        for kind in kinds:
+        for kind in self.kinds:
             row = (kind, *(counts[kind, split] for split in SPLITS), masks[kind])
             lines.append(f"| {' | '.join(map(str, row))} |")
         sizes = Counter(facts.size for facts in self.facts.values())
@@ -97,6 +106,7 @@ def check_folder(root: Path, input_max: float) -> Findings:
     for split, folder in folders.items():
         if folder is None:
             continue
+        findings.empty_kinds |= _empty_kinds(folder)
         names: set[str] = set()
         for strip in list_all_formats(folder):
             name = strip.relative.with_suffix("").as_posix()
@@ -111,6 +121,12 @@ def check_folder(root: Path, input_max: float) -> Findings:
     read_facts(findings, input_max)
     compare(findings)
     return findings
+
+
+def _empty_kinds(folder: Path) -> set[str]:
+    """The kinds of a split's folders without a file."""
+    names = [name for name, place in sub_folders(folder).items() if not list_files(place)]
+    return {GOOD if is_good(name) else name for name in names}
 
 
 def compare(findings: Findings) -> None:
@@ -166,12 +182,11 @@ def _compare_channels(findings: Findings) -> None:
 
 
 def _compare_kinds(findings: Findings) -> None:
-    kinds = order_kinds(placed.picture.kind for placed in findings.pictures)
     present = {(placed.picture.kind, placed.split) for placed in findings.pictures}
     findings.problems[MISSING_KIND] += [
         f"{split} has no {kind}"
         for split in SPLITS
-        for kind in kinds
+        for kind in findings.kinds
         if (kind, split) not in present
     ]
 

@@ -8,10 +8,12 @@ from classifier.averaged_flips import AveragedFlips
 from classifier.backbone import RANDOM
 from classifier.backbones import BACKBONES, make_backbone
 from classifier.defect_model import ARCHITECTURES, GUIDANCES, AttentionGuidedDefectClassifier
-from classifier.defect_settings import STAGE2_FOLDER
+from classifier.defect_settings import STAGE1_FOLDER, STAGE2_FOLDER
 from classifier.tool import TOOL
 from common.errors import UserError, prefix_errors
 from data.image_files import INPUT_MAX_LIMITS
+from deploy.onnx_file import read_file
+from evaluation.model_info import STRIP_DETECTOR, require_tool
 from training.checkpoint import (
     is_stored,
     read_checkpoint,
@@ -91,10 +93,25 @@ def load_defect_model(path: Path) -> DefectModel:
 
 def load_content(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint of this tool. Raises `UserError`, without the path."""
-    content = read_checkpoint(path, TOOL)
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        _refuse_exported(path)
+    content = read_checkpoint(path, TOOL, COMMAND)
     require_entries(content, CHECKS, COMMAND)
     require_weights_fit(content, lambda: make_network(content))
     return content
+
+
+def _refuse_exported(path: Path) -> None:
+    """Raise `UserError`, without the path, for an ONNX file: of which tool it is, or of this one.
+
+    Who reads the checkpoint refuses a file that is no ONNX file either.
+    """
+    try:
+        tool = read_file(path).get("tool", STRIP_DETECTOR)
+    except UserError:
+        return
+    require_tool(tool, TOOL)
+    raise UserError(f"found an exported file, expected a checkpoint of {COMMAND}")
 
 
 def make_network(
@@ -124,10 +141,11 @@ def checkpoint_in(place: Path) -> Path:
     """The checkpoint itself, or in a folder the best one, else the last one.
 
     In a folder of two stages they are those of the second one. Raises `UserError` for a folder
-    without any.
+    without any, and as `require_one_run`.
     """
     if not place.is_dir():
         return place
+    require_one_run(place)
     candidates = [
         folder / name for folder in (place, place / STAGE2_FOLDER) for name in (BEST_ACCURACY, LAST)
     ]
@@ -135,6 +153,26 @@ def checkpoint_in(place: Path) -> Path:
     if not found:
         raise UserError(f"{place}: found no {BEST_ACCURACY}, expected a folder of {COMMAND}")
     return found[0]
+
+
+def find_run(folder: Path, has_stages: bool) -> Path | None:
+    """A checkpoint of the run in a folder, or of the run in two stages; None where there is none.
+
+    A folder has one run, in one stage or in two: its checkpoints are looked up by the folder.
+    """
+    folders = (folder / STAGE2_FOLDER, folder / STAGE1_FOLDER) if has_stages else (folder,)
+    paths = [place / name for place in folders for name in (LAST, BEST_ACCURACY, BEST_IOU)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def require_one_run(folder: Path) -> None:
+    """Raise `UserError` for a folder of a run in one stage and of another one in two."""
+    single, staged = (find_run(folder, has_stages) for has_stages in (False, True))
+    if single and staged:
+        raise UserError(
+            f"{folder}: found two runs, {single.name} and {staged.relative_to(folder)}, "
+            "expected one, or the checkpoint itself"
+        )
 
 
 def _is_state(value: object) -> bool:

@@ -112,28 +112,44 @@ def unused_masks(root: Path, split: str) -> list[str]:
     return truth_without_strip(folder) if folder else []
 
 
+def describe_unused(lines: list[str]) -> list[str]:
+    """A sentence about the masks that `unused_masks` has lines about; none without any."""
+    if not lines:
+        return []
+    first = lines[0].split(": ")[0]
+    return [
+        f"found masks that belong to no image and are left out: {len(lines)}, the first {first}; "
+        "python -m classifier.prepare_defect_data --check_data lists what is wrong with a data set"
+    ]
+
+
 def order_kinds(kinds: Iterable[str]) -> list[str]:
     """The different kinds in the order of a classifier's classes: `good` first, others sorted."""
     return sorted(set(kinds), key=lambda kind: (kind != GOOD, kind))
 
 
 def read_labelled(
-    picture: LabelledPicture, input_max: float, channels: int | None = None
+    picture: LabelledPicture,
+    input_max: float,
+    channels: int | None = None,
+    is_of_model: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a picture (C, H, W) float32, grey levels 0-255, and its mask (H, W) bool.
 
     `channels` is the number that it must have, None any: a grey picture becomes three equal
-    channels where three are wanted. `input_max` is the largest value of the files. The mask of a
-    good picture is empty, without a file; it is None where it is not known.
+    channels where three are wanted. `input_max` is the largest value of the files; `is_of_model` as
+    in `load_image`. The mask of a good picture is empty, without a file; it is None where it is not
+    known.
 
     Raises `UserError`, naming the file, for one that cannot be read, has other channels or values
     outside 0 to `input_max`, and for a mask of another size.
     """
-    image = load_image(picture.path, input_max, Channels.ALL)
+    image = load_image(picture.path, input_max, Channels.ALL, is_of_model=is_of_model)
     if channels == 3 and len(image) == 1:
         image = np.repeat(image, 3, axis=0)
     if channels not in (None, len(image)):
-        raise UserError(f"{picture.path}: found {len(image)} channels, expected {channels}")
+        found = "1 channel" if len(image) == 1 else f"{len(image)} channels"
+        raise UserError(f"{picture.path}: found {found}, expected {channels}")
     if picture.mask:
         return image, load_masks(picture.masks, image.shape[1:], LARGEST_DEFECT)
     return image, np.zeros(image.shape[1:], dtype=bool) if picture.has_truth_mask else None

@@ -1,6 +1,7 @@
 """The command line of a defect classifier's training."""
 
 import argparse
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def _add_image_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_network_flags(parser: argparse.ArgumentParser) -> None:
     number = whole_number
-    parser.add_argument(
-        "--backbone", choices=BACKBONES, default=SMALL, metavar="NAME", help=", ".join(BACKBONES)
+    parser.add_argument(  # without `choices`: `require_known` says it in one line
+        "--backbone", default=SMALL, metavar="NAME", help=", ".join(BACKBONES)
     )
     parser.add_argument("--pretrained", metavar="FOLDER", help=PRETRAINED_HELP)
     parser.add_argument(
@@ -238,6 +239,29 @@ def require_consistent(values: dict[str, Any]) -> None:
         )
     if values["init"] and values["pretrained"]:
         raise UserError("found --init and --pretrained, expected one of them")
+
+
+def without_effect(values: dict[str, Any], given: Container[str]) -> list[str]:
+    """A line on the flags of `given` that other settings leave without effect, for each reason."""
+    is_dynamic, architecture = values["use_dynamic_weights"], values["architecture"]
+    rules = (
+        (is_dynamic, "alpha beta", "with --use_dynamic_weights"),
+        (values["use_uncertainty_weighting"], "alpha beta", "with --use_uncertainty_weighting"),
+        (not is_dynamic, "weight_schedule switch_epoch", "without --use_dynamic_weights"),
+        (not values["focal_loss"], "focal_alpha focal_gamma", "without --focal_loss"),
+        (
+            not values["two_stages"],
+            "stage1_epochs stage1_lr stage1_batch_size",
+            "without --two_stages",
+        ),
+        (architecture != GUIDED, "guidance", f"with --architecture {architecture}"),
+    )
+    idle = [
+        ([f"--{name}" for name in names.split() if name in given], reason)
+        for applies, names, reason in rules
+        if applies
+    ]
+    return [f"{', '.join(flags)}: no effect {reason}" for flags, reason in idle if flags]
 
 
 def _dropout(text: str) -> float:

@@ -75,7 +75,7 @@ def list_folder_images(place: Path, use_labels: bool, kinds: Sequence[str]) -> l
 def read_image(
     image: FolderImage, input_max: float, channels: int, size: tuple[int, int]
 ) -> ReadImage:
-    """Read an image and its mask. Raises `UserError` as `read_labelled`."""
-    original, mask = read_labelled(image.picture, input_max, channels)
+    """Read an image and its mask for a model. Raises `UserError` as `read_labelled`."""
+    original, mask = read_labelled(image.picture, input_max, channels, is_of_model=True)
     fitted, _ = fit_to_size(original, None, size)
     return ReadImage(original, mask, to_unit_range(fitted))

@@ -39,6 +39,7 @@ import numpy as np
 
 from arguments import add_true_or_false, whole_number
 from classifier.confidence_flags import add_average_flips, add_confidence
+from classifier.defect_data import describe_unused
 from classifier.folder_images import FolderImage, ReadImage, list_folder_images
 from classifier.loaded_classifier import LoadedClassifier, load_classifier
 from classifier.metrics import MASK_THRESHOLD
@@ -58,6 +59,7 @@ from common.device import choose_device
 from common.errors import UserError, run_command
 from common.notes import warn
 from common.numbers import three_digits
+from data.folder import truth_without_strip
 from reporting.output_folder import PANELS_ENDING, results_in, strip_file
 from reporting.pictures import save_png
 from reporting.scored_folder import REPORT, make_output_folder, require_output_elsewhere
@@ -157,6 +159,8 @@ def infer(arguments: argparse.Namespace) -> int:
     )
     images = list_folder_images(place, arguments.use_labels, classifier.kinds)
     limits, warnings = choose_limits(classifier, arguments.target_error, arguments.target_unknown)
+    if arguments.use_labels:
+        warnings += describe_unused(truth_without_strip(place))
     for warning in warnings:
         warn(warning)
     print(f"{classifier.name} on {classifier.shown['device']}, images of {place}")

@@ -6,13 +6,19 @@ from typing import Any
 
 from classifier.crops import read_crop_facts
 from classifier.defect_checkpoint import COMMAND, checkpoint_in, load_content
-from classifier.defect_data import LabelledPicture, list_labelled, order_kinds
+from classifier.defect_data import (
+    LabelledPicture,
+    describe_unused,
+    list_labelled,
+    order_kinds,
+    unused_masks,
+)
 from classifier.defect_model import CONCATENATED, SEGMENTATION
 from classifier.defect_samples import LabelledImages, read_shape
 from classifier.defect_settings import DefectSettings
 from classifier.defect_task import DefectImages
 from common.errors import UserError, prefix_errors
-from common.notes import warn
+from common.notes import warn, warn_once
 from data.folder import GOOD
 
 # settings that two stages share: a network that begins with the weights of another
@@ -42,6 +48,9 @@ def find_images(settings: DefectSettings) -> tuple[DefectSettings, DefectImages]
         _require_masks(root, train, kinds)
     if not valid:
         warn(f"{root} has no valid/: the last epoch is the best one")
+    unused = [line for split in ("train", "valid") for line in unused_masks(root, split)]
+    for line in describe_unused(unused):
+        warn_once(line)  # a second stage has the same images
     channels, size = read_shape(train[0], settings.input_max)
     settings = replace(
         settings, image_size=settings.image_size or size, channels=settings.channels or channels

@@ -38,15 +38,17 @@ from typing import Any
 
 from arguments import CHECKPOINT_FOLDER, require_like_flags
 from classifier.backbone import RANDOM
-from classifier.backbones import LITE0
+from classifier.backbones import LITE0, require_known
 from classifier.defect_checkpoint import (
     BEST_ACCURACY,
     BEST_IOU,
     LAST,
+    find_run,
     load_content,
     make_network,
+    require_one_run,
 )
-from classifier.defect_flags import add_flags, require_consistent
+from classifier.defect_flags import add_flags, require_consistent, without_effect
 from classifier.defect_settings import (
     STAGE1_FOLDER,
     STAGE2,
@@ -107,6 +109,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if given.get("two_stages"):
         preset |= STAGE2
     parsed = argparse.Namespace(**defaults | preset | given | {"given": list(given)})
+    try:
+        require_known(parsed.backbone)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")  # without the usage: the names are many already
     parsed.channels = None
     if parsed.image_size and len(parsed.image_size) == 1:
         parsed.image_size *= 2
@@ -139,6 +145,9 @@ def train(arguments: argparse.Namespace) -> list[Path]:
     values, start = first_stage(arguments)
     with join_process_group(arguments.gpu_id) as processes:
         processes.run_on_main(partial(require_mlflow, arguments.mlflow))
+        if processes.is_main and not arguments.resume:  # a resumed run has its own settings
+            for line in without_effect(vars(arguments), arguments.given):
+                warn(line)
         while True:
             settings = train_stage(values, start, processes, arguments.mlflow)
             folders.append(settings.checkpoint_path)
@@ -165,7 +174,10 @@ def first_stage(arguments: argparse.Namespace) -> tuple[dict[str, Any], Start]:
         is_other = arguments.resume is not True and "checkpoint_path" in given
         given -= set() if is_other else {"checkpoint_path"}
         values["checkpoint_path"] = folder if is_other else last.parent
+        if is_other:
+            _require_no_other_run(folder, has_stages=False)
         return values, Start(last, arguments.overwrite, frozenset(given))
+    _require_no_other_run(folder, arguments.two_stages)
     if arguments.two_stages:
         second = folder / STAGE2_FOLDER / LAST
         if second.exists() and not arguments.overwrite:
@@ -179,13 +191,26 @@ def first_stage(arguments: argparse.Namespace) -> tuple[dict[str, Any], Start]:
     return values, Start(None, arguments.overwrite)
 
 
+def _require_no_other_run(folder: Path, has_stages: bool) -> None:
+    """Raise `UserError` for a folder of a run in another number of stages than the one to begin.
+
+    Not even --overwrite would replace its checkpoints, which have other names.
+    """
+    if found := find_run(folder, not has_stages):
+        before, now = ("one stage", "two stages") if has_stages else ("two stages", "one stage")
+        raise UserError(
+            f"{found}: found a run in {before}, expected a new --save_dir for one in {now}"
+        )
+
+
 def find_last(place: Path) -> Path:
     """The last checkpoint of a run: the file itself, or in a folder that of its latest stage.
 
-    Raises `UserError` for a folder without any.
+    Raises `UserError` for a folder without any, and as `require_one_run`.
     """
     if not place.is_dir():
         return place
+    require_one_run(place)
     folders = (place, place / STAGE2_FOLDER, place / STAGE1_FOLDER)
     found = [folder / LAST for folder in folders if (folder / LAST).is_file()]
     if not found:
@@ -264,6 +289,9 @@ def prepare(
         )
     folder = DefectRunFolder(settings.checkpoint_path)
     folder.prepare(start.resume, start.overwrite)
+    if settings.next_stage and not start.resume:  # an earlier second stage is not of this run
+        second = settings.checkpoint_path.with_name(STAGE2_FOLDER)
+        DefectRunFolder(second).prepare(None, start.overwrite)
     if resumed:
         print(describe_resumption(start.resume, resumed, settings.epochs))
     return PreparedRun(settings, images, folder, start.resume, resumed, init)

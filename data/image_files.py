@@ -62,18 +62,20 @@ def load_image(
     input_max: float = DEFAULT_INPUT_MAX,
     channels: Channels = Channels.STRIP,
     order: Sequence[int] = STORED_ORDER,
+    is_of_model: bool = False,
 ) -> np.ndarray:
     """Load the wanted channels of one image as (C, H, W) float32, grey levels 0-255.
 
     Every script loads strips with this function. It maps the file's range 0..`input_max` to 0..255.
     The file is TIFF, PNG or JPG, with channels first or last, of float, uint8, uint16 or int16. It
     is turned upright. `order` has the numbers of Target, Ref1 and Ref2 among the file's channels.
-    Values just outside the range are clipped.
+    Values just outside the range are clipped. `is_of_model` says that the range is that of a model,
+    which no flag of a command changes.
 
     Raises `UserError`, naming the file, for any other file, and for values that are not finite or
     lie outside the range.
     """
-    return load_and_count(path, input_max, channels, order)[0]
+    return load_and_count(path, input_max, channels, order, is_of_model)[0]
 
 
 def load_and_count(
@@ -81,11 +83,12 @@ def load_and_count(
     input_max: float = DEFAULT_INPUT_MAX,
     channels: Channels = Channels.STRIP,
     order: Sequence[int] = STORED_ORDER,
+    is_of_model: bool = False,
 ) -> tuple[np.ndarray, int]:
     """As `load_image`, with the number of values that were clipped."""
     with prefix_errors(path):
         planes = open_channels(path, channels, is_mapped=False, order=order)
-        clipped = _count_outside(planes, input_max)
+        clipped = _count_outside(planes, input_max, is_of_model)
         return to_grey_levels(planes, input_max, is_clipped=clipped > 0), clipped
 
 
@@ -329,8 +332,10 @@ def _find_channel_axis(shape: tuple[int, int, int], named_axis: int | None) -> i
     return candidates[0]
 
 
-def _count_outside(planes: np.ndarray, input_max: float) -> int:
+def _count_outside(planes: np.ndarray, input_max: float, is_of_model: bool) -> int:
     """The number of values outside 0..`input_max`, which are near enough and few enough to clip.
+
+    `is_of_model` is that of `load_image`.
 
     Raises `UserError` for values that are not finite, and for others outside.
     """
@@ -348,17 +353,25 @@ def _count_outside(planes: np.ndarray, input_max: float) -> int:
     if highest > input_max + reach:
         fitting = next((limit for limit in CAMERA_RANGES if limit / 8 <= highest <= limit), highest)
         raise UserError(
-            f"found values up to {highest:g}, expected at most {input_max:g}: "
-            f"a camera of that range needs --input_max {fitting:g}, in training and scoring"
+            f"found values up to {highest:g}, expected at most {input_max:g}"
+            f"{_range_advice(fitting, is_of_model)}"
         )
     if above > most:
         fitting = math.ceil(highest) if highest > 10 else highest
         raise UserError(
             f"found values up to {highest:g}, {above / planes.size:.2%} of them above "
-            f"{input_max:g}, which is the largest expected: a camera of that range needs "
-            f"--input_max {fitting:g}, in training and scoring"
+            f"{input_max:g}, which is the largest expected{_range_advice(fitting, is_of_model)}"
         )
     return below + above
+
+
+def _range_advice(fitting: float, is_of_model: bool) -> str:
+    """The end of a line about values above the range: where --input_max `fitting` belongs."""
+    if is_of_model:
+        reason, where = ", which the model was trained for", "in a training of its own"
+    else:
+        reason, where = "", "in training and scoring"
+    return f"{reason}: a camera of that range needs --input_max {fitting:g}, {where}"
 
 
 def to_batch(image: np.ndarray, device: torch.device) -> torch.Tensor:

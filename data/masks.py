@@ -45,11 +45,11 @@ def load_mask(
         if mask.shape != tuple(image_size):
             raise UserError(
                 f"found a mask of {mask.shape}, "
-                f"expected {tuple(image_size)} (height, width) like its strip"
+                f"expected {tuple(image_size)} (height, width) like its image"
             )
         if mask.mean() > largest_share:
             raise UserError(
-                f"found a mask that marks {mask.mean():.0%} of the strip, "
+                f"found a mask that marks {mask.mean():.0%} of the image, "
                 f"expected at most {largest_share:.0%}: is it inverted? "
                 "Defects must be white, the rest black"
             )

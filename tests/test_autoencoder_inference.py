@@ -20,6 +20,7 @@ from common.errors import UserError
 from data.image_files import Channels
 from data.picture_channels import load_picture
 from tests.autoencoder_models import SIZE, draw_picture, write_checkpoint, write_kind, write_picture
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,10 @@ def test_a_jump_lies_between_the_scores_around_it():
         (["--padding", "none", "--windows", 64], "windows of 64 pixels"),
         (["--score", "library"], "--score library"),
         (["--models", "missing.pth"], "missing.pth: found no such"),
+        (
+            ["--models", ROOT / "tests" / "earlier" / "robust.onnx"],
+            "robust.onnx: found no readable checkpoint .* expected one of python -m autoencoder",
+        ),
     ],
 )
 def test_bad_input_is_one_line(checkpoint, root, tmp_path, words, message):

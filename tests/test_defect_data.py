@@ -115,6 +115,8 @@ def test_channels_are_those_of_the_file_and_colours_are_red_first(tmp_path):
         read_labelled(pictures["planes_4"], 255, 3)
     with pytest.raises(UserError, match=r"colour.png: found 3 channels, expected 1"):
         read_labelled(pictures["colour"], 255, 1)
+    with pytest.raises(UserError, match=r"grey.png: found 1 channel, expected 5"):
+        read_labelled(pictures["grey"], 255, 5)
 
 
 def test_bad_pictures_get_one_line(root):
@@ -132,7 +134,7 @@ def test_bad_pictures_get_one_line(root):
     (root / "test" / "凹痕" / "0.png").write_bytes(b"no picture")
     found = {(picture.kind, picture.path.stem): picture for picture in list_labelled(root, "test")}
     for key, words in (
-        (("scratch", "0"), r"0_mask.png: found a mask of \(12, 17\)"),
+        (("scratch", "0"), r"0_mask.png: found a mask of \(12, 17\), .* like its image$"),
         (("scratch", "1"), r"1.png: found values up to .* needs --input_max 65535"),
         (("凹痕", "0"), r"0.png: found no readable image"),
     ):
@@ -339,6 +341,15 @@ def test_the_check_finds_every_fault_and_writes_nothing(root, capsys):
         "kinds missing in a split": 2
     }
     assert contents(root) == before
+
+
+def test_a_kind_whose_folders_are_empty_is_a_row_that_every_split_misses(root, capsys):
+    for split in ("train", "valid", "test"):
+        (root / split / "hole").mkdir()
+    assert command("--check_data", "--data_root", root) == 1
+    printed = capsys.readouterr().out
+    assert "| hole | 0 | 0 | 0 | 0 |" in printed
+    assert "| kinds missing in a split | 3 | train has no hole |" in printed
 
 
 @pytest.mark.parametrize(

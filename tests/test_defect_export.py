@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import classifier.export_defect_model as command
 import inference_onnx
 from classifier.calibration import read_calibration
+from classifier.defect_checkpoint import COMMAND as TRAINER
 from classifier.defect_data import list_labelled, read_labelled
 from classifier.inference_defect_model import infer
 from classifier.inference_defect_model import parse_args as parse_inference
@@ -212,6 +214,28 @@ def test_tools_refuse_each_others_files(data, file, tmp_path, capsys):
     )
     assert "found a model of the strip detector, expected one of the defect classifier" in said
     assert not (tmp_path / "out").exists()
+    said = refused(capsys, partial(exported, strips, tmp_path / "a.onnx"))
+    assert said.startswith(f"{strips}: found a model of the strip detector, expected one of")
+    said = refused(capsys, partial(exported, file, tmp_path / "a.onnx"))
+    assert said == f"{file}: found an exported file, expected a checkpoint of {TRAINER}"
+
+
+def test_a_file_that_is_no_checkpoint_names_the_command_that_writes_one(data, tmp_path, capsys):
+    image = data / "valid" / GOOD / "0.png"
+    renamed = tmp_path / "image.onnx"
+    shutil.copy(image, renamed)
+    run = ["--data_root", str(data), "--save_dir", str(tmp_path / "run")]
+    for path in (image, renamed):
+        for action in (
+            partial(exported, path, tmp_path / "a.onnx"),
+            partial(train, parse_training([*run, "--init", str(path)])),
+            partial(train, parse_training(["--resume", str(path)])),
+        ):
+            said = refused(capsys, action)
+            assert "found no readable checkpoint" in said and said.endswith(f"one of {TRAINER}")
+    assert f"{image}: found no readable checkpoint" in refused(
+        capsys, lambda: classify(image, tmp_path / "out", "--image", image)
+    )
 
 
 def test_what_cannot_be_exported_or_run_is_one_line(data, run, file, tmp_path, capsys):

@@ -32,7 +32,8 @@ from classifier.predictions import choose_limits
 from classifier.train_defect_model import parse_args as parse_training
 from classifier.train_defect_model import train
 from common.errors import UserError, run_command
-from data.folder import GOOD
+from data.folder import GOOD, mask_path
+from data.write_images import write_mask
 from tests import processes
 from tests.conftest import ROOT
 from tests.defect_images import KINDS, SIZE, write_data, write_image
@@ -356,6 +357,20 @@ def test_a_stored_calibration_that_is_unusable_is_one_line(data, run, tmp_path, 
         assert said.startswith(f"{path}: found an unusable calibration")
 
 
+def test_masks_of_no_image_are_named_and_reported(data, run, tmp_path, capsys):
+    shutil.copytree(data / "test", tmp_path / "test")
+    loose = mask_path(tmp_path, "test", KINDS[0], "misnamed")
+    write_mask(loose, np.ones(SIZE, np.uint8))
+    words = (run, tmp_path / "out", "--image_dir", tmp_path / "test", "--pictures_per_kind", 0)
+    for more, count in (((), 1), (("--use_labels", False), 0)):
+        capsys.readouterr()
+        assert classify(*words, *more) == 0
+        line = f"found masks that belong to no image and are left out: 1, the first {loose};"
+        assert capsys.readouterr().err.count(line) == count
+        report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert report.count("belong to no image") == count
+
+
 def refused(capsys, *words):
     capsys.readouterr()
     assert run_command(lambda: classify(*words)) == 1
@@ -392,6 +407,11 @@ def test_bad_input_is_one_line(data, run, tmp_path, capsys):
     assert len(json.loads((out / "metrics.json").read_text())["problems"]) == 2
     alone = (run, out, "--image", folder / GOOD / "1.png")
     assert "none of 1 images could be used" in refused(capsys, *alone)
+    deep = write_image(tmp_path / "deep.png", np.full((*SIZE, 1), 4000, np.uint16))
+    assert refused(capsys, run, out, "--image", deep).endswith(
+        "deep.png: found values up to 4000, expected at most 255, which the model was trained for: "
+        "a camera of that range needs --input_max 4095, in a training of its own"
+    )
     for more in ((), ("--image", "a.png", "--image_dir", "b")):
         with pytest.raises(SystemExit):
             parse_args(["--checkpoint", "a.pth", *more])

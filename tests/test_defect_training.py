@@ -11,12 +11,21 @@ import torch
 from classifier import defect_task
 from classifier.backbone import RANDOM
 from classifier.backbones import make_backbone
-from classifier.defect_checkpoint import BEST_ACCURACY, BEST_IOU, LAST, load_defect_model
+from classifier.defect_checkpoint import (
+    BEST_ACCURACY,
+    BEST_IOU,
+    LAST,
+    checkpoint_in,
+    load_defect_model,
+)
 from classifier.defect_data import list_labelled
 from classifier.defect_samples import DefectSamples, LabelledImages, augment, fit_to_size
+from classifier.defect_settings import DefectSettings
+from classifier.run_images import find_images
 from classifier.tool import TOOL
 from classifier.train_defect_model import parse_args, train
-from common.errors import run_command
+from common.errors import UserError, run_command
+from common.settings import from_values
 from data.folder import GOOD, mask_path
 from data.image_files import DEFAULT_INPUT_MAX
 from data.write_images import write_mask, write_strip
@@ -331,6 +340,60 @@ def test_data_that_cannot_be_trained_on_is_one_line(data, tmp_path, capsys):
     assert not list((tmp_path / "run").glob("*.pth"))
 
 
+@pytest.mark.parametrize(
+    "more, lines",
+    [
+        (
+            ("--alpha", 1, "--beta", 2, "--use_dynamic_weights"),
+            ["--alpha, --beta: no effect with --use_dynamic_weights"],
+        ),
+        (
+            ("--beta", 1, "--use_uncertainty_weighting"),  # its default, but given
+            ["--beta: no effect with --use_uncertainty_weighting"],
+        ),
+        (
+            ("--weight_schedule", "linear", "--switch_epoch", 3, "--focal_gamma", 1),
+            [
+                "--weight_schedule, --switch_epoch: no effect without --use_dynamic_weights",
+                "--focal_gamma: no effect without --focal_loss",
+            ],
+        ),
+        (
+            ("--stage1_lr", 1e-3, "--stage1_batch_size", 4, "--focal_alpha", 0.5, "--focal_loss"),
+            ["--stage1_lr, --stage1_batch_size: no effect without --two_stages"],
+        ),
+        (
+            ("--guidance", "mean", "--architecture", "dual_branch"),
+            ["--guidance: no effect with --architecture dual_branch"],
+        ),
+        (("--guidance", "mean", "--alpha", 1, "--two_stages", "--stage1_epochs", 1), []),
+        (("--use_dynamic_weights", "--switch_epoch", 2, "--architecture", "dual_branch"), []),
+    ],
+)
+def test_a_flag_without_effect_is_one_line(more, lines, tmp_path, capsys):
+    with pytest.raises(UserError, match="found no such folder"):
+        train(parse_args(flags(tmp_path / "none", tmp_path, *more)))
+    assert capsys.readouterr().err.splitlines() == [f"warning: {line}" for line in lines]
+
+
+def settings_of(data):
+    return from_values(DefectSettings, vars(parse_args(flags(data, "unused", *QUICK))))
+
+
+def test_masks_of_no_image_are_named_before_a_training(data, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    for split, name in (("train", "misnamed"), ("train", "other"), ("valid", "misnamed")):
+        write_mask(mask_path(root, split, KINDS[0], name), np.ones(SIZE, np.uint8))
+    find_images(settings_of(root))
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    first = mask_path(root, "train", KINDS[0], "misnamed")
+    assert f"found masks that belong to no image and are left out: 3, the first {first};" in line
+    assert "--check_data" in line
+    find_images(settings_of(data))
+    assert not capsys.readouterr().err
+
+
 def test_flags_and_checkpoints_that_do_not_fit_are_one_line(data, finished, tmp_path, capsys):
     quick = (*QUICK, "--epochs", 1)
     run = flags(data, tmp_path / "run", *quick)
@@ -360,12 +423,61 @@ def test_flags_and_checkpoints_that_do_not_fit_are_one_line(data, finished, tmp_
         ("--use_dynamic_weights", "--use_uncertainty_weighting"),
         ("--two_stages", "--freeze_backbone"),
         ("--image_size", 8, 8, 8),
-        ("--backbone", "dinov3_vitb14"),
     ):
         with pytest.raises(SystemExit):
             parse_args([*run, *map(str, more)])
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "expected" in said or "choose from" in said
+        assert "expected" in capsys.readouterr().err.strip().splitlines()[-1]
+    with pytest.raises(SystemExit) as ended:
+        parse_args([*run, "--backbone", "dinov3_vitb14"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: --backbone: found dinov3_vitb14, expected one of small, ")
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_folder_takes_no_run_in_another_number_of_stages(more, data, finished, tmp_path, capsys):
+    single = tmp_path / "single"
+    single.mkdir()
+    shutil.copy(finished / "stage1" / LAST, single / LAST)
+    staged = tmp_path / "staged"
+    shutil.copytree(finished / "stage1", staged / "stage1")
+    epochs = (*QUICK, "--epochs", 1)
+    for folder, words, line in (
+        (single, STAGES, f"{single / LAST}: found a run in one stage, expected a new --save_dir"),
+        (staged, epochs, "found a run in two stages, expected a new --save_dir"),
+        (finished, epochs, f"{finished / 'stage2' / LAST}: found a run in two stages"),
+    ):
+        before = sorted(folder.rglob("*"))
+        assert line in refused(capsys, flags(data, folder, *words, *more))
+        assert sorted(folder.rglob("*")) == before
+    resumed = ("--resume", single / LAST, "--save_dir", staged, "--gpu_id", -1, *more)
+    assert "found a run in two stages" in refused(capsys, resumed)
+
+
+def test_a_folder_of_two_runs_is_refused_wherever_it_is_looked_into(
+    data, finished, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path / "both")
+    both, run = tmp_path / "both", flags(data, tmp_path / "run", *QUICK, "--epochs", 1)
+    shutil.copy(finished / "stage1" / LAST, both / LAST)
+    line = f"{both}: found two runs, last.pth and stage2/last.pth, expected one"
+    with pytest.raises(UserError, match=line):
+        checkpoint_in(both)
+    assert line in refused(capsys, [*run, "--init", both])
+    assert line in refused(capsys, ["--resume", both])
+    assert line in refused(capsys, ["--resume", "--save_dir", both])
+    assert checkpoint_in(both / "stage2") == both / "stage2" / BEST_ACCURACY
+
+
+def test_a_training_in_two_stages_that_begins_again_leaves_no_earlier_second_stage(
+    data, finished, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    words = flags(data, run, *STAGES, "--overwrite")
+    done = processes.run("-c", killing(2), *words, "--save_every", 1e-9, folder=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (run / "stage1" / LAST).is_file() and not list((run / "stage2").glob("*.pth"))
 
 
 def test_the_command_starts_as_a_file_from_any_folder(tmp_path):

@@ -63,6 +63,7 @@ KEY_TYPES = {
     "teacher_sha256": (str, type(None)),
 }
 BEST_SUFFIX = "_best.pth"
+COMMAND = "trainer.py"  # writes a strip detector's checkpoints
 
 
 def name_of_run(checkpoint: str) -> str:
@@ -82,21 +83,21 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             raise OSError(f"{one_line(error)}; is the disk full?") from None
 
 
-def read_checkpoint(path: Path, tool: str) -> dict[str, Any]:
-    """Read a checkpoint that `tool` wrote, with its tensors on the CPU.
+def read_checkpoint(path: Path, tool: str, command: str = COMMAND) -> dict[str, Any]:
+    """Read a checkpoint that `command` of `tool` wrote, with its tensors on the CPU.
 
     Raises `UserError`, without the path, for a file that is missing, is not a checkpoint, or was
     written by another tool.
     """
     if not path.is_file():
-        raise UserError("found no such file, expected a checkpoint (.pth) written by trainer.py")
+        raise UserError(f"found no such file, expected a checkpoint (.pth) written by {command}")
     path = fetch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch and pickle raise exceptions of many types
         raise UserError(
             "found no readable checkpoint (or one that needs pickled code), "
-            "expected one of trainer.py"
+            f"expected one of {command}"
         ) from None
     if not isinstance(content, dict):
         return {}  # a file of something else has none of the entries
@@ -147,7 +148,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         missing = [key for key in REQUIRED_KEYS if key not in content]
         if missing:
             raise UserError(
-                f"found a file without {', '.join(missing)}, expected a checkpoint of trainer.py"
+                f"found a file without {', '.join(missing)}, expected a checkpoint of {COMMAND}"
             )
         weights = content["model_state_dict"]
         if not (
@@ -157,7 +158,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ):
             raise UserError(
                 "found a model_state_dict that does not hold tensors by name, "
-                "expected a checkpoint of trainer.py"
+                f"expected a checkpoint of {COMMAND}"
             )
         content = DEFAULTS | content
         wrong = [
@@ -167,7 +168,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ]
         if wrong:
             raise UserError(
-                f"found {wrong[0]} {shown(content[wrong[0]])}, expected a checkpoint of trainer.py"
+                f"found {wrong[0]} {shown(content[wrong[0]])}, expected a checkpoint of {COMMAND}"
             )
         size = (content["img_height"], content["img_width"])
         if min(size) < 1:
