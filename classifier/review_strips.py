@@ -61,8 +61,8 @@ def require_review_model(model: DefectModel) -> None:
     """Raise `UserError` for a classifier that was not trained on crops of detections."""
     if model.channels != len(CROP_CHANNELS):
         raise UserError(
-            f"{model.path}: found a classifier of images with {model.channels} channels, expected "
-            f"one of crops with {len(CROP_CHANNELS)}: prepare_defect_data.py crops"
+            f"{model.path}: found a classifier of {model.channels}-channel images, expected "
+            f"one of crops with {len(CROP_CHANNELS)} channels: prepare_defect_data.py crops"
         )
     if GOOD not in model.kinds:
         raise UserError(
