@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -125,6 +126,7 @@ def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
     libraries = tuple(load_library(path) for path in arguments.library or ())
     models = () if libraries and not arguments.models else load_models(arguments.models)
     require_same_pictures([*models, *libraries])
+    require_same_classes(models)
     for library in libraries:
         require_same_checkpoint(library, [model.path for model in models])
         require_same_clusters(libraries[0], library)
@@ -178,6 +180,28 @@ def require_same_pictures(learned: Sequence[Model | Library]) -> None:
                     f"{entry.path}: found pictures of {meaning} {found:g}, expected {expected:g}, "
                     f"as those of {first.path}"
                 )
+
+
+def require_same_classes(models: Sequence[Model]) -> None:
+    """Raise `UserError` for models of one data set that have no class folder in common.
+
+    They are those of --per_class: to each other's pictures, every picture is unusual.
+    """
+    for one, other in combinations(models, 2):
+        if one.training_dataset_path.resolve() != other.training_dataset_path.resolve():
+            continue
+        ours, theirs = class_folders(one), class_folders(other)
+        if not ours & theirs:
+            raise UserError(
+                f"--models: found {one.path} of {', '.join(sorted(ours))} and {other.path} of "
+                f"{', '.join(sorted(theirs))}, expected models of the same classes: score each "
+                "class by itself"
+            )
+
+
+def class_folders(model: Model) -> set[str]:
+    """The first folder of each picture that a model learned from; "" for a picture without one."""
+    return {name.rpartition("/")[0].split("/")[0] for name in model.train}
 
 
 def trained_long_side(model: Model) -> float | None:
