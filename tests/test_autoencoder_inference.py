@@ -13,6 +13,7 @@ from autoencoder import feature_library
 from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
 from autoencoder.library import load_library
 from autoencoder.loaded import calibrate, load_scorers
+from autoencoder.model import load_model
 from autoencoder.nearest_good import BEYOND, NearestGood
 from autoencoder.predictor import PicturePredictor
 from autoencoder.scorer import to_unit
@@ -195,6 +196,19 @@ def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused
         score("--models", checkpoint, *words)
     with pytest.raises(UserError, match="found an output folder among the pictures"):
         score("--models", checkpoint, "--output_dir", root / "瓶" / "out")
+
+
+def test_a_model_and_a_library_of_two_roots_with_equal_names_score_together(tmp_path):
+    roots = [write_kind(tmp_path / name, seed, 1, 6, 1) for seed, name in enumerate("ab")]
+    checkpoint, library = write_checkpoint(tmp_path / "a_best.pth", roots[0]), tmp_path / "b.pth"
+    words = ["--training_dataset_path", roots[1], "--output_path", library, "--valid_share", 0.4]
+    feature_library.main([str(word) for word in [*words, "--input_size", 32, "--cell", 4]])
+    held_out = load_model(checkpoint).valid, load_library(library).valid
+    assert set(held_out[0]) & set(held_out[1])
+    arguments = command.parse_args(["--models", str(checkpoint), "--library", str(library)])
+    found, _ = calibrate(load_scorers(arguments, torch.device("cpu")), arguments)
+    expected = [root / name for root, names in zip(roots, held_out) for name in names]
+    assert [picture.path for picture in found.pictures] == expected
 
 
 @pytest.fixture(scope="module")
