@@ -157,7 +157,8 @@ def members_of(arguments: argparse.Namespace) -> Iterator[Member]:
             "expected --resume without a path: it goes on with all of them"
         )
     if not arguments.training_dataset_path:
-        raise UserError("found no --training_dataset_path, expected it beside --seeds")
+        flag = "--seeds" if seeds else "--per_class"
+        raise UserError(f"found no --training_dataset_path, expected it beside {flag}")
     if repeated := [seed for seed in seeds or [] if seeds.count(seed) > 1]:
         raise UserError(f"--seeds: found {repeated[0]} twice, expected different seeds")
     settings = from_values(AutoencoderSettings, values)

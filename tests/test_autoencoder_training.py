@@ -392,6 +392,12 @@ def test_flags_that_do_not_go_together_are_refused(data, tmp_path, capsys, more,
     assert expected in refused(capsys, flags(data, tmp_path, *more))
 
 
+@pytest.mark.parametrize("words", [["--per_class"], ["--seeds", "1"]])
+def test_models_of_several_runs_go_on_with_their_data_set_alone(tmp_path, capsys, words):
+    line = refused(capsys, ["--resume", "--checkpoint_path", str(tmp_path), *QUICK, *words])
+    assert line == f"found no --training_dataset_path, expected it beside {words[0]}"
+
+
 def folder_of(root, pictures):
     for number, pixels in enumerate(pictures):
         write(root / f"{number}.png", pixels)
