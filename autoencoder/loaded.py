@@ -30,7 +30,7 @@ from autoencoder.model import TOOL, Model, load_model
 from autoencoder.routing import SizedRouter
 from autoencoder.scales import WHOLE, Source
 from autoencoder.scorer import PER_SOURCE, ScoreSettings, plane_names
-from common.errors import UserError, prefix_errors
+from common.errors import UserError, describe_failure, is_failure, prefix_errors
 from common.settings import from_values
 from data.image_files import Channels
 from data.picture_channels import CHANNELS
@@ -148,7 +148,8 @@ def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
 def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, GoodScores]:
     """Set the statistics of the scorers on held-out good pictures, and return their scores.
 
-    Raises `UserError` as `find_held_out`, and for windows that do not fit the pictures.
+    Raises `UserError` as `find_held_out`, and for windows that do not fit the pictures or the
+    memory.
     """
     held_out = find_held_out(
         loaded.learned,
@@ -157,7 +158,13 @@ def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, G
         loaded.channels,
         loaded.input_max,
     )
-    return held_out, calibrate_scorers(loaded.scorers, held_out.read, held_out.origin)
+    try:
+        return held_out, calibrate_scorers(loaded.scorers, held_out.read, held_out.origin)
+    except (MemoryError, RuntimeError) as error:
+        if not arguments.windows or not is_failure(error):
+            raise
+        windows = " ".join(map(str, arguments.windows))
+        raise UserError(f"--windows {windows}: {describe_failure(error)}") from None
 
 
 def load_models(paths: list[Path] | None) -> tuple[Model, ...]:

@@ -242,7 +242,6 @@ def test_a_file_that_disagrees_with_pytorch_never_gets_its_name(
     [
         (["--windows", 64, "--padding", "none"], "windows of 64 pixels"),
         (["--score", "mask"], "--score mask: found a network of --task reconstruct"),
-        (["--stride_share", 0], "a stride of 0"),
         (["--library", "missing.pth"], "missing.pth: found no such file"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 
 import autoencoder.inference as command
 from autoencoder import feature_library
+from autoencoder import loaded as loaded_module
 from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
 from autoencoder.library import load_library
 from autoencoder.loaded import calibrate, load_scorers
@@ -171,7 +172,11 @@ def test_a_jump_lies_between_the_scores_around_it():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--padding", "none", "--windows", 64], "windows of 64 pixels"),
+        (
+            ["--padding", "none", "--windows", 64],
+            "^--windows 64 and --padding none: found windows of 64 pixels",
+        ),
+        (["--windows", 60000], "^--windows 60000 and --padding reflect: found 60000 x 60000 pix"),
         (["--score", "library"], "--score library"),
         (["--models", "missing.pth"], "missing.pth: found no such"),
     ],
@@ -179,6 +184,17 @@ def test_a_jump_lies_between_the_scores_around_it():
 def test_bad_input_is_one_line(checkpoint, root, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         score("--models", checkpoint, "--output_dir", tmp_path / "out", *words)
+
+
+def test_windows_that_ask_for_too_much_memory_are_named(checkpoint, tmp_path, monkeypatch):
+    def compute(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(loaded_module, "calibrate_scorers", compute)
+    with pytest.raises(UserError, match="--windows 16 32: found too little memory, "):
+        score("--models", checkpoint, "--output_dir", tmp_path / "o", "--windows", 16, 32)
+    with pytest.raises(MemoryError):
+        score("--models", checkpoint, "--output_dir", tmp_path / "o")
 
 
 def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused(
