@@ -250,6 +250,14 @@ def test_flags_that_do_not_fit_the_model(members, words, message):
         command.export(parse("--models", members[0], *words))
 
 
+@pytest.mark.parametrize("name", ["瓶/a.onnx", "models"])
+def test_a_file_may_not_lie_among_the_pictures(members, root, name):
+    words = ["--models", members[0], "--output_path", root / name]
+    with pytest.raises(UserError, match=r"^--output_path: .+ found an output folder among"):
+        command.export(parse(*words))
+    assert not (root / "models").exists()
+
+
 def test_uint8_needs_a_camera_of_8_bits_and_a_library_the_same_camera(root, library, tmp_path):
     other = write_checkpoint(tmp_path / "a_best.pth", root, input_max=300.0)
     with pytest.raises(UserError, match="--input uint8: found a camera up to 300"):

@@ -11,7 +11,14 @@ import torch
 import autoencoder.inference as command
 from autoencoder import feature_library
 from autoencoder import loaded as loaded_module
-from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
+from autoencoder.calibration import good_scores
+from autoencoder.clusters import titled
+from autoencoder.folder_scoring import (
+    FolderScoring,
+    choose_thresholds,
+    jump_threshold,
+    z_scores,
+)
 from autoencoder.library import load_library
 from autoencoder.loaded import calibrate, load_scorers
 from autoencoder.model import load_model
@@ -167,6 +174,17 @@ def test_a_jump_lies_between_the_scores_around_it():
     assert scores[20] < threshold.value < scores[21]
     assert jump_threshold(scores[:21], settings).value == 1.0
     assert jump_threshold([0.4] * 30, settings).value == 1.0
+
+
+def test_a_cluster_is_called_one_once(capsys):
+    assert titled("瓶") == "cluster 瓶" and titled("cluster 1") == "cluster 1"
+    scores = [number / 20 for number in range(11)]
+    good = good_scores(("cluster 1", "cluster 2"), scores, [0] * 10 + [1], "set on good pictures")
+    settings = FolderScoring(
+        output_dir=None, channels=Channels.GREY, input_max=255.0, target_false_alarms=0.05
+    )
+    choose_thresholds(None, None, good, settings)
+    assert "warning: cluster 2: found fewer held-out good pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
