@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from arguments import CHECKPOINT_FOLDER, newest
+from arguments import CHECKPOINT_FOLDER, newest, require_different
 from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
 from autoencoder.held_out import HeldOut, find_held_out
 from autoencoder.library import (
@@ -123,6 +123,7 @@ def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
     Raises `UserError` when a file cannot be used, and when the models and libraries do not fit each
     other or --score.
     """
+    require_different("--library", [path.resolve() for path in arguments.library or ()])
     libraries = tuple(load_library(path) for path in arguments.library or ())
     models = () if libraries and not arguments.models else load_models(arguments.models)
     require_same_pictures([*models, *libraries])
@@ -170,10 +171,11 @@ def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, G
 def load_models(paths: list[Path] | None) -> tuple[Model, ...]:
     """Load the checkpoints of --models; of a folder its newest best one.
 
-    Raises `UserError` for one that cannot be used.
+    Raises `UserError` for one that cannot be used or is named twice.
     """
-    paths = paths or [CHECKPOINT_FOLDER / TOOL]
-    return tuple(load_model(newest(path, f"*{BEST_SUFFIX}")) for path in paths)
+    files = [newest(path, f"*{BEST_SUFFIX}") for path in paths or [CHECKPOINT_FOLDER / TOOL]]
+    require_different("--models", [path.resolve() for path in files])
+    return tuple(map(load_model, files))
 
 
 def require_same_pictures(learned: Sequence[Model | Library]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,9 +78,10 @@ def test_a_folder_gets_all_files(scored, root, capsys):
     assert "output" in report and "瓶" in report
 
 
-def test_an_ensemble_of_one_scores_as_the_model_and_one_of_itself_too(scored, checkpoint, root):
-    output = root.parent / "twice"
-    score("--models", checkpoint, checkpoint, "--output_dir", output)
+def test_an_ensemble_of_one_scores_as_the_model_and_one_of_a_copy_too(scored, checkpoint, root):
+    output, copy = root.parent / "twice", root.parent / "copy_best.pth"
+    shutil.copyfile(checkpoint, copy)
+    score("--models", checkpoint, copy, "--output_dir", output)
     for one, two in zip(rows(scored / "submission.csv"), rows(output / "submission.csv")):
         assert float(one["score"]) == pytest.approx(float(two["score"]), abs=1e-6)
 
@@ -202,6 +204,22 @@ def test_a_cluster_is_called_one_once(capsys):
 def test_bad_input_is_one_line(checkpoint, root, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         score("--models", checkpoint, "--output_dir", tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize("words", [["--jump_base", "30"], ["--jump_factor=4"]])
+def test_flags_of_a_jump_need_a_jump(words, capsys):
+    with pytest.raises(SystemExit):
+        command.parse_args(words)
+    assert f"found {words[0].split('=')[0]} without --first_jump" in capsys.readouterr().err
+    assert command.parse_args([*words, "--first_jump"]).first_jump
+
+
+def test_a_file_that_is_named_twice_is_refused(checkpoint, library):
+    for flag, path in (("--models", checkpoint), ("--library", library)):
+        same = path.parent / ".." / path.parent.name / path.name
+        asked = command.parse_args([flag, str(path), str(same)])
+        with pytest.raises(UserError, match=f"^{flag}: found {path} twice, expected different"):
+            load_scorers(asked, torch.device("cpu"))
 
 
 def test_windows_that_ask_for_too_much_memory_are_named(checkpoint, tmp_path, monkeypatch):

@@ -428,7 +428,16 @@ def test_the_command_writes_a_library_and_says_what_is_next(root, tmp_path, caps
         "--clusters 300: found 18 different pictures": [*flags, "--overwrite", "--clusters", "300"],
         "found no --model_path": [*flags, "--overwrite", "--features", "encoder"],
         "found a path in --training_dataset_path": [*flags, "--output_path", f"{root}/x.pth"],
-        "expected encoder among them": [*flags, "--overwrite", "--model_path", "x.pth"],
+        "--model_path: found --features bank, expected encoder": [*flags, "--model_path", "x.pth"],
+        "--layers: found --features bank, expected encoder": [*flags, "--layers", "2"],
+        "--features: found bank twice": [*flags, "--features", "bank", "lite0", "bank"],
+        "--routing none: found --clusters auto": [
+            *flags,
+            "--routing",
+            "none",
+            "--clusters",
+            "auto",
+        ],
     }
     for text, asked in refusals.items():
         assert main(asked) == 1
