@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +350,13 @@ def is_given(flag: str, arguments: list[str] | None) -> bool:
     """Whether a flag stands on a command line (None: that of the process)."""
     words = sys.argv[1:] if arguments is None else arguments
     return any(word.split("=")[0] == flag for word in words)
+
+
+def require_different(flag: str, values: Sequence[object]) -> None:
+    """Raise `UserError` for a flag that names the same twice."""
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise UserError(f"{flag}: found {value} twice, expected different ones")
 
 
 def add_target_false_alarms(parser: argparse.ArgumentParser, default: float | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from autoencoder.choose_maps import choose_maps, painted_aurocs
-from autoencoder.clusters import cluster_pictures, require_enough
+from autoencoder.clusters import CLUSTER, cluster_pictures, require_enough
 from autoencoder.features import CONTRAST, FeatureExtractor, make_features
 from autoencoder.learn_patches import learn_patches
 from autoencoder.library import Library
@@ -211,7 +211,7 @@ def _clusters(
         return np.array([names.index(picture.group) for picture in train]), names
     clusters = cluster_pictures(vectors.numpy(), settings.clusters, settings.seed)
     count = int(clusters.max()) + 1
-    return clusters, [f"cluster {number + 1}" for number in range(count)] if count > 1 else [""]
+    return clusters, [f"{CLUSTER}{number + 1}" for number in range(count)] if count > 1 else [""]
 
 
 def _memories(

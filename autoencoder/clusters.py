@@ -11,6 +11,7 @@ MOST_CLUSTERS = 20  # that `auto` tries
 # A lower silhouette is no structure (Kaufman and Rousseeuw, 1990): one cluster.
 LEAST_SILHOUETTE = 0.25
 STARTS = 5  # of k-means; the tightest result counts
+CLUSTER = "cluster "  # what the names of clusters without class folders begin with
 
 
 def cluster_pictures(vectors: np.ndarray, clusters: int | str, seed: int) -> np.ndarray:
@@ -32,6 +33,11 @@ def require_enough(clusters: int | str, different: int) -> None:
             f"--clusters {clusters}: found {different} different pictures, expected at least as "
             "many as clusters"
         )
+
+
+def titled(name: str) -> str:
+    """A cluster's name as a line begins with it: a class folder's, or `cluster 1`."""
+    return name if name.startswith(CLUSTER) else f"{CLUSTER}{name}"
 
 
 def purity(clusters: Sequence[int], groups: Sequence[str]) -> float:

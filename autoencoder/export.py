@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from arguments import ONNX_FOLDER, whole_number
+from autoencoder.clusters import titled
 from autoencoder.held_out import HeldOut
 from autoencoder.loaded import Loaded, calibrate, load_scorers
 from autoencoder.model import TOOL
@@ -52,6 +53,7 @@ from deploy.metadata import format_table, write_entries
 from deploy.model_registry import add_registry, register
 from deploy.onnx_export import FIRST_DYNAMO_OPSET, inspect_file, write_graph
 from deploy.parity import BATCHES, PARITY, PARITY_SEED
+from reporting.scored_folder import require_output_elsewhere
 from training.checkpoint import name_of_run
 from training.run_folder import TRACKED_SUFFIX
 
@@ -100,10 +102,19 @@ def export(arguments: argparse.Namespace) -> Path:
     """Write the ONNX file and return its path.
 
     Raises `UserError`, and writes nothing, when the flags contradict each other, when a model or
-    picture cannot be used, or when the file disagrees with PyTorch.
+    picture cannot be used, when the file would lie among the pictures, or when it disagrees with
+    PyTorch.
     """
     require_mlflow(arguments.mlflow)
     loaded = load_scorers(arguments, CPU)
+    output_path = arguments.output_path
+    if output_path.suffix != ".onnx":
+        output_path = output_path / f"{loaded.files[0].stem}.onnx"
+    read = [entry.training_dataset_path for entry in loaded.learned]
+    with prefix_errors("--output_path"):
+        require_output_elsewhere(
+            output_path.parent, [*read, arguments.good_path, arguments.test_path], "picture"
+        )
     input_max, channels = loaded.input_max, COUNTS[loaded.channels]
     if arguments.input == "uint8" and input_max != UINT8_MAX:
         raise UserError(
@@ -117,9 +128,6 @@ def export(arguments: argparse.Namespace) -> Path:
     thresholds = [threshold.value for threshold in found]
     entries = make_entries(graph, good, target, source_entries(loaded), channels, input_max, opset)
     pictures = parity_pictures(held_out, arguments.test_path, size, loaded)
-    output_path = arguments.output_path
-    if output_path.suffix != ".onnx":
-        output_path = output_path / f"{loaded.files[0].stem}.onnx"
     print("writing the graph: this takes about a minute with several scales", flush=True)
     remove_partial_files(output_path.parent, glob.escape(output_path.name))
     with atomic_write(output_path) as temporary:
@@ -130,7 +138,8 @@ def export(arguments: argparse.Namespace) -> Path:
         write_entries(temporary, entries | {"parity": parity[PARITY]})
     print(format_table(report | parity))
     for name, threshold in zip(good.names, found):
-        print(f"cluster {name}: {threshold.describe()}" if len(found) > 1 else threshold.describe())
+        of_cluster = f"{titled(name)}: " if len(found) > 1 else ""
+        print(f"{of_cluster}{threshold.describe()}")
     if arguments.mlflow is not None:
         first = loaded.files[0]
         name = name_of_run(first.name)

@@ -30,6 +30,7 @@ from arguments import (
     add_true_or_false,
     camera_range,
     from_0_to_1,
+    require_different,
     share,
     whole_number,
 )
@@ -209,6 +210,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def build(arguments: argparse.Namespace) -> None:
     """Build a library, print what it is like and write it. Raises `UserError`."""
+    _require_effect(arguments)
     _require_free(arguments)
     root = arguments.training_dataset_path
     pictures = list_good_pictures(root, arguments.img_format)
@@ -271,10 +273,21 @@ def _require_free(arguments: argparse.Namespace) -> None:
             f"--output_path {path}: found a path in --training_dataset_path, expected one "
             "outside it"
         )
-    if arguments.model_path and "encoder" not in arguments.features:
+
+
+def _require_effect(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for flags that would change nothing beside the others."""
+    features = arguments.features
+    for flag in ("model_path", "layers"):
+        if getattr(arguments, flag) and "encoder" not in features:
+            raise UserError(
+                f"--{flag}: found --features {' '.join(features)}, expected encoder among them"
+            )
+    require_different("--features", features)
+    if arguments.routing == "none" and arguments.clusters not in ("folders", 1):
         raise UserError(
-            f"--model_path: found --features {' '.join(arguments.features)}, expected encoder "
-            "among them"
+            f"--routing none: found --clusters {arguments.clusters}, expected another --routing: "
+            "without one there is one library for all pictures"
         )
 
 

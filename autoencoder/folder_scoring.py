@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from autoencoder.calibration import GoodScores
+from autoencoder.clusters import titled
 from autoencoder.first_jump import BASE, FACTOR, first_jump
 from autoencoder.submission import SUBMISSION, write_submission
 from common.errors import UserError
@@ -121,7 +122,7 @@ def choose_thresholds(
         return threshold, [threshold.value] * count
     for cluster in good.poor_clusters:
         warn(
-            f"cluster {cluster}: found fewer held-out good pictures than statistics need, so it "
+            f"{titled(cluster)}: found fewer held-out good pictures than statistics need, so it "
             "has those of all clusters"
         )
     own = good.thresholds(settings.target_false_alarms)

@@ -139,10 +139,9 @@ def _kept(learned: Sequence[Learned], channels: Channels) -> list[PictureFile]:
                     f"{path}: found {'another' if path.is_file() else 'no such'} picture, expected "
                     "the one held out in training: --good_path FOLDER takes others"
                 )
+            # named by the whole path: below several roots, relative names may be equal
             pictures.append(
-                PictureFile(
-                    path, Path(name), GOOD, None, channels=channels, stored=stored_channels(path)
-                )
+                PictureFile(path, path, GOOD, None, channels=channels, stored=stored_channels(path))
             )
     if not pictures:
         raise UserError("found no held-out pictures, expected --good_path FOLDER of good ones")

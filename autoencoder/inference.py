@@ -24,7 +24,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from arguments import add_true_or_false, from_0_to_1, positive, whole_number
+from arguments import add_true_or_false, from_0_to_1, is_given, positive, whole_number
 from autoencoder.first_jump import BASE, FACTOR
 from autoencoder.folder_scoring import FolderScoring, score_taken_in, take_in_pictures
 from autoencoder.held_out import default_test_folder
@@ -92,6 +92,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     if parsed.first_jump and parsed.threshold is not None:
         parser.error("found --first_jump beside --threshold, expected one of them")
+    for flag in ("--jump_base", "--jump_factor"):
+        if is_given(flag, arguments) and not parsed.first_jump:
+            parser.error(f"found {flag} without --first_jump, expected both")
     return parsed
 
 

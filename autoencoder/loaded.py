@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from arguments import CHECKPOINT_FOLDER, newest
+from arguments import CHECKPOINT_FOLDER, newest, require_different
 from autoencoder.calibration import GoodScores, Scorers, calibrate_scorers
 from autoencoder.held_out import HeldOut, find_held_out
 from autoencoder.library import (
@@ -29,7 +30,7 @@ from autoencoder.model import TOOL, Model, load_model
 from autoencoder.routing import SizedRouter
 from autoencoder.scales import WHOLE, Source
 from autoencoder.scorer import PER_SOURCE, ScoreSettings, plane_names
-from common.errors import UserError, prefix_errors
+from common.errors import UserError, describe_failure, is_failure, prefix_errors
 from common.settings import from_values
 from data.image_files import Channels
 from data.picture_channels import CHANNELS
@@ -122,9 +123,11 @@ def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
     Raises `UserError` when a file cannot be used, and when the models and libraries do not fit each
     other or --score.
     """
+    require_different("--library", [path.resolve() for path in arguments.library or ()])
     libraries = tuple(load_library(path) for path in arguments.library or ())
     models = () if libraries and not arguments.models else load_models(arguments.models)
     require_same_pictures([*models, *libraries])
+    require_same_classes(models)
     for library in libraries:
         require_same_checkpoint(library, [model.path for model in models])
         require_same_clusters(libraries[0], library)
@@ -146,7 +149,8 @@ def load_scorers(arguments: argparse.Namespace, device: torch.device) -> Loaded:
 def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, GoodScores]:
     """Set the statistics of the scorers on held-out good pictures, and return their scores.
 
-    Raises `UserError` as `find_held_out`, and for windows that do not fit the pictures.
+    Raises `UserError` as `find_held_out`, and for windows that do not fit the pictures or the
+    memory.
     """
     held_out = find_held_out(
         loaded.learned,
@@ -155,16 +159,23 @@ def calibrate(loaded: Loaded, arguments: argparse.Namespace) -> tuple[HeldOut, G
         loaded.channels,
         loaded.input_max,
     )
-    return held_out, calibrate_scorers(loaded.scorers, held_out.read, held_out.origin)
+    try:
+        return held_out, calibrate_scorers(loaded.scorers, held_out.read, held_out.origin)
+    except (MemoryError, RuntimeError) as error:
+        if not arguments.windows or not is_failure(error):
+            raise
+        windows = " ".join(map(str, arguments.windows))
+        raise UserError(f"--windows {windows}: {describe_failure(error)}") from None
 
 
 def load_models(paths: list[Path] | None) -> tuple[Model, ...]:
     """Load the checkpoints of --models; of a folder its newest best one.
 
-    Raises `UserError` for one that cannot be used.
+    Raises `UserError` for one that cannot be used or is named twice.
     """
-    paths = paths or [CHECKPOINT_FOLDER / TOOL]
-    return tuple(load_model(newest(path, f"*{BEST_SUFFIX}")) for path in paths)
+    files = [newest(path, f"*{BEST_SUFFIX}") for path in paths or [CHECKPOINT_FOLDER / TOOL]]
+    require_different("--models", [path.resolve() for path in files])
+    return tuple(map(load_model, files))
 
 
 def require_same_pictures(learned: Sequence[Model | Library]) -> None:
@@ -178,6 +189,28 @@ def require_same_pictures(learned: Sequence[Model | Library]) -> None:
                     f"{entry.path}: found pictures of {meaning} {found:g}, expected {expected:g}, "
                     f"as those of {first.path}"
                 )
+
+
+def require_same_classes(models: Sequence[Model]) -> None:
+    """Raise `UserError` for models of one data set that have no class folder in common.
+
+    They are those of --per_class: to each other's pictures, every picture is unusual.
+    """
+    for one, other in combinations(models, 2):
+        if one.training_dataset_path.resolve() != other.training_dataset_path.resolve():
+            continue
+        ours, theirs = class_folders(one), class_folders(other)
+        if not ours & theirs:
+            raise UserError(
+                f"--models: found {one.path} of {', '.join(sorted(ours))} and {other.path} of "
+                f"{', '.join(sorted(theirs))}, expected models of the same classes: score each "
+                "class by itself"
+            )
+
+
+def class_folders(model: Model) -> set[str]:
+    """The first folder of each picture that a model learned from; "" for a picture without one."""
+    return {name.rpartition("/")[0].split("/")[0] for name in model.train}
 
 
 def trained_long_side(model: Model) -> float | None:

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from common.errors import UserError
 from ops.resize import LinearResize
 from ops.tiling import Padding, SlidingWindow
 
@@ -15,6 +16,9 @@ TRAINED = -1  # as a window: the side that shows a picture at the scale of the t
 # Pixels of a picture's windows that a network computes at once. 2**20 are 16 windows of 256 x 256,
 # of which a plane of 16 channels takes 64 MB. More are no faster on a CPU.
 MOST_PIXELS = 2**20
+# Pixels of a window, or of the size that a whole picture is resized to; a square of twice the
+# picture's longer side may have more. 16 channels of 2**26 pixels take 4 GB.
+MOST_COMPUTED = 2**26
 
 
 # pictures (N, C, h, w), unit range, and their clusters (N,), to planes of cells
@@ -48,7 +52,7 @@ class WindowMaps(nn.Module):
     Each window, `window` pixels high and wide, is resized to the input size of `source`. `stride`
     is in pixels. Maps of a pixel that lies in several windows are averaged.
 
-    Raises `UserError` as `SlidingWindow`.
+    Raises `UserError` as `SlidingWindow`, and for a window far larger than the picture.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class WindowMaps(nn.Module):
         padding: Padding = "reflect",
     ):
         super().__init__()
+        _require_computable((window, window), image_size)
         size = (round_up(source.input_size, source.multiple),) * 2
         self.windows = SlidingWindow(image_size, (window, window), (stride, stride), padding)
         self.shrink = LinearResize((window, window), size)
@@ -93,12 +98,15 @@ class PyramidMaps(nn.Module):
     """Maps of whole pictures of `image_size` at the scale at which a window becomes the input.
 
     The network computes the whole picture at once: no pixel twice, and none near a window's border.
+
+    Raises `UserError` for a window so small that the picture would be enlarged far beyond its size.
     """
 
     def __init__(self, source: Source, image_size: tuple[int, int], window: int):
         super().__init__()
         factor = source.input_size / window
         size = tuple(round_up(round(length * factor), source.multiple) for length in image_size)
+        _require_computable(size, image_size)
         self.shrink = LinearResize(image_size, size)
         self.enlarge = LinearResize(cells(size, source.cell), image_size)
 
@@ -107,6 +115,16 @@ class PyramidMaps(nn.Module):
     ) -> torch.Tensor:
         """As `WindowMaps.forward`."""
         return self.enlarge(compute(self.shrink(images), clusters))
+
+
+def _require_computable(size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise `UserError` for a size (height, width) with too many pixels for such a picture."""
+    most = max(MOST_COMPUTED, 4 * max(image_size) ** 2)
+    if size[0] * size[1] > most:
+        raise UserError(
+            f"found {size[0]} x {size[1]} pixels to compute for a picture of {image_size[0]} x "
+            f"{image_size[1]}, expected a window that asks for at most {most / 1e6:.0f} million"
+        )
 
 
 def side_of(window: int, source: Source, image_size: tuple[int, int]) -> int:

@@ -62,9 +62,9 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stride_share",
-        type=from_0_to_1,
+        type=_stride_share,
         default=usual.stride_share,
-        help="stride of the windows as a share of their side",
+        help="stride of the windows as a share of their side, above 0",
     )
     parser.add_argument(
         "--window_mode",
@@ -107,6 +107,13 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
         "training held out",
     )
     add_img_format(parser, default=None)
+
+
+def _stride_share(text: str) -> float:
+    """Parse a share above 0. Raises `ValueError` or `argparse.ArgumentTypeError` for others."""
+    if (value := from_0_to_1(text)) == 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number above 0, up to 1")
+    return value
 
 
 def _not_negative(text: str) -> float:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from autoencoder.scales import TRAINED, WHOLE, PyramidMaps, Source, WindowMaps, side_of
+from common.errors import prefix_errors
 from ops.filters import blur, gaussian_window
 from ops.tiling import Padding
 
@@ -43,9 +44,9 @@ class ScoreSettings:
     """How maps become a score; the fields are named like the flags.
 
     `windows` are sides in pixels, each of its own scale; none, and no `window_mode`, mean those of
-    each source. `stride_share` is the stride as a share of the window. `smoothing` is the sigma of
-    a Gaussian in pixels, `top_share` the share of a picture's pixels that its score is the mean of
-    (None: that of the first source).
+    each source. `stride_share` is the stride as a share of the window, above 0. `smoothing` is the
+    sigma of a Gaussian in pixels, `top_share` the share of a picture's pixels that its score is the
+    mean of (None: that of the first source).
     """
 
     windows: tuple[int, ...] = ()
@@ -195,10 +196,13 @@ def _scale(
     source: Source, image_size: tuple[int, int], window: int, settings: ScoreSettings
 ) -> nn.Module:
     window = side_of(window, source, image_size)
-    if (settings.window_mode or source.window_mode) == "pyramid":
-        return PyramidMaps(source, image_size, window)
-    stride = int(window * settings.stride_share)
-    return WindowMaps(source, image_size, window, stride, settings.padding)
+    is_pyramid = (settings.window_mode or source.window_mode) == "pyramid"
+    named = f"--windows {window}" + ("" if is_pyramid else f" and --padding {settings.padding}")
+    with prefix_errors(named):
+        if is_pyramid:
+            return PyramidMaps(source, image_size, window)
+        stride = max(1, int(window * settings.stride_share))
+        return WindowMaps(source, image_size, window, stride, settings.padding)
 
 
 def windows_of(source: Source, settings: ScoreSettings) -> tuple[int, ...]:

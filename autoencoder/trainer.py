@@ -43,6 +43,7 @@ from common.distributed import ProcessGroup, join_process_group
 from common.errors import UserError, prefix_errors, run_command
 from common.mlflow_store import require_mlflow
 from common.settings import from_values
+from data.folder import split_folder
 from training.flags import given_flags
 from training.guards import choose_algorithms, explained_failures
 from training.loop import Training
@@ -156,7 +157,8 @@ def members_of(arguments: argparse.Namespace) -> Iterator[Member]:
             "expected --resume without a path: it goes on with all of them"
         )
     if not arguments.training_dataset_path:
-        raise UserError("found no --training_dataset_path, expected it beside --seeds")
+        flag = "--seeds" if seeds else "--per_class"
+        raise UserError(f"found no --training_dataset_path, expected it beside {flag}")
     if repeated := [seed for seed in seeds or [] if seeds.count(seed) > 1]:
         raise UserError(f"--seeds: found {repeated[0]} twice, expected different seeds")
     settings = from_values(AutoencoderSettings, values)
@@ -283,9 +285,30 @@ def main() -> int:
     for path in best:
         print(f"best checkpoint: {path}")
     if best:
-        models = " ".join(shlex.quote(str(path)) for path in best)
-        print(f"next: python -m {TOOL}.inference --models {models}")
+        print("\n".join(next_commands(arguments, best)))
     return 0
+
+
+def next_commands(arguments: argparse.Namespace, best: list[Path]) -> list[str]:
+    """What to run after a training that has left the `best` checkpoints.
+
+    Models of different classes are no ensemble: with --per_class it is the command of the first
+    class, and a line on the others.
+    """
+    command = ["python", "-m", f"{TOOL}.inference", "--models"]
+    if not arguments.per_class:
+        return [f"next: {shlex.join([*command, *map(str, best)])}"]
+    place = best[0].parent
+    folder = arguments.training_dataset_path / place.name
+    words = [*command, *(str(path) for path in best if path.parent == place)]
+    tested = shlex.quote(str(folder)) if split_folder(folder, "test") else "..."
+    lines = [f"next, for {place.name}: {shlex.join(words)} --test_path {tested}"]
+    if others := list(dict.fromkeys(path.parent.name for path in best if path.parent != place)):
+        lines.append(
+            f"the same for {', '.join(others)}, each with its own --models, --test_path and "
+            "--output_dir"
+        )
+    return lines
 
 
 if __name__ == "__main__":

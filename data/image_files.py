@@ -260,6 +260,13 @@ def _read_tiff(path: Path, is_mapped: bool, folder: Path) -> tuple[np.ndarray, i
         return _turn_tiff(pixels, series), channel_axis
 
 
+def tiff_says_alpha(path: Path) -> bool:
+    """Whether a TIFF that can be read says of a channel that it is alpha, not just another."""
+    with tifffile.TiffFile(fetch(path), _multifile=False) as tiff:
+        extra = _main_image(tiff.series).keyframe.extrasamples
+    return any(kind != tifffile.EXTRASAMPLE.UNSPECIFIED for kind in extra)
+
+
 def _turn_tiff(pixels: np.ndarray, series: tifffile.TiffPageSeries) -> np.ndarray:
     """The pixels of a series turned upright.
 

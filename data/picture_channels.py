@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import UserError, prefix_errors
 from common.storage import fetch
-from data.image_files import Channels, load_and_count, open_channels, read_pixels
+from data.image_files import Channels, load_and_count, open_channels, read_pixels, tiff_says_alpha
 from data.image_headers import channels_in_header
 from data.listing import IMAGE_SUFFIXES
 
@@ -66,24 +66,16 @@ def common_channels(
     return common
 
 
-def channels_of(count: int) -> Channels:
-    """The channels to read from a file that has so many.
-
-    Raises `UserError`, without the path, for a number that no picture has.
-    """
-    if count not in CHANNELS:
-        alpha = ", the last of them alpha (opacity)" if count in (2, 4) else ""
-        raise UserError(
-            f"found {count} channels{alpha}, expected 1 (grey) or 3 (colour) and no alpha channel"
-        )
-    return CHANNELS[count]
-
-
 def stored_channels(path: Path) -> Channels:
     """The channels of a file. Raises `UserError`, naming it, for one that is no picture."""
     count = count_channels(path)
+    if count in CHANNELS:
+        return CHANNELS[count]
     with prefix_errors(path):
-        return channels_of(count)
+        alpha = ", the last of them alpha (opacity)" if _has_alpha(path, count) else ""
+        raise UserError(
+            f"found {count} channels{alpha}, expected 1 (grey) or 3 (colour) and no alpha channel"
+        )
 
 
 def open_picture(path: Path) -> np.ndarray:
@@ -116,6 +108,13 @@ def load_picture(
     if stored is not channels:
         image = np.repeat(image, COUNTS[channels], axis=0)
     return image, clipped
+
+
+def _has_alpha(path: Path, count: int) -> bool:
+    """Whether the last of so many channels is alpha. A TIFF says it; a PNG has no others."""
+    if count not in (2, 4):
+        return False
+    return path.suffix.lower() not in IMAGE_SUFFIXES["tiff"] or tiff_says_alpha(path)
 
 
 def _in_header(path: Path) -> int | None:

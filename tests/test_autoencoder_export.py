@@ -242,13 +242,20 @@ def test_a_file_that_disagrees_with_pytorch_never_gets_its_name(
     [
         (["--windows", 64, "--padding", "none"], "windows of 64 pixels"),
         (["--score", "mask"], "--score mask: found a network of --task reconstruct"),
-        (["--stride_share", 0], "a stride of 0"),
         (["--library", "missing.pth"], "missing.pth: found no such file"),
     ],
 )
 def test_flags_that_do_not_fit_the_model(members, words, message):
     with pytest.raises(UserError, match=message):
         command.export(parse("--models", members[0], *words))
+
+
+@pytest.mark.parametrize("name", ["瓶/a.onnx", "models"])
+def test_a_file_may_not_lie_among_the_pictures(members, root, name):
+    words = ["--models", members[0], "--output_path", root / name]
+    with pytest.raises(UserError, match=r"^--output_path: .+ found an output folder among"):
+        command.export(parse(*words))
+    assert not (root / "models").exists()
 
 
 def test_uint8_needs_a_camera_of_8_bits_and_a_library_the_same_camera(root, library, tmp_path):

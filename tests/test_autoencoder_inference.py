@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,18 @@ import torch
 
 import autoencoder.inference as command
 from autoencoder import feature_library
-from autoencoder.folder_scoring import FolderScoring, jump_threshold, z_scores
+from autoencoder import loaded as loaded_module
+from autoencoder.calibration import good_scores
+from autoencoder.clusters import titled
+from autoencoder.folder_scoring import (
+    FolderScoring,
+    choose_thresholds,
+    jump_threshold,
+    z_scores,
+)
 from autoencoder.library import load_library
 from autoencoder.loaded import calibrate, load_scorers
+from autoencoder.model import load_model
 from autoencoder.nearest_good import BEYOND, NearestGood
 from autoencoder.predictor import PicturePredictor
 from autoencoder.scorer import to_unit
@@ -69,9 +79,10 @@ def test_a_folder_gets_all_files(scored, root, capsys):
     assert "output" in report and "瓶" in report
 
 
-def test_an_ensemble_of_one_scores_as_the_model_and_one_of_itself_too(scored, checkpoint, root):
-    output = root.parent / "twice"
-    score("--models", checkpoint, checkpoint, "--output_dir", output)
+def test_an_ensemble_of_one_scores_as_the_model_and_one_of_a_copy_too(scored, checkpoint, root):
+    output, copy = root.parent / "twice", root.parent / "copy_best.pth"
+    shutil.copyfile(checkpoint, copy)
+    score("--models", checkpoint, copy, "--output_dir", output)
     for one, two in zip(rows(scored / "submission.csv"), rows(output / "submission.csv")):
         assert float(one["score"]) == pytest.approx(float(two["score"]), abs=1e-6)
 
@@ -168,10 +179,25 @@ def test_a_jump_lies_between_the_scores_around_it():
     assert jump_threshold([0.4] * 30, settings).value == 1.0
 
 
+def test_a_cluster_is_called_one_once(capsys):
+    assert titled("瓶") == "cluster 瓶" and titled("cluster 1") == "cluster 1"
+    scores = [number / 20 for number in range(11)]
+    good = good_scores(("cluster 1", "cluster 2"), scores, [0] * 10 + [1], "set on good pictures")
+    settings = FolderScoring(
+        output_dir=None, channels=Channels.GREY, input_max=255.0, target_false_alarms=0.05
+    )
+    choose_thresholds(None, None, good, settings)
+    assert "warning: cluster 2: found fewer held-out good pictures" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--padding", "none", "--windows", 64], "windows of 64 pixels"),
+        (
+            ["--padding", "none", "--windows", 64],
+            "^--windows 64 and --padding none: found windows of 64 pixels",
+        ),
+        (["--windows", 60000], "^--windows 60000 and --padding reflect: found 60000 x 60000 pix"),
         (["--score", "library"], "--score library"),
         (["--models", "missing.pth"], "missing.pth: found no such"),
         (
@@ -183,6 +209,33 @@ def test_a_jump_lies_between_the_scores_around_it():
 def test_bad_input_is_one_line(checkpoint, root, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
         score("--models", checkpoint, "--output_dir", tmp_path / "out", *words)
+
+
+@pytest.mark.parametrize("words", [["--jump_base", "30"], ["--jump_factor=4"]])
+def test_flags_of_a_jump_need_a_jump(words, capsys):
+    with pytest.raises(SystemExit):
+        command.parse_args(words)
+    assert f"found {words[0].split('=')[0]} without --first_jump" in capsys.readouterr().err
+    assert command.parse_args([*words, "--first_jump"]).first_jump
+
+
+def test_a_file_that_is_named_twice_is_refused(checkpoint, library):
+    for flag, path in (("--models", checkpoint), ("--library", library)):
+        same = path.parent / ".." / path.parent.name / path.name
+        asked = command.parse_args([flag, str(path), str(same)])
+        with pytest.raises(UserError, match=f"^{flag}: found {path} twice, expected different"):
+            load_scorers(asked, torch.device("cpu"))
+
+
+def test_windows_that_ask_for_too_much_memory_are_named(checkpoint, tmp_path, monkeypatch):
+    def compute(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(loaded_module, "calibrate_scorers", compute)
+    with pytest.raises(UserError, match="--windows 16 32: found too little memory, "):
+        score("--models", checkpoint, "--output_dir", tmp_path / "o", "--windows", 16, 32)
+    with pytest.raises(MemoryError):
+        score("--models", checkpoint, "--output_dir", tmp_path / "o")
 
 
 def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused(
@@ -200,6 +253,19 @@ def test_a_folder_of_other_channels_and_an_output_among_the_pictures_are_refused
         score("--models", checkpoint, *words)
     with pytest.raises(UserError, match="found an output folder among the pictures"):
         score("--models", checkpoint, "--output_dir", root / "瓶" / "out")
+
+
+def test_a_model_and_a_library_of_two_roots_with_equal_names_score_together(tmp_path):
+    roots = [write_kind(tmp_path / name, seed, 1, 6, 1) for seed, name in enumerate("ab")]
+    checkpoint, library = write_checkpoint(tmp_path / "a_best.pth", roots[0]), tmp_path / "b.pth"
+    words = ["--training_dataset_path", roots[1], "--output_path", library, "--valid_share", 0.4]
+    feature_library.main([str(word) for word in [*words, "--input_size", 32, "--cell", 4]])
+    held_out = load_model(checkpoint).valid, load_library(library).valid
+    assert set(held_out[0]) & set(held_out[1])
+    arguments = command.parse_args(["--models", str(checkpoint), "--library", str(library)])
+    found, _ = calibrate(load_scorers(arguments, torch.device("cpu")), arguments)
+    expected = [root / name for root, names in zip(roots, held_out) for name in names]
+    assert [picture.path for picture in found.pictures] == expected
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,8 @@ from common.errors import UserError
 from data.image_files import encode_image
 from data.pictures import list_good_pictures, picture_hash
 from ops import efficientnet_lite0 as lite0
+from tests import processes
+from tests.conftest import ROOT
 
 SIDE, OPSET = 64, 18
 GROUPS = ("布", "checks")
@@ -428,12 +430,36 @@ def test_the_command_writes_a_library_and_says_what_is_next(root, tmp_path, caps
         "--clusters 300: found 18 different pictures": [*flags, "--overwrite", "--clusters", "300"],
         "found no --model_path": [*flags, "--overwrite", "--features", "encoder"],
         "found a path in --training_dataset_path": [*flags, "--output_path", f"{root}/x.pth"],
-        "expected encoder among them": [*flags, "--overwrite", "--model_path", "x.pth"],
+        "--model_path: found --features bank, expected encoder": [*flags, "--model_path", "x.pth"],
+        "--layers: found --features bank, expected encoder": [*flags, "--layers", "2"],
+        "--features: found bank twice": [*flags, "--features", "bank", "lite0", "bank"],
+        "--routing none: found --clusters auto": [
+            *flags,
+            "--routing",
+            "none",
+            "--clusters",
+            "auto",
+        ],
     }
     for text, asked in refusals.items():
         assert main(asked) == 1
         error = capsys.readouterr().err.strip()
         assert text in error.splitlines()[-1], error
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_library(built, root, tmp_path):
+    """The system's limit on file sizes stands in for the disk: it fails in the same place."""
+    path = tmp_path / "library.pth"
+    save_library(built.library, path)
+    before = path.read_bytes()
+    words = ["--training_dataset_path", root, "--output_path", path, "--overwrite"]
+    words += ["--memory", 120, "--input_size", SIDE, "--patches", False]
+    command = ("-m", "autoencoder.feature_library", *words)
+    done = processes.run(*command, folder=ROOT, largest_file=len(before) // 10)
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert line.startswith(f"error: {path}: cannot be written (")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_files_that_are_no_library_of_these_features_are_refused(built, tmp_path, monkeypatch):

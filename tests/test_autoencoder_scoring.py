@@ -9,6 +9,7 @@ from scipy.ndimage import correlate1d
 from torch import nn
 from torch.nn import functional
 
+from autoencoder import inference
 from autoencoder.calibration import Scorers, calibrate_scorers
 from autoencoder.loaded import make_sources
 from autoencoder.maps import NetworkMaps, ssim_map
@@ -278,11 +279,32 @@ def test_a_map_that_the_task_cannot_give_is_refused(task, kind):
 
 
 @pytest.mark.parametrize(
-    "settings", [ScoreSettings((64,), padding="none"), ScoreSettings((16,), stride_share=0.0)]
+    ("settings", "line"),
+    [
+        (ScoreSettings((640,), padding="none"), "640 and --padding none: found windows of 640 pix"),
+        (ScoreSettings((9000,)), "9000 and --padding reflect: found 9000 x 9000 pixels to compute"),
+        (
+            ScoreSettings((1,), window_mode="pyramid"),
+            "1: found 9600 x 8000 pixels to compute for a picture of 600 x 500, expected a window "
+            "that asks for at most 67 million",
+        ),
+    ],
 )
-def test_windows_that_cannot_slide_are_refused(settings):
-    with pytest.raises(UserError, match="expected"):
-        PictureScorer((32, 32), [pixel_maps()], settings)
+def test_windows_that_do_not_fit_the_picture_are_refused_by_their_flag(settings, line):
+    with pytest.raises(UserError, match=f"^--windows {line}"):
+        PictureScorer((600, 500), [pixel_maps()], settings)
+
+
+@pytest.mark.parametrize("share", ["0", "-0.5", "1.5", "half"])
+def test_a_stride_is_a_share_above_0(share, capsys):
+    with pytest.raises(SystemExit):
+        inference.parse_args(["--stride_share", share])
+    assert "argument --stride_share: " in capsys.readouterr().err
+
+
+def test_a_stride_is_at_least_a_pixel():
+    scorer = PictureScorer((16, 20), [pixel_maps()], ScoreSettings((16,), stride_share=0.01))
+    assert scorer.scales[0].windows.grid == (1, 5)
 
 
 @torch.inference_mode()

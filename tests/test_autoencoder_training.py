@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import signal
 from collections import Counter
@@ -12,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import epochs, health, validation
+from autoencoder import epochs, health, inference, validation
 from autoencoder.health import collapse_warnings, measure_health
+from autoencoder.loaded import load_scorers
 from autoencoder.losses import PictureLoss
 from autoencoder.model import TOOL, load_model
 from autoencoder.network import UNet
 from autoencoder.pictures import find_pictures
 from autoencoder.samples import PictureCrops, draw_crop
 from autoencoder.settings import AutoencoderSettings
-from autoencoder.trainer import main, parse_args, train
+from autoencoder.trainer import main, next_commands, parse_args, train
 from autoencoder.validation_warnings import rank_correlation, warnings_of
 from common.errors import UserError
 from common.settings import from_values
@@ -390,6 +392,12 @@ def test_flags_that_do_not_go_together_are_refused(data, tmp_path, capsys, more,
     assert expected in refused(capsys, flags(data, tmp_path, *more))
 
 
+@pytest.mark.parametrize("words", [["--per_class"], ["--seeds", "1"]])
+def test_models_of_several_runs_go_on_with_their_data_set_alone(tmp_path, capsys, words):
+    line = refused(capsys, ["--resume", "--checkpoint_path", str(tmp_path), *QUICK, *words])
+    assert line == f"found no --training_dataset_path, expected it beside {words[0]}"
+
+
 def folder_of(root, pictures):
     for number, pixels in enumerate(pictures):
         write(root / f"{number}.png", pixels)
@@ -458,6 +466,26 @@ def test_a_resumed_run_keeps_its_settings_and_its_pictures(data, finished, tmp_p
     write(other / FABRIC / "train" / "good" / "new.png", GREY)
     line = refused(capsys, ["--resume", copied, "--training_dataset_path", other])
     assert "found a run on other pictures" in line
+
+
+def test_models_of_each_class_are_no_ensemble_and_the_next_command_has_one_class(data, tmp_path):
+    words = flags(data, tmp_path, "--per_class", "--epochs", 1, "--epoch_crops", 4, "--seeds", 1, 2)
+    arguments = parse_args(words)
+    best = train(arguments)
+    first, last = sorted(GROUPS)
+    command, others = next_commands(arguments, best)
+    models = shlex.join(map(str, best[:2]))
+    assert command == (
+        f"next, for {first}: python -m autoencoder.inference --models {models} "
+        f"--test_path {shlex.quote(str(data / first))}"
+    )
+    assert others.startswith(f"the same for {last}, each with its own --models, --test_path")
+    asked = inference.parse_args(["--models", *map(str, best)])
+    with pytest.raises(UserError) as refusal:
+        load_scorers(asked, torch.device("cpu"))
+    assert f"{best[0]} of {first} and {best[2]} of {last}, expected" in str(refusal.value)
+    asked = inference.parse_args(["--models", *map(str, best[:2])])
+    assert len(load_scorers(asked, torch.device("cpu")).models) == 2
 
 
 def test_a_folder_without_classes_has_no_run_of_each(tmp_path, capsys):

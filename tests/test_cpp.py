@@ -19,6 +19,8 @@ import pytest
 import tifffile
 import torch
 
+from autoencoder.export import export as export_picture_model
+from autoencoder.export import parse_args as parse_picture_export
 from classifier.export_defect_model import export
 from classifier.export_defect_model import parse_args as parse_export
 from classifier.train_defect_model import parse_args as parse_training
@@ -30,6 +32,7 @@ from evaluation.detections import find_peaks
 from evaluation.thresholds import calibrate
 from export_onnx_fullimage import read_entries
 from model import DifferenceSegmentationNetwork
+from tests.autoencoder_models import write_checkpoint, write_kind
 from tests.conftest import ROOT, export_file
 from tests.cpp import FLOAT32, ON_CPU, SOURCES, CppDetector, Library, build, write_plain_model
 from tests.defect_images import write_data
@@ -601,6 +604,19 @@ def test_a_file_of_the_classifier_is_refused_by_its_tool(library, strip_detect, 
     words = ("--checkpoint", folder, "--output_path", tmp_path / "classifier.onnx")
     path = export(parse_export([str(word) for word in words]))
     said = "found tool 'defect classifier' in the model's metadata, expected strip detector"
+    with pytest.raises(RuntimeError, match=re.escape(f"{path}: {said}")):
+        CppDetector(library, path)
+    done = strip_detect(path, tmp_path / "strip.tiff")
+    assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_file_of_the_reference_free_detector_is_refused_by_its_tool(
+    library, strip_detect, tmp_path
+):
+    checkpoint = write_checkpoint(tmp_path / "a_best.pth", write_kind(tmp_path / "kind"))
+    words = ["--models", checkpoint, "--output_path", tmp_path / "detector.onnx"]
+    path = export_picture_model(parse_picture_export([str(word) for word in words]))
+    said = "found tool 'autoencoder' in the model's metadata, expected strip detector"
     with pytest.raises(RuntimeError, match=re.escape(f"{path}: {said}")):
         CppDetector(library, path)
     done = strip_detect(path, tmp_path / "strip.tiff")

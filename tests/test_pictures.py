@@ -1,5 +1,7 @@
 """Pictures without references: listing in every layout, reading, and the split of good ones."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -137,10 +139,18 @@ def test_opacity_and_two_channels_are_refused_by_name(tmp_path):
     pictures = list_pictures(tmp_path)
     verified = verify_pictures(pictures, 255.0)
     assert len(verified.usable) == 1 and "b.png: found 4 channels" in verified.problems[0]
-    (tmp_path / "tiff").mkdir()
-    tifffile.imwrite(tmp_path / "tiff" / "two.tiff", draw(0, 2), photometric="minisblack")
-    with pytest.raises(UserError, match=r"two\.tiff: found 2 channels.*expected 1 \(grey\)"):
-        list_pictures(tmp_path / "tiff")
+
+
+@pytest.mark.parametrize(
+    ("extra", "alpha"), [("unspecified", ""), ("unassalpha", ", the last of them alpha (opacity)")]
+)
+@pytest.mark.parametrize(("count", "photometric"), [(2, "minisblack"), (4, "rgb")])
+def test_a_tiff_has_opacity_where_it_says_so(tmp_path, extra, alpha, count, photometric):
+    path = tmp_path / "picture.tiff"
+    tifffile.imwrite(path, draw(0, count), photometric=photometric, extrasamples=[extra])
+    line = f"{path}: found {count} channels{alpha}, expected 1 (grey) or 3 (colour) and no alpha ch"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+        list_pictures(tmp_path)
 
 
 def test_a_palette_with_transparency_counts_as_it_decodes(tmp_path):
