@@ -391,7 +391,9 @@ def test_what_cannot_be_reviewed_is_refused_by_name(place, dataset, tmp_path):
     (folder,) = train(
         parse_training([str(w) for w in ("--data_root", data, "--save_dir", tmp_path / "g", *TINY)])
     )
-    with pytest.raises(UserError, match="of 1-channel images, expected one of crops with 4 channels"):
+    with pytest.raises(
+        UserError, match="of 1-channel images, expected one of crops with 4 channels"
+    ):
         run_review(place, dataset, tmp_path / "e", "--checkpoint", folder)
     assert not any((tmp_path / name).exists() for name in "abcde")
 
