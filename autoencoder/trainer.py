@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arguments import require_like_flags
+from arguments import require_different, require_like_flags
 from autoencoder.flags import add_flags, require_consistent
 from autoencoder.model import TOOL, load_content, make_network
 from autoencoder.pictures import Pictures, find_pictures, groups_of
@@ -159,8 +159,7 @@ def members_of(arguments: argparse.Namespace) -> Iterator[Member]:
     if not arguments.training_dataset_path:
         flag = "--seeds" if seeds else "--per_class"
         raise UserError(f"found no --training_dataset_path, expected it beside {flag}")
-    if repeated := [seed for seed in seeds or [] if seeds.count(seed) > 1]:
-        raise UserError(f"--seeds: found {repeated[0]} twice, expected different seeds")
+    require_different("--seeds", seeds or [])
     settings = from_values(AutoencoderSettings, values)
     for group in groups_of(settings) if per_class else [None]:
         for seed in seeds or [None]:
