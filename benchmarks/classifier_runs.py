@@ -54,7 +54,8 @@ def train_once(folder: Path, root: Path, flags: list[object], seed: int) -> Path
 def score_run(run: Path, root: Path, averages_flips: bool = False) -> Result:
     """What a run's best checkpoint by balanced accuracy says of test/."""
     device = torch.device("cpu")
-    classifier = load_classifier(checkpoint_in(run), root, device, averages_flips)
+    best = checkpoint_in(run)  # of two stages, in the folder of the second one
+    classifier = load_classifier(best, root, device, averages_flips)
     limits, _ = choose_limits(classifier, TARGET_ERROR, TARGET_UNKNOWN)
     images = list_folder_images(root / "test", True, classifier.kinds)
     found = predict_images(classifier, images, limits, BATCH, lambda *_: None, [])
@@ -79,7 +80,7 @@ def score_run(run: Path, root: Path, averages_flips: bool = False) -> Result:
         "sure": summary["statuses"][SURE] / summary["images"],
         **_sure_of_rest(found),
         "cpu_seconds": json.loads(seconds.read_text()) if seconds.exists() else None,
-        "curve": _curve(run),
+        "curve": _curve(best.parent),
     }
 
 

@@ -14,8 +14,10 @@ from benchmarks.classifier_rows import (
     RECOMMENDED,
     ROWS,
     TABLES,
+    TINY,
     TREES,
 )
+from benchmarks.classifier_runs import score_run, train_once
 from benchmarks.classifier_trees import picture_measures
 from benchmarks.command_line import as_words
 from classifier.defect_data import list_labelled
@@ -90,6 +92,12 @@ def test_a_part_has_fewer_pictures_masks_or_kinds_to_learn_from_and_the_same_tes
             for place in (root, other)
         ]
         assert names[0] == names[1]
+
+
+def test_a_run_in_two_stages_is_scored_by_its_second_one(tmp_path):
+    root = classifier_data.dummy_set(tmp_path, 1, is_tiny=True)
+    run = train_once(tmp_path, root, [*TINY, "--two_stages", "--stage1_epochs", 2], 1)
+    assert len(score_run(run, root)["curve"]) == 1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5])
